@@ -1,0 +1,66 @@
+"""Jobs: what a person or `ray job submit` starts. Each is thin: parse, validate, connect, call, exit code.
+
+    python -m jobs.train config.toml --set train.steps=100
+    raytrain train config.toml --set train.steps=100
+
+A job module defines `command`, a typer function whose docstring is its help, and `main(arguments) -> int`; it defines nothing
+that is sent to workers (functions of `__main__` travel by value).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from raytrain.errors import UserError
+
+if TYPE_CHECKING:
+    from raytrain.config import Config
+
+STAGES = ("prepare", "train", "sample", "evaluate", "tune", "export", "plan", "submit", "quickstart")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="config.toml", help="TOML file with the settings of all stages.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key; may be repeated.")]
+Checkpoint = Annotated[str, typer.Option(help="Which checkpoint: latest, best, base or a checkpoint's folder.")]
+
+
+def run(command: Callable[..., int | None], arguments: Sequence[str] | None) -> int:
+    """Run one job's typer function on command line arguments (None: the process's own) and return the exit code.
+
+    0 or what the function returns; 2 for a user's mistake (its message on stderr, no traceback); 130 for Ctrl-C.
+    Any other exception travels on with its traceback, so that a failed job fails.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    return guard(lambda: app(args=None if arguments is None else list(arguments), standalone_mode=False))
+
+
+def guard(body: Callable[[], int | None]) -> int:
+    """Call `body` and turn a user's mistake or Ctrl-C into one message and an exit code."""
+    from cluster.errors import ClusterError
+
+    try:
+        return body() or 0
+    except (UserError, ClusterError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("Interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+def connected(config: Config) -> AbstractContextManager[Any]:
+    """Connect to the Ray of `[cluster]`, or start a private one, for the length of a `with` block."""
+    from cluster.connect import connect
+
+    cluster = config.cluster
+    return connect(cluster.address, num_cpus=cluster.num_cpus, object_store_mb=cluster.object_store_mb)

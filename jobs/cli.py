@@ -1,0 +1,64 @@
+"""The `raytrain` command: `raytrain <stage> config.toml [--set a.b=c ...]` is `python -m jobs.<stage> ...`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from jobs import STAGES, guard
+from raytrain import __version__
+from raytrain.errors import unknown
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+def _show_schema(wanted: bool) -> None:
+    if wanted:
+        from raytrain.configfile import schema
+
+        print(json.dumps(schema(), indent=2))
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", callback=_show_schema, is_eager=True, help="Print the config's JSON schema.")
+    ] = False,
+) -> None:
+    """Train and tune diffusion image models on Ray: pictures in, tuned weights out."""
+
+
+def main() -> int:
+    """Run the stage that the command line names."""
+    arguments = sys.argv[1:]
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+    app.callback()(_root)
+    for stage in STAGES:
+        app.command(stage)(importlib.import_module(f"jobs.{stage}").command)
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in STAGES:
+        print(f"error: {unknown('stage', arguments[0], STAGES)}", file=sys.stderr)
+        return 2
+
+    def body() -> int | None:
+        try:
+            code: int | None = app(args=arguments, standalone_mode=False)
+            return code
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            return 0
+
+    return guard(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Train on a prepared dataset: `raytrain train config.toml`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs import ConfigFile, Overrides, connected, run
+
+
+def command(config: ConfigFile, set: Overrides = None) -> int | None:
+    """Train on a prepared dataset; the same command goes on after an interruption."""
+    from raytrain.configfile import load
+
+    settings = load(config, set or ())
+    with connected(settings):
+        from raytrain.train.launch import launch
+
+        launch(settings)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run(command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

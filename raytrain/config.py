@@ -1,0 +1,379 @@
+"""One TOML file configures every stage; each table below is one stage's settings, with its defaults.
+
+Types are strict ("False" is no boolean), tables are frozen, unknown keys are refused. `raytrain.configfile` reads and
+writes the file. Imports no torch, so that a mistake is reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+
+from raytrain import plugins
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+Size = Annotated[tuple[int, int], Field(strict=False)]
+Interval = Annotated[tuple[float, float], Field(strict=False)]
+
+
+class Table(BaseModel):
+    """Base of every table: frozen, strict types, unknown keys refused, free text allowed to start with `model_`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class ModelConfig(Table):
+    """`[model]`: the base model, a local folder in diffusers layout or a hub id."""
+
+    family: str = "sd15"
+    path: str
+    revision: str | None = None
+    variant: str | None = None
+    vae: str | None = None
+    """Folder or hub id of another VAE to use instead of the model's own."""
+
+    @field_validator("family")
+    @classmethod
+    def _family_exists(cls, value: str) -> str:
+        plugins.check("families", value)
+        return value
+
+
+class BucketConfig(Table):
+    """`[data.buckets]`: the sizes pictures are resized and cropped to."""
+
+    resolution: int = Field(512, ge=16)
+    """Side of the square bucket in pixels; every bucket's area is at most its square."""
+    step: int = Field(64, ge=8)
+    max_ratio: float = Field(2.0, ge=1.0)
+    sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
+    """Explicit (width, height) list; replaces the rule above."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> BucketConfig:
+        for width, height in self.sizes or ((self.resolution, self.resolution),):
+            if width % self.step or height % self.step:
+                raise ValueError(
+                    f"bucket sizes must be multiples of step={self.step}, got {width}x{height}; "
+                    "the VAE could not encode it; change step or the size"
+                )
+        return self
+
+
+class CaptionConfig(Table):
+    """`[data.captions]`: the captioner for pictures that bring no caption, and the trigger word."""
+
+    captioner: str = "none"
+    """`none` leaves such captions empty; any other value is a file of `raytrain/data/captioners`."""
+    path: str = ""
+    """Folder or hub id of the captioner's weights."""
+    prompt: str = ""
+    max_new_tokens: int = Field(40, ge=1)
+    num_beams: int = Field(3, ge=1)
+    trigger: str = ""
+    """Put before every caption, followed by a comma and a space."""
+
+    @model_validator(mode="after")
+    def _captioner_exists(self) -> CaptionConfig:
+        if self.captioner != "none":
+            plugins.check("data.captioners", self.captioner)
+            if not self.path:
+                raise ValueError(f"captioner {self.captioner!r} needs `path`, the folder or hub id of its weights")
+        return self
+
+
+class EncodeConfig(Table):
+    """`[data.encode]`: the pool of encoding actors and the shards they fill."""
+
+    workers: int = Field(1, ge=1)
+    batch: int = Field(8, ge=1)
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    shard_rows: int = Field(1024, ge=1)
+    """Rows of one parquet file at most."""
+    group_rows: int = Field(64, ge=1)
+    """Rows of one parquet row group, the unit a reader fetches."""
+
+
+class DataConfig(Table):
+    """`[data]`: where the pictures are and how they become a dataset."""
+
+    source: str = ""
+    dataset: str = ""
+    """Prepared dataset's folder; empty means `<output>/dataset`."""
+    held_out: float = Field(0.1, ge=0, lt=1)
+    """Share of the pictures kept out of training, chosen by content hash."""
+    repeats: int = Field(1, ge=1)
+    min_side: int = Field(0, ge=0)
+    """Pictures with a shorter side below this many pixels are rejected."""
+    max_pixels: int = Field(200_000_000, ge=1)
+    """Larger pictures are rejected before they are decoded (decompression bombs)."""
+    crop: Literal["centre", "random"] = "centre"
+    buckets: BucketConfig = BucketConfig()
+    captions: CaptionConfig = CaptionConfig()
+    encode: EncodeConfig = EncodeConfig()
+
+
+class MethodConfig(Table):
+    """Base of every method's own table; `name` is the file in `raytrain/methods`."""
+
+    name: str
+
+
+class ObjectiveConfig(Table):
+    """`[objective]`: target, weighting, noise and timesteps of the diffusion loss."""
+
+    prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    """`auto` follows the model's scheduler."""
+    min_snr_gamma: float | None = Field(None, gt=0)
+    """Min-SNR-gamma loss weight (Hang et al. 2023, arXiv:2303.09556); 5 is usual."""
+    noise_offset: float = Field(0.0, ge=0)
+    timestep_range: Interval = (0.0, 1.0)
+    """Share of the schedule to draw timesteps from: [0, 0.5) tunes style, [0.5, 1) composition."""
+    caption_dropout: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ObjectiveConfig:
+        low, high = self.timestep_range
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"timestep_range must satisfy 0 <= low < high <= 1, got [{low}, {high}]")
+        return self
+
+
+class TrainConfig(Table):
+    """`[train]`: how long, how fast and on what."""
+
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    """Exactly one of epochs and steps; neither means 10 epochs."""
+    global_batch: int = Field(4, ge=1)
+    """Pictures of one optimizer step over all workers."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Pictures of one forward pass on one worker; the rest is accumulated. Default: no accumulation."""
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    betas: Interval = (0.9, 0.999)
+    epsilon: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    clip: float | None = Field(1.0, gt=0)
+    """Largest norm of the gradient over all trainable weights; longer ones are scaled down."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast, frozen weights in bf16, trainable weights always in fp32."""
+    gradient_checkpointing: bool = False
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of the moving average of the trainable weights, 0.9999 is usual."""
+    engine: Literal["auto", "plain", "zero0", "zero1", "zero2", "zero3"] = "auto"
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    max_failures: int = Field(3, ge=0)
+    """Worker deaths survived by restarting from the last checkpoint."""
+    log_every: int = Field(10, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    held_out_every: int = Field(100, ge=0)
+    """Steps between held-out losses; 0 means only at the start and the end."""
+    sample_every: int = Field(0, ge=0)
+    """Steps between validation pictures; 0 means only at the start and the end."""
+    score_every: int = Field(0, ge=0)
+    """Steps between evaluations with the scorers of [evaluate]; 0 means never (a sweep sets it)."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> TrainConfig:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(f"give epochs or steps, not both (got epochs={self.epochs}, steps={self.steps})")
+        if self.global_batch % self.workers:
+            raise ValueError(
+                f"global_batch must be a multiple of workers so that every worker does equal work, "
+                f"got global_batch={self.global_batch} and workers={self.workers}"
+            )
+        if self.engine == "plain" and self.workers > 1:
+            raise ValueError(f'engine = "plain" is for one worker, got workers={self.workers}; use "auto" or "zero0"')
+        if self.optimizer == "adamw8bit" and self.engine in ("zero1", "zero2", "zero3"):
+            raise ValueError(
+                f'optimizer = "adamw8bit" cannot be cut into ZeRO shards, got engine={self.engine!r}; '
+                'use engine = "zero0" or "plain", or optimizer = "adamw"'
+            )
+        return self
+
+
+class SampleConfig(Table):
+    """`[sample]`: prompts and sampler of validation and evaluation pictures."""
+
+    prompts: Names = ()
+    """Empty means captions of held-out pictures."""
+    prompt_file: str = ""
+    """A text file of prompts, one a line."""
+    max_prompts: int = Field(8, ge=1)
+    pictures_per_prompt: int = Field(1, ge=1)
+    negative: str = ""
+    steps: int = Field(30, ge=1)
+    guidance: float = Field(7.5, ge=0)
+    scheduler: Literal["ddim", "euler", "euler_ancestral", "dpmpp_2m", "unipc"] = "ddim"
+    width: int | None = Field(None, ge=16)
+    height: int | None = Field(None, ge=16)
+    """Default: the dataset's largest bucket."""
+    seed: int = Field(0, ge=0)
+    batch: int = Field(4, ge=1)
+
+
+class EvaluateConfig(Table):
+    """`[evaluate]`: which scorers judge the pictures, with which models."""
+
+    scorers: Names = ("clip_text", "clip_image", "diversity", "held_out_loss")
+    """Files of `raytrain/evaluate/scorers`."""
+    clip: str = "openai/clip-vit-base-patch32"
+    aesthetic: str = ""
+    """Safetensors file of the ResNet-50 aesthetic head; needed by the scorer `aesthetic`."""
+    legacy: bool = False
+    """Use the published evaluation's formulas, known bugs included, to compare with older figures."""
+    bootstrap: int = Field(1000, ge=100)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    timesteps: int = Field(8, ge=1)
+    """Timesteps of the held-out loss for each held-out picture."""
+    max_references: int = Field(256, ge=1)
+    """Training pictures compared with at most."""
+
+    @field_validator("scorers")
+    @classmethod
+    def _scorers_exist(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            plugins.check("evaluate.scorers", name)
+        return value
+
+    @model_validator(mode="after")
+    def _weights_given(self) -> EvaluateConfig:
+        if "aesthetic" in self.scorers and not self.aesthetic:
+            raise ValueError("scorer 'aesthetic' needs `evaluate.aesthetic`, the safetensors file of its weights")
+        return self
+
+
+class Dimension(Table):
+    """One searched key: exactly one of log, linear, int, choice."""
+
+    log: Interval | None = None
+    linear: Interval | None = None
+    int: Size | None = None
+    choice: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Dimension:
+        given = {k: v for k, v in self.__dict__.items() if v is not None}
+        if len(given) != 1:
+            raise ValueError(f"a dimension is exactly one of log, linear, int, choice, got {sorted(given) or 'none'}")
+        kind, value = next(iter(given.items()))
+        if kind != "choice" and not value[0] < value[1]:
+            raise ValueError(f"{kind} needs low < high, got {list(value)}")
+        if kind == "log" and value[0] <= 0:
+            raise ValueError(f"log needs a low above 0, got {value[0]}")
+        return self
+
+
+class TuneConfig(Table):
+    """`[tune]`: the search over any config keys."""
+
+    trials: int = Field(16, ge=1)
+    concurrent: int = Field(1, ge=1)
+    objective: dict[str, float] = {"held_out_loss": -1.0, "clip_text": 1.0}
+    """Weights of evaluated scores; their weighted sum is maximised."""
+    stopper: Literal["asha", "median", "none"] = "asha"
+    grace: int = Field(1, ge=1)
+    """Evaluations every trial is allowed before it may be stopped."""
+    reduction: int = Field(2, ge=2)
+    """ASHA keeps one in this many at each rung."""
+    evaluations: int = Field(4, ge=1)
+    """Evaluations in one trial, evenly spaced."""
+    include_default: bool = True
+    """The first trial is the config as it stands."""
+    seed: int = Field(0, ge=0)
+    space: dict[str, Dimension] = {}
+
+    @model_validator(mode="after")
+    def _space_not_reserved(self) -> TuneConfig:
+        for key in self.space:
+            if key.split(".")[0] in ("tune", "output", "data", "cluster", "log"):
+                raise ValueError(
+                    f"space key {key!r} cannot be searched: all trials read one prepared dataset and one study; "
+                    "search keys of [train], [method], [objective], [model] or [sample]"
+                )
+        return self
+
+
+class ExportConfig(Table):
+    """`[export]`: formats, files of `raytrain/export`."""
+
+    formats: Names = ("diffusers", "kohya")
+    precision: Literal["fp32", "fp16", "bf16"] = "fp16"
+    ema: bool = True
+    """Export the moving average where the run kept one."""
+
+    @field_validator("formats")
+    @classmethod
+    def _formats_exist(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            plugins.check("export.formats", name)
+        return value
+
+
+class ClusterConfig(Table):
+    """`[cluster]`: where Ray runs."""
+
+    address: str = "local"
+    """`local` starts a private Ray here; `auto` or `host:port` joins a running one."""
+    num_cpus: int | None = Field(None, ge=1)
+    object_store_mb: int | None = Field(512, ge=100)
+
+
+class LogConfig(Table):
+    """`[log]`: metric sinks beside the console and `metrics.jsonl`."""
+
+    tensorboard: bool = True
+    wandb: Literal["off", "offline", "online"] = "off"
+    project: str = "raytrain"
+
+
+class Config(Table):
+    """The whole file."""
+
+    seed: int = Field(0, ge=0)
+    output: str
+    """Folder of this run: dataset, checkpoints, samples, reports."""
+    model: ModelConfig
+    method: SerializeAsAny[MethodConfig] = Field(default_factory=lambda: _method({"name": "lora"}))
+    data: DataConfig = DataConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+    sample: SampleConfig = SampleConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tune: TuneConfig = TuneConfig()
+    export: ExportConfig = ExportConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    log: LogConfig = LogConfig()
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _load_method(cls, value: Any) -> MethodConfig:
+        return value if isinstance(value, MethodConfig) else _method(value)
+
+    @property
+    def dataset(self) -> str:
+        """Folder of the prepared dataset."""
+        return self.data.dataset or f"{self.output.rstrip('/')}/dataset"
+
+    def values(self) -> dict[str, Any]:
+        """Return the plain, JSON-able tree; `parse(config.values())` gives an equal config."""
+        return self.model_dump(mode="json")
+
+
+def _method(table: Mapping[str, Any]) -> MethodConfig:
+    name = table.get("name", "lora") if isinstance(table, Mapping) else table
+    if not isinstance(name, str):
+        raise ValueError(f"method.name must be text, got {name!r}")
+    config: MethodConfig = plugins.load("methods", name).Config(**{**table, "name": name})
+    return config

@@ -1,0 +1,22 @@
+"""Text alignment: how well each picture shows its prompt, cos(text_i, picture_i) of CLIP embeddings.
+
+CLIPScore without the rescaling (Hessel et al. 2021, arXiv:2104.08718). Empty prompts say nothing a picture could match and
+are left out; `evaluate.legacy` keeps them, as the published evaluation does.
+"""
+
+from __future__ import annotations
+
+from raytrain.evaluate.scorers import Better
+from raytrain.evaluate.subject import Subject
+
+BETTER: Better = "higher"
+LABEL = "Text alignment"
+
+
+def score(subject: Subject) -> list[float]:
+    """Return N cosines in [-1, 1], one a picture with a prompt."""
+    rows = [i for i, prompt in enumerate(subject.prompts) if prompt.strip() or subject.config.evaluate.legacy]
+    if not rows:
+        return []
+    cosines = (subject.prompt_embeddings * subject.picture_embeddings).sum(dim=-1)
+    return [float(cosines[i]) for i in rows]

@@ -1,0 +1,14 @@
+"""Held-out loss: the denoising loss on pictures kept out of training, always with the same noise and timesteps."""
+
+from __future__ import annotations
+
+from raytrain.evaluate.scorers import Better
+from raytrain.evaluate.subject import Subject
+
+BETTER: Better = "lower"
+LABEL = "Held-out loss"
+
+
+def score(subject: Subject) -> list[float]:
+    """Return one loss a held-out picture; empty where the subject brings no denoiser."""
+    return [float(v) for v in subject.held_out()] if subject.held_out else []

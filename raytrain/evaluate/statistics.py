@@ -1,0 +1,116 @@
+"""Means with bootstrap intervals, and paired comparison of two models on the same samples.
+
+Intervals are bias-corrected and accelerated bootstrap (Efron 1987, "Better Bootstrap Confidence Intervals"), seeded, so the
+same values always give the same interval. They speak of other prompts and seeds like these, not of other training runs.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy
+from numpy.typing import NDArray
+from scipy import stats
+
+from raytrain.evaluate.scorers import Better
+
+Outcome = Literal["better", "worse", "unclear"]
+MIN_PAIRS = 6
+"""Fewer pairs never decide: even if all agreed, chance would do the same more than once in 20 (sign test, 2 * 2^-5 = 0.06)."""
+MAX_JACKKNIFE = 2000
+"""More values than this get the percentile interval: BCa's jackknife needs memory of count^2."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A scorer's mean over its samples, with the interval the mean lies in."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    """Samples; with a single one there is no interval and low = mean = high."""
+    better: Better
+    label: str
+
+    def values(self) -> dict[str, Any]:
+        """Return the JSON-able fields."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Tuned minus base, sample by sample, with its interval and what that means."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    outcome: Outcome
+    """`better` or `worse` when the interval excludes zero and there are MIN_PAIRS pairs; else `unclear`."""
+    better: Better
+    label: str
+
+    def values(self) -> dict[str, Any]:
+        """Return the JSON-able fields."""
+        return asdict(self)
+
+
+def summarise(
+    values: Sequence[float], better: Better, label: str, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> Score:
+    """Return the mean of N values with its bootstrap interval; a value that is no number makes all three nan."""
+    mean, low, high = interval(values, resamples, confidence, seed)
+    return Score(mean, low, high, len(values), better, label)
+
+
+def compare(
+    base: Sequence[float],
+    tuned: Sequence[float],
+    better: Better,
+    label: str,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Difference:
+    """Compare two models on the same N samples by the bootstrap interval of their N differences."""
+    if len(base) != len(tuned):
+        raise ValueError(f"paired comparison needs equally many values, got {len(base)} and {len(tuned)} for {label!r}")
+    differences = [t - b for b, t in zip(base, tuned, strict=True)]
+    mean, low, high = interval(differences, resamples, confidence, seed)
+    outcome: Outcome = "unclear"
+    if len(differences) >= MIN_PAIRS and (low > 0 or high < 0):
+        outcome = "better" if (low > 0) == (better == "higher") else "worse"
+    return Difference(mean, low, high, len(differences), outcome, better, label)
+
+
+def interval(values: Sequence[float], resamples: int, confidence: float, seed: int) -> tuple[float, float, float]:
+    """Return mean, low and high of N >= 1 values; equal values and single ones have an interval of no width."""
+    if not values:
+        raise ValueError("an interval needs at least one value")
+    data: NDArray[numpy.float64] = numpy.asarray(values, dtype=numpy.float64)
+    mean = float(data.mean())
+    if not math.isfinite(mean):
+        return math.nan, math.nan, math.nan
+    if len(data) == 1 or float(data.max() - data.min()) <= 1e-12 * max(1.0, abs(mean)):
+        return mean, mean, mean
+    methods = ("BCa", "percentile") if len(data) <= MAX_JACKKNIFE else ("percentile",)
+    for method in methods:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # BCa warns where it has no answer; the percentile interval then serves
+            found = stats.bootstrap(
+                (data,),
+                numpy.mean,
+                n_resamples=resamples,
+                confidence_level=confidence,
+                method=method,
+                batch=max(1, 4_000_000 // len(data)),
+                rng=numpy.random.default_rng(seed),
+            ).confidence_interval
+        if math.isfinite(found.low) and math.isfinite(found.high):
+            return mean, float(found.low), float(found.high)
+    return mean, mean, mean

@@ -1,0 +1,139 @@
+"""What a scorer sees: pictures with their prompts, the training pictures, and the judging models, each loaded once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from raytrain import storage
+from raytrain.config import Config
+from raytrain.data import schema
+from raytrain.errors import UserError
+from raytrain.evaluate import resnet
+from raytrain.evaluate.clip import ClipModel
+
+
+class Judges:
+    """The models and training pictures that every subject of one config shares; nothing loads before it is asked for."""
+
+    def __init__(self, config: Config, device: torch.device | str | None = None) -> None:
+        """Take the config; `device` defaults to the GPU where there is one."""
+        self.config = config
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @cached_property
+    def clip(self) -> ClipModel:
+        """The CLIP model of `evaluate.clip`."""
+        return ClipModel(self.config.evaluate.clip, self.device)
+
+    @cached_property
+    def aesthetic(self) -> nn.Module:
+        """The aesthetic predictor of `evaluate.aesthetic`."""
+        return resnet.load(self.config.evaluate.aesthetic).to(self.device)
+
+    @cached_property
+    def references(self) -> list[Image.Image]:
+        """Training pictures, `evaluate.max_references` at most, drawn with the run's seed."""
+        return training_pictures(self.config)
+
+    @cached_property
+    def reference_embeddings(self) -> Tensor:
+        """Unit CLIP embeddings (R, D) of the training pictures."""
+        return self.clip.embed_pictures(self.references)
+
+
+@dataclass
+class Subject:
+    """One model under judgement: picture i was drawn from prompt i."""
+
+    config: Config
+    pictures: Sequence[Image.Image]
+    prompts: Sequence[str]
+    judges: Judges
+    held_out: Callable[[], list[float]] | None = None
+    """Losses of the held-out pictures, one each; None where there is no denoiser at hand."""
+
+    def __post_init__(self) -> None:
+        if len(self.pictures) != len(self.prompts):
+            raise ValueError(f"a subject needs one prompt a picture, got {len(self.pictures)} and {len(self.prompts)}")
+
+    @property
+    def references(self) -> list[Image.Image]:
+        """Training pictures to compare with."""
+        return self.judges.references
+
+    @property
+    def reference_embeddings(self) -> Tensor:
+        """Unit CLIP embeddings (R, D) of the training pictures."""
+        return self.judges.reference_embeddings
+
+    @cached_property
+    def picture_embeddings(self) -> Tensor:
+        """Unit CLIP embeddings (N, D) of the pictures."""
+        return self.judges.clip.embed_pictures(self.pictures)
+
+    @cached_property
+    def prompt_embeddings(self) -> Tensor:
+        """Unit CLIP embeddings (N, D) of the prompts, one a picture."""
+        unique = list(dict.fromkeys(self.prompts))
+        rows = {prompt: row for row, prompt in enumerate(unique)}
+        return self.judges.clip.embed_texts(unique)[[rows[prompt] for prompt in self.prompts]]
+
+
+def training_pictures(config: Config) -> list[Image.Image]:
+    """Open the dataset's training pictures, `evaluate.max_references` at most, chosen by the run's seed.
+
+    A picture that is no longer where it was is passed over; UserError when none can be opened.
+    """
+    paths = training_paths(config.dataset)
+    random.Random(config.seed).shuffle(paths)
+    pictures: list[Image.Image] = []
+    for path in paths:
+        if len(pictures) == config.evaluate.max_references:
+            break
+        picture = _open(path, config.data.source)
+        if picture is not None:
+            pictures.append(picture)
+    if paths and not pictures:
+        raise UserError(
+            f"Scoring against the training pictures needs the pictures themselves: none of the {len(paths)} paths in "
+            f"{config.dataset!r} can be opened, for instance {paths[0]!r}. "
+            "Put them back or take 'clip_image' out of evaluate.scorers."
+        )
+    return pictures
+
+
+def training_paths(dataset: str) -> list[str]:
+    """Return the distinct paths of a dataset's live training rows, sorted; an absent dataset has none."""
+    import pyarrow.parquet as parquet
+
+    manifest_file = storage.join(dataset, schema.MANIFEST)
+    if not storage.exists(manifest_file):
+        return []
+    manifest = schema.Manifest.model_validate(storage.read_json(manifest_file))
+    paths: set[str] = set()
+    for shard in manifest.shards:
+        filesystem, path = storage.resolve(storage.join(dataset, shard.path))
+        table = parquet.read_table(path, columns=["path", "split"], filesystem=filesystem, partitioning=None)
+        dropped = set(shard.dropped)
+        rows = zip(table["path"].to_pylist(), table["split"].to_pylist(), strict=True)
+        paths.update(path for row, (path, split) in enumerate(rows) if split == "train" and row not in dropped)
+    return sorted(paths)
+
+
+def _open(path: str, source: str) -> Image.Image | None:
+    import io
+
+    for candidate in (path, storage.join(source, path)):
+        try:
+            with Image.open(io.BytesIO(storage.read_bytes(candidate))) as picture:
+                return ImageOps.exif_transpose(picture).convert("RGB")
+        except (OSError, UserError, Image.DecompressionBombError):
+            continue
+    return None

@@ -1,0 +1,98 @@
+"""Where a model's files are, and the hashes that make them content: a local folder or a hub id, alike."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytrain.config import ModelConfig
+from raytrain.errors import UserError
+
+if TYPE_CHECKING:
+    from raytrain.families import Family
+
+WEIGHT_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+
+
+@functools.cache
+def resolve(path: str, revision: str | None = None) -> Path:
+    """Return the local folder of a model: the folder itself, or a hub id's snapshot (downloaded once, then offline)."""
+    if Path(path).is_dir():
+        return Path(path)
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise UserError(
+            f"model path {path!r} is no folder here and no hub id (owner/name). "
+            "Give the path of a folder in diffusers layout, or a hub id."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, revision=revision, allow_patterns=[f"*{s}" for s in WEIGHT_SUFFIXES]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"model {path!r} is no folder here, and the hub could not give it: {str(error).splitlines()[0]} "
+            "Give the path of a local folder, or make the hub reachable."
+        ) from error
+
+
+def folder(model: ModelConfig) -> Path:
+    """Return the local folder of the base model."""
+    return resolve(model.path, model.revision)
+
+
+def vae_source(model: ModelConfig) -> tuple[Path, str]:
+    """Return the folder to load the VAE from and its sub-folder: the model's own, or `model.vae`."""
+    if model.vae is None:
+        return folder(model), "vae"
+    other = resolve(model.vae, None)
+    return other, "vae" if (other / "vae").is_dir() else ""
+
+
+def check_components(model: ModelConfig, family: Family) -> None:
+    """Raise UserError unless the model folder holds every part its family needs."""
+    root = folder(model)
+    missing = [
+        name
+        for name in family.COMPONENTS
+        if not (name == "vae" and model.vae) and not any((root / name).glob("*.json"))
+    ]
+    if missing:
+        raise UserError(
+            f"A {model.family} model folder must hold {', '.join(family.COMPONENTS)}; {str(root)!r} lacks "
+            f"{', '.join(missing)}. Nothing can be encoded or trained with it; give a whole model in diffusers layout"
+            + (", or set model.vae to a VAE's folder." if "vae" in missing else ".")
+        )
+
+
+def vae_hash(model: ModelConfig) -> str:
+    """Return the content hash of the VAE's weights and config."""
+    root, name = vae_source(model)
+    return _hash_folders(root, (name,))
+
+
+def text_hash(model: ModelConfig, components: Sequence[str]) -> str:
+    """Return the content hash of the text encoders and tokenizers."""
+    return _hash_folders(folder(model), tuple(components))
+
+
+def read_config(root: Path, *parts: str) -> dict[str, Any]:
+    """Return a component's JSON config."""
+    tree: dict[str, Any] = json.loads(root.joinpath(*parts).read_text())
+    return tree
+
+
+@functools.cache
+def _hash_folders(root: Path, names: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        for file in sorted((root / name).glob("*")):
+            if file.suffix in WEIGHT_SUFFIXES:
+                digest.update(f"{name}/{file.name}\0".encode())
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

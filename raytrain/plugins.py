@@ -1,0 +1,41 @@
+"""The folder is the registry: a plug-in's file name is its name; a dotted path reaches a plug-in outside the project.
+
+Kinds are the plug-in packages of `raytrain` (`families`, `methods`, `data.captioners`, `evaluate.scorers`, ...).
+Listing names imports nothing; loading imports one module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+
+from raytrain.errors import UserError, unknown
+
+
+def names(kind: str) -> list[str]:
+    """Return the names of all plug-ins of a kind, in order, without importing them."""
+    folder = Path(__file__).parent.joinpath(*kind.split("."))
+    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_"))
+
+
+def check(kind: str, name: str) -> None:
+    """Raise UserError unless `name` is a plug-in of this kind or a dotted path to an outside module."""
+    if "." not in name and name not in names(kind):
+        raise unknown(f"{kind.split('.')[-1]} plug-in", name, names(kind))
+
+
+def load(kind: str, name: str) -> ModuleType:
+    """Import and return the plug-in module `name` of `kind`."""
+    check(kind, name)
+    path = name if "." in name else f"raytrain.{kind}.{name}"
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is not None and path.startswith(error.name):
+            raise UserError(
+                f"A dotted plug-in name must be an importable module, got {name!r} for {kind}; "
+                f"nothing named {error.name!r} is installed. Install it or correct the name."
+            ) from error
+        raise

@@ -1,0 +1,167 @@
+"""Local folders and object stores through pyarrow filesystems: temporary name, rename, manifest last.
+
+Every function takes a path or URI (`runs/x`, `s3://bucket/x`, `gs://bucket/x`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from raytrain.errors import UserError
+
+
+def is_local(uri: str) -> bool:
+    """Tell whether a path lies on this machine's disk."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def resolve(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the filesystem of a path or URI and the path in it."""
+    if is_local(uri):
+        return fs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).absolute())
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (ValueError, OSError) as error:
+        raise UserError(f"Storage must be a local path or a URI pyarrow knows (s3://, gs://), got {uri!r}: {error}.") from error
+    return filesystem, path
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append path parts to a path or URI."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def exists(uri: str) -> bool:
+    """Tell whether a file or folder is there."""
+    filesystem, path = resolve(uri)
+    return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
+
+
+def names(uri: str) -> list[str]:
+    """Return the sorted names in a folder; an absent folder has none."""
+    filesystem, path = resolve(uri)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in infos)
+
+
+def read_bytes(uri: str) -> bytes:
+    """Return a file's content."""
+    filesystem, path = resolve(uri)
+    with filesystem.open_input_stream(path) as stream:
+        return bytes(stream.read())
+
+
+def read_json(uri: str) -> Any:
+    """Return a JSON file's content."""
+    return json.loads(read_bytes(uri))
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Write a file whole or not at all: temporary name, flush to disk, rename."""
+    with atomic(uri) as temporary:
+        Path(temporary).write_bytes(content)
+
+
+def write_json(uri: str, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_bytes(uri, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+@contextlib.contextmanager
+def atomic(uri: str) -> Iterator[str]:
+    """Give a local temporary path to write to; on leaving without an error it becomes `uri` (file or folder) at once.
+
+    On an object store a folder is uploaded file by file, any `manifest.json` last. A full disk is a UserError and
+    leaves the previous content as it was.
+    """
+    local = is_local(uri)
+    filesystem, path = resolve(uri)
+    try:
+        if local:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            temporary = f"{path}.tmp-{uuid.uuid4().hex[:8]}"
+        else:
+            temporary = os.path.join(tempfile.mkdtemp(prefix="raytrain-"), "content")
+        try:
+            yield temporary
+            _flush(temporary)
+            if local:
+                _rename(temporary, path)
+            else:
+                _upload(temporary, filesystem, path)
+        finally:
+            _remove(temporary if local else os.path.dirname(temporary))
+    except OSError as error:
+        if error.errno in (28, 122, 30, 13):  # no space, quota, read-only, no permission
+            raise UserError(
+                f"Writing {uri!r} failed: {error.strerror}. Nothing that was there before is lost; "
+                "free some space or choose another folder, then run the same command again."
+            ) from error
+        raise
+
+
+def remove(uri: str) -> None:
+    """Delete a file or a folder with all it holds; an absent one is fine."""
+    filesystem, path = resolve(uri)
+    kind = filesystem.get_file_info(path).type
+    if kind == fs.FileType.Directory:
+        filesystem.delete_dir(path)
+    elif kind == fs.FileType.File:
+        filesystem.delete_file(path)
+
+
+def fetch(uri: str, cache: str | None = None) -> str:
+    """Return a local path with the content of a file: itself when local, else a download."""
+    filesystem, path = resolve(uri)
+    if is_local(uri):
+        return path
+    target = os.path.join(cache or tempfile.mkdtemp(prefix="raytrain-"), os.path.basename(path))
+    if not os.path.exists(target):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        fs.copy_files(path, target, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
+    return target
+
+
+def _flush(path: str) -> None:
+    files = [path] if os.path.isfile(path) else [str(p) for p in Path(path).rglob("*") if p.is_file()]
+    for name in files:
+        with open(name, "rb") as stream:
+            os.fsync(stream.fileno())
+
+
+def _rename(temporary: str, path: str) -> None:
+    if os.path.isdir(path):  # a folder cannot be replaced in one step: move the old one aside first
+        aside = f"{path}.old-{uuid.uuid4().hex[:8]}"
+        os.rename(path, aside)
+        os.rename(temporary, path)
+        shutil.rmtree(aside)
+    else:
+        os.replace(temporary, path)
+
+
+def _upload(temporary: str, filesystem: fs.FileSystem, path: str) -> None:
+    if os.path.isfile(temporary):
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(Path(temporary).read_bytes())
+        return
+    files = sorted((p for p in Path(temporary).rglob("*") if p.is_file()), key=lambda p: p.name == "manifest.json")
+    for file in files:
+        with filesystem.open_output_stream(f"{path}/{file.relative_to(temporary).as_posix()}") as stream:
+            stream.write(file.read_bytes())
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.exists(path):
+        os.unlink(path)
