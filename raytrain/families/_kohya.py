@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from raytrain.errors import UserError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -53,7 +55,7 @@ class Layout:
         up = config["up_block_types"]
         layers: int | Sequence[int] = config.get("layers_per_block", 2)
         each = (layers,) * len(up) if isinstance(layers, int) else tuple(layers)
-        return cls(each, tuple("CrossAttn" in kind for kind in up))
+        return cls(each, tuple("Attn" in kind for kind in up))
 
 
 def sd_module(name: str, denoiser: nn.Module) -> str:
@@ -73,7 +75,7 @@ def _sgm(name: str, layout: Layout) -> str:
         return _OUTSIDE[name]
     match = _INSIDE.fullmatch(name)
     if match is None:
-        raise ValueError(f"{name!r} has no name in kohya's SDXL format; leave it out of method.targets")
+        raise UserError(f"Module {name!r} has no name in kohya's SDXL format; leave it out of method.targets")
     stage, down, up, kind, index, rest = match.groups()
     part, inner = int(index), rest or ""
     if kind == "resnets":

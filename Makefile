@@ -1,0 +1,47 @@
+# Needs Python 3.11 or 3.12 with pip. `make quickstart` is the shortest way to see everything work.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+# The pin is in pyproject.toml alone. Installed first, torch resolves by itself to the machine's plain build.
+TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+
+.PHONY: help venv quickstart lint test bench clean
+
+help:
+	@echo "make venv        create $(VENV) and install everything (again only when pyproject.toml changed)"
+	@echo "make quickstart  run every stage on the toy world, on this machine"
+	@echo "make test        lint, types and all tests"
+	@echo "make lint        ruff and mypy alone"
+	@echo "make bench       measure the figures of the README"
+	@echo "make clean       remove caches and builds; $(VENV) and runs/ stay"
+
+venv: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	@echo "Installing into $(VENV), some minutes the first time ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || \
+		{ $(PYTHON) -m venv --without-pip --clear $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	@$(PIP) --upgrade pip
+	@$(PIP) $(TORCH)
+	@$(PIP) --editable ".[test]"
+	@touch $@
+
+quickstart: venv
+	$(BIN)/raytrain quickstart
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: venv
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

@@ -1,0 +1,163 @@
+"""The import rules of the architecture, held by reading every module's syntax tree."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("cluster", "raytrain", "tuning", "jobs")
+ALLOWED = {
+    "cluster": {"cluster"},
+    "raytrain": {"raytrain"},
+    "tuning": {"tuning", "raytrain"},
+    "jobs": {"jobs", "tuning", "raytrain", "cluster"},
+}
+HEAVY = ("torch", "diffusers", "transformers", "peft", "deepspeed", "accelerate")
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Dotted name of every module of ours -> its file."""
+    found = {}
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+@cache
+def imports(name: str, *, lazy: bool = True) -> frozenset[str]:
+    """Modules that module `name` imports, in functions too when `lazy`; never those for the type checker alone."""
+    tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in _walk(tree, lazy):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: a relative import; write the whole name"
+            assert node.module is not None
+            parts = [f"{node.module}.{alias.name}" for alias in node.names]
+            submodules = [part for part in parts if part in modules()]
+            found.update(submodules)
+            if len(submodules) < len(parts):
+                found.add(node.module)
+    return frozenset(found)
+
+
+def _walk(node: ast.AST, lazy: bool) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for other in child.orelse:
+                yield from _walk(other, lazy)
+            continue
+        if not lazy and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        yield child
+        yield from _walk(child, lazy)
+
+
+def test_every_module_is_seen() -> None:
+    assert {name.split(".")[0] for name in modules()} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_what_the_architecture_allows(package: str) -> None:
+    for name in modules():
+        if name.split(".")[0] == package:
+            ours = {target for target in imports(name) if target.split(".")[0] in PACKAGES}
+            forbidden = {target for target in ours if target.split(".")[0] not in ALLOWED[package]}
+            assert not forbidden, f"{name} may not import {sorted(forbidden)}"
+
+
+def test_cluster_needs_ray_and_yaml_alone() -> None:
+    allowed = {"cluster", "ray", "yaml", *sys.stdlib_module_names}
+    for name in modules():
+        if name.split(".")[0] == "cluster":
+            foreign = {target for target in imports(name) if target.split(".")[0] not in allowed}
+            assert not foreign, f"{name} may not import {sorted(foreign)}"
+
+
+def test_jobs_never_import_each_other() -> None:
+    for name in modules():
+        if name.startswith("jobs."):
+            others = {target for target in imports(name) if target.startswith("jobs.")}
+            assert not others, f"{name} may not import {sorted(others)}"
+
+
+@pytest.mark.parametrize("kind", ["families", "methods", "data.captioners", "evaluate.scorers", "export.formats"])
+def test_plugins_never_import_each_other(kind: str) -> None:
+    parent = f"raytrain.{kind}."
+    for name in modules():
+        if name.startswith(parent):
+            others = {t for t in imports(name) if t.startswith(parent) and not t.removeprefix(parent).startswith("_")}
+            assert not others, f"{name} may not import {sorted(others)}"
+
+
+def test_families_and_methods_do_not_know_each_other() -> None:
+    pairs = [("raytrain.families", "raytrain.methods"), ("raytrain.methods", "raytrain.families")]
+    for one, other in pairs:
+        for name in modules():
+            if name.startswith(one):
+                known = {target for target in imports(name) if target.startswith(other)}
+                assert not known, f"{name} may not import {sorted(known)}"
+
+
+def test_a_lower_room_never_imports_a_higher_one() -> None:
+    floors = [
+        ("config", "configfile", "errors", "plugins", "storage", "log"),
+        ("data", "diffusion"),
+        ("families", "methods"),
+        ("checkpoint",),
+        ("sample", "export"),
+        ("evaluate",),
+        ("train",),
+    ]
+    floor = {f"raytrain.{room}": number for number, rooms in enumerate(floors) for room in rooms}
+    for name in modules():
+        own = floor.get(".".join(name.split(".")[:2]))
+        if own is None:
+            continue
+        for target in imports(name, lazy=False):
+            other = floor.get(".".join(target.split(".")[:2]))
+            assert other is None or other <= own, f"{name} may not import {target}, a higher room"
+
+
+def test_there_is_no_import_cycle() -> None:
+    graph = {name: {t for t in imports(name, lazy=False) if t in modules() and t != name} for name in modules()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"import cycle: {' -> '.join((*path[path.index(name) :], name))}"
+        if name not in done:
+            for target in sorted(graph[name]):
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def light_modules() -> list[str]:
+    """Modules that must start in a blink: config, plug-ins, the cluster, the search space and the heads of jobs."""
+    light = {"raytrain.config", "raytrain.configfile", "raytrain.plugins", "tuning.space"}
+    return sorted(name for name in modules() if name in light or name.split(".")[0] in ("cluster", "jobs"))
+
+
+def test_light_modules_load_nothing_heavy() -> None:
+    script = f"""
+import importlib, sys
+for name in {light_modules()!r}:
+    importlib.import_module(name)
+    heavy = [library for library in {HEAVY!r} if library in sys.modules]
+    assert not heavy, f"{{name}} loads {{heavy}}"
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
