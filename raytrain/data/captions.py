@@ -1,7 +1,7 @@
 """Captions for pictures that bring none: a pool of captioner actors and a content-addressed store of what they wrote.
 
-A caption is stored under `<dataset>/captions/` by its key (captioner version + picture's content), so it is written once
-whatever happens to the run, the split, the VAE or the text encoder.
+A caption is stored under `<dataset>/captions/` by its key (captioner version + picture's content), so it is written
+once whatever happens to the run, the split, the VAE or the text encoder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BLOCK = 256
 
 
 def complete(pictures: Sequence[Picture], config: Config, bars: Bars) -> tuple[list[Picture], list[Rejected], int]:
-    """Return the pictures with a caption each, trigger word included, the rejected ones, and how many were captioned now.
+    """Return the pictures with their captions, trigger word included; the rejected ones; how many were captioned now.
 
     Without a captioner a missing caption stays empty (or becomes the trigger word alone).
     """
@@ -74,7 +74,7 @@ class CaptionWriter:
         self.config, self.captioner = config, module.Captioner(config.data.captions, device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Caption the pictures of columns path and key; return one row with the captions, the faults and any user error."""
+        """Caption the pictures of columns path and key; return one row: captions, faults and any user error."""
         rows = block.to_pylist()
         with ThreadPoolExecutor(2) as pool:
             loaded = list(zip(rows, pool.map(self._load, rows), strict=True))

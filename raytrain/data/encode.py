@@ -1,7 +1,7 @@
 """Encode pictures and captions into shards: a pool of Ray Data actors, one call a shard.
 
-While the encoders work on one batch, threads read, decode and resize the next ones (Pillow releases the interpreter), so
-a shard costs what its VAE costs. Pixels and moments never leave the actor: it writes its shard itself.
+While the encoders work on one batch, threads read, decode and resize the next ones (Pillow releases the
+interpreter), so a shard costs what its VAE costs. Pixels and moments never leave the actor: it writes its shard itself.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
-from raytrain import families, storage
+from raytrain import storage
 from raytrain.config import Config, Table
 from raytrain.data import write
 from raytrain.data.copy import RowReader
@@ -43,7 +44,7 @@ class ShardReport(Table):
     captions: int = 0
     encoded: int = 0
     """Rows with anything encoded; the others were copied."""
-    rejected: list[Rejected] = []
+    rejected: Annotated[tuple[Rejected, ...], Field(strict=False)] = ()
     error: str = ""
     """A user's mistake that stopped the shard, such as a full disk."""
 
@@ -52,6 +53,8 @@ class ShardEncoder:
     """One worker: the family's encoders on one device, and decoding threads."""
 
     def __init__(self, config: Config, text_key: str, latent_factor: int) -> None:
+        from raytrain import families
+
         encode = config.data.encode
         torch.set_num_threads(max(1, int(encode.cpus_per_worker)))
         self.config, self.text_key, self.latent_factor = config, text_key, latent_factor
@@ -63,7 +66,7 @@ class ShardEncoder:
         self.reader = RowReader(config.dataset)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Write the shard that a block of work rows describes; return its report and, for the empty job, the file content."""
+        """Write the shard that a block of work describes; return its report, and the empty caption's file if asked."""
         content = b""
         try:
             if block["id"][0].as_py() == EMPTY_ID:
@@ -99,7 +102,9 @@ class ShardEncoder:
                 encoded += item.moments_from is None or item.text_from is None
         if rows:
             write.write_shard(self.config.dataset, rows, columns, self.config.data.encode.group_rows)
-        return ShardReport(rows=len(work), pictures=pictures, captions=captions, encoded=encoded, rejected=rejected)
+        return ShardReport(
+            rows=len(work), pictures=pictures, captions=captions, encoded=encoded, rejected=tuple(rejected)
+        )
 
     def _pixels(self, item: Work) -> Pixels | BadPicture | None:
         """Read and decode one picture; None where its moments are copied."""
@@ -136,13 +141,14 @@ class ShardEncoder:
 
     def _encode(self, pixels: Pixels) -> list[bytes | None]:
         """Encode pixels (B, H, W, 3), 0 to 255, into float16 bytes of moments (2C, h, w); None where not finite."""
-        scaled = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        scaled = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
         moments = self.encoders.encode_pictures(scaled)
         expected = tuple(side // self.latent_factor for side in pixels.shape[1:3])
         if tuple(moments.shape[2:]) != expected:
             raise UserError(
-                f"The VAE must divide every side of a bucket by {self.latent_factor}, but it made {tuple(moments.shape[2:])} "
-                f"of {pixels.shape[1:3]} pixels, not {expected}. Choose bucket sizes it can encode (data.buckets.step)."
+                f"The VAE must divide every side of a bucket by {self.latent_factor}, but of {pixels.shape[1:3]} pixels "
+                f"it made {tuple(moments.shape[2:])} latents, not {expected}. "
+                "Choose bucket sizes it can encode (data.buckets.step)."
             )
         return _half(moments)
 
@@ -165,7 +171,7 @@ class ShardEncoder:
             return []
         columns = {name: _half(values) for name, values in self.encoders.encode_captions(captions).items()}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return [None if None in row.values() else row for row in rows]  # type: ignore[misc]
+        return [None if None in row.values() else row for row in rows]
 
     def _empty(self) -> bytes:
         shapes = {name: tuple(value.shape[1:]) for name, value in self.encoders.encode_captions([""]).items()}

@@ -1,7 +1,8 @@
-"""Run one Ray Data stage over Arrow blocks, quietly: each block is one call, and results arrive as they are finished."""
+"""Run one Ray Data stage over Arrow blocks, quietly: each block is one call; results arrive as they are finished."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def map_tasks(blocks: Sequence[pa.Table], function: Any, settings: dict[str, Any
 def map_actors(
     blocks: Sequence[pa.Table], actor: type, settings: dict[str, Any], encode: EncodeConfig
 ) -> Iterator[dict[str, Any]]:
-    """Call `actor(**settings)(block)` for every block on a pool of the `[data.encode]` size; yield the rows returned."""
+    """Call `actor(**settings)(block)` for every block on a pool of actors; yield the rows they return."""
     yield from _rows(
         blocks,
         actor,
@@ -35,6 +36,8 @@ def map_actors(
 def _rows(blocks: Sequence[pa.Table], function: Any, **options: Any) -> Iterator[dict[str, Any]]:
     if not blocks:
         return
+    for name in ("progress", "execution.streaming_executor"):
+        logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)  # our own bars say the same
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -80,9 +80,7 @@ def _look(found: Found, source: str, max_pixels: int, min_side: int) -> dict[str
     except picture.BadPicture as error:
         return look | {"reason": str(error)}
     except UnicodeDecodeError as error:
-        return look | {
-            "reason": f"caption {found.caption_file} is no UTF-8 text (byte {error.start}); save it as UTF-8"
-        }
+        return look | {"reason": f"{found.caption_file} is no UTF-8 text (byte {error.start}); save it as UTF-8"}
     except OSError as error:
         return look | {"reason": f"cannot be read: {error}"}
 

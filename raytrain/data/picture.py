@@ -1,4 +1,4 @@
-"""From a picture file's bytes to the pixels of its bucket. Pure functions; every fault is a `BadPicture` with its reason."""
+"""From a picture file's bytes to the pixels of its bucket. Pure; every fault is a `BadPicture` with its reason."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from raytrain.data.bucket import Size
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF")
 TRANSFORM = "cover-lanczos-crop/1"
-"""Names what `cut` does to a decoded picture; part of every latent's content address. Change it when the pixels change."""
+"""Names what `decode` and `cut` do; part of every latent's content address. Change it when the pixels change."""
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is `max_pixels`, checked on every header before anything is decoded
 
@@ -25,7 +25,7 @@ class BadPicture(Exception):  # noqa: N818 - a verdict on one file, not a fault 
 
 
 class Placement(NamedTuple):
-    """Where a bucket lies in a picture: resize to (resized_width, resized_height), then cut the bucket at (top, left)."""
+    """Where a bucket lies in a picture: resize to these two sides, then cut the bucket at (top, left)."""
 
     resized_width: int
     resized_height: int
@@ -42,10 +42,11 @@ def measure(content: bytes, max_pixels: int) -> Size:
 
 
 def decode(content: bytes, max_pixels: int) -> Image.Image:
-    """Decode to RGB as viewed: EXIF rotation applied, transparency onto white, 16 bits to 8, first frame of an animation."""
+    """Decode to RGB as viewed: EXIF rotation applied, transparency on white, 16 bits to 8, first frame."""
     with _open(content, max_pixels) as picture:
         _guard(picture.load)
-        return _guard(_to_rgb, _guard(ImageOps.exif_transpose, picture))
+        result: Image.Image = _guard(_to_rgb, _guard(ImageOps.exif_transpose, picture))
+    return result
 
 
 def place(
@@ -96,7 +97,7 @@ def _guard(function: Any, *arguments: Any, **options: Any) -> Any:
     """Call a Pillow function; whatever it raises on broken input becomes a BadPicture."""
     try:
         return function(*arguments, **options)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadPicture(f"not a picture (one of {', '.join(FORMATS)})") from None
     except MemoryError:
         raise

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from raytrain import families, storage
+from raytrain import storage
 from raytrain.config import Config
 from raytrain.data import bucket, captions, flow, index, inspection, plan, progress, write
 from raytrain.data.encode import ShardEncoder, ShardReport
@@ -26,10 +26,9 @@ from raytrain.data.report import SHOWN, PrepareReport, show
 from raytrain.data.scan import Rejected, scan
 from raytrain.data.schema import MANIFEST, BucketCount, Manifest, bucket_size
 from raytrain.errors import UserError
-from raytrain.families import _weights
 
 PASSES = 3
-"""Encoding rounds at most: a picture that fails in the first may change the split of small sets, so a second may copy."""
+"""Encoding rounds at most: a picture that fails in the first may change a small set's split, so a second may copy."""
 
 
 class _Model(NamedTuple):
@@ -93,6 +92,9 @@ def prepare(config: Config, console: Console | None = None) -> PrepareReport:
 
 def _model(config: Config) -> _Model:
     """Check the model folder and the buckets against its VAE, before anything is read or encoded."""
+    from raytrain import families
+    from raytrain.families import _weights
+
     family = families.load(config.model.family)
     _weights.check_components(config.model, family)
     root, name = _weights.vae_source(config.model)

@@ -2,8 +2,8 @@
 
 Pictures are found recursively by extension, in order of their path. A picture's caption is the first of
 1. the text file beside it with the same stem, `cat.txt`, then `cat.caption`;
-2. its line in the `metadata.jsonl` of its folder, or of the nearest folder above: {"file_name": "cat.png", "text": "a cat"}
-   (or "caption"), with file_name relative to the metadata file.
+2. its line in the `metadata.jsonl` of its folder, or of the nearest folder above that names it:
+   {"file_name": "cat.png", "text": "a cat"} (or "caption"), with file_name relative to the metadata file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ METADATA = "metadata.jsonl"
 
 
 class Found(NamedTuple):
-    """One picture file; `caption_file` (a sidecar) and `caption` (from metadata.jsonl) are empty where there is none."""
+    """One picture file; `caption_file` (a sidecar) and `caption` (of metadata.jsonl) are empty where there is none."""
 
     path: str
     caption_file: str
@@ -49,8 +49,8 @@ def scan(source: str) -> tuple[list[Found], list[Rejected]]:
     pictures = [path for path in paths if os.path.splitext(path)[1].lower() in EXTENSIONS]
     if not pictures:
         raise UserError(
-            f"data.source must hold at least one picture ({', '.join(e[1:] for e in EXTENSIONS)}), but {source!r} holds "
-            f"{len(paths)} files and none of these. There is nothing to prepare; correct data.source or add pictures."
+            f"data.source must hold at least one picture ({', '.join(e[1:] for e in EXTENSIONS)}), but {source!r} "
+            f"holds {len(paths)} files and none of these. There is nothing to prepare; correct data.source or add some."
         )
     present = set(paths)
     captions: dict[str, str] = {}

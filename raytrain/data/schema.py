@@ -3,6 +3,7 @@
     <dataset>/bucket=<W>x<H>/<content hash>.parquet    immutable shards, plain binary columns, no compression
     <dataset>/empty.parquet                            one row: the text columns of the empty caption
     <dataset>/rejected.parquet                         path and reason of every picture that was left out
+    <dataset>/captions/<content hash>.parquet          what the captioner wrote, by captioner version and picture
     <dataset>/manifest.json                            written last: a dataset without it does not exist
 
 A shard is never rewritten. A row that became stale is listed under its shard's `dropped` and ignored by readers.
@@ -26,7 +27,8 @@ REJECTED = "rejected.parquet"
 EMPTY = "empty.parquet"
 MOMENTS = "moments"
 INDEX_COLUMNS = ("id", "split", "path", "caption", "latent_key", "text_key")
-"""id: sha256 of the picture's bytes; split: `train` or `held_out`; keys: content addresses of moments and text."""
+"""id: sha256 of the picture's bytes; split: `train` or `held_out`; path: relative to `settings["source"]`; caption: trigger
+word included; keys: content addresses of moments and text."""
 SIZE_COLUMNS = ("original_height", "original_width", "crop_top", "crop_left", "height", "width")
 """int32 pixels, in the order of SDXL's size conditioning; crop is counted in the resized picture, height/width are the bucket's."""
 

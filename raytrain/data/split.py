@@ -1,4 +1,4 @@
-"""Which pictures are kept out of training: decided by each picture's own content, so adding pictures moves no other. Pure."""
+"""Which pictures are kept out of training: decided by each one's content, so adding pictures moves no other. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ HELD_OUT = "held_out"
 
 
 def split(identities: Collection[str], fraction: float) -> dict[str, str]:
-    """Map each content hash to `train` or `held_out`: held out when its first 32 bits, as a share of 2^32, are below `fraction`.
+    """Map each content hash to `train` or `held_out`.
+
+    A picture is held out when the first 32 bits of its hash, as a share of 2^32, are below `fraction`.
 
     Two corrections keep small sets usable where there are at least two pictures: when none falls below the fraction,
-    the smallest hash is held out; when all do, the largest is trained on. A picture added later may send such a lone
-    held-out picture back to training, never a trained one out of it.
+    the smallest hash is held out; when all do, the largest is trained on. Only such a lone picture may change sides
+    when pictures are added.
     """
     if fraction <= 0 or len(identities) < 2:
         return dict.fromkeys(identities, TRAIN)
