@@ -1,0 +1,188 @@
+"""Whole sweeps under Ray Tune with a training run that takes no time."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from raytrain import configfile, storage
+from raytrain.config import Config
+from tests.tuning import fake
+from tuning import leaderboard, study
+from tuning.sweep import sweep
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def swept(ray_of_two: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[leaderboard.Row]]:
+    """A finished sweep of 8 trials with ASHA, two at a time."""
+    config = fake.make_config(tmp_path_factory.mktemp("swept"))
+    return config, sweep(config, fake.train)
+
+
+def load(config: Config) -> optuna.Study:
+    return optuna.load_study(study_name=study.NAME, storage=study.url(config))
+
+
+def calls(config: Config) -> dict[int, list[dict[str, str]]]:
+    """What every trial's process noted at each of its evaluations."""
+    folder = Path(study.folder(config)) / "calls"
+    return {int(f.name): [json.loads(line) for line in f.read_text().splitlines()] for f in folder.iterdir()}
+
+
+def test_every_trial_is_in_the_study_once_with_its_true_ending(swept: tuple[Config, list[leaderboard.Row]]) -> None:
+    config, _ = swept
+    trials = load(config).trials
+    assert [t.number for t in trials] == list(range(8))
+    assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in trials:
+        ran = len(calls(config)[trial.number])
+        assert list(trial.intermediate_values) == list(range(1, ran + 1)), "the evaluation that stopped it is there too"
+        assert (trial.state == TrialState.COMPLETE) == (ran == 4)
+        assert trial.value == trial.intermediate_values[ran]
+        assert (Path(study.folder(config)) / "trials" / str(trial.number) / "weights").exists() == (ran == 4)
+
+
+def test_actors_are_used_again_and_trials_share_the_dataset(swept: tuple[Config, list[leaderboard.Row]]) -> None:
+    config, _ = swept
+    notes = [note for trial in calls(config).values() for note in trial]
+    assert len({note["pid"] for note in notes}) <= 2
+    assert {note["dataset"] for note in notes} == {config.dataset}
+    assert {note["cwd"] for note in notes} == {os.getcwd()}, "relative paths of a config keep their meaning"
+    assert not list(Path(study.folder(config)).glob("trials/*/dataset"))
+
+
+def test_the_leaderboard_is_sorted_and_on_disk(swept: tuple[Config, list[leaderboard.Row]]) -> None:
+    config, rows = swept
+    assert storage.read_json(f"{study.folder(config)}/leaderboard.json") == json.loads(json.dumps(rows))
+    assert sorted(row["number"] for row in rows) == list(range(8))
+    completed = [row for row in rows if row["state"] == "completed"]
+    assert rows[: len(completed)] == completed
+    assert [row["score"] for row in completed] == sorted((row["score"] for row in completed), reverse=True)
+    assert [row["number"] for row in rows if row["default"]] == [0]
+    best = rows[0]
+    assert best["score"] == pytest.approx(-best["scores"]["held_out_loss"] + 0.1 * best["scores"]["clip_text"])
+    assert set(best["parameters"]) == set(config.tune.space)
+
+
+def test_the_winner_s_config_is_ready_to_run(swept: tuple[Config, list[leaderboard.Row]]) -> None:
+    config, rows = swept
+    won = configfile.load(f"{study.folder(config)}/winner.toml")
+    assert won.train.learning_rate == rows[0]["parameters"]["train.learning_rate"]
+    assert (won.dataset, won.output) == (config.dataset, f"{config.output}/winner")
+    assert (won.train.steps, won.train.score_every) == (config.train.steps, config.train.score_every)
+
+
+def test_a_finished_sweep_runs_nothing_more_and_more_trials_go_on(
+    swept: tuple[Config, list[leaderboard.Row]], ray_of_two: None
+) -> None:
+    config, rows = swept
+    before = calls(config)
+    assert sweep(config, fake.train) == rows
+    assert calls(config) == before
+    more = fake.make_config(Path(config.output).parent, trials=10)
+    assert len(sweep(more, fake.train)) == 10
+    assert len(calls(config)) == 10
+
+
+def test_a_diverging_trial_is_stopped_and_a_crashing_one_fails_with_its_reason(ray_of_two: None, tmp_path: Path) -> None:
+    config = fake.make_config(
+        tmp_path, trials=6, concurrent=1, stopper="none", objective={"held_out_loss": -1.0},
+        space={"train.learning_rate": {"choice": [1e-3, 0.9]}, "method.rank": {"choice": [4, 13]}},
+    )  # fmt: skip
+    rows = sweep(config, fake.train)
+    states = {(row["parameters"]["train.learning_rate"], row["parameters"]["method.rank"]): row["state"] for row in rows}
+    assert len(rows) == 6
+    for (rate, rank), state in states.items():
+        assert state == ("failed" if rank == 13 else "stopped" if rate == 0.9 else "completed")
+    assert {row["reason"] for row in rows if row["state"] == "failed"} <= {"ValueError: thirteen"}
+
+
+def test_a_sweep_without_a_completed_trial_has_no_winner(ray_of_two: None, tmp_path: Path) -> None:
+    config = fake.make_config(tmp_path, trials=2, include_default=False, space={"method.rank": {"choice": [13]}})
+    rows = sweep(config, fake.train)
+    assert [row["state"] for row in rows] == ["failed", "failed"]
+    assert leaderboard.winner(rows) is None
+    assert not storage.exists(f"{study.folder(config)}/winner.toml")
+
+
+def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the sweep ended before it could be stopped"
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.1)
+
+
+def test_a_killed_sweep_goes_on_with_the_same_command(own_token: None, ray_of_two: None, tmp_path: Path) -> None:
+    """Ctrl-C first, then kill -9, then to the end: exactly the wanted number of trials, finished ones kept."""
+    config = fake.make_config(tmp_path, stopper="none")
+    command = [sys.executable, "-m", "tests.tuning.fake", str(tmp_path)]
+    slow = {**os.environ, "FAKE_SECONDS": "0.3"}
+    kept: dict[int, float | None] = {}
+    for wanted, how in ((2, signal.SIGINT), (4, signal.SIGKILL)):
+        process = subprocess.Popen(command, env=slow, cwd=ROOT, stderr=subprocess.PIPE)
+
+        def midway(wanted: int = wanted) -> bool:
+            if not storage.exists(f"{study.folder(config)}/study.db"):
+                return False
+            try:
+                trials = load(config).trials
+            except KeyError:
+                return False
+            done = sum(t.state == TrialState.COMPLETE for t in trials)
+            return done >= wanted and any(t.state == TrialState.RUNNING and t.intermediate_values for t in trials)
+
+        wait(midway, process)
+        os.kill(process.pid, how)
+        error = process.communicate(timeout=60)[1]
+        trials = load(config).trials
+        assert process.returncode != 0
+        if how == signal.SIGINT:
+            assert b"KeyboardInterrupt" in error
+            assert not any(t.state == TrialState.RUNNING for t in trials), "Ctrl-C leaves a tidy study"
+            assert storage.exists(f"{study.folder(config)}/leaderboard.json")
+        else:
+            assert any(t.state == TrialState.RUNNING for t in trials)
+        now = {t.number: t.value for t in trials if t.state == TrialState.COMPLETE}
+        assert kept.items() <= now.items()
+        kept = now
+    rows = sweep(config, fake.train)
+    assert len(rows) == 8
+    assert {row["state"] for row in rows} == {"completed"}
+    assert kept.items() <= {row["number"]: row["score"] for row in rows}.items()
+    assert len({tuple(row["parameters"].values()) for row in rows}) == 8, "nothing ran twice"
+    assert sum(row["default"] for row in rows) == 1
+
+
+def test_the_dashboard_shows_the_study(swept: tuple[Config, list[leaderboard.Row]]) -> None:
+    config, _ = swept
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = Path(sys.executable).parent / "optuna-dashboard"
+    process = subprocess.Popen([program, "--host", "127.0.0.1", "--port", str(port), study.url(config)])
+    try:
+        for _ in range(100):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=5) as answer:
+                    found = json.load(answer)
+                break
+            except OSError:
+                assert process.poll() is None
+                time.sleep(0.2)
+        assert [one["study_name"] for one in found["study_summaries"]] == [study.NAME]
+    finally:
+        process.terminate()
+        process.wait(timeout=10)

@@ -1,0 +1,1 @@
+"""Tuning: which settings are best. Search space, trials, early stopping, leaderboard."""

@@ -1,0 +1,39 @@
+"""The objective: one number out of a trial's scores, larger is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from raytrain.errors import UserError, nearest
+
+WORST = -math.inf
+"""The objective of a trial that has no finite score."""
+
+
+def value(scores: Mapping[str, float | None], weights: Mapping[str, float]) -> float:
+    """Return the weighted sum of scores; a missing or non-finite one makes it `WORST`."""
+    total = 0.0
+    for name, weight in weights.items():
+        score = scores.get(name)
+        if score is None or not math.isfinite(score):
+            return WORST
+        total += weight * score
+    return total if math.isfinite(total) else WORST
+
+
+def check(weights: Mapping[str, float], scorers: Sequence[str]) -> None:
+    """Raise UserError unless every weighted score is one that the evaluation computes."""
+    names = [scorer.split(".")[-1] for scorer in scorers]
+    if not any(weights.values()):
+        raise UserError("tune.objective needs at least one score with a weight other than 0.")
+    for name, weight in weights.items():
+        if not math.isfinite(weight):
+            raise UserError(f"tune.objective: the weight of {name!r} must be a finite number, got {weight}.")
+        if name not in names and name not in scorers:
+            guess = nearest(name, names)
+            hint = f" Did you mean {guess!r}?" if guess else f" Add {name!r} to evaluate.scorers."
+            raise UserError(
+                f"tune.objective weighs the score {name!r}, which evaluate.scorers does not compute; "
+                f"every trial would be worst.{hint} Computed: {', '.join(names)}."
+            )

@@ -1,0 +1,151 @@
+"""The study: the one truth about a sweep, an Optuna study in `<output>/tune/study.db`.
+
+Whatever else a killed sweep leaves behind is ignored; a new start reads the study, calls trials that were running
+`killed`, queues their parameters again and runs as many trials as are missing.
+`optuna-dashboard sqlite:///<output>/tune/study.db` shows it live.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from raytrain import storage
+from raytrain.config import Config
+from raytrain.data import schema
+from raytrain.errors import UserError
+from tuning import space
+
+NAME = "raytrain"
+DEFAULT = "default"
+"""Mark of the trial that runs the config as it stands."""
+_IDENTITY = "identity"
+_KILLED = "killed"
+_FREE = ("output", "cluster", "log", "export", "data", "tune")
+_FREE_TRAIN = {
+    "engine", "workers", "micro_batch", "cpus_per_worker", "gpus_per_worker", "max_failures", "log_every",
+    "checkpoint_every", "keep_checkpoints", "held_out_every", "sample_every", "score_every", "gradient_checkpointing",
+}  # fmt: skip
+_FIXED_TUNE = ("space", "objective", "evaluations")
+"""What may change between two starts of one sweep, for it does not change a score's meaning; what of [tune] may not."""
+
+
+def folder(config: Config) -> str:
+    """Return the sweep's folder."""
+    return storage.join(config.output, "tune")
+
+
+def url(config: Config) -> str:
+    """Return the study's SQLite address, as optuna-dashboard takes it."""
+    return f"sqlite:///{storage.resolve(storage.join(folder(config), 'study.db'))[1]}"
+
+
+@contextmanager
+def locked(config: Config) -> Iterator[None]:
+    """Hold the sweep's folder for the length of the block; a second sweep there is a UserError. A kill frees it."""
+    if not storage.is_local(config.output):
+        raise UserError(
+            f"A sweep keeps its study in SQLite, which needs a file system, got output = {config.output!r}; "
+            "choose a local folder (on a cluster: a shared file system)."
+        )
+    path = storage.resolve(folder(config))[1]
+    os.makedirs(path, exist_ok=True)
+    with open(os.path.join(path, "lock"), "w", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another sweep is running in {path!r}; two would run each other's trials. "
+                "Wait for it, or choose another output folder."
+            ) from None
+        yield
+
+
+def open_study(config: Config) -> optuna.Study:
+    """Open the sweep's study or make it, and queue what has to run first: the default, and trials that were killed."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    backend = optuna.storages.RDBStorage(url(config), engine_kwargs={"connect_args": {"timeout": 60}})
+    study = optuna.create_study(storage=backend, study_name=NAME, direction="maximize", load_if_exists=True)
+    _same_sweep(config, study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        release(study, trial.number)
+    study.sampler = _sampler(config, study)
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if config.tune.include_default and not any(DEFAULT in t.user_attrs for t in [*finished(study), *waiting]):
+        default = space.default_parameters(config)
+        if set(default) == set(config.tune.space):
+            study.enqueue_trial(space.encode(config, default), user_attrs={DEFAULT: True})
+    return study
+
+
+def release(study: optuna.Study, number: int) -> None:
+    """Call a trial that was cut short by no fault of its own killed, and queue its parameters again."""
+    trial = study.get_trials(deepcopy=False)[number]
+    study.set_user_attr(_KILLED, sorted({*study.user_attrs.get(_KILLED, []), number}))
+    study.tell(number, state=TrialState.FAIL)
+    marks = {DEFAULT: True} if trial.user_attrs.get(DEFAULT) else {}
+    study.enqueue_trial(dict(trial.params), user_attrs=marks)
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that count: completed, stopped or failed, but not killed."""
+    killed = set(study.user_attrs.get(_KILLED, []))
+    return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in killed]
+
+
+def _sampler(config: Config, study: optuna.Study) -> optuna.samplers.BaseSampler:
+    tune = config.tune
+    return optuna.samplers.TPESampler(
+        # a sweep that goes on must not draw its first points again
+        seed=(tune.seed + 1_000_003 * len(study.get_trials(deepcopy=False))) % 2**32,
+        n_startup_trials=min(10, max(3, tune.trials // 4)),
+        constant_liar=tune.concurrent > 1,
+    )
+
+
+def _same_sweep(config: Config, study: optuna.Study) -> None:
+    identity = _identity(config)
+    known = study.user_attrs.get(_IDENTITY)
+    if known is None:
+        study.set_user_attr(_IDENTITY, identity)
+        return
+    changed = [key for key in sorted({*known, *identity}) if known.get(key) != identity.get(key)]
+    if changed:
+        lines = [f"  {key}: {known.get(key)!r} then, {identity.get(key)!r} now" for key in changed]
+        raise UserError(
+            f"The sweep in {folder(config)!r} was made with other settings, new scores would not compare:\n"
+            + "\n".join(lines)
+            + "\nChoose another output folder, or put the settings back to go on with this sweep."
+        )
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """Return what must be equal for two trials to be comparable, as flat dotted keys."""
+    tree = config.values()
+    found = {f"tune.{name}": tree["tune"][name] for name in _FIXED_TUNE}
+    found["dataset"] = fingerprint(config)
+    for table, content in tree.items():
+        if table in _FREE:
+            continue
+        for key, value in content.items() if isinstance(content, dict) else [("", content)]:
+            name = f"{table}.{key}" if key else table
+            if name not in config.tune.space and not (table == "train" and key in _FREE_TRAIN):
+                found[name] = value
+    return found
+
+
+def fingerprint(config: Config) -> str:
+    """Return the prepared dataset's fingerprint; UserError when there is no dataset."""
+    path = storage.join(config.dataset, schema.MANIFEST)
+    if not storage.exists(path):
+        raise UserError(
+            f"A sweep reads one prepared dataset, and {config.dataset!r} is none (it has no {schema.MANIFEST}); "
+            "run `prepare` with this config first."
+        )
+    return str(storage.read_json(path)["fingerprint"])

@@ -1,0 +1,142 @@
+"""A sweep: Ray Tune runs the trials, TPE proposes their parameters, a stopping rule ends the hopeless ones.
+
+    found = sweep(config)            # the leaderboard's rows, best first
+
+The study decides what is left to do, so the same call goes on after a kill, on other machines, or with more trials.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from ray import tune
+
+from raytrain import storage
+from raytrain.config import Config
+from raytrain.configfile import parse
+from tuning import leaderboard, objective, space, study
+from tuning.progress import Progress
+from tuning.search import NUMBER, PARAMETERS, Recorder, StudySearch
+from tuning.stopping import StoppingRule
+from tuning.trial import Report, Train, absolute, output, run, trial_config
+
+
+def check(config: Config) -> None:
+    """Raise UserError for anything about the sweep that can be known before a trial runs."""
+    objective.check(config.tune.objective, config.evaluate.scorers)
+    space.check(config)
+    study.fingerprint(config)
+
+
+def sweep(config: Config, train: Train | None = None) -> list[leaderboard.Row]:
+    """Run the trials that are missing and return the leaderboard's rows, best first.
+
+    Raises KeyboardInterrupt after Ctrl-C, with the leaderboard so far written. `train` replaces the real training run.
+    """
+    check(config)
+    with study.locked(config):
+        opened = study.open_study(config)
+        before = study.finished(opened)
+        if len(before) < config.tune.trials:
+            _fit(config, opened, before, train or train_for_real)
+        found = leaderboard.rows(config, opened)
+        leaderboard.write(config, found)
+        if best := leaderboard.winner(found):
+            leaderboard.write_winner(config, best["parameters"])
+        if len(found) < config.tune.trials:
+            raise KeyboardInterrupt
+    return found
+
+
+def export_winner(config: Config, best: leaderboard.Row) -> list[str]:
+    """Export the best trial's weights in the formats of [export] under `<output>/tune/winner`; return the paths."""
+    from raytrain import checkpoint
+    from raytrain.export.run import export
+
+    tree = leaderboard.winner_config(config, best["parameters"]).values()
+    tree["output"] = storage.join(study.folder(config), "winner")
+    weights = checkpoint.find(output(config, best["number"]), "latest")
+    return export(parse(tree), str(weights))
+
+
+def train_for_real(config: Config, report: Report) -> Mapping[str, Any]:
+    """Train in this process, or on `train.workers` workers of their own."""
+    if config.train.workers == 1:
+        from raytrain.train.worker import train
+
+        return train(config, report)
+    from raytrain.train.launch import launch
+
+    return launch(config, report)
+
+
+def _fit(config: Config, opened: optuna.Study, before: Sequence[FrozenTrial], train: Train) -> None:
+    rule = StoppingRule(config.tune)
+    for trial in before:
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            rule.replay(str(trial.number), trial.intermediate_values)
+    search = StudySearch(opened, space.distributions(config))
+    recorder = Recorder(opened, search, rule)
+    tree = config.values()
+    tree["output"], tree["data"]["dataset"] = absolute(config.output), absolute(config.dataset)
+
+    def trial_function(asked: dict[str, Any]) -> None:
+        shared = parse(tree)
+        parameters = space.decode(shared, asked[PARAMETERS])
+        run(trial_config(shared, parameters, asked[NUMBER]), train, tune.report)
+
+    with _quiet_tune(), tempfile.TemporaryDirectory(prefix="raytrain-sweep-") as scratch:
+        tune.Tuner(
+            tune.with_resources(trial_function, _resources(config)),
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                scheduler=rule,
+                num_samples=config.tune.trials - len(before),
+                max_concurrent_trials=config.tune.concurrent,
+                reuse_actors=True,  # imports of torch and diffusers are paid once a slot
+            ),
+            run_config=tune.RunConfig(
+                name="sweep", storage_path=scratch, callbacks=[recorder, Progress(config, rule, len(before))], verbose=0
+            ),
+        ).fit()
+    for number in recorder.running():
+        study.release(opened, number)
+
+
+def _resources(config: Config) -> dict[str, float]:
+    """Return what one trial holds; with several workers these have their own resources, and the trial only waits."""
+    if config.train.workers > 1:
+        return {"cpu": 0}
+    return {"cpu": config.train.cpus_per_worker, "gpu": config.train.gpus_per_worker}
+
+
+@contextmanager
+def _quiet_tune() -> Iterator[None]:
+    """Turn off what Tune does beside running trials: the study holds everything that has to be kept."""
+    wanted = {
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of the config mean the same in a trial
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "20",
+    }
+    analysis = logging.getLogger("ray.tune.analysis.experiment_analysis")  # misses the log files turned off above
+    saved, level = {name: os.environ.get(name) for name in wanted}, analysis.level
+    os.environ.update(wanted)
+    analysis.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        analysis.setLevel(level)
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
