@@ -70,4 +70,5 @@ class ClipModel:
 def unit(vectors: Tensor) -> Tensor:
     """Scale vectors (N, D) to length 1, dividing by at least EPSILON; dot products are then cosines."""
     vectors = vectors.float()
-    return vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
+    lengths: Tensor = vectors.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
+    return vectors / lengths

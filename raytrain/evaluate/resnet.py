@@ -6,6 +6,8 @@ weights trained with it load unchanged. 24,729,665 parameters.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -61,7 +63,7 @@ class ResNet50(nn.Module):
                 channels = width * EXPANSION
             setattr(self, f"layer{number}", nn.Sequential(*stage))
         head: list[nn.Module] = []
-        for inputs, outputs in zip(HEAD, HEAD[1:], strict=False):
+        for inputs, outputs in pairwise(HEAD):
             head += [nn.Linear(inputs, outputs), nn.LeakyReLU(0.01), nn.Dropout(0.5)]
         self.fc = nn.Sequential(*head[:-2])
 
@@ -109,8 +111,8 @@ def load(path: str) -> AestheticModel:
     problems += [name for name in weights if name not in expected or weights[name].shape != expected[name].shape]
     if problems:
         raise UserError(
-            f"evaluate.aesthetic = {path!r} is not the ResNet-50 aesthetic predictor: {len(problems)} weights are missing, "
-            f"unknown or of another shape, for instance {', '.join(sorted(problems)[:3])}."
+            f"evaluate.aesthetic = {path!r} is not the ResNet-50 aesthetic predictor: {len(problems)} weights "
+            f"are missing, unknown or of another shape, for instance {', '.join(sorted(problems)[:3])}."
         )
     counts = {name: torch.zeros((), dtype=torch.long) for name in counters}
     model.load_state_dict({**counts, **{k: v.float() for k, v in weights.items() if k not in counters}}, assign=True)

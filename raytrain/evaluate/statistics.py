@@ -1,7 +1,8 @@
 """Means with bootstrap intervals, and paired comparison of two models on the same samples.
 
-Intervals are bias-corrected and accelerated bootstrap (Efron 1987, "Better Bootstrap Confidence Intervals"), seeded, so the
-same values always give the same interval. They speak of other prompts and seeds like these, not of other training runs.
+Intervals are bias-corrected and accelerated bootstrap (Efron 1987, "Better Bootstrap Confidence Intervals"), seeded, so
+the same values always give the same interval. They speak of other prompts and seeds like these, not of
+other training runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from raytrain.evaluate.scorers import Better
 
 Outcome = Literal["better", "worse", "unclear"]
 MIN_PAIRS = 6
-"""Fewer pairs never decide: even if all agreed, chance would do the same more than once in 20 (sign test, 2 * 2^-5 = 0.06)."""
+"""Fewer pairs never decide: five that all agree happen by chance more than once in 20 times (sign test, 2 * 2^-5)."""
 MAX_JACKKNIFE = 2000
 """More values than this get the percentile interval: BCa's jackknife needs memory of count^2."""
 
@@ -50,6 +51,8 @@ class Difference:
     low: float
     high: float
     count: int
+    base: float
+    """The base model's mean over the same samples."""
     outcome: Outcome
     """`better` or `worse` when the interval excludes zero and there are MIN_PAIRS pairs; else `unclear`."""
     better: Better
@@ -85,7 +88,7 @@ def compare(
     outcome: Outcome = "unclear"
     if len(differences) >= MIN_PAIRS and (low > 0 or high < 0):
         outcome = "better" if (low > 0) == (better == "higher") else "worse"
-    return Difference(mean, low, high, len(differences), outcome, better, label)
+    return Difference(mean, low, high, len(differences), float(numpy.mean(base)), outcome, better, label)
 
 
 def interval(values: Sequence[float], resamples: int, confidence: float, seed: int) -> tuple[float, float, float]:

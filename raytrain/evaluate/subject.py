@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.data import schema
+from raytrain.data.picture import BadPicture, decode
+from raytrain.data.read import Dataset
 from raytrain.errors import UserError
 from raytrain.evaluate import resnet
 from raytrain.evaluate.clip import ClipModel
 
 
 class Judges:
-    """The models and training pictures that every subject of one config shares; nothing loads before it is asked for."""
+    """The models and training pictures that every subject of one config shares; each loads when first asked for."""
 
     def __init__(self, config: Config, device: torch.device | str | None = None) -> None:
         """Take the config; `device` defaults to the GPU where there is one."""
@@ -91,49 +93,31 @@ def training_pictures(config: Config) -> list[Image.Image]:
 
     A picture that is no longer where it was is passed over; UserError when none can be opened.
     """
-    paths = training_paths(config.dataset)
+    if not storage.exists(storage.join(config.dataset, schema.MANIFEST)):
+        return []
+    dataset = Dataset(config.dataset)
+    paths = sorted({str(row["path"]) for row in dataset.details("train", ("path",))})
     random.Random(config.seed).shuffle(paths)
+    sources = [source for source in (config.data.source, dataset.manifest.settings.get("source", "")) if source]
     pictures: list[Image.Image] = []
     for path in paths:
         if len(pictures) == config.evaluate.max_references:
             break
-        picture = _open(path, config.data.source)
-        if picture is not None:
-            pictures.append(picture)
+        found = _open([storage.join(source, path) for source in dict.fromkeys(sources)], config.data.max_pixels)
+        pictures += [found] if found else []
     if paths and not pictures:
         raise UserError(
-            f"Scoring against the training pictures needs the pictures themselves: none of the {len(paths)} paths in "
-            f"{config.dataset!r} can be opened, for instance {paths[0]!r}. "
-            "Put them back or take 'clip_image' out of evaluate.scorers."
+            f"Scoring against the training pictures needs the pictures themselves: none of the {len(paths)} of "
+            f"{config.dataset!r} can be opened below data.source, for instance {paths[0]!r}. "
+            "Correct data.source or take 'clip_image' out of evaluate.scorers."
         )
     return pictures
 
 
-def training_paths(dataset: str) -> list[str]:
-    """Return the distinct paths of a dataset's live training rows, sorted; an absent dataset has none."""
-    import pyarrow.parquet as parquet
-
-    manifest_file = storage.join(dataset, schema.MANIFEST)
-    if not storage.exists(manifest_file):
-        return []
-    manifest = schema.Manifest.model_validate(storage.read_json(manifest_file))
-    paths: set[str] = set()
-    for shard in manifest.shards:
-        filesystem, path = storage.resolve(storage.join(dataset, shard.path))
-        table = parquet.read_table(path, columns=["path", "split"], filesystem=filesystem, partitioning=None)
-        dropped = set(shard.dropped)
-        rows = zip(table["path"].to_pylist(), table["split"].to_pylist(), strict=True)
-        paths.update(path for row, (path, split) in enumerate(rows) if split == "train" and row not in dropped)
-    return sorted(paths)
-
-
-def _open(path: str, source: str) -> Image.Image | None:
-    import io
-
-    for candidate in (path, storage.join(source, path)):
+def _open(uris: Sequence[str], max_pixels: int) -> Image.Image | None:
+    for uri in uris:
         try:
-            with Image.open(io.BytesIO(storage.read_bytes(candidate))) as picture:
-                return ImageOps.exif_transpose(picture).convert("RGB")
-        except (OSError, UserError, Image.DecompressionBombError):
+            return decode(storage.read_bytes(uri), max_pixels)
+        except (OSError, BadPicture):
             continue
     return None

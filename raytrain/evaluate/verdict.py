@@ -15,7 +15,7 @@ from raytrain.evaluate.statistics import Difference
 
 State = Literal["healthy", "overfit", "worse", "unknown"]
 RISE = 0.02
-"""A held-out loss this share above its lowest has risen; with fixed noise and timesteps less than that is seldom news."""
+"""A held-out loss this share above its lowest has risen; with fixed noise and timesteps less is seldom news."""
 FALL = 0.05
 """Text alignment this share below its best has fallen."""
 LOST_DIVERSITY = 1 / 3
@@ -36,7 +36,7 @@ class Verdict:
 
 
 def overfit(history: Sequence[Mapping[str, Any]], differences: Mapping[str, Difference] | None = None) -> Verdict:
-    """Judge rows of metrics ({"step", "held_out_loss", "clip_text", ...}) and base-to-tuned differences by scorer name."""
+    """Judge rows of metrics ({"step", "held_out_loss", ...}) and base-to-tuned differences by scorer name."""
     curve = series(history, "held_out_loss")
     lowest = min(curve, key=lambda point: point[1]) if curve else None
     best_step = lowest[0] if lowest else None
@@ -45,8 +45,8 @@ def overfit(history: Sequence[Mapping[str, Any]], differences: Mapping[str, Diff
         if lowest[0] == curve[0][0]:
             return Verdict(
                 "worse",
-                f"The held-out loss never fell below its start and ended {rise} above it: training made the model worse. "
-                "Try a lower learning rate.",
+                f"The held-out loss never fell below its start and ended {rise} above it: training made the model "
+                "worse. Try a lower learning rate.",
                 best_step,
             )
         return Verdict(
@@ -75,7 +75,9 @@ def headline(differences: Mapping[str, Difference]) -> str:
     """Say in one sentence on which scores the tuned model is better or worse than the base model."""
     if not differences:
         return "The tuned model has not been compared with the base model."
-    groups = {o: [d.label.lower() for d in differences.values() if d.outcome == o] for o in ("better", "worse", "unclear")}
+    groups = {
+        o: [d.label.lower() for d in differences.values() if d.outcome == o] for o in ("better", "worse", "unclear")
+    }
     better, worse, unclear = groups["better"], groups["worse"], groups["unclear"]
     if not better and not worse:
         return "No score tells the tuned model from the base model; more prompts or more training would."
@@ -90,7 +92,7 @@ def headline(differences: Mapping[str, Difference]) -> str:
 
 
 def series(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
-    """Return the (step, value) pairs of one metric by step; of a step measured twice (a resumed run) the later counts."""
+    """Return the (step, value) pairs of one metric by step; of a step measured twice (a resumed run) the later."""
     points: dict[int, float] = {}
     for row in history:
         value = row.get(key)
@@ -100,17 +102,13 @@ def series(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, fl
 
 
 def _memorised(history: Sequence[Mapping[str, Any]], differences: Mapping[str, Difference]) -> str:
-    text, image, diversity = (differences.get(name) for name in ("clip_text", "clip_image", "diversity"))
-    if image is not None and image.outcome == "better" and text is not None and text.outcome == "worse":
-        return "following their prompts less"
-    if not _rose(series(history, "clip_image")) and not (image is not None and image.outcome == "better"):
+    image, text, diversity = (differences.get(name) for name in ("clip_image", "clip_text", "diversity"))
+    if not (_rose(series(history, "clip_image")) or (image is not None and image.outcome == "better")):
         return ""
-    if _fell(series(history, "clip_text"), FALL):
+    if _fell(series(history, "clip_text"), FALL) or (text is not None and text.outcome == "worse"):
         return "following their prompts less"
-    if _fell(series(history, "diversity"), LOST_DIVERSITY):
-        return "differing less from each other"
-    del diversity
-    return ""
+    lost = diversity is not None and diversity.outcome == "worse" and -diversity.mean > LOST_DIVERSITY * diversity.base
+    return "differing less from each other" if lost or _fell(series(history, "diversity"), LOST_DIVERSITY) else ""
 
 
 def _rose(curve: Sequence[tuple[int, float]]) -> bool:

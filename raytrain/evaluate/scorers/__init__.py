@@ -4,8 +4,8 @@
     LABEL   the name people read
     score   Subject -> list[float], one value a sample (a picture, or a held-out picture)
 
-The mean of the values is the score, their spread gives its interval, so a scorer never averages by itself. Sample i means
-the same thing for every subject of one config (same prompt and seed, same held-out picture): comparisons are paired.
+The mean of the values is the score, their spread gives its interval, so a scorer never averages by itself. Sample i
+means the same for every subject of one config (same prompt and seed, same held-out picture): comparisons are paired.
 An empty list says "not applicable" (one picture has no diversity) and leaves the scorer out of the report.
 """
 
@@ -33,4 +33,5 @@ class Scorer(Protocol):
 
 def load(name: str) -> Scorer:
     """Return the scorer module `name`."""
-    return plugins.load("evaluate.scorers", name)  # type: ignore[return-value]
+    scorer: Scorer = plugins.load("evaluate.scorers", name)
+    return scorer

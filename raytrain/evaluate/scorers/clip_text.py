@@ -1,7 +1,7 @@
 """Text alignment: how well each picture shows its prompt, cos(text_i, picture_i) of CLIP embeddings.
 
-CLIPScore without the rescaling (Hessel et al. 2021, arXiv:2104.08718). Empty prompts say nothing a picture could match and
-are left out; `evaluate.legacy` keeps them, as the published evaluation does.
+CLIPScore without the rescaling (Hessel et al. 2021, arXiv:2104.08718). Empty prompts say nothing a picture could match
+and are left out; `evaluate.legacy` keeps them, as the published evaluation does.
 """
 
 from __future__ import annotations

@@ -1,0 +1,34 @@
+"""Compare a trained model with its base model: `raytrain evaluate config.toml`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs import Checkpoint, ConfigFile, Overrides, run
+
+
+def command(config: ConfigFile, set: Overrides = None, checkpoint: Checkpoint = "latest") -> int | None:
+    """Score a checkpoint against the base model and write report.html and evaluation/report.json."""
+    from rich.console import Console
+
+    from raytrain.configfile import load
+
+    settings = load(config, set or ())
+    from raytrain.evaluate.run import evaluate
+    from raytrain.evaluate.table import score_table
+
+    console = Console()
+    report = evaluate(settings, checkpoint, tell=console.print)
+    console.print(score_table(settings.output))
+    console.print(f"Report: {report}", soft_wrap=True)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run(command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Evaluation: base model and checkpoint draw the same prompts from the same seeds, and scorers judge both.
+
+<output>/evaluation/base/000.png, tuned/000.png   the pictures
+<output>/evaluation/base-vs-tuned.png             all of them on one sheet
+<output>/evaluation/report.json                   every number, written last: without it there was no evaluation
+<output>/report.html, evaluation/report.html      the same for people
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from raytrain import checkpoint, families, held_out, provenance, sample, storage
+from raytrain.config import Config
+from raytrain.data.read import Dataset
+from raytrain.errors import UserError
+from raytrain.evaluate import run_folder, scorers
+from raytrain.evaluate.report import write_report
+from raytrain.evaluate.statistics import Difference, Score, compare, summarise
+from raytrain.evaluate.subject import Judges, Subject
+from raytrain.evaluate.verdict import headline, overfit
+from raytrain.log import read_metrics
+from raytrain.objective import Objective
+
+Values = dict[str, list[float]]
+"""Scorer name -> one value a sample."""
+
+
+def scores(subject: Subject) -> dict[str, Score]:
+    """Judge a subject with the scorers of its config; one that does not apply to it is left out."""
+    return summaries(subject.config, measure(subject))
+
+
+def measure(subject: Subject) -> Values:
+    """Return every applicable scorer's values; UserError when a value is no number."""
+    measured = {name: scorers.load(name).score(subject) for name in subject.config.evaluate.scorers}
+    for name, values in measured.items():
+        wrong = sum(not math.isfinite(value) for value in values)
+        if wrong:
+            raise UserError(
+                f"The scorer {name!r} gave no number for {wrong} of {len(values)} samples: the model's weights or "
+                "pictures hold NaN, so training diverged. Use an earlier checkpoint or a lower train.learning_rate."
+            )
+    return {name: values for name, values in measured.items() if values}
+
+
+def summaries(config: Config, values: Mapping[str, Sequence[float]]) -> dict[str, Score]:
+    """Return the mean and interval of every scorer's values."""
+    settings = config.evaluate
+    return {
+        name: summarise(each, scorer.BETTER, scorer.LABEL, settings.bootstrap, settings.confidence, config.seed)
+        for name, each in values.items()
+        for scorer in [scorers.load(name)]
+    }
+
+
+def differences(
+    config: Config, base: Mapping[str, Sequence[float]], tuned: Mapping[str, Sequence[float]]
+) -> dict[str, Difference]:
+    """Compare every scorer's values of two models, sample by sample."""
+    settings = config.evaluate
+    return {
+        name: compare(
+            base[name], tuned[name], scorer.BETTER, scorer.LABEL, settings.bootstrap, settings.confidence, config.seed
+        )
+        for name in base
+        if name in tuned
+        for scorer in [scorers.load(name)]
+    }
+
+
+def evaluate(config: Config, which: str = "latest", tell: Callable[[str], None] = lambda _: None) -> str:
+    """Compare a checkpoint (`latest`, `best` or a folder) with the base model and return the HTML report's path.
+
+    `tell` is given a line of progress now and then.
+    """
+    folder = checkpoint.find(config.output, which)
+    if folder is None:
+        raise UserError(
+            "Evaluation compares a checkpoint with the base model, so it cannot be `base` itself. Give latest or best."
+        )
+    dataset = Dataset(config.dataset) if storage.exists(storage.join(config.dataset, "manifest.json")) else None
+    texts = sample.prompts(config, dataset)
+    judges = Judges(config)
+    drawn: dict[str, list[Image.Image]] = {}
+    values: dict[str, Values] = {}
+    for side, weights in (("base", None), ("tuned", folder)):
+        tell(f"Drawing {len(texts) * config.sample.pictures_per_prompt} pictures with the {side} model")
+        drawn[side], losses = _draw(config, weights, texts, dataset, judges.device)
+        tell(f"Scoring the {side} model: {', '.join(config.evaluate.scorers)}")
+        subject = Subject(config, drawn[side], _repeated(config, texts), judges, losses.copy)
+        values[side] = measure(subject)
+    return _write(config, folder, texts, drawn, values)
+
+
+def _draw(
+    config: Config, folder: str | None, texts: Sequence[str], dataset: Dataset | None, device: torch.device
+) -> tuple[list[Image.Image], list[float]]:
+    """Return one model's pictures and its held-out losses, then free its memory."""
+    average = config.train.ema is not None and config.export.ema
+    pipeline = sample.load_pipeline(config, folder, device, ema=average)
+    width, height = sample.size(config, dataset.manifest if dataset else None)
+    losses: list[float] = []
+    if dataset is not None and "held_out_loss" in config.evaluate.scorers:
+        family = families.load(config.model.family)
+        objective = Objective(family, family.load_schedule(config.model).to(device), config.objective, config.seed)
+        losses = held_out.losses(objective, getattr(pipeline, family.DENOISER), dataset, config.evaluate)
+    pictures = sample.generate(pipeline, texts, config.sample, width, height)
+    del pipeline
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return pictures, losses
+
+
+def _repeated(config: Config, texts: Sequence[str]) -> list[str]:
+    return [text for text in texts for _ in range(config.sample.pictures_per_prompt)]
+
+
+def _write(
+    config: Config,
+    folder: str,
+    texts: Sequence[str],
+    drawn: Mapping[str, list[Image.Image]],
+    values: Mapping[str, Values],
+) -> str:
+    target = storage.join(config.output, run_folder.EVALUATION)
+    storage.remove(target)
+    pictures: list[dict[str, Any]] = []
+    for number, text in enumerate(_repeated(config, texts)):
+        names = {side: f"{side}/{number:03d}.png" for side in drawn}
+        for side, name in names.items():
+            sample.save_picture(drawn[side][number], storage.join(target, name))
+        pictures.append({"prompt": text, "seed": config.sample.seed + number, **names})
+    each = config.sample.pictures_per_prompt
+    sheet = sample.grid([pictures_of[::each] for pictures_of in drawn.values()], list(drawn), texts)
+    sample.save_picture(sheet, storage.join(target, "base-vs-tuned.png"))
+    compared = differences(config, values["base"], values["tuned"])
+    verdict = overfit(read_metrics(config.output), compared)
+    content = {
+        "checkpoint": folder.rstrip("/").rsplit("/", 1)[-1],
+        "step": checkpoint.read_state(folder)["step"],
+        "headline": headline(compared),
+        "verdict": verdict.values(),
+        **{side: {name: score.values() for name, score in summaries(config, values[side]).items()} for side in drawn},
+        "differences": {name: difference.values() for name, difference in compared.items()},
+        "not_applicable": [name for name in config.evaluate.scorers if name not in compared],
+        "samples": values,
+        "pictures": pictures,
+        "prompts": list(texts),
+        "config": config.values(),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+    }
+    storage.write_json(storage.join(target, run_folder.REPORT), content)
+    report = write_report(config)
+    storage.write_bytes(storage.join(target, "report.html"), storage.read_bytes(report))
+    return report
