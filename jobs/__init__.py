@@ -63,4 +63,9 @@ def connected(config: Config) -> AbstractContextManager[Any]:
     from cluster.connect import connect
 
     cluster = config.cluster
-    return connect(cluster.address, num_cpus=cluster.num_cpus, object_store_mb=cluster.object_store_mb)
+    return connect(
+        cluster.address,
+        num_cpus=cluster.num_cpus,
+        object_store_mb=cluster.object_store_mb,
+        log_to_driver=config.log.worker_output,
+    )

@@ -237,6 +237,8 @@ class EvaluateConfig(Table):
     confidence: float = Field(0.95, gt=0, lt=1)
     timesteps: int = Field(8, ge=1)
     """Timesteps of the held-out loss for each held-out picture."""
+    max_held_out: int = Field(64, ge=1)
+    """Held-out pictures the loss is taken over at most."""
     max_references: int = Field(256, ge=1)
     """Training pictures compared with at most."""
 
@@ -336,6 +338,8 @@ class LogConfig(Table):
     tensorboard: bool = True
     wandb: Literal["off", "offline", "online"] = "off"
     project: str = "raytrain"
+    worker_output: bool = False
+    """Show what workers and Ray's own actors print, beside our progress."""
 
 
 class Config(Table):

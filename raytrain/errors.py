@@ -22,3 +22,7 @@ def unknown(what: str, name: str, valid: Iterable[str]) -> UserError:
     guess = nearest(name, allowed)
     hint = f" Did you mean {guess!r}?" if guess else ""
     return UserError(f"{what} {name!r} does not exist.{hint} Allowed: {', '.join(allowed)}.")
+
+
+class Diverged(UserError):
+    """The loss stopped being a number; raised before the optimizer could use it."""

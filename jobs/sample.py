@@ -1,0 +1,36 @@
+"""Make a grid of pictures from a checkpoint: `raytrain sample config.toml`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from jobs import Checkpoint, ConfigFile, Overrides, run
+
+
+def command(
+    config: ConfigFile,
+    set: Overrides = None,
+    checkpoint: Checkpoint = "latest",
+    output: Annotated[str | None, typer.Option(help="Folder for the pictures; default <output>/pictures.")] = None,
+) -> int | None:
+    """Make pictures from a checkpoint, one row a prompt, and their grid."""
+    from raytrain.configfile import load
+
+    settings = load(config, set or ())
+    from raytrain.sample import sample
+
+    print(f"wrote {sample(settings, checkpoint, output)}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run(command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

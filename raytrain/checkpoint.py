@@ -1,0 +1,147 @@
+"""The only reader and writer of checkpoints: whole, atomic, readable by any engine and any number of workers.
+
+    <output>/checkpoints/step-00000100/weights.safetensors     what learns, by public name
+                                       ema.safetensors         its moving average, where one is kept
+                                       optimizer.safetensors   `<weight>|<state>` tensors
+                                       state.json              step, metrics, config, dataset fingerprint, commit, versions
+                                       manifest.json           size of every file, written last
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from raytrain import storage
+from raytrain.config import Config
+from raytrain.errors import UserError
+
+FOLDER = "checkpoints"
+FREE_TRAIN_KEYS = {
+    "engine", "workers", "micro_batch", "cpus_per_worker", "gpus_per_worker", "max_failures", "log_every",
+    "checkpoint_every", "keep_checkpoints", "held_out_every", "sample_every", "score_every", "gradient_checkpointing",
+}  # fmt: skip
+"""Keys of [train] that do not change what is learned, so a run may go on with other values."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training run at one step."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+    """`step`, `metrics`, `config`, `dataset`, `commit`, `versions`."""
+    ema: dict[str, Tensor] | None = None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.state["step"])
+
+
+def save(run: str, checkpoint: Checkpoint, keep: int) -> str:
+    """Write a checkpoint whole or not at all, then delete all but the last `keep` and the best; returns its folder."""
+    folder = storage.join(run, FOLDER, f"step-{checkpoint.step:08d}")
+    with storage.atomic(folder) as temporary:
+        os.makedirs(temporary)
+        _save_tensors(checkpoint.weights, temporary, "weights")
+        _save_tensors(checkpoint.optimizer, temporary, "optimizer")
+        if checkpoint.ema is not None:
+            _save_tensors(checkpoint.ema, temporary, "ema")
+        Path(temporary, "state.json").write_text(json.dumps(checkpoint.state, indent=2, sort_keys=True, default=str))
+        sizes = {name: os.path.getsize(os.path.join(temporary, name)) for name in sorted(os.listdir(temporary))}
+        Path(temporary, "manifest.json").write_text(json.dumps({"files": sizes}, indent=2))
+    folders = listing(run)
+    best = _best(folders)
+    for old in folders[:-keep]:
+        if old != best:
+            storage.remove(old)
+    return folder
+
+
+def load(folder: str) -> Checkpoint:
+    """Read a checkpoint."""
+    return Checkpoint(
+        weights=_load_tensors(folder, "weights"),
+        optimizer=_load_tensors(folder, "optimizer"),
+        ema=_load_tensors(folder, "ema") if storage.exists(storage.join(folder, "ema.safetensors")) else None,
+        state=read_state(folder),
+    )
+
+
+def load_weights(folder: str, *, ema: bool = False) -> dict[str, Tensor]:
+    """Read only what learned: the moving average where asked for and kept, else the weights."""
+    average = ema and storage.exists(storage.join(folder, "ema.safetensors"))
+    return _load_tensors(folder, "ema" if average else "weights")
+
+
+def read_state(folder: str) -> dict[str, Any]:
+    """Read a checkpoint's facts without its tensors."""
+    state: dict[str, Any] = storage.read_json(storage.join(folder, "state.json"))
+    return state
+
+
+def listing(run: str) -> list[str]:
+    """Return the folders of a run's whole checkpoints, oldest first; unfinished ones are not listed."""
+    root = storage.join(run, FOLDER)
+    folders = [storage.join(root, name) for name in storage.names(root) if name.startswith("step-") and "." not in name]
+    return [folder for folder in folders if storage.exists(storage.join(folder, "manifest.json"))]
+
+
+def find(run: str, which: str = "latest") -> str | None:
+    """Return the folder of the `latest` or `best` checkpoint, None for `base`, or the given folder itself.
+
+    Best is the lowest held-out loss. Raises UserError when there is no such checkpoint.
+    """
+    if which == "base":
+        return None
+    if which not in ("latest", "best"):
+        if not storage.exists(storage.join(which, "manifest.json")):
+            raise UserError(f"{which!r} is no whole checkpoint. Give latest, best, base or a checkpoint's folder.")
+        return which
+    folders = listing(run)
+    if not folders:
+        raise UserError(f"{run!r} holds no checkpoint yet. Run `raytrain train` with the same config first.")
+    return folders[-1] if which == "latest" else _best(folders)
+
+
+def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, folder: str) -> None:
+    """Raise UserError when a checkpoint was made with settings or data that a resumed run would contradict."""
+    old, new = _identity(state["config"]), _identity(config.values())
+    differences = [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in sorted(old | new) if old.get(key) != new.get(key)]
+    if state["dataset"] != fingerprint:
+        differences.append(f"dataset: {state['dataset'][:12]} -> {fingerprint[:12]}")
+    if differences:
+        raise UserError(
+            f"A run goes on only with what it was started with; {folder!r} differs in {'; '.join(differences)}. "
+            "Nothing was changed. Set the old values to go on, or another `output` to start anew."
+        )
+
+
+def _identity(tree: dict[str, Any]) -> dict[str, Any]:
+    flat = {"seed": tree["seed"], "data.repeats": tree["data"]["repeats"]}
+    for table in ("model", "method", "objective", "train"):
+        flat |= {f"{table}.{key}": value for key, value in tree[table].items()}
+    return {key: value for key, value in flat.items() if key.removeprefix("train.") not in FREE_TRAIN_KEYS}
+
+
+def _best(folders: list[str]) -> str | None:
+    scored = [(read_state(folder)["metrics"].get("held_out_loss"), folder) for folder in folders]
+    known = [(value, folder) for value, folder in scored if value is not None]
+    return min(known)[1] if known else (folders[-1] if folders else None)
+
+
+def _save_tensors(tensors: dict[str, Tensor], folder: str, name: str) -> None:
+    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    save_file(contiguous, os.path.join(folder, f"{name}.safetensors"))
+
+
+def _load_tensors(folder: str, name: str) -> dict[str, Tensor]:
+    return load_file(storage.fetch(storage.join(folder, f"{name}.safetensors")))

@@ -1,0 +1,104 @@
+"""The ledger: which row is trained on at which step, as a pure function of (seed, counts, batch). Its state is one integer.
+
+Every bucket is an endless stream of its rows, one permutation an epoch after the other, cut into batches of the global
+size. A batch that an epoch's last rows do not fill takes the rest from the next epoch; after the last epoch it comes short.
+So E epochs show every row exactly E x repeats times, on any number of workers, whatever was killed and resumed between.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from raytrain.diffusion.noise import stream
+
+
+@dataclass(frozen=True)
+class LedgerBatch:
+    """One global batch: rows of one bucket, in order."""
+
+    step: int
+    epoch: int
+    bucket: str
+    rows: np.ndarray
+    """(n,) row numbers in the bucket's order of ids; n is the batch size, less only after the last epoch."""
+    visits: np.ndarray
+    """(n,) how often each of these rows was used before."""
+
+
+class Ledger:
+    """Plan of a whole run over `counts` rows per bucket.
+
+    Give `epochs` for a run of whole epochs or `steps` for a fixed number of steps. Raises ValueError without rows.
+    """
+
+    def __init__(
+        self, counts: Mapping[str, int], *, batch: int, seed: int, epochs: int | None = None,
+        steps: int | None = None, repeats: int = 1,
+    ) -> None:  # fmt: skip
+        self.counts = {name: count for name, count in sorted(counts.items()) if count}
+        if not self.counts or (epochs is None) == (steps is None):
+            raise ValueError("a ledger needs rows and either epochs or steps")
+        self.batch, self.seed, self.repeats, self.epochs = batch, seed, repeats, epochs
+        self.rows_per_epoch = sum(self.counts.values()) * repeats
+        self.total_steps = steps if steps is not None else sum(self._batches_until(b, epochs or 0) for b in self.counts)
+
+    def at(self, step: int) -> LedgerBatch:
+        """Return the batch of a step (0-based); the same whenever and wherever it is asked for."""
+        if not 0 <= step < self.total_steps:
+            raise IndexError(f"step {step} is outside the run's {self.total_steps} steps")
+        epoch, first = self.epoch_of(step)
+        bucket, number = self._order(epoch)[step - first]
+        length = self.counts[bucket] * self.repeats
+        start, stop = number * self.batch, (number + 1) * self.batch
+        if self.epochs is not None:
+            stop = min(stop, self.epochs * length)
+        positions = np.arange(start, stop)
+        entries = np.empty(len(positions), dtype=np.int64)
+        for pass_ in np.unique(positions // length):
+            here = positions // length == pass_
+            entries[here] = self._permutation(bucket, int(pass_))[positions[here] % length]
+        visits = (positions // length) * self.repeats + entries // self.counts[bucket]
+        return LedgerBatch(step, epoch, bucket, entries % self.counts[bucket], visits)
+
+    def epoch_of(self, step: int) -> tuple[int, int]:
+        """Return the epoch a step belongs to and that epoch's first step."""
+        # Epochs differ by at most one batch a bucket, so the guess is off by little and the walk is short.
+        epoch = max(0, step * self.batch // self.rows_per_epoch - len(self.counts))
+        while self._steps_until(epoch + 1) <= step:
+            epoch += 1
+        return epoch, self._steps_until(epoch)
+
+    def _batches_until(self, bucket: str, epoch: int) -> int:
+        """Return the number of a bucket's batches in epochs before `epoch`."""
+        rows = epoch * self.counts[bucket] * self.repeats
+        return -(-rows // self.batch) if epoch == self.epochs else rows // self.batch
+
+    def _steps_until(self, epoch: int) -> int:
+        return sum(self._batches_until(bucket, epoch) for bucket in self.counts)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a run holds one ledger
+    def _order(self, epoch: int) -> list[tuple[str, int]]:
+        batches = [
+            (bucket, number)
+            for bucket in self.counts
+            for number in range(self._batches_until(bucket, epoch), self._batches_until(bucket, epoch + 1))
+        ]
+        order = stream(self.seed, "batches", visit=epoch).permutation(len(batches))
+        return [batches[i] for i in order]
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019
+    def _permutation(self, bucket: str, epoch: int) -> np.ndarray:
+        return stream(self.seed, "rows", bucket, epoch).permutation(self.counts[bucket] * self.repeats)
+
+
+def share(size: int, rank: int, world: int, batch: int) -> np.ndarray:
+    """Return the positions (batch / world,) of a global batch that one worker computes; -1 pads a short batch.
+
+    A short batch of `size` rows is dealt out in turn and padded, so that all workers do equal work.
+    """
+    positions = np.arange(rank, batch, world)
+    return np.where(positions < size, positions, -1)

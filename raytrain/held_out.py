@@ -1,0 +1,79 @@
+"""Held-out loss: the plain error on pictures kept out of training, on fixed noise and timesteps.
+
+The same pictures, noise and timesteps at every evaluation of every run make small differences visible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from raytrain.config import EvaluateConfig, ObjectiveConfig
+from raytrain.data.loader import Batch, to_batch
+from raytrain.data.read import Dataset
+from raytrain.diffusion import noise
+from raytrain.objective import Draws, Objective
+
+ROWS = 8
+"""Pictures of one forward pass."""
+
+
+def losses(
+    objective: Objective, denoiser: nn.Module, dataset: Dataset, config: EvaluateConfig, *, rank: int = 0, world: int = 1
+) -> list[float]:
+    """Return each held-out picture's error, averaged over `config.timesteps` timesteps; a collective when world > 1.
+
+    Pictures come in the order of buckets and ids, at most `config.max_held_out` of them.
+    """
+    device = objective.schedule.alphas_cumprod.device
+    chunks = plan(dataset.counts("held_out"), config.max_held_out, world)
+    found: list[Tensor] = []
+    with torch.no_grad():
+        for bucket, numbers in chunks:
+            mine = numbers[rank::world]
+            batch = to_batch(dataset.rows(bucket, np.maximum(mine, 0), "held_out"), [0] * len(mine)).to(device)
+            errors = torch.zeros(len(numbers))
+            total = sum(
+                objective.errors(denoiser, batch, fixed_draws(objective, batch, k, config.timesteps).to(device))
+                for k in range(config.timesteps)
+            )
+            assert isinstance(total, Tensor)
+            errors[rank::world] = (total / config.timesteps).float().cpu()
+            if world > 1:
+                shared = errors.to(device)
+                dist.all_reduce(shared)
+                errors = shared.cpu()
+            found.append(errors[torch.from_numpy(numbers >= 0)])
+    return torch.cat(found).tolist() if found else []
+
+
+def fixed_draws(objective: Objective, batch: Batch, number: int, count: int) -> Draws:
+    """Return the draws of held-out timestep `number` of `count`: a function of the picture and `number` alone.
+
+    Timesteps are the middles of `count` equal parts of the objective's range; neither the run's seed nor its noise offset
+    matters, so that runs can be compared.
+    """
+    interval = objective.config.timestep_range
+    fixed = replace(objective, seed=0, config=ObjectiveConfig(timestep_range=interval))
+    named = replace(batch, ids=[f"held_out/{id_}" for id_ in batch.ids], visits=[number] * len(batch.ids))
+    shares = np.full(len(batch.ids), (number + 0.5) / count)
+    steps = noise.timesteps(shares, interval, objective.schedule.num_timesteps)
+    return replace(fixed.draw(named), timesteps=steps)
+
+
+def plan(counts: dict[str, int], limit: int, world: int) -> list[tuple[str, np.ndarray]]:
+    """Return (bucket, row numbers) chunks of at most `limit` rows in all, padded with -1 to a multiple of `world`."""
+    total = sum(counts.values())
+    chunks = []
+    for bucket, count in counts.items():
+        rows = np.arange(count if total <= limit else -(-count * limit // total))
+        for start in range(0, len(rows), ROWS * world):
+            chunk = rows[start : start + ROWS * world]
+            padded = np.full(-(-len(chunk) // world) * world, -1)
+            padded[: len(chunk)] = chunk
+            chunks.append((bucket, padded))
+    return chunks

@@ -1,0 +1,120 @@
+"""Where numbers and pictures go: `metrics.jsonl`, TensorBoard, wandb. The console follows `metrics.jsonl`: progress.py."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytrain import storage
+from raytrain.config import Config
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+METRICS = "metrics.jsonl"
+
+
+class MetricLog:
+    """All sinks of one run. Rows of steps from `start` on are forgotten first, so a resumed run logs each step once."""
+
+    def __init__(self, config: Config, start: int) -> None:
+        self._uri = storage.join(config.output, METRICS)
+        self._rows = [row for row in read_metrics(config.output) if row["step"] <= start]
+        self._stream = None
+        if storage.is_local(self._uri):
+            storage.write_bytes(self._uri, _lines(self._rows))
+            self._stream = open(storage.resolve(self._uri)[1], "a", encoding="utf-8")  # noqa: SIM115 - closed in close
+        self._board = _tensorboard(config) if config.log.tensorboard and storage.is_local(config.output) else None
+        self._wandb = _wandb(config)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Write one row of numbers."""
+        row = {"step": step, **values}
+        self._rows.append(row)
+        if self._stream is not None:
+            self._stream.write(json.dumps(row) + "\n")
+            self._stream.flush()
+        for name, value in values.items():
+            if self._board is not None:
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
+
+    def picture(self, step: int, name: str, picture: Image) -> None:
+        """Write one picture to the sinks that show pictures; its file is the caller's."""
+        if self._board is not None:
+            import numpy as np
+
+            self._board.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({name: wandb.Image(picture)}, step=step)
+
+    def close(self) -> None:
+        """Flush and close every sink."""
+        if self._stream is not None:
+            self._stream.close()
+        else:
+            storage.write_bytes(self._uri, _lines(self._rows))
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def read_metrics(output: str) -> list[dict[str, Any]]:
+    """Return the rows of a run's `metrics.jsonl`, oldest first; a last line cut by a crash is left out."""
+    uri = storage.join(output, METRICS)
+    if not storage.exists(uri):
+        return []
+    rows = []
+    for line in storage.read_bytes(uri).decode().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def quiet() -> None:
+    """Silence the libraries' progress bars and notices; errors and our own lines stay."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for name in ("transformers", "diffusers"):
+        os.environ.setdefault(f"{name.upper()}_VERBOSITY", "error")
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+    for name in ("DeepSpeed", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def _tensorboard(config: Config) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(Path(config.output) / "tensorboard"))  # type: ignore[no-untyped-call]
+
+
+def _wandb(config: Config) -> Any:
+    if config.log.wandb == "off":
+        return None
+    import wandb
+
+    return wandb.init(
+        project=config.log.project, name=Path(config.output).name, dir=config.output, mode=config.log.wandb,
+        config=config.values(), settings=wandb.Settings(silent=True),
+    )  # fmt: skip

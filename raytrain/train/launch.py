@@ -1,0 +1,88 @@
+"""Launch a training run through Ray Train: N workers, restarted from the last checkpoint when one dies."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from raytrain import storage
+from raytrain.config import Config
+from raytrain.configfile import parse
+from raytrain.data.read import check_dataset
+from raytrain.errors import UserError
+from raytrain.log import quiet
+from raytrain.progress import follow
+from raytrain.train.run import finished, ledger_of
+
+FAILURE = "failure.json"
+
+
+def launch(config: Config, callbacks: Sequence[Any] = ()) -> dict[str, float]:
+    """Train on the Ray this process is connected to; returns the newest value of every metric.
+
+    A finished run is not trained again. `callbacks` are Ray Train's own. Raises UserError for a mistake, and Ray's error
+    when workers died more often than `train.max_failures`.
+    """
+    if finished(config):
+        print(f"{config.output} is already trained; its result is kept. Choose another output to train anew.")
+        return dict(storage.read_json(storage.join(config.output, "train.json")))
+    manifest = check_dataset(config)
+    total = ledger_of(config, {name: count.train for name, count in manifest.buckets.items()}).total_steps
+    storage.remove(storage.join(config.output, FAILURE))
+    with follow(config.output, total):
+        _trainer(config, callbacks).fit()
+    failure = storage.join(config.output, FAILURE)
+    if storage.exists(failure):
+        raise UserError(storage.read_json(failure)["message"])
+    return dict(storage.read_json(storage.join(config.output, "train.json")))
+
+
+def _trainer(config: Config, callbacks: Sequence[Any]) -> Any:
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    train, gpu = config.train, config.train.gpus_per_worker > 0
+    resources = {"CPU": train.cpus_per_worker, **({"GPU": train.gpus_per_worker} if gpu else {})}
+    return TorchTrainer(
+        run_worker,
+        train_loop_config=_absolute(config).values(),
+        scaling_config=ScalingConfig(num_workers=train.workers, use_gpu=gpu, resources_per_worker=resources),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        run_config=RunConfig(
+            # Ray's own files; ours decide what a run is, so every launch gets a new name here.
+            name=f"launch-{uuid.uuid4().hex[:8]}",
+            storage_path=storage.join(_absolute(config).output, "ray"),
+            failure_config=FailureConfig(max_failures=train.max_failures),
+            callbacks=list(callbacks),
+        ),
+    )
+
+
+def run_worker(values: dict[str, Any]) -> None:
+    """Train as one worker of Ray Train. A user's mistake is written down, since restarting would not mend it."""
+    import ray.train
+
+    from raytrain.train.worker import train
+
+    quiet()
+    config, context = parse(values), ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    try:
+        train(config, ray.train.report, rank=rank, world=world)
+    except UserError as error:
+        if rank == 0:
+            storage.write_json(storage.join(config.output, FAILURE), {"message": str(error)})
+
+
+def _absolute(config: Config) -> Config:
+    """Return the config with local folders made absolute: workers run in other folders than the driver."""
+    if not storage.is_local(config.output):
+        return config
+    data = config.data.model_copy(update={"dataset": storage.resolve(config.dataset)[1]})
+    model = config.model
+    if os.path.isdir(model.path):
+        model = model.model_copy(update={"path": os.path.abspath(model.path)})
+    return config.model_copy(update={"output": os.path.abspath(config.output), "data": data, "model": model})
