@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.families import Family
+from raytrain.families import Family, _weights
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -44,6 +45,8 @@ class Bundle:
     family: Family
     weights: Mapping[str, Tensor]
     """What the method learned, on the CPU, in the precision of `config.export`."""
+    facts: Mapping[str, Any]
+    """What the method says of itself: for a LoRA, rank and alpha."""
     step: int
     pictures: int | None
     """Training pictures, None where the dataset is gone."""
@@ -55,18 +58,34 @@ class Bundle:
         """Precision of the written weights."""
         return DTYPES[self.config.export.precision]
 
+    def skeleton(self) -> nn.Module:
+        """Return the base denoiser's structure, without weights."""
+        import diffusers
+
+        model = self.config.model
+        settings = _weights.read_config(_weights.folder(model), self.family.DENOISER, "config.json")
+        with torch.device("meta"):
+            denoiser: nn.Module = getattr(diffusers, settings["_class_name"]).from_config(settings)
+        return denoiser
+
     def adapters(self) -> dict[str, Adapter]:
         """Return the LoRA by denoiser module path; empty where the weights are no LoRA."""
-        if not self.weights or not all(name.endswith((DOWN, UP)) for name in self.weights):
+        if not is_lora(self.weights):
             return {}
-        alpha: float | None = getattr(self.config.method, "alpha", None)
+        alpha = self.facts.get("alpha")
         found = {}
         for name, down in self.weights.items():
             if name.endswith(DOWN):
                 module = name.removesuffix(DOWN)
                 rank = int(down.shape[0])
-                found[module] = Adapter(down, self.weights[module + UP], rank if alpha is None else alpha)
+                found[module] = Adapter(down, self.weights[module + UP], float(rank if alpha is None else alpha))
         return found
+
+
+def is_lora(names: Iterable[str]) -> bool:
+    """Tell whether these are the names of a LoRA's weights and nothing else."""
+    known = list(names)
+    return bool(known) and all(name.endswith((DOWN, UP)) for name in known)
 
 
 def write_safetensors(path: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """kohya's LoRA file, which ComfyUI and the Stable Diffusion web UIs load: one safetensors named after the run.
 
-Every module has `lora_unet_<name>.lora_down.weight`, `.lora_up.weight` and its own `.alpha`, kept in float32 so that the
-scale alpha / rank is exact at any export precision.
+Every module has `lora_unet_<name>.lora_down.weight`, `.lora_up.weight` and its own `.alpha`, kept in float32 so that
+the scale alpha / rank is exact at any export precision.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from torch import Tensor
 from raytrain import storage
 from raytrain.errors import UserError
 from raytrain.export.bundle import Adapter, Bundle, write_safetensors
-
-_BASE_VERSIONS = {"sd15": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
 def write(bundle: Bundle, folder: str) -> list[str]:
@@ -36,9 +34,10 @@ def write(bundle: Bundle, folder: str) -> list[str]:
 
 
 def _tensors(bundle: Bundle, adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
+    denoiser = bundle.skeleton()
     tensors = {}
     for module, adapter in adapters.items():
-        name = f"lora_unet_{bundle.family.kohya_module(module)}"
+        name = f"lora_unet_{bundle.family.kohya_module(module, denoiser)}"
         tensors[f"{name}.lora_down.weight"] = adapter.down
         tensors[f"{name}.lora_up.weight"] = adapter.up
         tensors[f"{name}.alpha"] = torch.tensor(adapter.alpha, dtype=torch.float32)
@@ -52,12 +51,12 @@ def _training(bundle: Bundle, adapters: Mapping[str, Adapter]) -> dict[str, obje
     alphas = {adapter.alpha for adapter in adapters.values()}
     convolution = any(adapter.down.ndim == 4 and adapter.down.shape[-1] > 1 for adapter in adapters.values())
     network = {"conv_dim": str(max(ranks)), "conv_alpha": _text(max(alphas))} if convolution else {}
-    return {
+    values = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": ranks.pop() if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": alphas.pop() if len(alphas) == 1 else "Dynamic",
         "ss_network_args": json.dumps(network),
-        "ss_base_model_version": _BASE_VERSIONS.get(config.model.family, config.model.family),
+        "ss_base_model_version": getattr(bundle.family, "KOHYA_BASE", config.model.family),
         "ss_v2": config.model.family == "sd2",
         "ss_sd_model_name": config.model.path.rstrip("/").rsplit("/", 1)[-1],
         "ss_new_sd_model_hash": bundle.header.get("raytrain.model_hash"),
@@ -84,6 +83,7 @@ def _training(bundle: Bundle, adapters: Mapping[str, Adapter]) -> dict[str, obje
         "ss_cache_latents": True,
         "ss_training_comment": f"raytrain {bundle.header['raytrain.version']}; its settings are in raytrain.config",
     }
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _epochs(bundle: Bundle) -> int | None:

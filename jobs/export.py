@@ -1,0 +1,30 @@
+"""Write a checkpoint's weights for other programs: `raytrain export config.toml`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs import Checkpoint, ConfigFile, Overrides, run
+
+
+def command(config: ConfigFile, checkpoint: Checkpoint = "latest", set: Overrides = None) -> int | None:
+    """Write a checkpoint's weights in the formats of [export] and say how to load them."""
+    from raytrain.configfile import load
+    from raytrain.export.run import export, how_to_load
+
+    settings = load(config, set or ())
+    for path in export(settings, checkpoint):
+        print(path)
+        for line in how_to_load(path, settings):
+            print(f"    {line}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run(command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

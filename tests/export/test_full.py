@@ -1,0 +1,121 @@
+"""Whole weights leave as a pipeline folder that loads without us, its other parts byte for byte the base model's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers as library
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from raytrain import families
+from raytrain.config import Config
+from raytrain.errors import UserError
+from raytrain.export.bundle import Bundle
+from raytrain.export.formats import diffusers, kohya
+from raytrain.export.run import assemble
+from tests.export.conftest import draw, settings
+
+
+def full(folder: Path, family: str = "sd15", **model: Any) -> tuple[Config, Bundle]:
+    """Return a config and the bundle of a denoiser whose every weight was shifted."""
+    families.load(family).tiny(str(folder / "model"))
+    config = settings(folder, family, {"name": "full"})
+    config = config.model_copy(update={"model": config.model.model_copy(update=model)})
+    generator = torch.Generator().manual_seed(1)
+    plain = config.model.model_copy(update={"variant": None})
+    denoiser = families.load(family).load_denoiser(plain, torch.float32)
+    weights = {
+        name: weight.detach() + 0.05 * torch.randn(weight.shape, generator=generator)
+        for name, weight in denoiser.named_parameters()
+    }
+    return config, assemble(config, weights, {"step": 7, "config": config.values()})
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_pipeline_folder_loads_with_the_learned_weights(family: str, tmp_path: Path) -> None:
+    config, bundle = full(tmp_path, family)
+    (path,) = diffusers.write(bundle, str(tmp_path / "export"))
+    loaded = library.DiffusionPipeline.from_pretrained(path)
+    state = loaded.unet.state_dict()
+    assert state.keys() == bundle.weights.keys()
+    assert all(torch.equal(state[name], weight) for name, weight in bundle.weights.items())
+
+    module = families.load(family)
+    denoiser = module.load_denoiser(config.model, torch.float32)
+    denoiser.load_state_dict(dict(bundle.weights))
+    live = draw(module.pipeline(config.model, denoiser, "ddim", torch.device("cpu")))
+    assert np.abs(draw(loaded) - live).max() <= 1 / 255
+
+
+def test_other_parts_are_the_base_models_byte_for_byte(tmp_path: Path) -> None:
+    _, bundle = full(tmp_path)
+    (path,) = diffusers.write(bundle, str(tmp_path / "export"))
+    base, exported = tmp_path / "model", Path(path)
+    files = {file.relative_to(base) for file in base.rglob("*") if file.is_file()}
+    assert {file.relative_to(exported) for file in exported.rglob("*") if file.is_file()} == files
+    for file in files:
+        if file.parts[0] not in ("unet", "model_index.json"):
+            assert (exported / file).read_bytes() == (base / file).read_bytes()
+    with safe_open(exported / "unet" / "diffusion_pytorch_model.safetensors", "pt") as opened:
+        assert opened.metadata()["raytrain.step"] == "7"
+
+
+def test_half_precision_and_a_variant_of_the_base(tmp_path: Path) -> None:
+    config, _ = full(tmp_path)
+    vae = tmp_path / "model" / "vae"
+    plain = vae / "diffusion_pytorch_model.safetensors"
+    plain.rename(vae / "diffusion_pytorch_model.fp16.safetensors")
+    (vae / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    tree = config.values()
+    tree["export"]["precision"] = "fp16"
+    tree["model"]["variant"] = "fp16"
+    weights = families.load("sd15").load_denoiser(config.model, torch.float32).state_dict()
+    bundle = assemble(Config.model_validate(tree), weights, {"step": 1, "config": tree})
+    (path,) = diffusers.write(bundle, str(tmp_path / "export"))
+    assert [file.name for file in sorted((Path(path) / "vae").iterdir())] == ["config.json", plain.name]
+    loaded = library.DiffusionPipeline.from_pretrained(path, torch_dtype=torch.float16)
+    assert loaded.unet.dtype == torch.float16
+    assert torch.equal(loaded.unet.conv_in.weight, weights["conv_in.weight"].half())
+
+
+def test_an_optional_part_the_base_lacks_is_left_out(tmp_path: Path) -> None:
+    _, bundle = full(tmp_path)
+    file = tmp_path / "model" / "model_index.json"
+    index = json.loads(file.read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    file.write_text(json.dumps(index))
+    (path,) = diffusers.write(bundle, str(tmp_path / "export"))
+    assert json.loads((Path(path) / "model_index.json").read_text())["safety_checker"] == [None, None]
+    assert library.DiffusionPipeline.from_pretrained(path).safety_checker is None
+
+
+def test_another_vae_replaces_the_models_own(tmp_path: Path) -> None:
+    families.load("sd15").tiny(str(tmp_path / "other"), seed=5)
+    _, bundle = full(tmp_path, vae=str(tmp_path / "other"))
+    (path,) = diffusers.write(bundle, str(tmp_path / "export"))
+    name = Path("vae") / "diffusion_pytorch_model.safetensors"
+    assert (Path(path) / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_a_part_of_the_weights_is_completed_from_the_base(tmp_path: Path) -> None:
+    config, bundle = full(tmp_path)
+    part = {name: weight for name, weight in bundle.weights.items() if "attn" in name}
+    (path,) = diffusers.write(assemble(config, part, {"step": 7, "config": config.values()}), str(tmp_path / "export"))
+    state = library.UNet2DConditionModel.from_pretrained(path, subfolder="unet").state_dict()
+    base = families.load("sd15").load_denoiser(config.model, torch.float32).state_dict()
+    assert all(torch.equal(tensor, part.get(name, base[name])) for name, tensor in state.items())
+
+
+def test_what_a_format_cannot_hold_is_refused_with_what_can(tmp_path: Path) -> None:
+    config, bundle = full(tmp_path)
+    with pytest.raises(UserError, match=r"export\.formats"):
+        kohya.write(bundle, str(tmp_path / "export"))
+    strange = assemble(config, {"prompt.embedding": torch.zeros(2, 2)}, {"step": 1, "config": config.values()})
+    with pytest.raises(UserError, match=r"prompt\.embedding"):
+        diffusers.write(strange, str(tmp_path / "export"))
+    assert not (tmp_path / "export").exists() or not list((tmp_path / "export").iterdir())

@@ -1,0 +1,144 @@
+"""An exported LoRA draws the pictures that the live model draws, in diffusers' format and in kohya's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from raytrain.errors import UserError
+from raytrain.export.formats import diffusers, kohya
+from raytrain.export.run import assemble
+from tests.export.conftest import EVERY_LAYER, Tuned, base_pipeline, draw
+
+Tune = Callable[..., Tuned]
+ONE_LEVEL = 1 / 255
+
+
+def header(path: str) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        found: dict[str, str] = file.metadata()
+    return found
+
+
+def assert_same_pictures(pipe: Any, tuned: Tuned) -> None:
+    drawn = draw(pipe)
+    assert np.abs(tuned.live - tuned.base).max() > 0.05
+    assert np.abs(drawn - tuned.live).max() <= ONE_LEVEL
+
+
+@pytest.mark.parametrize("targets", [(), EVERY_LAYER], ids=["attention", "every-layer"])
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("form", [diffusers, kohya], ids=["diffusers", "kohya"])
+def test_exported_lora_draws_the_live_models_pictures(
+    form: Any, family: str, targets: tuple[str, ...], tune: Tune, tmp_path: Path
+) -> None:
+    tuned = tune(family, targets)
+    (path,) = form.write(assemble(tuned.config, tuned.weights, tuned.state), str(tmp_path))
+    pipe = base_pipeline(tuned.config)
+    pipe.load_lora_weights(str(tmp_path), weight_name=Path(path).name)
+    assert len(pipe.unet.peft_config) == 1
+    loaded = {name for name, _ in pipe.unet.named_parameters() if "lora_" in name}
+    assert len(loaded) == len(tuned.weights)
+    assert_same_pictures(pipe, tuned)
+
+
+def test_diffusers_finds_the_file_by_folder_alone(tune: Tune, tmp_path: Path) -> None:
+    tuned = tune("sd15")
+    diffusers.write(assemble(tuned.config, tuned.weights, tuned.state), str(tmp_path))
+    pipe = base_pipeline(tuned.config)
+    pipe.load_lora_weights(str(tmp_path))
+    assert_same_pictures(pipe, tuned)
+
+
+def test_kohya_file_has_an_alpha_for_every_module(tune: Tune, tmp_path: Path) -> None:
+    tuned = tune("sdxl")
+    bundle = assemble(tuned.config, tuned.weights, tuned.state)
+    (path,) = kohya.write(bundle, str(tmp_path))
+    assert Path(path).name == "my-run.safetensors"
+    tensors = load_file(path)
+    modules = {key.split(".")[0] for key in tensors}
+    assert len(modules) == len(tuned.weights) // 2
+    for module in modules:
+        assert tensors[f"{module}.alpha"].shape == ()
+        assert tensors[f"{module}.alpha"].item() == 2.0
+        assert tensors[f"{module}.lora_down.weight"].shape[0] == 4
+        assert tensors[f"{module}.lora_up.weight"].shape[1] == 4
+    assert len(tensors) == 3 * len(modules)
+
+
+def test_kohya_header_tells_how_it_was_trained(tune: Tune, tmp_path: Path) -> None:
+    tuned = tune("sdxl")
+    (path,) = kohya.write(assemble(tuned.config, tuned.weights, tuned.state), str(tmp_path))
+    found = header(path)
+    assert found["ss_network_module"] == "networks.lora"
+    assert found["ss_network_dim"] == "4"
+    assert found["ss_network_alpha"] == "2"
+    assert found["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert found["ss_sd_model_name"] == "model"
+    assert found["ss_learning_rate"] == "0.0001"
+    assert found["ss_output_name"] == "my-run"
+    assert found["ss_steps"] == "7"
+    assert found["ss_num_epochs"] == "10"
+    assert found["ss_resolution"] == "(512, 512)"
+    assert found["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+
+
+def test_model_hash_is_that_of_the_bytes_after_the_header(tune: Tune, tmp_path: Path) -> None:
+    tuned = tune("sd15")
+    (path,) = kohya.write(assemble(tuned.config, tuned.weights, tuned.state), str(tmp_path))
+    content = Path(path).read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    assert header(path)["sshs_model_hash"] == hashlib.sha256(content[start:]).hexdigest()
+
+
+@pytest.mark.parametrize("form", [diffusers, kohya], ids=["diffusers", "kohya"])
+def test_every_header_names_its_origin(form: Any, tune: Tune, tmp_path: Path) -> None:
+    tuned = tune("sd15")
+    (path,) = form.write(assemble(tuned.config, tuned.weights, tuned.state), str(tmp_path))
+    found = header(path)
+    assert found["raytrain.commit"] == "c0ffee"
+    assert found["raytrain.dataset"] == "f00d"
+    assert found["raytrain.step"] == "7"
+    assert found["raytrain.model"] == tuned.config.model.path
+    assert len(found["raytrain.model_hash"]) == 64
+    assert json.loads(found["raytrain.config"]) == tuned.config.values()
+    assert found["modelspec.title"] == "my-run"
+    assert found["modelspec.trigger_phrase"] == "sks"
+
+
+def test_alpha_stays_exact_at_half_precision(tune: Tune, tmp_path: Path) -> None:
+    tuned = tune("sd15")
+    tree = tuned.config.values()
+    tree["method"]["alpha"] = 0.3  # no half-precision number
+    tree["export"]["precision"] = "fp16"
+    bundle = assemble(type(tuned.config).model_validate(tree), tuned.weights, {**tuned.state, "config": tree})
+    (one,) = kohya.write(bundle, str(tmp_path))
+    tensors = load_file(one)
+    assert {value.dtype for key, value in tensors.items() if "lora_" in key.split(".", 1)[1]} == {torch.float16}
+    assert all(value.item() == np.float32(0.3) for key, value in tensors.items() if key.endswith(".alpha"))
+    (other,) = diffusers.write(bundle, str(tmp_path))
+    assert json.loads(header(other)["lora_adapter_metadata"])["unet.lora_alpha"] == 0.3
+
+
+def test_alpha_defaults_to_the_rank(tune: Tune) -> None:
+    tuned = tune("sd15")
+    tree = tuned.config.values()
+    tree["method"]["alpha"] = None
+    adapters = assemble(tuned.config, tuned.weights, {**tuned.state, "config": tree}).adapters()
+    assert {adapter.alpha for adapter in adapters.values()} == {4.0}
+
+
+def test_lora_of_another_base_model_is_refused(tune: Tune) -> None:
+    one, other = tune("sd15"), tune("sdxl")
+    config = one.config.model_copy(update={"model": other.config.model})
+    with pytest.raises(UserError, match="another base model"):
+        assemble(config, one.weights, one.state)
