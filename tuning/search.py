@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
+from tuning.nested import release
 from tuning.stopping import EVALUATION, OBJECTIVE, StoppingRule
 
 NUMBER = "number"
@@ -73,6 +74,7 @@ class Recorder(Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record that a trial completed, or that its stopping rule ended it."""
+        release(trial.last_result)
         asked = self._search.asked.pop(trial.config[NUMBER])
         reason = self._rule.stopped.get(trial.trial_id)
         objective = trial.last_result.get(OBJECTIVE)
@@ -88,6 +90,7 @@ class Recorder(Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record that a trial failed, and why."""
         asked = self._search.asked.pop(trial.config[NUMBER])
+        release(trial.last_result)
         asked.set_user_attr("reason", _last_line(trial))
         self._study.tell(asked, state=TrialState.FAIL)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,10 +22,11 @@ from raytrain import storage
 from raytrain.config import Config
 from raytrain.configfile import parse
 from tuning import leaderboard, objective, space, study
+from tuning.nested import train_on_workers
 from tuning.progress import Progress
 from tuning.search import NUMBER, PARAMETERS, Recorder, StudySearch
 from tuning.stopping import StoppingRule
-from tuning.trial import Report, Train, absolute, output, run, trial_config
+from tuning.trial import Reporter, Train, absolute, output, run, trial_config
 
 
 def check(config: Config) -> None:
@@ -66,15 +67,14 @@ def export_winner(config: Config, best: leaderboard.Row) -> list[str]:
     return export(parse(tree), str(weights))
 
 
-def train_for_real(config: Config, report: Report) -> Mapping[str, Any]:
+def train_for_real(config: Config, report: Reporter) -> None:
     """Train in this process, or on `train.workers` workers of their own."""
-    if config.train.workers == 1:
-        from raytrain.train.worker import train
+    if config.train.workers > 1:
+        train_on_workers(config, report)
+        return
+    from raytrain.train.worker import train
 
-        return train(config, report)
-    from raytrain.train.launch import launch
-
-    return launch(config, report)
+    train(config, report)
 
 
 def _fit(config: Config, opened: optuna.Study, before: Sequence[FrozenTrial], train: Train) -> None:
@@ -100,7 +100,7 @@ def _fit(config: Config, opened: optuna.Study, before: Sequence[FrozenTrial], tr
                 scheduler=rule,
                 num_samples=config.tune.trials - len(before),
                 max_concurrent_trials=config.tune.concurrent,
-                reuse_actors=True,  # imports of torch and diffusers are paid once a slot
+                reuse_actors=config.train.workers == 1,  # imports of torch and diffusers are paid once a slot
             ),
             run_config=tune.RunConfig(
                 name="sweep", storage_path=scratch, callbacks=[recorder, Progress(config, rule, len(before))], verbose=0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import copy
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,12 +11,12 @@ from raytrain import storage
 from raytrain.config import Config
 from raytrain.configfile import parse
 from raytrain.data import schema
+from raytrain.errors import Diverged
 from tuning import objective, space
 from tuning.stopping import EVALUATION, LAST, OBJECTIVE
 
-Report = Callable[[dict[str, float]], None]
-Train = Callable[[Config, Report], Mapping[str, Any]]
-"""A training run: calls its second argument with `step` and the scores at every evaluation; returns the last ones."""
+Train = Callable[[Config, "Reporter"], object]
+"""A training run: calls its second argument with `step` and the scores at every evaluation, the last step's too."""
 
 
 def trial_config(config: Config, parameters: Mapping[str, Any], number: int) -> Config:
@@ -56,28 +56,44 @@ def total_steps(config: Config) -> int:
     return ledger_of(config, {name: count.train for name, count in manifest.buckets.items()}).total_steps
 
 
-def run(config: Config, train: Train, send: Callable[[dict[str, Any]], None]) -> None:
-    """Train with an already made trial config and `send` the objective at every evaluation, and at the end."""
-    started = time.monotonic()
-    steps = total_steps(config)
-    evaluation = last_step = 0
+class Reporter:
+    """Turn a training run's evaluations into what Tune, the stopping rule and the study want to know, and send it."""
 
-    def report(metrics: Mapping[str, Any]) -> None:
-        nonlocal evaluation, last_step
-        evaluation, last_step = evaluation + 1, int(metrics["step"])
+    def __init__(self, config: Config, steps: int, send: Callable[[dict[str, Any]], None]) -> None:
+        self._weights = config.tune.objective
+        self._steps = steps
+        self._send = send
+        self._started = time.time()
+        self.evaluation = 0
+        self.step = 0
+
+    def through(self, send: Callable[[dict[str, Any]], None]) -> Reporter:
+        """Return this reporter with another way to send, for another process."""
+        other = copy.copy(self)
+        other._send = send
+        return other
+
+    def __call__(self, metrics: Mapping[str, Any]) -> None:
+        """Send one evaluation: `step` and the scores."""
+        self.evaluation, self.step = self.evaluation + 1, int(metrics["step"])
         scores = {k: float(v) for k, v in metrics.items() if k != "step" and isinstance(v, int | float)}
-        value = objective.value(scores, config.tune.objective)
-        send(
+        self._send(
             {
-                OBJECTIVE: value if math.isfinite(scores.get("loss", 0.0)) else objective.WORST,
-                EVALUATION: evaluation,
-                LAST: last_step >= steps,
-                "step": last_step,
+                OBJECTIVE: objective.value(scores, self._weights),
+                EVALUATION: self.evaluation,
+                LAST: self.step >= self._steps,
+                "step": self.step,
                 "scores": scores,
-                "seconds": time.monotonic() - started,
+                "seconds": time.time() - self._started,
             }
         )
 
-    final = train(config, report)
-    if int(final.get("step", steps)) > last_step:
-        report({"step": steps, **final})
+
+def run(config: Config, train: Train, send: Callable[[dict[str, Any]], None]) -> None:
+    """Train with an already made trial config and `send` every evaluation; a diverged run sends the worst objective."""
+    storage.remove(config.output)  # left behind by a sweep whose study is gone
+    report = Reporter(config, total_steps(config), send)
+    try:
+        train(config, report)
+    except Diverged:
+        report({"step": report.step})

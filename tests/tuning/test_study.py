@@ -78,7 +78,7 @@ def test_a_killed_trial_does_not_count_and_its_parameters_run_again(tmp_path: Pa
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("tune.space", {"train.learning_rate": {"log": [1e-5, 1.0]}, "method.rank": {"choice": [2, 4, 8]}}, "tune.space"),
+        ("tune.space", {"method.rank": {"choice": [2, 4, 8]}}, "tune.space"),
         ("tune.objective", {"clip_text": 1.0}, "tune.objective"),
         ("train.steps", 80, "train.steps: 40 then, 80 now"),
         ("sample.guidance", 1.0, "sample.guidance"),

@@ -96,16 +96,16 @@ def test_a_finished_sweep_runs_nothing_more_and_more_trials_go_on(
     assert len(calls(config)) == 10
 
 
-def test_a_diverging_trial_is_stopped_and_a_crashing_one_fails_with_its_reason(ray_of_two: None, tmp_path: Path) -> None:
+def test_a_diverging_trial_is_stopped_and_a_crashing_one_fails(ray_of_two: None, tmp_path: Path) -> None:
     config = fake.make_config(
         tmp_path, trials=6, concurrent=1, stopper="none", objective={"held_out_loss": -1.0},
         space={"train.learning_rate": {"choice": [1e-3, 0.9]}, "method.rank": {"choice": [4, 13]}},
     )  # fmt: skip
     rows = sweep(config, fake.train)
-    states = {(row["parameters"]["train.learning_rate"], row["parameters"]["method.rank"]): row["state"] for row in rows}
     assert len(rows) == 6
-    for (rate, rank), state in states.items():
-        assert state == ("failed" if rank == 13 else "stopped" if rate == 0.9 else "completed")
+    for row in rows:
+        rate, rank = row["parameters"]["train.learning_rate"], row["parameters"]["method.rank"]
+        assert row["state"] == ("failed" if rank == 13 else "stopped" if rate == 0.9 else "completed")
     assert {row["reason"] for row in rows if row["state"] == "failed"} <= {"ValueError: thirteen"}
 
 
@@ -160,7 +160,7 @@ def test_a_killed_sweep_goes_on_with_the_same_command(own_token: None, ray_of_tw
         kept = now
     rows = sweep(config, fake.train)
     assert len(rows) == 8
-    assert {row["state"] for row in rows} == {"completed"}
+    assert {row["state"] for row in rows} == {"completed", "stopped"}, "of 8 seeded trials some diverge"
     assert kept.items() <= {row["number"]: row["score"] for row in rows}.items()
     assert len({tuple(row["parameters"].values()) for row in rows}) == 8, "nothing ran twice"
     assert sum(row["default"] for row in rows) == 1
