@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from raytrain.data.bucket import Size
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 TRANSFORM = "cover-lanczos-crop/1"
 """Names what `decode` and `cut` do; part of every latent's content address. Change it when the pixels change."""
 

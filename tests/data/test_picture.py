@@ -1,0 +1,133 @@
+"""Decoding every kind of picture file, and cutting it to its bucket."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raytrain.data import picture
+from raytrain.data.picture import BadPicture, Placement, cut, decode, measure, place
+
+LIMIT = 10**6
+
+
+def save(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, kind, **options)
+    return sink.getvalue()
+
+
+def pixel(content: bytes, x: int = 0, y: int = 0) -> tuple[int, int, int]:
+    image = decode(content, LIMIT)
+    assert image.mode == "RGB"
+    return image.getpixel((x, y))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_every_format_decodes(kind: str) -> None:
+    content = save(Image.new("RGB", (40, 30), (200, 30, 60)), kind)
+    assert measure(content, LIMIT) == (40, 30)
+    assert np.allclose(pixel(content), (200, 30, 60), atol=4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied_to_size_and_pixels(orientation: int) -> None:
+    image = Image.new("RGB", (40, 20), "white")
+    image.paste("red", (0, 0, 20, 10))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = save(image, "PNG", exif=exif)
+    seen = decode(content, LIMIT)
+    assert measure(content, LIMIT) == seen.size == ((20, 40) if orientation > 4 else (40, 20))
+    corners = [(0, 0), (seen.width - 1, 0), (seen.width - 1, seen.height - 1), (0, seen.height - 1)]
+    red = {1: 0, 2: 1, 3: 2, 4: 3, 5: 0, 6: 1, 7: 2, 8: 3}[orientation]
+    assert seen.getpixel(corners[red]) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_lies_on_white(mode: str) -> None:
+    image = Image.new(mode, (8, 8), (0, 0, 0, 0) if mode == "RGBA" else (0, 0))
+    assert pixel(save(image)) == (255, 255, 255)
+
+
+def test_a_transparent_palette_entry_lies_on_white() -> None:
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    content = save(image, "PNG", transparency=0)
+    assert pixel(content) == (255, 255, 255)
+    assert pixel(content, 1) == (200, 100, 50)
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    ramp = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    content = save(Image.fromarray(ramp))
+    assert [pixel(content, x)[0] for x in range(4)] == [0, 1, 128, 255]
+
+
+def test_cmyk_becomes_rgb() -> None:
+    red, green, blue = pixel(save(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
+    assert red > 240
+    assert green < 15
+    assert blue < 15
+
+
+def test_an_animation_gives_its_first_frame() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    assert pixel(save(frames[0], "GIF", save_all=True, append_images=frames[1:])) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"hello, I am no picture", "not a picture"),
+        (save(Image.effect_noise((64, 64), 90))[:900], "damaged"),
+        (save(Image.effect_noise((64, 64), 90), "JPEG")[:600], "damaged"),
+    ],
+)
+def test_broken_files_are_bad_pictures_with_a_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(BadPicture, match=reason):
+        decode(content, LIMIT)
+
+
+def test_a_bomb_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = save(Image.new("1", (2000, 2000)))
+    monkeypatch.setattr(picture, "_to_rgb", lambda image: pytest.fail("decoded"))
+    for function in (measure, decode):
+        with pytest.raises(BadPicture, match=r"4000000 pixels is above data.max_pixels = 1000000"):
+            function(content, LIMIT)
+
+
+def test_the_resize_covers_the_bucket_and_no_more() -> None:
+    assert place(1000, 500, (64, 64)) == Placement(128, 64, 0, 32)
+    assert place(500, 1000, (64, 64)) == Placement(64, 128, 32, 0)
+    assert place(32, 32, (64, 64)) == Placement(64, 64, 0, 0)
+
+
+def test_a_random_cut_is_a_function_of_content_and_seed() -> None:
+    def left(identity: str, seed: int) -> int:
+        return place(1000, 500, (64, 64), "random", identity, seed).left
+
+    assert left("a", 0) == left("a", 0)
+    lefts = {left(str(identity), 0) for identity in range(2000)}
+    assert lefts == set(range(65))
+    assert {left("a", seed) for seed in range(50)} != {left("a", 0)}
+
+
+def test_cut_gives_the_pixels_at_the_placement() -> None:
+    ramp = np.tile(np.arange(128, dtype=np.uint8)[None, :, None], (64, 1, 3))
+    pixels = cut(Image.fromarray(ramp), place(128, 64, (64, 64)), (64, 64))
+    assert pixels.shape == (64, 64, 3)
+    assert pixels.dtype == np.uint8
+    assert (pixels[0, :, 0] == np.arange(32, 96)).all()
+
+
+def test_cut_reaches_the_bucket_exactly_for_any_shape() -> None:
+    for width, height in ((1, 999), (999, 1), (63, 65), (640, 427)):
+        image = Image.new("RGB", (width, height))
+        assert cut(image, place(width, height, (48, 80)), (48, 80)).shape == (80, 48, 3)

@@ -1,0 +1,91 @@
+"""Preparation on a real local Ray: worker processes, pools, a full disk and workers that die."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raytrain.config import Config
+from raytrain.data import flow
+from raytrain.data.prepare import prepare
+from raytrain.data.read import Dataset
+from raytrain.errors import UserError
+from tests.data.conftest import draw
+from tests.data.test_prepare import counts, live
+
+pytestmark = pytest.mark.usefixtures("ray")
+
+
+def test_a_pool_of_workers_makes_the_same_dataset_and_goes_on_from_it(
+    source: Path, make_config: Callable[..., Config]
+) -> None:
+    (source / "05.png").write_bytes((source / "05.png").read_bytes()[:-30])
+    config = make_config(encode={"workers": 2, "cpus_per_worker": 0.5})
+    report = prepare(config)
+    assert counts(report) == (11, 11, 0)
+    assert [item.path for item in report.rejected] == ["05.png"]
+    assert counts(prepare(config)) == (0, 0, 11)
+    assert len(live(config)) == 11
+    assert (
+        sum(Dataset(config.dataset).counts().values()) + sum(Dataset(config.dataset).counts("held_out").values()) == 11
+    )
+
+
+def test_a_worker_no_node_can_hold_is_refused(source: Path, make_config: Callable[..., Config]) -> None:
+    with pytest.raises(UserError, match=r"gpus_per_worker.*0 GPUs"):
+        prepare(make_config(encode={"gpus_per_worker": 1}))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder]).returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_disk_that_is_really_full(source: Path, make_config: Callable[..., Config], small_disk: Path) -> None:
+    config = make_config(dataset=str(small_disk / "dataset"), captions={"trigger": "a"})
+    for path in sorted(source.glob("*.png"))[3:]:
+        path.rename(path.with_suffix(".later"))
+    prepare(config)
+    before = Dataset(config.dataset).details("train")
+    for path in sorted(source.glob("*.later")):
+        path.rename(path.with_suffix(".png"))
+    for number in range(20, 60):
+        draw(source / f"{number}.png", number)
+    with pytest.raises(UserError, match="No space left on device"):
+        prepare(config)
+    assert Dataset(config.dataset).details("train") == before
+
+
+class Mortal:
+    """Dies once, with its process, in the middle of the work."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __call__(self, block: Any) -> Any:
+        if not os.path.exists(self.mark):
+            Path(self.mark).touch()
+            os._exit(1)
+        return block
+
+
+def test_a_worker_that_dies_is_replaced_and_its_work_done_again(
+    tmp_path: Path, make_config: Callable[..., Config]
+) -> None:
+    import pyarrow as pa
+
+    blocks = [pa.table({"number": [number]}) for number in range(6)]
+    rows = flow.map_actors(blocks, Mortal, {"mark": str(tmp_path / "mark")}, make_config().data.encode)
+    assert sorted(row["number"] for row in rows) == list(range(6))
