@@ -1,9 +1,9 @@
 """Token authentication, with a token file of our own.
 
-Whoever reaches an open Ray port can run code on the machine, so every cluster of ours asks for a token. Ray's own default
-file, `~/.ray/auth_token`, is shared by every Ray project of a user; a file of our own keeps two projects from entering each
-other's clusters. Ray reads the mode once, when it is imported, and sends no token at all unless the mode is set: hence
-`enable`, to be called before anything talks to Ray.
+Whoever reaches an open Ray port can run code on the machine, so every cluster of ours asks for a token. Ray's own
+default file, `~/.ray/auth_token`, is shared by every Ray project of a user; a file of our own keeps two projects from
+entering each other's clusters. Ray reads the mode once, when it is imported, and sends no token at all unless the mode
+is set: hence `enable`, to be called before anything talks to Ray.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ def ensure_token(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise ClusterError(
-            f"The token file must be readable by its owner alone, but {path} has mode {mode:04o}: any user of this machine "
-            f"could run code on your cluster. Run `chmod 600 {path}`, or delete the file to get a fresh token."
+            f"The token file must be readable by its owner alone, but {path} has mode {mode:04o}: any user of this "
+            f"machine could run code on your cluster. Run `chmod 600 {path}`, or delete the file to get a fresh token."
         )
     if not path.read_text().strip():
         raise ClusterError(
-            f"The token file must hold a token, but {path} is empty: Ray would abort. Delete the file to get a fresh token."
+            f"The token file must hold a token, but {path} is empty: Ray would abort. Delete the file to get a fresh "
+            "token."
         )
 
 
@@ -62,8 +63,8 @@ def enable() -> None:
     """Turn token authentication on for this process and its children.
 
     What the surroundings already say wins, for inside a submitted job they name that cluster's token: `RAY_AUTH_MODE`,
-    `RAY_AUTH_TOKEN` and `RAY_AUTH_TOKEN_PATH` are only filled in, never replaced. A process that is already connected is
-    left as it is.
+    `RAY_AUTH_TOKEN` and `RAY_AUTH_TOKEN_PATH` are only filled in, never replaced. A process that is already connected
+    is left as it is.
     """
     if _connected():
         return

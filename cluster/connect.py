@@ -2,8 +2,8 @@
 
     with connect(None, num_cpus=2) as connection: ...
 
-A laptop and a cluster run the same line. A cluster is joined only when it was named, by an argument, by RAY_ADDRESS or by the
-job that runs us: Ray's own "auto" takes whatever Ray it finds on the machine, which may be a stranger's.
+A laptop and a cluster run the same line. A cluster is joined only when it was named, by an argument, by RAY_ADDRESS or
+by the job that runs us: Ray's own "auto" takes whatever Ray it finds on the machine, which may be a stranger's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LONGEST_TEMP = 30
 
 @dataclass(frozen=True)
 class Connection:
-    """A live connection: where Ray's control service and its dashboard (if any) are, and whether this Ray is ours alone."""
+    """A live connection: where Ray's control service and its dashboard are, and whether this Ray is ours alone."""
 
     address: str
     dashboard_url: str | None
@@ -49,14 +49,14 @@ def connect(
 ) -> Iterator[Connection]:
     """Connect for the length of the block; a private Ray ends with it.
 
-    `address`: None or "local" for a private Ray, host:port to join a cluster from one of its machines. `num_cpus`, `num_gpus`,
-    `object_store_mb` and `dashboard` shape a private Ray; a cluster that is joined already has its own. A process that is
-    already connected keeps its connection, also after the block. Raises `ClusterError`.
+    `address`: None or "local" for a private Ray, host:port to join a cluster from one of its machines. `num_cpus`,
+    `num_gpus`, `object_store_mb` and `dashboard` shape a private Ray; a cluster that is joined already has its own. A
+    process that is already connected keeps its connection, also after the block. Raises `ClusterError`.
     """
     import ray
 
     if ray.is_initialized():
-        yield _describe(private=False)
+        yield _share(None if address is None else choose(address, os.environ))
         return
     auth.enable()
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: workers starve beside ordinary processes
@@ -84,6 +84,17 @@ def connect(
             yield connection
 
 
+def _share(target: str | None) -> Connection:
+    """The connection that this process already has, unless another cluster was asked for."""
+    current = _describe()
+    if target not in (None, current.address):
+        raise ClusterError(
+            f"A process holds one Ray connection, but it is connected to {current.address} and {target} was asked for: "
+            "work would run on the wrong cluster. Leave the first `connect` block, or use another process."
+        )
+    return current
+
+
 def inside_job(environment: Mapping[str, str]) -> bool:
     """Whether this process was started by `ray job submit`."""
     return bool(environment.get("RAY_JOB_CONFIG_JSON_ENV_VAR") and environment.get("RAY_ADDRESS"))
@@ -92,8 +103,8 @@ def inside_job(environment: Mapping[str, str]) -> bool:
 def choose(address: str | None, environment: Mapping[str, str]) -> str | None:
     """The host:port to join, or None to start a private Ray.
 
-    A submitted job runs on the cluster it was sent to, whatever its config says about a laptop; only an explicit host:port
-    overrides that.
+    A submitted job runs on the cluster it was sent to, whatever its config says about a laptop; only an explicit
+    host:port overrides that.
     """
     surrounding = environment.get("RAY_ADDRESS") or None
     if address in (None, "local", "auto") and inside_job(environment):
@@ -106,13 +117,15 @@ def choose(address: str | None, environment: Mapping[str, str]) -> str | None:
     source = "RAY_ADDRESS" if address is None else "The cluster address"
     if wanted == "auto":
         raise ClusterError(
-            f'{source} must name a cluster, but it is "auto": Ray would join whichever cluster it finds on this machine, perhaps '
-            'another project\'s. Write host:port, or "local" for a private Ray.'
+            f'{source} must name a cluster, but it is "auto": Ray would join whichever cluster it finds on this '
+            "machine, perhaps another project's. "
+            'Write host:port, or "local" for a private Ray.'
         )
     if "://" in wanted:
         raise ClusterError(
-            f"{source} must be host:port of a Ray head when a job joins it directly, but it is {wanted}, which takes submitted jobs. "
-            f'Run `raytrain submit <stage> config.toml --address {wanted}`, or use the address "local" for a private Ray.'
+            f"{source} must be host:port of a Ray head when a job joins it directly, but it is {wanted}, which takes "
+            f"submitted jobs. Run `raytrain submit <stage> config.toml --address {wanted}`, or use the address "
+            '"local" for a private Ray.'
         )
     return wanted
 
@@ -127,21 +140,22 @@ def _session(name: str, **settings: Any) -> Iterator[Connection]:
     except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         ray.shutdown()
         raise ClusterError(
-            f"Ray must start before a job can, but {name} did not: {error}. Check free memory and space in /tmp and /dev/shm, and "
-            "that the cluster runs the Ray version installed here."
+            f"Ray must start before a job can, but {name} did not: {error}. Check free memory and space in /tmp and "
+            "/dev/shm, and that the cluster runs the Ray version installed here."
         ) from error
     try:
-        yield _describe(private=settings["address"] == "local")
+        yield _describe()
     finally:
         ray.shutdown(wait_for_processes=True)
 
 
-def _describe(private: bool) -> Connection:
+def _describe() -> Connection:
     import ray
 
-    context = ray.get_runtime_context()
-    url = ray._private.worker.global_worker.node.webui_url
-    return Connection(address=context.gcs_address, dashboard_url=f"http://{url}" if url else None, private=private)
+    node = ray._private.worker.global_worker.node
+    url = node.webui_url
+    # A driver that started its own Ray is that Ray's head; one that joined is not.
+    return Connection(node.gcs_address, f"http://{url}" if url else None, private=node.is_head())
 
 
 @contextmanager

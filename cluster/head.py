@@ -2,9 +2,9 @@
 
     python -m cluster.head --num-cpus 4      # prints its addresses, ends with Ctrl-C
 
-`ray stop` ends every Ray process of the machine, other people's too. A head that runs as our child (`--block`) ends alone, by
-SIGTERM. Every port is chosen free and the temporary directory is its own, so several heads share a machine; the dashboard
-answers on loopback only, and everything asks for the token.
+`ray stop` ends every Ray process of the machine, other people's too. A head that runs as our child (`--block`) ends
+alone, by SIGTERM. Every port is chosen free and the temporary directory is its own, so several heads share a machine;
+the dashboard answers on loopback only, and everything asks for the token.
 """
 
 from __future__ import annotations
@@ -44,9 +44,16 @@ class Head:
 
 
 @contextmanager
-def head(*, num_cpus: int | None = None, num_gpus: int | None = None, object_store_mb: int | None = None) -> Iterator[Head]:
+def head(
+    *, num_cpus: int | None = None, num_gpus: int | None = None, object_store_mb: int | None = None
+) -> Iterator[Head]:
     """Run a head for the length of the block. Raises `ClusterError` when it does not come up."""
     auth.enable()
+    if os.environ["RAY_AUTH_MODE"] != "token":
+        raise ClusterError(
+            f"A head must ask for a token, but RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: whoever reaches its "
+            "ports could run code here. Unset RAY_AUTH_MODE."
+        )
     temp_dir = Path(tempfile.mkdtemp(prefix="rt-head-", dir="/tmp"))  # short: socket paths hold 107 characters
     try:
         client_port, dashboard_port, *metric_ports = _free_ports(4)
@@ -54,7 +61,12 @@ def head(*, num_cpus: int | None = None, num_gpus: int | None = None, object_sto
         options["object-store-memory"] = None if object_store_mb is None else object_store_mb * 2**20
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
-            *("--port=0", "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0", "--metrics-export-port=0"),
+            *(
+                "--port=0",
+                "--dashboard-agent-listen-port=0",
+                "--dashboard-agent-grpc-port=0",
+                "--metrics-export-port=0",
+            ),
             *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"),
             *(f"--ray-client-server-port={client_port}", f"--temp-dir={temp_dir}"),
             *(f"--{name}={value}" for name, value in options.items() if value is not None),
@@ -75,7 +87,7 @@ def head(*, num_cpus: int | None = None, num_gpus: int | None = None, object_sto
 
 
 def _environment(metric_ports: list[int]) -> dict[str, str]:
-    """The child's environment: token on, nothing that points at another cluster, this Python first on PATH for its jobs."""
+    """The child's environment: no pointer to another cluster, and this Python first on PATH for its jobs."""
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -83,7 +95,6 @@ def _environment(metric_ports: list[int]) -> dict[str, str]:
     }
     return {
         **environment,
-        "RAY_AUTH_MODE": "token",
         "RAY_worker_niceness": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(_DRAIN_S),
         "AUTOSCALER_METRIC_PORT": str(metric_ports[0]),  # fixed ports by default: a second head would lose its metrics
@@ -121,8 +132,8 @@ def _wait_until_ready(child: subprocess.Popen[bytes], temp_dir: Path, url: str, 
         reason = f"it exited with code {child.returncode}"
     tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-20:])
     raise ClusterError(
-        f"A head must be ready within {_START_S:.0f} s, but {reason}. No job can run here. Its last lines (check free memory and space "
-        f"in /tmp and /dev/shm):\n{tail}"
+        f"A head must be ready within {_START_S:.0f} s, but {reason}. No job can run here. Its last lines (check free "
+        f"memory and space in /tmp and /dev/shm):\n{tail}"
     )
 
 
@@ -147,7 +158,9 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     try:
-        with head(num_cpus=chosen.num_cpus, num_gpus=chosen.num_gpus, object_store_mb=chosen.object_store_mb) as running:
+        with head(
+            num_cpus=chosen.num_cpus, num_gpus=chosen.num_gpus, object_store_mb=chosen.object_store_mb
+        ) as running:
             print(f"address    {running.address}\ndashboard  {running.dashboard_url}", flush=True)
             print(f"submit     raytrain submit train config.toml --address {running.dashboard_url}", flush=True)
             ended.wait()

@@ -6,6 +6,7 @@ milliseconds when the answer is known and in at most `PATIENCE_S` when nobody an
 
 from __future__ import annotations
 
+import http.client
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ PATIENCE_S = 15.0
 _CONNECT_S = 5.0
 _REFUSED = 3
 
-# In a process of its own: Ray's client library cannot be interrupted while it waits, and it writes to stderr on its own.
+# In a process of its own: Ray's client library cannot be interrupted while it waits, and writes to stderr by itself.
 _ASK_RAY = f"""
 import sys
 from ray._raylet import GcsClient
@@ -36,26 +37,30 @@ def probe_ray(address: str) -> None:
     """Raise `ClusterError` unless a Ray head at `host:port` accepts our token."""
     _require_listener(address)
     try:
-        answer = subprocess.run([sys.executable, "-c", _ASK_RAY, address], capture_output=True, timeout=PATIENCE_S, check=False)
+        answer = subprocess.run(
+            [sys.executable, "-c", _ASK_RAY, address], capture_output=True, timeout=PATIENCE_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise ClusterError(
-            f"--address must be the host:port of a Ray head, but {address} did not answer as one within {PATIENCE_S:.0f} s: "
-            "something else listens there. Ask `ray start --head` for its address."
+            f"--address must be the host:port of a Ray head, but {address} did not answer as one within "
+            f"{PATIENCE_S:.0f} s: something else listens there. Ask `ray start --head` for its address."
         ) from None
     if answer.returncode == _REFUSED:
         raise _wrong_token(address)
     if answer.returncode != 0:
         last = answer.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise ClusterError(
-            f"The cluster at {address} must answer before a job starts, but the question failed: {''.join(last)}. Check that it "
-            "runs the Ray version installed here."
+            f"The cluster at {address} must answer before a job starts, but the question failed: {''.join(last)}. "
+            "Check that it runs the Ray version installed here."
         )
 
 
 def probe_dashboard(url: str) -> None:
     """Raise `ClusterError` unless the dashboard at `http://host:port` accepts our token."""
     parts = urlsplit(url)
-    _require_listener(f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}")
+    given = parts.netloc.rpartition("@")[2]
+    default_port = 443 if parts.scheme == "https" else 80
+    _require_listener(given if given.rpartition(":")[2].isdecimal() else f"{given}:{default_port}")
     request = urllib.request.Request(f"{url}/api/version", headers=auth.bearer())
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
@@ -64,6 +69,8 @@ def probe_dashboard(url: str) -> None:
         if error.code in (401, 403):
             raise _wrong_token(url) from None
         raise _not_a_dashboard(url, f"HTTP {error.code}") from None
+    except http.client.HTTPException:
+        raise _not_a_dashboard(url, "an answer that is not HTTP") from None
     except (OSError, ValueError) as error:
         raise _not_a_dashboard(url, str(error)) from None
     if b"ray_version" not in body:
@@ -72,29 +79,31 @@ def probe_dashboard(url: str) -> None:
 
 def _require_listener(address: str) -> None:
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ClusterError(
+            f"An address must be host:port, but it is {address!r}: nothing can be reached there. Write for example "
+            "10.0.0.5:6379."
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-    except ValueError:
-        raise ClusterError(
-            f"An address must be host:port, but it is {address!r}: nothing can be reached there. Write for example 10.0.0.5:6379."
-        ) from None
     except OSError as error:
         raise ClusterError(
-            f"A running cluster must listen at the address, but nothing does at {address} ({error}): no job can run. Start it "
-            "(`python -m cluster.head`, `ray up cluster/aws.yaml`), forward its port (`ray dashboard cluster/aws.yaml`), or correct "
-            "--address."
+            f"A running cluster must listen at the address, but nothing does at {address} ({error}): no job can run. "
+            "Start it (`python -m cluster.head`, `ray up cluster/aws.yaml`), forward its port (`ray dashboard "
+            "cluster/aws.yaml`), or correct --address."
         ) from None
 
 
 def _wrong_token(address: str) -> ClusterError:
     return ClusterError(
-        f"The token must be the cluster's own, but {address} refused the one from {auth.describe()}: this may be another project's "
-        f"cluster. Correct --address, or set {auth.PATH_VARIABLE} to a copy of that cluster's token file."
+        f"The token must be the cluster's own, but {address} refused the one from {auth.describe()}: this may be "
+        f"another project's cluster. Correct --address, or set {auth.PATH_VARIABLE} to a copy of that cluster's token "
+        "file."
     )
 
 
 def _not_a_dashboard(url: str, found: str) -> ClusterError:
     return ClusterError(
-        f"--address must be the address of a Ray dashboard, but {url} gave {found}: jobs cannot be sent there. The head prints its "
-        "dashboard's address when it starts, usually http://127.0.0.1:8265."
+        f"--address must be the address of a Ray dashboard, but {url} gave {found}: jobs cannot be sent there. The "
+        "head prints its dashboard's address when it starts, usually http://127.0.0.1:8265."
     )

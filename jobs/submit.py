@@ -1,0 +1,74 @@
+"""Send a stage to a Ray cluster: `raytrain submit train config.toml --address http://127.0.0.1:8265`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs import STAGES, ConfigFile, Overrides, run
+
+SUBMITTABLE = tuple(stage for stage in STAGES if stage != "submit")
+
+
+def command(
+    stage: Annotated[str, typer.Argument(help=f"What to run: {', '.join(SUBMITTABLE)}.")],
+    config: ConfigFile,
+    set: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="The cluster's dashboard, http://host:8265; else RAY_ADDRESS.", metavar="URL")
+    ] = None,
+    working_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder to ship; by default a checkout in the current folder, else the installed packages."),
+    ] = None,
+    id: Annotated[str | None, typer.Option(help="Name of the job on the cluster; by default stage and time.")] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=VALUE]",
+            help="Variable for the job (without VALUE: yours). Whoever holds the token can read it.",
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Follow the log to the end, or only print the job's id.")
+    ] = True,
+) -> int:
+    """Run a stage on a cluster; the exit code is the job's own, and Ctrl-C stops the job."""
+    from cluster.submit import start, submit
+    from raytrain.errors import unknown
+
+    if stage not in SUBMITTABLE:
+        raise unknown("stage", stage, SUBMITTABLE)
+    variables = dict(_variable(text) for text in env or ())
+    if wait:
+        return submit(
+            stage, config, set or (), address=address, working_dir=working_dir, submission_id=id, env=variables
+        )
+    print(start(stage, config, set or (), address=address, working_dir=working_dir, submission_id=id, env=variables))
+    return 0
+
+
+def _variable(text: str) -> tuple[str, str]:
+    from raytrain.errors import UserError
+
+    name, given, value = text.partition("=")
+    if not given and name not in os.environ:
+        raise UserError(
+            f"--env {name} takes its value from your environment, but {name} is not set there. Write --env "
+            f"{name}=VALUE."
+        )
+    return name, value if given else os.environ[name]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run(command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Connections, each in a process of its own: a process holds one, and its environment decides."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import probe
+from cluster.connect import choose
+from cluster.errors import ClusterError
+from cluster.head import head
+
+JOB = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}", "RAY_ADDRESS": "10.0.0.5:6379"}
+
+SHOW = """
+import sys
+from cluster.connect import connect
+from cluster.errors import ClusterError
+try:
+    with connect(sys.argv[1] or None) as connection:
+        import ray
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        print(connection.address, connection.private, len(nodes), int(ray.cluster_resources()["CPU"]))
+except ClusterError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def show(address, **variables):
+    return subprocess.run(
+        [sys.executable, "-c", SHOW, address],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "environment", "expected"),
+    [
+        (None, {}, None),
+        ("local", {}, None),
+        ("local", {"RAY_ADDRESS": "10.0.0.5:6379"}, None),
+        (None, {"RAY_ADDRESS": "10.0.0.5:6379"}, "10.0.0.5:6379"),
+        (None, {"RAY_ADDRESS": "local"}, None),
+        ("10.0.0.7:6379", {"RAY_ADDRESS": "10.0.0.5:6379"}, "10.0.0.7:6379"),
+        (None, JOB, "10.0.0.5:6379"),
+        ("local", JOB, "10.0.0.5:6379"),
+        ("auto", JOB, "10.0.0.5:6379"),
+        ("10.0.0.7:6379", JOB, "10.0.0.7:6379"),
+    ],
+)
+def test_choose(address, environment, expected):
+    assert choose(address, environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "environment", "message"),
+    [
+        ("auto", {}, "another project"),
+        (None, {"RAY_ADDRESS": "auto"}, "RAY_ADDRESS must name a cluster"),
+        ("http://10.0.0.5:8265", {}, "raytrain submit"),
+        (None, {"RAY_ADDRESS": "http://10.0.0.5:8265"}, "raytrain submit"),
+    ],
+)
+def test_choose_refuses_what_it_cannot_join(address, environment, message):
+    with pytest.raises(ClusterError, match=message):
+        choose(address, environment)
+
+
+def test_a_private_ray_starts_works_and_leaves_nothing(tmp_path, running_head):
+    """Also beside a running head, with Ray's own pointers at that head in the environment."""
+    code = """
+import logging, os, ray
+from pathlib import Path
+from cluster.connect import connect
+with connect("local", num_cpus=1, object_store_mb=80) as connection:
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    niceness = ray.get(ray.remote(lambda: os.nice(0)).remote())
+    print(connection.private, connection.dashboard_url, niceness, connection.address)
+    with connect() as inner:
+        print(inner == connection)
+    print(ray.is_initialized())
+print(ray.is_initialized(), session.exists(), session.parent.exists())
+"""
+    environment = {**os.environ, "RAY_ADDRESS": running_head.address}
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=90)
+    lines = shown.stdout.splitlines()
+    assert lines[0].startswith("True None 0 "), shown.stdout + shown.stderr
+    assert lines[0].split()[-1] != running_head.address
+    assert lines[1:] == ["True", "True", "False False False"]
+    assert "Traceback" not in shown.stderr
+
+
+def test_a_dead_address_is_one_clear_error_at_once():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: nobody else takes the port meanwhile
+        start = time.monotonic()
+        shown = show(f"127.0.0.1:{taken.getsockname()[1]}")
+    assert time.monotonic() - start < 20
+    assert shown.returncode == 1
+    assert shown.stderr.startswith(
+        "error: A running cluster must listen at the address, but nothing does at 127.0.0.1:"
+    )
+    assert len(shown.stderr.splitlines()) == 1
+
+
+def test_a_listener_that_is_no_ray_is_one_clear_error_in_time(monkeypatch):
+    monkeypatch.setattr(probe, "PATIENCE_S", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(ClusterError, match="did not answer as one within 3 s"):
+            probe.probe_ray(f"127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("address", ["somewhere", "h:0", "h:99999", "h:", ":1", "h:x"])
+def test_an_address_without_a_port_is_refused_in_words(address):
+    with pytest.raises(ClusterError, match="must be host:port"):
+        probe.probe_ray(address)
+
+
+def test_a_wrong_token_is_one_clear_error_at_once(running_head, tmp_path):
+    wrong = tmp_path / "wrong"
+    start = time.monotonic()
+    shown = show(running_head.address, RAY_AUTH_TOKEN_PATH="", RAYTRAIN_TOKEN_PATH=str(wrong))
+    assert time.monotonic() - start < 20
+    assert shown.returncode == 1
+    assert f"refused the one from {wrong}" in shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
+
+
+def test_two_heads_on_one_machine_do_not_disturb_each_other(running_head):
+    with head(num_cpus=3, object_store_mb=100) as second:
+        assert second.address != running_head.address
+        both = [show(running_head.address), show(second.address)]
+        assert both[0].stdout.split() == [running_head.address, "False", "1", "2"], both[0].stderr
+        assert both[1].stdout.split() == [second.address, "False", "1", "3"], both[1].stderr
+    assert not second.temp_dir.exists()
+    assert not Path(f"/proc/{second.pid}").exists()
+    survivor = show("", RAY_ADDRESS=running_head.address)
+    assert survivor.stdout.split() == [running_head.address, "False", "1", "2"], survivor.stderr
+    assert show(second.address).returncode == 1
