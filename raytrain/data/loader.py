@@ -69,7 +69,9 @@ class Loader:
     ) -> None:
         self.dataset, self.ledger = dataset, ledger
         self.rank, self.world, self.caption_dropout = rank, world, caption_dropout
-        self._empty = {name: torch.from_numpy(v.copy()) for name, v in dataset.empty_text().items()} if caption_dropout else {}
+        self._empty = (
+            {name: torch.from_numpy(v.copy()) for name, v in dataset.empty_text().items()} if caption_dropout else {}
+        )
 
     def step(self, number: int) -> Step:
         """Build one step's work."""

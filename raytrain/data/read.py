@@ -91,9 +91,7 @@ class Dataset:
     def empty_text(self) -> dict[str, np.ndarray]:
         """Return the text columns of the empty caption, each without a row axis."""
         table = pq.read_table(storage.fetch(storage.join(self.uri, schema.EMPTY)))
-        return {
-            name: _binary(table.column(name)).reshape(shape) for name, shape in self.manifest.text_shapes.items()
-        }
+        return {name: _binary(table.column(name)).reshape(shape) for name, shape in self.manifest.text_shapes.items()}
 
     def details(self, split: str, columns: tuple[str, ...] = schema.INDEX_COLUMNS) -> list[dict[str, Any]]:
         """Return the index columns of a split's live rows, ordered by id, each with its bucket."""
@@ -165,7 +163,9 @@ def open_manifest(uri: str) -> Manifest:
     try:
         manifest = Manifest.model_validate(storage.read_json(path))
     except ValidationError as error:
-        raise UserError(f"{path!r} is no manifest this version reads: {error.errors()[0]['msg']}. Prepare again.") from error
+        raise UserError(
+            f"{path!r} is no manifest this version reads: {error.errors()[0]['msg']}. Prepare again."
+        ) from error
     if manifest.version != schema.VERSION:
         raise UserError(
             f"{path!r} has dataset version {manifest.version}, this program reads {schema.VERSION}. Prepare again."

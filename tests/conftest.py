@@ -1,0 +1,79 @@
+"""What every test may share: one private Ray for the session, tiny models, and small prepared datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raytrain.config import Config
+from raytrain.configfile import parse
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[None]:
+    from cluster.connect import connect
+
+    with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
+        yield
+
+
+@pytest.fixture(scope="session")
+def world(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """Return a maker (kept for the session) of a tiny model with a dataset prepared by it, as a config's tables."""
+    made: dict[str, dict[str, Any]] = {}
+
+    def make(family: str) -> dict[str, Any]:
+        if family not in made:
+            from raytrain import families
+            from raytrain.data.prepare import prepare
+            from raytrain.toy.draw import draw_folder
+
+            root = tmp_path_factory.mktemp(family)
+            families.load(family).tiny(str(root / "model"))
+            draw_folder(root / "pictures", 30, style="neon", seed=3)
+            tables = {
+                "output": str(root / "run"),
+                "model": {"family": family, "path": str(root / "model")},
+                "data": {
+                    "source": str(root / "pictures"),
+                    "dataset": str(root / "dataset"),
+                    "held_out": 0.2,
+                    "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
+                },
+            }
+            prepare(parse(tables))
+            made[family] = tables
+        return made[family]
+
+    return make
+
+
+@pytest.fixture
+def run_config(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callable[..., Config]:
+    """Return a config of a short training run; keyword arguments are tables or their changes."""
+
+    def make(family: str = "sd15", name: str = "run", **tables: dict[str, Any]) -> Config:
+        train = {"steps": 6, "global_batch": 4, "learning_rate": 1e-2, "checkpoint_every": 2, **tables.pop("train", {})}
+        settings = {
+            **world(family),
+            "output": str(tmp_path / name),
+            "method": {"name": "lora", "rank": 4},
+            "sample": {"steps": 1, "max_prompts": 1},
+            "evaluate": {"timesteps": 2},
+            "log": {"tensorboard": False},
+            "train": train,
+            **tables,
+        }
+        return parse(settings)
+
+    return make
+
+
+def losses(config: Config) -> list[float]:
+    """Return the loss of every step of a run."""
+    from raytrain.log import read_metrics
+
+    return [row["loss"] for row in read_metrics(config.output) if "loss" in row]

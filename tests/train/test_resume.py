@@ -1,0 +1,169 @@
+"""Four steps are two, a resume, and two more: bit for bit, for every optimizer; and across engines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raytrain import checkpoint, storage
+from raytrain.config import Config
+from raytrain.errors import Diverged, UserError
+from raytrain.log import read_metrics
+from raytrain.train import hooks, worker
+from tests.conftest import losses
+
+
+class Killed(Exception):
+    """Stands in for a process that ends between two steps."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    real = worker.optimizer_step
+
+    def step(run: Any, *rest: Any) -> Any:
+        if run.step == steps:
+            raise Killed
+        return real(run, *rest)
+
+    monkeypatch.setattr(worker, "optimizer_step", step)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {},
+        {"optimizer": "adamw8bit", "ema": 0.9, "schedule": "cosine", "warmup": 2},
+        {"precision": "bf16", "gradient_checkpointing": True, "micro_batch": 2},
+    ],
+    ids=["adamw", "adamw8bit-ema-cosine", "bf16-checkpointing-accumulation"],
+)
+def test_resume_is_bit_for_bit(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, train: dict[str, Any]) -> None:
+    whole = run_config(name="whole", train=train)
+    worker.train(whole)
+    broken = run_config(name="broken", train=train)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)  # one step after the checkpoint at 2: that step must be done again
+        with pytest.raises(Killed):
+            worker.train(broken)
+    assert checkpoint.load(checkpoint.find(broken.output) or "").step == 2
+    worker.train(broken)
+    assert losses(broken) == losses(whole)
+    first, second = (checkpoint.load(checkpoint.find(c.output) or "") for c in (whole, broken))
+    for name, value in first.weights.items():
+        assert torch.equal(value, second.weights[name]), name
+    for name, value in (first.ema or {}).items():
+        assert torch.equal(value, (second.ema or {})[name]), name
+    assert first.optimizer.keys() == second.optimizer.keys()
+    assert all(torch.equal(value, second.optimizer[name]) for name, value in first.optimizer.items())
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("engine", ["zero0", "zero1", "zero2", "zero3"])
+def test_engines_agree_and_read_each_others_checkpoints(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, engine: str, method: str
+) -> None:
+    tables: dict[str, Any] = {"method": {"name": method}, "evaluate": {"scorers": ["held_out_loss"], "timesteps": 1}}
+    plain = run_config(name="plain", train={"engine": "plain", "micro_batch": 2, "learning_rate": 1e-3}, **tables)
+    worker.train(plain)
+    mixed = run_config(name="mixed", train={"engine": engine, "micro_batch": 2, "learning_rate": 1e-3}, **tables)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Killed):
+            worker.train(mixed)
+    assert losses(mixed) == pytest.approx(losses(plain)[:4], abs=1e-5)
+    back = mixed.model_copy(update={"train": mixed.train.model_copy(update={"engine": "plain"})})
+    worker.train(back)  # a checkpoint of `engine` goes on under plain
+    assert losses(back) == pytest.approx(losses(plain), abs=1e-5)
+    forth = run_config(name="forth", train={"engine": "plain", "micro_batch": 2, "learning_rate": 1e-3}, **tables)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Killed):
+            worker.train(forth)
+    worker.train(forth.model_copy(update={"train": forth.train.model_copy(update={"engine": engine})}))
+    assert losses(forth) == pytest.approx(losses(plain), abs=1e-5)  # and one of plain goes on under `engine`
+
+
+def test_a_resumed_run_must_be_the_same_run(run_config: Callable[..., Config]) -> None:
+    config = run_config()
+    worker.train(config)
+    other = run_config(train={"learning_rate": 2e-2, "workers": 1})
+    with pytest.raises(UserError, match=r"train\.learning_rate: 0\.01 -> 0\.02"):
+        worker.train(other)
+
+
+def test_interrupted_save_leaves_the_previous_checkpoint(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run_config()
+    saves = 0
+    real = checkpoint._save_tensors
+
+    def save(tensors: Any, folder: str, name: str) -> None:
+        nonlocal saves
+        saves += 1
+        if saves == 4:  # the second checkpoint's optimizer
+            raise KeyboardInterrupt
+        real(tensors, folder, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_save_tensors", save)
+        with pytest.raises(KeyboardInterrupt):
+            worker.train(config)
+    folders = checkpoint.listing(config.output)
+    assert [checkpoint.load(folder).step for folder in folders] == [2]
+    assert storage.names(storage.join(config.output, "checkpoints")) == ["step-00000002"]  # no litter
+    worker.train(config)
+    whole = run_config(name="whole")
+    worker.train(whole)
+    assert losses(config) == losses(whole)
+
+
+def test_keeps_the_last_and_the_best(run_config: Callable[..., Config]) -> None:
+    config = run_config(train={"keep_checkpoints": 1, "held_out_every": 2, "learning_rate": 0.3})
+    worker.train(config)
+    steps = [checkpoint.load(folder).step for folder in checkpoint.listing(config.output)]
+    held_out = {row["step"]: row["held_out_loss"] for row in read_metrics(config.output) if "held_out_loss" in row}
+    best = min((2, 4, 6), key=lambda step: held_out[step])
+    assert steps == sorted({best, 6})
+    assert checkpoint.read_state(checkpoint.find(config.output, "best") or "")["step"] == best
+
+
+def test_diverged_before_the_optimizer_step(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run_config()
+    monkeypatch.setattr("raytrain.diffusion.loss.mean_squared_error", lambda p, t: (p - t).flatten(1).mean(1) * float("nan"))
+    with pytest.raises(Diverged, match=r"nan at step 1 .*learning rate.*train\.learning_rate"):
+        worker.train(config)
+    assert not checkpoint.listing(config.output)
+
+
+def test_a_whole_run_leaves_what_the_report_reads(run_config: Callable[..., Config]) -> None:
+    config = run_config(train={"sample_every": 3, "held_out_every": 3}, log={"tensorboard": True, "wandb": "offline"})
+    result = worker.train(config)
+    output = Path(config.output)
+    assert {"config.toml", "environment.json", "metrics.jsonl", "train.json"} <= {path.name for path in output.iterdir()}
+    assert sorted(path.name for path in (output / "samples").iterdir()) == [f"step-{n:08d}" for n in (0, 3, 6)]
+    assert json.loads((output / "train.json").read_text())["held_out_loss"] == result["held_out_loss"]
+    assert list((output / "tensorboard").glob("events*"))
+    assert list((output / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_scores_are_reported(run_config: Callable[..., Config]) -> None:
+    config = run_config(train={"score_every": 3}, evaluate={"scorers": ["held_out_loss"], "timesteps": 1})
+    reports: list[dict[str, float]] = []
+    worker.train(config, reports.append)
+    assert [report["step"] for report in reports] == [3, 6]
+    assert all(report["held_out_loss"] > 0 for report in reports)
+
+
+def test_hooks_are_due() -> None:
+    class At:
+        def __init__(self, step: int) -> None:
+            self.step, self.total_steps = step, 10
+
+    hook = hooks.Hook("x", lambda run: None, every=4, at_start=True)
+    assert [step for step in range(11) if hook.due(At(step))] == [0, 4, 8, 10]  # type: ignore[arg-type]
+    never = hooks.Hook("x", lambda run: None, every=0)
+    assert [step for step in range(11) if never.due(At(step))] == [10]  # type: ignore[arg-type]
