@@ -65,7 +65,7 @@ def render(config: Config, run: RunFolder) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(number=charts.number, setting=setting)
-    differences = {k: Difference(**v) for k, v in run.evaluation.get("differences", {}).items()}
+    differences = run_folder.differences(run.evaluation)
     judged = overfit(run.metrics, differences)
     log_keys = [key for key, dimension in config.tune.space.items() if dimension.log]
     return environment.get_template("report.html").render(

@@ -25,7 +25,7 @@ from raytrain.evaluate.report import write_report
 from raytrain.evaluate.statistics import Difference, Score, compare, summarise
 from raytrain.evaluate.subject import Judges, Subject
 from raytrain.evaluate.verdict import headline, overfit
-from raytrain.log import read_metrics
+from raytrain.log import quiet, read_metrics
 from raytrain.objective import Objective
 
 Values = dict[str, list[float]]
@@ -80,6 +80,7 @@ def evaluate(config: Config, which: str = "latest", tell: Callable[[str], None] 
 
     `tell` is given a line of progress now and then.
     """
+    quiet()
     folder = checkpoint.find(config.output, which)
     if folder is None:
         raise UserError(

@@ -14,6 +14,7 @@ from PIL import Image
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.data import schema
+from raytrain.evaluate.statistics import Difference
 from raytrain.log import read_metrics
 
 EVALUATION = "evaluation"
@@ -91,6 +92,13 @@ def read(config: Config) -> RunFolder:
         trials=[TRIAL | trial for trial in _json(storage.join(config.output, "tune", "leaderboard.json"), [])],
         environment=_json(storage.join(config.output, "environment.json"), {}),
     )
+
+
+def differences(evaluation: dict[str, Any]) -> dict[str, Difference]:
+    """Return an evaluation's comparison by scorer, in the order the config names them."""
+    found = evaluation.get("differences", {})
+    order = evaluation.get("config", {}).get("evaluate", {}).get("scorers", list(found))
+    return {name: Difference(**found[name]) for name in order if name in found}
 
 
 def data_uri(picture: Image.Image, side: int) -> str:

@@ -7,6 +7,7 @@ other training runs.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -20,8 +21,9 @@ from scipy import stats
 from raytrain.evaluate.scorers import Better
 
 Outcome = Literal["better", "worse", "unclear"]
-MIN_PAIRS = 6
-"""Fewer pairs never decide: five that all agree happen by chance more than once in 20 times (sign test, 2 * 2^-5)."""
+EXACT_PAIRS = 13
+"""Up to this many pairs every choice of signs is tried, beyond it FLIPS random ones."""
+FLIPS = 9999
 MAX_JACKKNIFE = 2000
 """More values than this get the percentile interval: BCa's jackknife needs memory of count^2."""
 
@@ -54,7 +56,7 @@ class Difference:
     base: float
     """The base model's mean over the same samples."""
     outcome: Outcome
-    """`better` or `worse` when the interval excludes zero and there are MIN_PAIRS pairs; else `unclear`."""
+    """`better` or `worse` when the interval excludes zero and `chance` is small; else `unclear`."""
     better: Better
     label: str
 
@@ -80,15 +82,30 @@ def compare(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Difference:
-    """Compare two models on the same N samples by the bootstrap interval of their N differences."""
+    """Compare two models on the same N samples: interval and sign-flip test of their N differences, which must agree.
+
+    The bootstrap alone is too sure of itself with few samples; five pairs or fewer never decide at 95 %.
+    """
     if len(base) != len(tuned):
         raise ValueError(f"paired comparison needs equally many values, got {len(base)} and {len(tuned)} for {label!r}")
     differences = [t - b for b, t in zip(base, tuned, strict=True)]
     mean, low, high = interval(differences, resamples, confidence, seed)
     outcome: Outcome = "unclear"
-    if len(differences) >= MIN_PAIRS and (low > 0 or high < 0):
+    if (low > 0 or high < 0) and chance(differences, seed) < 1 - confidence:
         outcome = "better" if (low > 0) == (better == "higher") else "worse"
     return Difference(mean, low, high, len(differences), float(numpy.mean(base)), outcome, better, label)
+
+
+def chance(differences: Sequence[float], seed: int = 0) -> float:
+    """Return how often random signs give N differences a mean this far from 0 (Fisher's randomisation test, 1935)."""
+    data: NDArray[numpy.float64] = numpy.asarray(differences, dtype=numpy.float64)
+    observed = abs(data.sum()) * (1 - 1e-9)
+    if len(data) <= EXACT_PAIRS:
+        signs = numpy.array(list(itertools.product((-1.0, 1.0), repeat=len(data))))
+        return float((abs(signs @ data) >= observed).mean())
+    random = numpy.random.default_rng(seed)
+    hits = sum(abs(random.choice((-1.0, 1.0), len(data)) @ data) >= observed for _ in range(FLIPS))
+    return float((hits + 1) / (FLIPS + 1))
 
 
 def interval(values: Sequence[float], resamples: int, confidence: float, seed: int) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from raytrain import storage
 from raytrain.evaluate.charts import number
-from raytrain.evaluate.run_folder import EVALUATION, REPORT
+from raytrain.evaluate.run_folder import EVALUATION, REPORT, differences
 
 COLOURS = {"better": "green", "worse": "red", "unclear": "dim"}
 
@@ -23,15 +24,15 @@ def score_table(output: str) -> Group:
     for heading in ("Base", "Tuned", "Difference"):
         table.add_column(heading, justify="right")
     table.add_column("Verdict")
-    for name, difference in report["differences"].items():
-        arrow = "↑" if difference["better"] == "higher" else "↓"
+    for name, difference in differences(report).items():
+        arrow = "↑" if difference.better == "higher" else "↓"
         table.add_row(
-            f"{difference['label']} {arrow}",
-            *(_with_interval(row) for row in (report["base"][name], report["tuned"][name], difference)),
-            Text(difference["outcome"], style=COLOURS[difference["outcome"]]),
+            f"{difference.label} {arrow}",
+            *(_with_interval(row) for row in (report["base"][name], report["tuned"][name], asdict(difference))),
+            Text(difference.outcome, style=COLOURS[difference.outcome]),
         )
     return Group(table, Text(report["headline"]), Text(report["verdict"]["sentence"]))
 
 
 def _with_interval(row: dict[str, Any]) -> str:
-    return f"{number(row['mean'])}  ({number(row['low'])} to {number(row['high'])})"
+    return f"[bold]{number(row['mean'])}[/]\n[dim]{number(row['low'])} to {number(row['high'])}[/]"

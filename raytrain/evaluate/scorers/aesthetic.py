@@ -35,6 +35,6 @@ def prepare(picture: Image.Image) -> Tensor:
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     box = (left, top, left + side, top + side)
-    square = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
+    square = picture.convert("RGB").crop(box).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(numpy.asarray(square, dtype=numpy.float32) / 255)
     return ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1)

@@ -14,11 +14,20 @@ LABEL = "Diversity"
 
 
 def score(subject: Subject) -> list[float]:
-    """Return N values, one a picture: its mean distance to the others. Their mean equals the mean over pairs."""
-    embeddings = subject.picture_embeddings if subject.pictures else None
-    if embeddings is None or len(embeddings) < 2:
+    """Return N values, one a picture, whose mean is the mean over pairs; two pictures are one pair and one value.
+
+    A pair belongs to two pictures, so the pictures' mean distances to the others vary half as much as is honest for an
+    interval. The values are therefore jackknife pseudo-values of the pair mean U (Efron & Stein 1981, "The Jackknife
+    Estimate of Variance"): U + 2(N-1)/(N-2) (g_i - U), where g_i is picture i's mean distance to the others.
+    """
+    count = len(subject.pictures)
+    if count < 2:
         return []
-    count = len(embeddings)
-    distances = (1 - embeddings @ embeddings.T).fill_diagonal_(0)
-    divisor = 2 * count if subject.config.evaluate.legacy else count - 1
-    return [float(v) for v in distances.sum(dim=1) / divisor]
+    distances = (1 - subject.picture_embeddings @ subject.picture_embeddings.T).fill_diagonal_(0)
+    if subject.config.evaluate.legacy:
+        return [float(v) for v in distances.sum(dim=1) / (2 * count)]
+    means = distances.sum(dim=1) / (count - 1)
+    mean = means.mean()
+    if count == 2:
+        return [float(mean)]
+    return [float(v) for v in mean + 2 * (count - 1) / (count - 2) * (means - mean)]

@@ -1,0 +1,157 @@
+"""Evaluation end to end on tiny models: a prepared dataset, a checkpoint, and the files that come out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import jobs.evaluate
+from raytrain import checkpoint, families, methods
+from raytrain.checkpoint import Checkpoint
+from raytrain.config import Config
+from raytrain.configfile import parse, to_toml
+from raytrain.data import schema
+from raytrain.errors import UserError
+from raytrain.evaluate.run import evaluate
+from raytrain.evaluate.subject import training_pictures
+
+PICTURES = 8
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, clip_folder: str) -> Config:
+    """A tiny model, its dataset of 8 pictures (2 of training, 6 held out) and one checkpoint with loud weights."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    family = families.load("sd15")
+    family.tiny(str(folder / "model"))
+    config = parse(
+        {
+            "output": str(folder / "run"),
+            "model": {"path": str(folder / "model")},
+            "data": {"source": str(folder / "pictures"), "buckets": {"resolution": SIDE}},
+            "sample": {"steps": 2, "max_prompts": 3, "pictures_per_prompt": 2},
+            "evaluate": {"clip": clip_folder, "timesteps": 2, "bootstrap": 100},
+        }
+    )
+    write_dataset(config)
+    denoiser, method = family.load_denoiser(config.model, torch.float32), methods.load(config.method)
+    method.prepare(denoiser, family, config.method, 0)
+    torch.manual_seed(1)
+    weights = {name: 0.3 * torch.randn_like(value) for name, value in method.state(denoiser).items()}
+    state = {"step": 7, "metrics": {}, "config": config.values(), "dataset": "x", "commit": "c", "versions": {}}
+    checkpoint.save(config.output, Checkpoint(weights, {}, state), keep=1)
+    return config
+
+
+def write_dataset(config: Config) -> None:
+    """Encode drawn pictures in this process and write them as one shard."""
+    family = families.load(config.model.family)
+    encoders = family.load_encoders(config.model, torch.device("cpu"), torch.float32)
+    pictures = [Image.effect_noise((SIDE, SIDE), 20 * (i + 1)).convert("RGB") for i in range(PICTURES)]
+    Path(config.data.source).mkdir()
+    for number, picture in enumerate(pictures):
+        picture.save(Path(config.data.source) / f"{number}.png")
+    pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    captions = [f"a noise number {number}" for number in range(PICTURES)]
+    moments, text = encoders.encode_pictures(pixels), encoders.encode_captions(captions)["text"]
+    columns = {
+        "id": [f"{number:064d}" for number in range(PICTURES)],
+        "split": ["train"] * 2 + ["held_out"] * (PICTURES - 2),
+        "path": [f"{number}.png" for number in range(PICTURES)],
+        "caption": captions,
+        **{name: pa.array([0 if "crop" in name else SIDE] * PICTURES, pa.int32()) for name in schema.SIZE_COLUMNS},
+        schema.MOMENTS: [row.half().numpy().tobytes() for row in moments],
+        "text": [row.half().numpy().tobytes() for row in text],
+    }
+    bucket = schema.bucket_name(SIDE, SIDE)
+    file = Path(config.dataset) / f"bucket={bucket}" / "0.parquet"
+    file.parent.mkdir(parents=True)
+    pq.write_table(pa.table(columns), file)
+    manifest = schema.Manifest(
+        family="sd15",
+        vae_hash="",
+        text_hash="",
+        fingerprint="f00d",
+        latent_channels=moments.shape[1] // 2,
+        latent_factor=SIDE // moments.shape[-1],
+        text_shapes={"text": tuple(text.shape[1:])},
+        buckets={bucket: schema.BucketCount(train=2, held_out=PICTURES - 2)},
+        shards=(schema.Shard(path=f"bucket={bucket}/0.parquet", bucket=bucket, rows=PICTURES, bytes=1),),
+    )
+    (Path(config.dataset) / schema.MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+
+
+def test_the_job_compares_checkpoint_and_base_and_writes_everything(
+    run: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(run), encoding="utf-8")
+    assert jobs.evaluate.main([str(file)]) == 0
+    folder = Path(run.output) / "evaluation"
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert (report["checkpoint"], report["step"]) == ("step-00000007", 7)
+    assert set(report["base"]) == set(report["tuned"]) == set(report["differences"]) == set(run.evaluate.scorers)
+    assert report["not_applicable"] == []
+    assert len(report["samples"]["base"]["held_out_loss"]) == PICTURES - 2
+    assert len(report["samples"]["tuned"]["clip_text"]) == 6
+    assert [entry["seed"] for entry in report["pictures"]] == [0, 1, 2, 3, 4, 5]
+    assert [entry["prompt"] for entry in report["pictures"]][:3] == [report["prompts"][0]] * 2 + [report["prompts"][1]]
+    assert report["config"] == run.values()
+    assert report["versions"]["torch"]
+    for name in ("base", "tuned"):
+        assert len(list((folder / name).glob("*.png"))) == 6
+    assert (folder / "base/000.png").read_bytes() != (folder / "tuned/000.png").read_bytes()
+    assert Image.open(folder / "base-vs-tuned.png").width > 3 * SIDE
+    html = (Path(run.output) / "report.html").read_text(encoding="utf-8")
+    assert html == (folder / "report.html").read_text(encoding="utf-8")
+    assert html.count("data:image/webp;base64,") == 12
+    printed = capsys.readouterr().out
+    assert "Text alignment" in printed
+    assert "Held-out loss" in printed
+    assert "report.html" in printed
+    assert report["headline"][:30] in printed
+
+
+def test_evaluating_twice_gives_the_same_numbers(run: Config) -> None:
+    folder = Path(run.output) / "evaluation"
+    evaluate(run)
+    first = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    evaluate(run, "best")
+    second = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert first["samples"] == second["samples"]
+    assert first["differences"] == second["differences"]
+
+
+def test_base_alone_and_a_run_without_checkpoints_are_told_in_a_sentence(run: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be `base` itself"):
+        evaluate(run, "base")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        evaluate(run.model_copy(update={"output": str(tmp_path)}))
+
+
+def test_references_are_the_training_pictures_and_no_more_than_asked_for(run: Config) -> None:
+    found = training_pictures(run)
+    wanted = [np.asarray(Image.open(Path(run.data.source) / f"{number}.png")) for number in (0, 1)]
+    assert len(found) == 2
+    assert all(any(np.array_equal(np.asarray(picture), other) for other in wanted) for picture in found)
+    fewer = run.model_copy(update={"evaluate": run.evaluate.model_copy(update={"max_references": 1})})
+    assert len(training_pictures(fewer)) == 1
+
+
+def test_lost_training_pictures_are_told_in_a_sentence(run: Config, tmp_path: Path) -> None:
+    moved = run.model_copy(update={"data": run.data.model_copy(update={"source": str(tmp_path)})})
+    moved = moved.model_copy(update={"data": moved.data.model_copy(update={"dataset": run.dataset})})
+    with pytest.raises(UserError, match=r"none of the 2 of .* can be opened below data\.source"):
+        training_pictures(moved)
+
+
+def test_without_a_dataset_there_are_no_references(tmp_path: Path) -> None:
+    assert training_pictures(parse({"output": str(tmp_path), "model": {"path": "x"}})) == []
