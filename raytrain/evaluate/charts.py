@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
+from typing import Any
 
 from markupsafe import Markup
 
@@ -33,6 +34,11 @@ def number(value: float | int | None, digits: int = 4) -> str:
         return minus(f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}")
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return minus(f"{value:,.{min(decimals, 4)}f}")
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """Write the range of a score or difference; a single sample has none."""
+    return "one sample" if row["count"] == 1 else f"{number(row['low'])} to {number(row['high'])}"
 
 
 def minus(text: str) -> str:

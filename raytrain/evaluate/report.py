@@ -64,7 +64,7 @@ def render(config: Config, run: RunFolder) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(number=charts.number, setting=setting)
+    environment.filters.update(number=charts.number, interval=charts.interval, setting=setting)
     differences = run_folder.differences(run.evaluation)
     judged = overfit(run.metrics, differences)
     log_keys = [key for key, dimension in config.tune.space.items() if dimension.log]

@@ -92,7 +92,8 @@ def evaluate(config: Config, which: str = "latest", tell: Callable[[str], None] 
     drawn: dict[str, list[Image.Image]] = {}
     values: dict[str, Values] = {}
     for side, weights in (("base", None), ("tuned", folder)):
-        tell(f"Drawing {len(texts) * config.sample.pictures_per_prompt} pictures with the {side} model")
+        count = len(texts) * config.sample.pictures_per_prompt
+        tell(f"Drawing {count} picture{'' if count == 1 else 's'} with the {side} model")
         drawn[side], losses = _draw(config, weights, texts, dataset, judges.device)
         tell(f"Scoring the {side} model: {', '.join(config.evaluate.scorers)}")
         subject = Subject(config, drawn[side], _repeated(config, texts), judges, losses.copy)

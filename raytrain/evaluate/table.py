@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raytrain import storage
-from raytrain.evaluate.charts import number
+from raytrain.evaluate.charts import interval, number
 from raytrain.evaluate.run_folder import EVALUATION, REPORT, differences
 
 COLOURS = {"better": "green", "worse": "red", "unclear": "dim"}
@@ -35,4 +35,4 @@ def score_table(output: str) -> Group:
 
 
 def _with_interval(row: dict[str, Any]) -> str:
-    return f"[bold]{number(row['mean'])}[/]\n[dim]{number(row['low'])} to {number(row['high'])}[/]"
+    return f"[bold]{number(row['mean'])}[/]\n[dim]{interval(row)}[/]"
