@@ -74,12 +74,12 @@ class CaptionWriter:
         self.config, self.captioner = config, module.Captioner(config.data.captions, device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Caption the pictures of columns path and key; return one row: captions, faults and any user error."""
+        """Caption the pictures of columns path and key; return one row: their number, captions, faults, error."""
         rows = block.to_pylist()
         with ThreadPoolExecutor(2) as pool:
             loaded = list(zip(rows, pool.map(self._load, rows), strict=True))
         faults = [{"path": row["path"], "reason": item} for row, item in loaded if isinstance(item, str)]
-        good = [(row["key"], item) for row, item in loaded if not isinstance(item, str)]
+        good = [(row["key"], item) for row, item in loaded if item is not None and not isinstance(item, str)]
         table = pa.table({"key": [key for key, _ in good], "caption": self._caption([item for _, item in good])},
                          schema=pa.schema([("key", pa.string()), ("caption", pa.string())]))  # fmt: skip
         error = ""
@@ -87,7 +87,9 @@ class CaptionWriter:
             _store(self.config.dataset, table)
         except UserError as fault:
             error = str(fault)
-        return pa.Table.from_pylist([{"captions": table.to_pylist(), "faults": faults, "error": error}])
+        return pa.Table.from_pylist(
+            [{"rows": len(rows), "captions": table.to_pylist(), "faults": faults, "error": error}]
+        )
 
     def _caption(self, pictures: Sequence[Any]) -> list[str]:
         size = self.config.data.encode.batch
@@ -95,16 +97,21 @@ class CaptionWriter:
         return [clean(caption) for batch in batches for caption in self.captioner.caption(list(batch))]
 
     def _load(self, row: dict[str, str]) -> Any:
+        """Return the picture; the reason why it cannot be read; None for a damaged one (encoding rejects it)."""
         try:
             content = storage.read_bytes(storage.join(self.config.data.source, row["path"]))
             return picture.decode(content, self.config.data.max_pixels)
-        except (picture.BadPicture, OSError) as error:
-            return str(error)
+        except picture.BadPicture:
+            return None
+        except OSError as error:
+            return f"cannot be read: {error}"
 
 
 def _write(
     todo: Sequence[Picture], keys: dict[str, str], config: Config, bars: Bars
 ) -> tuple[dict[str, str], list[Rejected]]:
+    if not todo:
+        return {}, []
     blocks = [
         pa.Table.from_pylist([{"path": item.path, "key": keys[item.id]} for item in todo[start : start + BLOCK]])
         for start in range(0, len(todo), BLOCK)
@@ -117,7 +124,7 @@ def _write(
             raise UserError(row["error"])
         captions |= {entry["key"]: entry["caption"] for entry in row["captions"]}
         rejected += [Rejected(**fault) for fault in row["faults"]]
-        advance(len(row["captions"]) + len(row["faults"]))
+        advance(row["rows"])
     return captions, rejected
 
 

@@ -146,8 +146,8 @@ class ShardEncoder:
         expected = tuple(side // self.latent_factor for side in pixels.shape[1:3])
         if tuple(moments.shape[2:]) != expected:
             raise UserError(
-                f"The VAE must divide every side of a bucket by {self.latent_factor}, but of {pixels.shape[1:3]} pixels "
-                f"it made {tuple(moments.shape[2:])} latents, not {expected}. "
+                f"The VAE must divide every side of a bucket by {self.latent_factor}, but {pixels.shape[1:3]} pixels "
+                f"became {tuple(moments.shape[2:])} latents, not {expected}. "
                 "Choose bucket sizes it can encode (data.buckets.step)."
             )
         return _half(moments)

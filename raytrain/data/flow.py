@@ -23,6 +23,8 @@ def map_actors(
     blocks: Sequence[pa.Table], actor: type, settings: dict[str, Any], encode: EncodeConfig
 ) -> Iterator[dict[str, Any]]:
     """Call `actor(**settings)(block)` for every block on a pool of actors; yield the rows they return."""
+    if not blocks:
+        return
     yield from _rows(
         blocks,
         actor,
@@ -34,8 +36,6 @@ def map_actors(
 
 
 def _rows(blocks: Sequence[pa.Table], function: Any, **options: Any) -> Iterator[dict[str, Any]]:
-    if not blocks:
-        return
     for name in ("progress", "execution.streaming_executor"):
         logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)  # our own bars say the same
     context = DataContext.get_current().copy()

@@ -65,9 +65,10 @@ def prepare(config: Config, console: Console | None = None) -> PrepareReport:
     with progress.bars(console) as bars:
         pictures, faults = inspection.inspect(found, config.data, bars)
         _require(pictures, [*rejected, *faults])
+        pictures, known = _without_known_faults(pictures, config, model)
         captioned, unreadable, made = captions.complete(pictures, config, bars)
         encoded = _encode(captioned, config, model, bars)
-    rejected += [*faults, *unreadable, *encoded.rejected]
+    rejected += [*faults, *known, *unreadable, *encoded.rejected]
     _require(encoded.rows, rejected)
     notes = _notes(config, model)
     manifest = _manifest(config, model, encoded, len(rejected))
@@ -114,7 +115,7 @@ def _model(config: Config) -> _Model:
 def _encode(pictures: Sequence[Picture], config: Config, model: _Model, bars: Bars) -> _Encoded:
     """Plan and encode until everything wanted is stored, leaving out what cannot be encoded."""
     data, empty_key = config.data, plan.text_key("", model.hashes)
-    pictures, rejected = _without_known_faults(pictures, config, model)
+    rejected: list[Rejected] = []
     reports: list[ShardReport] = []
     empty = write.read_empty(config.dataset)
     for _ in range(PASSES):

@@ -63,15 +63,20 @@ def tiny(folder: str, seed: int = 0) -> None:
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
     torch.manual_seed(seed)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "red", "blue", "star", "circle", "on", "of"]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "star", "circle", "on", "of"]
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     (root / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     BertTokenizer(vocab=str(root / "vocab.txt")).save_pretrained(root)
     BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(root)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    text = {"vocab_size": len(words), "encoder_hidden_size": 32, "max_position_embeddings": 64, "projection_dim": 32}
-    special = {"pad_token_id": 0, "bos_token_id": 5, "sep_token_id": 3, "eos_token_id": 3}
+    text = {
+        "vocab_size": len(words) + 1,
+        "encoder_hidden_size": 32,
+        "max_position_embeddings": 64,
+        "projection_dim": 32,
+    }
+    special = {"pad_token_id": 0, "bos_token_id": len(words), "sep_token_id": 3, "eos_token_id": 3}
     config = BlipConfig(
         text_config=shape | text | special, vision_config=shape | {"image_size": 32, "patch_size": 8}, projection_dim=32
     )
