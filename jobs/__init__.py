@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from raytrain.errors import UserError
 
@@ -36,7 +36,7 @@ def run(command: Callable[..., int | None], arguments: Sequence[str] | None) -> 
     0 or what the function returns; 2 for a user's mistake (its message on stderr, no traceback); 130 for Ctrl-C.
     Any other exception travels on with its traceback, so that a failed job fails.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(command)
     return guard(lambda: app(args=None if arguments is None else list(arguments), standalone_mode=False))
 
@@ -50,10 +50,10 @@ def guard(body: Callable[[], int | None]) -> int:
     except (UserError, ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except click.ClickException as error:
+    except TyperException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("Interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130
 

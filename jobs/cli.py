@@ -7,7 +7,6 @@ import json
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from jobs import STAGES, guard
@@ -41,7 +40,7 @@ def _root(
 def main() -> int:
     """Run the stage that the command line names."""
     arguments = sys.argv[1:]
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.callback()(_root)
     for stage in STAGES:
         app.command(stage)(importlib.import_module(f"jobs.{stage}").command)
@@ -49,15 +48,7 @@ def main() -> int:
         print(f"error: {unknown('stage', arguments[0], STAGES)}", file=sys.stderr)
         return 2
 
-    def body() -> int | None:
-        try:
-            code: int | None = app(args=arguments, standalone_mode=False)
-            return code
-        except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
-            return 0
-
-    return guard(body)
+    return guard(lambda: app(args=arguments or ["--help"], standalone_mode=False))
 
 
 if __name__ == "__main__":

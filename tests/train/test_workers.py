@@ -1,0 +1,90 @@
+"""Real Ray Train runs: one worker and two give the same losses under every engine, and a killed worker loses nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from raytrain.config import Config
+from raytrain.configfile import parse
+from raytrain.log import read_metrics
+from raytrain.train import worker
+from raytrain.train.launch import launch
+from tests.conftest import losses
+
+ENGINES = ("zero0", "zero1", "zero2", "zero3")
+STEPS = 20
+
+
+def train_all(trees: list[dict[str, Any]]) -> None:
+    """Train several configs one after the other in one worker group: starting one takes longer than they do."""
+    import ray.train
+
+    context = ray.train.get_context()
+    for tree in trees:
+        worker.train(parse(tree), rank=context.get_world_rank(), world=context.get_world_size())
+
+
+def test_one_and_two_workers_and_every_engine_agree(ray: None, run_config: Callable[..., Config]) -> None:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    # 30 pictures in three buckets and a batch of 4: batches cross epochs, and the last ones of the run come short
+    train = {"steps": None, "epochs": 4, "global_batch": 4, "learning_rate": 3e-3, "checkpoint_every": 1000}
+    one = run_config(name="one", train={**train, "engine": "plain"})
+    worker.train(one)
+    expected = losses(one)
+    assert len(expected) >= STEPS
+    two = [run_config(name=engine, train={**train, "engine": engine, "workers": 2, "cpus_per_worker": 0.5}) for engine in ENGINES]
+    TorchTrainer(
+        train_all,
+        train_loop_config=[config.values() for config in two],  # type: ignore[arg-type]
+        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5}),
+        torch_config=TorchConfig(backend="gloo"),
+        run_config=RunConfig(name="engines", storage_path=f"{one.output}/ray"),
+    ).fit()
+    for config in two:
+        assert losses(config) == pytest.approx(expected, abs=1e-4), config.train.engine
+    held_out = [read_metrics(config.output)[-1]["held_out_loss"] for config in (one, *two)]
+    assert held_out == pytest.approx([held_out[0]] * len(held_out), abs=1e-4)
+
+
+def test_killed_worker_goes_on_from_its_checkpoint(ray: None, run_config: Callable[..., Config]) -> None:
+    train = {"steps": 60, "learning_rate": 3e-3, "checkpoint_every": 5}
+    whole = run_config(name="whole", train=train)
+    worker.train(whole)
+    config = run_config(name="killed", train=train)
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not killed:
+            time.sleep(0.02)
+            if any(row["step"] >= 13 for row in read_metrics(config.output)):
+                killed.append(worker_process())
+                os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    launch(config)
+    thread.join(timeout=1)
+    assert killed
+    assert losses(config) == losses(whole)  # bit for bit: the world is of the same size
+
+
+def worker_process() -> int:
+    """Return the process of this machine's Ray Train worker that belongs to this test's Ray."""
+    import psutil
+
+    found = [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
+    ]
+    assert len(found) == 1, found
+    return int(found[0])
