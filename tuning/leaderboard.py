@@ -70,7 +70,7 @@ def show(config: Config, found: list[Row]) -> None:
     names = list(config.tune.objective)
     keys = [key.split(".")[-1] for key in config.tune.space]
     for column in ("trial", "state", "objective", *names, *keys, "steps", "seconds"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("state", "objective"))
     for row in found:
         cells = [
             f"{row['number']}{'*' if row['default'] else ''}",

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from raytrain.config import Config
-from tuning import space
+from tuning import space, study
 from tuning.leaderboard import number as shown
 from tuning.search import NUMBER, PARAMETERS
 from tuning.stopping import EVALUATION, OBJECTIVE, StoppingRule
@@ -34,14 +34,12 @@ class Progress(Callback):  # type: ignore[misc]
         self._rows[trial.config[NUMBER]] = {**result, PARAMETERS: space.decode(self._config, trial.config[PARAMETERS])}
         title = f"trials {self._done}/{self._config.tune.trials} done{self._left()}"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-        for column in ("trial", "step", "evaluation", "objective", *self._config.tune.objective, "parameters"):
-            table.add_column(column, overflow="fold")
+        for column in ("trial", "step", "evaluation", "objective"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("parameters", overflow="fold")
         for number, row in sorted(self._rows.items()):
-            scores = (shown(row["scores"].get(name)) for name in self._config.tune.objective)
-            progress = f"{row[EVALUATION]}/{self._config.tune.evaluations}"
-            table.add_row(
-                str(number), str(row["step"]), progress, shown(row[OBJECTIVE]), *scores, _text(row[PARAMETERS])
-            )
+            done = f"{row[EVALUATION]}/{self._config.tune.evaluations}"
+            table.add_row(str(number), str(row["step"]), done, shown(row[OBJECTIVE]), _text(row[PARAMETERS]))
         rich.print(table)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -53,7 +51,7 @@ class Progress(Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print that a trial failed and where its traceback is."""
-        self._ended(trial, "failed; the leaderboard has the reason")
+        self._ended(trial, f"failed, see {study.folder(self._config)}/trials/{trial.config[NUMBER]}/error.txt")
 
     def _ended(self, trial: Any, how: str) -> None:
         self._done += 1

@@ -7,6 +7,7 @@ that goes on it keeps re-run trials as failed. Here these two classes alone writ
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,8 @@ from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
+from raytrain import storage
+from raytrain.errors import UserError
 from tuning.nested import release
 from tuning.stopping import EVALUATION, OBJECTIVE, StoppingRule
 
@@ -52,10 +55,14 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
 
 class Recorder(Callback):  # type: ignore[misc]
-    """Tune's callback: writes every evaluation and every ending of a trial into the study."""
+    """Tune's callback: writes every evaluation and every ending of a trial into the study.
 
-    def __init__(self, study: optuna.Study, search: StudySearch, rule: StoppingRule) -> None:
+    A failed trial's traceback goes to `<folder>/<number>/error.txt`.
+    """
+
+    def __init__(self, study: optuna.Study, search: StudySearch, rule: StoppingRule, folder: str) -> None:
         self._study = study
+        self._folder = folder
         self._search = search
         self._rule = rule
 
@@ -91,7 +98,9 @@ class Recorder(Callback):  # type: ignore[misc]
         """Record that a trial failed, and why."""
         asked = self._search.asked.pop(trial.config[NUMBER])
         release(trial.last_result)
-        asked.set_user_attr("reason", _last_line(trial))
+        text = _traceback(trial)
+        storage.write_bytes(storage.join(self._folder, str(asked.number), "error.txt"), text.encode())
+        asked.set_user_attr("reason", _reason(text))
         self._study.tell(asked, state=TrialState.FAIL)
 
     def running(self) -> Iterable[int]:
@@ -99,10 +108,14 @@ class Recorder(Callback):  # type: ignore[misc]
         return sorted(self._search.asked)
 
 
-def _last_line(trial: Any) -> str:
-    text = ""
-    with contextlib.suppress(OSError, AttributeError):
+def _traceback(trial: Any) -> str:
+    with contextlib.suppress(OSError, TypeError):
         with open(trial.error_file, encoding="utf-8") as file:
-            text = file.read()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "unknown error"
+            return re.sub(r"\x1b\[[0-9;]*m", "", file.read())  # Ray colours it
+    return "unknown error"
+
+
+def _reason(traceback: str) -> str:
+    """Return a user's mistake in full, of another error the last line."""
+    _, mistake, message = traceback.rpartition(f"{UserError.__module__}.{UserError.__name__}: ")
+    return message.strip() if mistake else traceback.strip().splitlines()[-1]

@@ -30,7 +30,14 @@ from tuning.trial import Reporter, Train, absolute, output, run, trial_config
 
 
 def check(config: Config) -> None:
-    """Raise UserError for anything about the sweep that can be known before a trial runs."""
+    """Raise UserError for anything about a real sweep that can be known before a trial runs."""
+    from raytrain.data.read import check_dataset
+
+    _check_search(config)
+    check_dataset(config)
+
+
+def _check_search(config: Config) -> None:
     objective.check(config.tune.objective, config.evaluate.scorers)
     space.check(config)
     study.fingerprint(config)
@@ -41,7 +48,7 @@ def sweep(config: Config, train: Train | None = None) -> list[leaderboard.Row]:
 
     Raises KeyboardInterrupt after Ctrl-C, with the leaderboard so far written. `train` replaces the real training run.
     """
-    check(config)
+    (check if train is None else _check_search)(config)
     with study.locked(config):
         opened = study.open_study(config)
         before = study.finished(opened)
@@ -83,7 +90,7 @@ def _fit(config: Config, opened: optuna.Study, before: Sequence[FrozenTrial], tr
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             rule.replay(str(trial.number), trial.intermediate_values)
     search = StudySearch(opened, space.distributions(config))
-    recorder = Recorder(opened, search, rule)
+    recorder = Recorder(opened, search, rule, storage.join(study.folder(config), "trials"))
     tree = config.values()
     tree["output"], tree["data"]["dataset"] = absolute(config.output), absolute(config.dataset)
 
@@ -113,7 +120,7 @@ def _fit(config: Config, opened: optuna.Study, before: Sequence[FrozenTrial], tr
 def _resources(config: Config) -> dict[str, float]:
     """Return what one trial holds; with several workers these have their own resources, and the trial only waits."""
     if config.train.workers > 1:
-        return {"cpu": 0}
+        return {"memory": 1}  # Tune refuses a trial that asks for nothing
     return {"cpu": config.train.cpus_per_worker, "gpu": config.train.gpus_per_worker}
 
 
@@ -127,14 +134,17 @@ def _quiet_tune() -> Iterator[None]:
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
         "TUNE_FUNCTION_THREAD_TIMEOUT_S": "20",
     }
-    analysis = logging.getLogger("ray.tune.analysis.experiment_analysis")  # misses the log files turned off above
-    saved, level = {name: os.environ.get(name) for name in wanted}, analysis.level
+    # Tune logs a failed trial's traceback (ours is in its folder) and misses the log files turned off above.
+    loggers = [logging.getLogger(f"ray.tune.{name}") for name in ("analysis", "execution", "tune")]
+    saved, levels = {name: os.environ.get(name) for name in wanted}, [logger.level for logger in loggers]
     os.environ.update(wanted)
-    analysis.setLevel(logging.ERROR)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        analysis.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         for name, value in saved.items():
             if value is None:
                 del os.environ[name]

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+import ray
 from optuna.trial import TrialState
 
 from raytrain import configfile, storage
 from raytrain.config import Config
 from tests.tuning import fake
-from tuning import leaderboard, study
+from tuning import leaderboard, nested, study
 from tuning.sweep import sweep
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +107,12 @@ def test_a_diverging_trial_is_stopped_and_a_crashing_one_fails(ray_of_two: None,
     for row in rows:
         rate, rank = row["parameters"]["train.learning_rate"], row["parameters"]["method.rank"]
         assert row["state"] == ("failed" if rank == 13 else "stopped" if rate == 0.9 else "completed")
-    assert {row["reason"] for row in rows if row["state"] == "failed"} <= {"ValueError: thirteen"}
+    failed = [row for row in rows if row["state"] == "failed"]
+    assert {row["reason"] for row in failed} <= {"ValueError: thirteen"}
+    for row in failed:
+        error = Path(study.folder(config), "trials", str(row["number"]), "error.txt").read_text()
+        assert 'raise ValueError("thirteen")' in error
+        assert "\x1b" not in error, "no colours in a file"
 
 
 def test_a_sweep_without_a_completed_trial_has_no_winner(ray_of_two: None, tmp_path: Path) -> None:
@@ -115,6 +121,19 @@ def test_a_sweep_without_a_completed_trial_has_no_winner(ray_of_two: None, tmp_p
     assert [row["state"] for row in rows] == ["failed", "failed"]
     assert leaderboard.winner(rows) is None
     assert not storage.exists(f"{study.folder(config)}/winner.toml")
+
+
+def test_what_a_stopped_trial_s_workers_held_is_freed(ray_of_two: None) -> None:
+    group = ray.util.placement_group([{"CPU": 1}, {"CPU": 1}])
+    assert group.wait(30)
+    assert "CPU" not in ray.available_resources()
+    nested.release({"objective": 1.0})  # a trial of one worker holds no group
+    nested.release({nested.GROUP: group.id.hex()})
+    nested.release({nested.GROUP: group.id.hex()})  # it may be gone already
+    until = time.monotonic() + 20
+    while ray.available_resources().get("CPU") != 2:
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 60) -> None:
@@ -135,14 +154,11 @@ def test_a_killed_sweep_goes_on_with_the_same_command(own_token: None, ray_of_tw
         process = subprocess.Popen(command, env=slow, cwd=ROOT, stderr=subprocess.PIPE)
 
         def midway(wanted: int = wanted) -> bool:
-            if not storage.exists(f"{study.folder(config)}/study.db"):
-                return False
-            try:
-                trials = load(config).trials
-            except KeyError:
-                return False
-            done = sum(t.state == TrialState.COMPLETE for t in trials)
-            return done >= wanted and any(t.state == TrialState.RUNNING and t.intermediate_values for t in trials)
+            """Some trials are done and one is not; read from their files, to leave the young study alone."""
+            done = {int(file.parent.name) for file in Path(study.folder(config)).glob("trials/*/weights")}
+            started = calls(config) if Path(study.folder(config), "calls").is_dir() else {}
+            newest = max(started, default=0)
+            return len(done) >= wanted and newest not in done and len(started[newest]) in (1, 2)
 
         wait(midway, process)
         os.kill(process.pid, how)
