@@ -181,7 +181,7 @@ def train_unet(plan: Plan) -> None:
     means, spreads, said = [], [], []
     captions: dict[str, int] = {"": 0}
     for aspect, size in TRAINING_SIZES.items():
-        drawn = [draw(f"unet/{plan.seed}/{aspect}/{i}", "flat", size) for i in range(plan.pictures // 2)]
+        drawn = [draw(f"unet/{plan.seed}/{aspect}/{i}", "flat", size) for i in range(plan.pictures // len(TRAINING_SIZES))]
         said.append(torch.tensor([captions.setdefault(caption, len(captions)) for _, caption in drawn]))
         with torch.no_grad():
             seen = pixels(picture for picture, _ in drawn)
@@ -244,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vae-steps", type=int, default=1100)
     parser.add_argument("--clip-steps", type=int, default=800)
-    parser.add_argument("--unet-steps", type=int, default=3800)
+    parser.add_argument("--unet-steps", type=int, default=2600)
     parser.add_argument("--pictures", type=int, default=6000, help="drawn for the VAE; the others scale with it")
     parser.add_argument("--report-pictures", type=int, default=96, help="sampled for each held-out score")
     plan = Plan(**vars(parser.parse_args(arguments)))
