@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 STAGES = ("prepare", "train", "sample", "evaluate", "tune", "export", "plan", "submit", "quickstart")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="config.toml", help="TOML file with the settings of all stages.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key; may be repeated.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key; may be repeated.")
+]
 Checkpoint = Annotated[str, typer.Option(help="Which checkpoint: latest, best, base or a checkpoint's folder.")]
 
 
@@ -51,8 +53,8 @@ def guard(body: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except TyperException as error:
-        error.show()
-        return error.exit_code
+        error.show()  # type: ignore[attr-defined]  # typer's usage errors all have it
+        return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("Interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130

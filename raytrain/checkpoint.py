@@ -1,10 +1,10 @@
 """The only reader and writer of checkpoints: whole, atomic, readable by any engine and any number of workers.
 
-    <output>/checkpoints/step-00000100/weights.safetensors     what learns, by public name
-                                       ema.safetensors         its moving average, where one is kept
-                                       optimizer.safetensors   `<weight>|<state>` tensors
-                                       state.json              step, metrics, config, dataset fingerprint, commit, versions
-                                       manifest.json           size of every file, written last
+<output>/checkpoints/step-00000100/weights.safetensors     what learns, by public name
+                                   ema.safetensors         its moving average, where one is kept
+                                   optimizer.safetensors   `<weight>|<state>` tensors
+                                   state.json              step, metrics, config, dataset fingerprint, commit, versions
+                                   manifest.json           size of every file, written last
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def find(run: str, which: str = "latest") -> str | None:
 def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, folder: str) -> None:
     """Raise UserError when a checkpoint was made with settings or data that a resumed run would contradict."""
     old, new = _identity(state["config"]), _identity(config.values())
-    differences = [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in sorted(old | new) if old.get(key) != new.get(key)]
+    differences = [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in sorted(old | new) if old.get(key) != new.get(key)
+    ]
     if state["dataset"] != fingerprint:
         differences.append(f"dataset: {state['dataset'][:12]} -> {fingerprint[:12]}")
     if differences:
@@ -144,4 +146,5 @@ def _save_tensors(tensors: dict[str, Tensor], folder: str, name: str) -> None:
 
 
 def _load_tensors(folder: str, name: str) -> dict[str, Tensor]:
-    return load_file(storage.fetch(storage.join(folder, f"{name}.safetensors")))
+    tensors: dict[str, Tensor] = load_file(storage.fetch(storage.join(folder, f"{name}.safetensors")))
+    return tensors

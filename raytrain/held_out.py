@@ -23,7 +23,13 @@ ROWS = 8
 
 
 def losses(
-    objective: Objective, denoiser: nn.Module, dataset: Dataset, config: EvaluateConfig, *, rank: int = 0, world: int = 1
+    objective: Objective,
+    denoiser: nn.Module,
+    dataset: Dataset,
+    config: EvaluateConfig,
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> list[float]:
     """Return each held-out picture's error, averaged over `config.timesteps` timesteps; a collective when world > 1.
 

@@ -106,7 +106,7 @@ def _lines(rows: list[dict[str, Any]]) -> bytes:
 def _tensorboard(config: Config) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(Path(config.output) / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(Path(config.output) / "tensorboard"))
 
 
 def _wandb(config: Config) -> Any:

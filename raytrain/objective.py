@@ -31,8 +31,8 @@ class Draws:
 
     def split(self, size: int) -> list[Draws]:
         """Cut into the draws of micro-batches of at most `size` rows."""
-        parts = zip(self.timesteps.split(size), self.noise.split(size), self.latent.split(size), strict=True)
-        return [Draws(*part) for part in parts]
+        ends = range(0, len(self.timesteps), size)
+        return [Draws(*(part[i : i + size] for part in (self.timesteps, self.noise, self.latent))) for i in ends]
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,9 @@ def plan(config: Config) -> Plan:
         words = f"{config.dataset}: {sum(c.train + c.held_out for c in buckets.values())} pictures, {manifest.rejected} rejected"
     else:
         words = f"{config.dataset}: not prepared yet; {config.data.source} holds {len(scan(config.data.source)[0])} pictures"
-    side = max((bucket_size(name)[0] * bucket_size(name)[1] for name in buckets), default=config.data.buckets.resolution**2)
+    side = max(
+        (bucket_size(name)[0] * bucket_size(name)[1] for name in buckets), default=config.data.buckets.resolution**2
+    )
     engine = choose(train, config.method.name)
     activations = _activation_bytes(config, total, side, micro)
     if steps is not None:
@@ -86,7 +88,7 @@ def plan(config: Config) -> Plan:
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return name -> shape of every tensor of a component, from its safetensors headers alone."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as stream:
             header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
@@ -136,7 +138,9 @@ def show(result: Plan) -> None:
     console.print(f"[bold]memory[/]    about {_bytes(result.memory_bytes)} a worker at the peak")
     if result.seconds is not None:
         where = "GPU" if train.gpus_per_worker else "CPU"
-        console.print(f"[bold]time[/]      about {_duration(result.seconds)} of training on this {where}, give or take 3x")
+        console.print(
+            f"[bold]time[/]      about {_duration(result.seconds)} of training on this {where}, give or take 3x"
+        )
     console.print(f"[bold]output[/]    {result.config.output}")
 
 
@@ -179,4 +183,10 @@ def _bytes(count: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds > 5400
+        else f"{seconds / 60:.1f} min"
+        if seconds > 90
+        else f"{seconds:.0f} s"
+    )

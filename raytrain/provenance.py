@@ -13,7 +13,18 @@ from raytrain import __version__, storage
 from raytrain.config import Config
 from raytrain.configfile import to_toml
 
-PACKAGES = ("torch", "ray", "deepspeed", "diffusers", "transformers", "peft", "bitsandbytes", "optuna", "pyarrow", "numpy")
+PACKAGES = (
+    "torch",
+    "ray",
+    "deepspeed",
+    "diffusers",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "optuna",
+    "pyarrow",
+    "numpy",
+)
 
 
 @functools.cache

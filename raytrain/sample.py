@@ -18,7 +18,9 @@ from raytrain.data.schema import MANIFEST, Manifest, bucket_size
 from raytrain.errors import UserError
 
 
-def load_denoiser(config: Config, folder: str | None, *, ema: bool = False, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load_denoiser(
+    config: Config, folder: str | None, *, ema: bool = False, dtype: torch.dtype = torch.float32
+) -> nn.Module:
     """Load the base denoiser and, unless `folder` is None, put a checkpoint's weights on it."""
     family = families.load(config.model.family)
     denoiser = family.load_denoiser(config.model, dtype)
@@ -42,7 +44,9 @@ def prompts(config: Config, dataset: Dataset | None) -> list[str]:
     if sample.prompt_file:
         file = Path(sample.prompt_file)
         if not file.is_file():
-            raise UserError(f"sample.prompt_file {sample.prompt_file!r} does not exist. Give a text file, one prompt a line.")
+            raise UserError(
+                f"sample.prompt_file {sample.prompt_file!r} does not exist. Give a text file, one prompt a line."
+            )
         found += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not found and dataset is not None:
         rows = dataset.details("held_out") or dataset.details("train")
@@ -84,7 +88,9 @@ def generate(pipeline: Any, texts: Sequence[str], settings: SampleConfig, width:
     return pictures
 
 
-def grid(rows: Sequence[Sequence[Image.Image]], row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()) -> Image.Image:
+def grid(
+    rows: Sequence[Sequence[Image.Image]], row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()
+) -> Image.Image:
     """Lay pictures out in rows and columns, each row and column with its label."""
     width, height = rows[0][0].size
     zoom = max(1, 128 // max(width, height))

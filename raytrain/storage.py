@@ -32,7 +32,9 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
-        raise UserError(f"Storage must be a local path or a URI pyarrow knows (s3://, gs://), got {uri!r}: {error}.") from error
+        raise UserError(
+            f"Storage must be a local path or a URI pyarrow knows (s3://, gs://), got {uri!r}: {error}."
+        ) from error
     return filesystem, path
 
 

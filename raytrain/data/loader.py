@@ -40,9 +40,8 @@ class Batch:
         """Copy the tensors to a device; pinned memory copies without waiting."""
         if device.type == "cpu":
             return self
-        move = lambda t: t.pin_memory().to(device, non_blocking=True)  # noqa: E731
-        columns = {name: move(column) for name, column in self.columns.items()}
-        return replace(self, weights=move(self.weights), moments=move(self.moments), columns=columns)
+        columns = {name: _move(column, device) for name, column in self.columns.items()}
+        return replace(self, weights=_move(self.weights, device), moments=_move(self.moments, device), columns=columns)
 
     def _part(self, part: slice) -> Batch:
         columns = {name: column[part] for name, column in self.columns.items()}
@@ -136,3 +135,7 @@ def prefetch(make: Callable[[int], Made], numbers: range, depth: int = 4) -> Ite
 @dataclass(frozen=True)
 class _Failure:
     error: BaseException
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -72,4 +72,4 @@ class Family(Protocol):
 
 def load(name: str) -> Family:
     """Return the family module `name`."""
-    return plugins.load("families", name)  # type: ignore[return-value]
+    return plugins.load("families", name)

@@ -40,7 +40,10 @@ class Encoders:
     def encode_captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Map B captions to `text` (B, L, D), L the tokenizer's full length; longer captions are cut."""
         tokens = self.tokenizer(
-            list(captions), padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length,
+            list(captions),
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
             return_tensors="pt",
         )
         with torch.no_grad():

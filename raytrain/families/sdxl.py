@@ -40,7 +40,10 @@ class Encoders:
         layers, pooled = [], None
         for tokenizer, encoder in self.text:
             tokens = tokenizer(
-                list(captions), padding="max_length", truncation=True, max_length=tokenizer.model_max_length,
+                list(captions),
+                padding="max_length",
+                truncation=True,
+                max_length=tokenizer.model_max_length,
                 return_tensors="pt",
             )
             with torch.no_grad():

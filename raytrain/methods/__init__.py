@@ -34,4 +34,4 @@ class Method(Protocol):
 
 def load(config: MethodConfig) -> Method:
     """Return the method module a config asks for."""
-    return plugins.load("methods", config.name)  # type: ignore[return-value]
+    return plugins.load("methods", config.name)

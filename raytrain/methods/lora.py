@@ -47,7 +47,7 @@ def prepare(denoiser: nn.Module, family: Family, config: Config, seed: int) -> N
             )
     layer = LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha or config.rank,  # type: ignore[arg-type]
+        lora_alpha=config.alpha or config.rank,
         target_modules=targets,
         init_lora_weights="gaussian" if config.init == "gaussian" else True,
     )

@@ -181,7 +181,9 @@ def train_unet(plan: Plan) -> None:
     means, spreads, said = [], [], []
     captions: dict[str, int] = {"": 0}
     for aspect, size in TRAINING_SIZES.items():
-        drawn = [draw(f"unet/{plan.seed}/{aspect}/{i}", "flat", size) for i in range(plan.pictures // len(TRAINING_SIZES))]
+        drawn = [
+            draw(f"unet/{plan.seed}/{aspect}/{i}", "flat", size) for i in range(plan.pictures // len(TRAINING_SIZES))
+        ]
         said.append(torch.tensor([captions.setdefault(caption, len(captions)) for _, caption in drawn]))
         with torch.no_grad():
             seen = pixels(picture for picture, _ in drawn)

@@ -183,7 +183,7 @@ def build(name: str, model: nn.Module, config: TrainConfig, slots: int) -> tuple
         return PlainEngine(model, config), micro_batch
     if not dist.is_initialized():  # one process without a Ray session
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")  # what a launcher sets and DeepSpeed asks for
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     stage = int(name.removeprefix("zero"))
     return DeepSpeedEngine(model, config, stage, micro_batch, -(-slots // micro_batch)), micro_batch
 

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 def build(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     """Return AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), in bitsandbytes' 8-bit form where asked for."""
-    options = {"lr": config.learning_rate, "betas": config.betas, "eps": config.epsilon, "weight_decay": config.weight_decay}
+    options = {
+        "lr": config.learning_rate,
+        "betas": config.betas,
+        "eps": config.epsilon,
+        "weight_decay": config.weight_decay,
+    }
     if config.optimizer == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit
 

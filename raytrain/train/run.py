@@ -18,10 +18,10 @@ from raytrain.errors import UserError
 from raytrain.families import Family
 from raytrain.log import MetricLog
 from raytrain.methods import Method
+from raytrain.objective import Objective
 from raytrain.train import engine as engines
 from raytrain.train.ema import Ema
 from raytrain.train.engine import Engine
-from raytrain.objective import Objective
 
 
 @dataclass
@@ -96,7 +96,9 @@ class Run:
             "versions": provenance.versions(),
         }
         shadow = self.ema.shadow if self.ema else None
-        checkpoint.save(self.config.output, Checkpoint(weights, optimizer, state, shadow), self.config.train.keep_checkpoints)
+        checkpoint.save(
+            self.config.output, Checkpoint(weights, optimizer, state, shadow), self.config.train.keep_checkpoints
+        )
 
 
 def ledger_of(config: Config, counts: dict[str, int]) -> Ledger:

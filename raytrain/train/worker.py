@@ -1,7 +1,7 @@
 """One worker's training: the whole of it, with or without a Ray session around.
 
-    from raytrain.train.worker import train
-    train(config)                                 # one process, no Ray: tests, profiling, a bare GPU machine
+from raytrain.train.worker import train
+train(config)                                 # one process, no Ray: tests, profiling, a bare GPU machine
 """
 
 from __future__ import annotations
@@ -96,5 +96,5 @@ def _diverged(run: Run, step: Step, loss: float, rate: float) -> str:
         kept = "There is no checkpoint yet."
     return (
         f"The loss became {loss} at step {step.number + 1} (learning rate {rate:.3g}, bucket {step.bucket}); training stopped "
-        f"before the optimizer used it. {kept} Lower train.learning_rate, add train.warmup or use precision = \"fp32\"."
+        f'before the optimizer used it. {kept} Lower train.learning_rate, add train.warmup or use precision = "fp32".'
     )

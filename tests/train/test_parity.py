@@ -40,7 +40,9 @@ def ours(config: Config) -> tuple[Batch, Draws, torch.Tensor, dict[str, torch.Te
     return batch, draws, loss.detach(), {method.public_name(n): g for n, g in own.items() if g is not None}, start
 
 
-def reference(config: Config, batch: Batch, draws: Draws, start: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def reference(
+    config: Config, batch: Batch, draws: Draws, start: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The same step from the library's public parts alone."""
     kind = StableDiffusionXLPipeline if config.model.family == "sdxl" else StableDiffusionPipeline
     pipe = kind.from_pretrained(config.model.path)
@@ -58,7 +60,9 @@ def reference(config: Config, batch: Batch, draws: Draws, start: dict[str, torch
     noisy = scheduler.add_noise(latents, draws.noise, draws.timesteps)
     added = {}
     if config.model.family == "sdxl":
-        added = {"added_cond_kwargs": {"text_embeds": batch.columns["pooled"].float(), "time_ids": batch.columns["sizes"]}}
+        added = {
+            "added_cond_kwargs": {"text_embeds": batch.columns["pooled"].float(), "time_ids": batch.columns["sizes"]}
+        }
     predicted = unet(noisy, draws.timesteps, encoder_hidden_states=batch.columns["text"].float(), **added).sample
     if scheduler.config.prediction_type == "v_prediction":
         target = scheduler.get_velocity(latents, draws.noise, draws.timesteps)
@@ -80,7 +84,8 @@ def reference(config: Config, batch: Batch, draws: Draws, start: dict[str, torch
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 @pytest.mark.parametrize(
-    "objective", [{}, {"prediction": "v_prediction", "min_snr_gamma": 5.0}, {"min_snr_gamma": 5.0, "timestep_range": [0.2, 0.8]}]
+    "objective",
+    [{}, {"prediction": "v_prediction", "min_snr_gamma": 5.0}, {"min_snr_gamma": 5.0, "timestep_range": [0.2, 0.8]}],
 )
 def test_step_equals_diffusers(run_config: Callable[..., Config], family: str, objective: dict[str, object]) -> None:
     config = run_config(family, objective=objective)
@@ -103,7 +108,11 @@ def test_stored_text_is_what_the_pipeline_conditions_on(run_config: Callable[...
     kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
     pipe = kind.from_pretrained(config.model.path)
     first = next(r for r in details if r["id"] == stored.ids[0])
-    encoded = pipe.encode_prompt(first["caption"], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+    encoded = pipe.encode_prompt(
+        first["caption"], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
     torch.testing.assert_close(torch.from_numpy(stored.text["text"]).float(), encoded[0].float(), rtol=0, atol=2e-3)
     if family == "sdxl":
-        torch.testing.assert_close(torch.from_numpy(stored.text["pooled"]).float(), encoded[2].float(), rtol=0, atol=2e-3)
+        torch.testing.assert_close(
+            torch.from_numpy(stored.text["pooled"]).float(), encoded[2].float(), rtol=0, atol=2e-3
+        )

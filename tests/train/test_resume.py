@@ -42,7 +42,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     ],
     ids=["adamw", "adamw8bit-ema-cosine", "bf16-checkpointing-accumulation"],
 )
-def test_resume_is_bit_for_bit(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, train: dict[str, Any]) -> None:
+def test_resume_is_bit_for_bit(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, train: dict[str, Any]
+) -> None:
     whole = run_config(name="whole", train=train)
     worker.train(whole)
     broken = run_config(name="broken", train=train)
@@ -96,7 +98,9 @@ def test_a_resumed_run_must_be_the_same_run(run_config: Callable[..., Config]) -
         worker.train(other)
 
 
-def test_interrupted_save_leaves_the_previous_checkpoint(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_save_leaves_the_previous_checkpoint(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = run_config()
     saves = 0
     real = checkpoint._save_tensors
@@ -133,7 +137,9 @@ def test_keeps_the_last_and_the_best(run_config: Callable[..., Config]) -> None:
 
 def test_diverged_before_the_optimizer_step(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     config = run_config()
-    monkeypatch.setattr("raytrain.diffusion.loss.mean_squared_error", lambda p, t: (p - t).flatten(1).mean(1) * float("nan"))
+    monkeypatch.setattr(
+        "raytrain.diffusion.loss.mean_squared_error", lambda p, t: (p - t).flatten(1).mean(1) * float("nan")
+    )
     with pytest.raises(Diverged, match=r"nan at step 1 .*learning rate.*train\.learning_rate"):
         worker.train(config)
     assert not checkpoint.listing(config.output)
@@ -143,7 +149,9 @@ def test_a_whole_run_leaves_what_the_report_reads(run_config: Callable[..., Conf
     config = run_config(train={"sample_every": 3, "held_out_every": 3}, log={"tensorboard": True, "wandb": "offline"})
     result = worker.train(config)
     output = Path(config.output)
-    assert {"config.toml", "environment.json", "metrics.jsonl", "train.json"} <= {path.name for path in output.iterdir()}
+    assert {"config.toml", "environment.json", "metrics.jsonl", "train.json"} <= {
+        path.name for path in output.iterdir()
+    }
     assert sorted(path.name for path in (output / "samples").iterdir()) == [f"step-{n:08d}" for n in (0, 3, 6)]
     assert json.loads((output / "train.json").read_text())["held_out_loss"] == result["held_out_loss"]
     assert list((output / "tensorboard").glob("events*"))

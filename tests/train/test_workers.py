@@ -41,7 +41,10 @@ def test_one_and_two_workers_and_every_engine_agree(ray: None, run_config: Calla
     worker.train(one)
     expected = losses(one)
     assert len(expected) >= STEPS
-    two = [run_config(name=engine, train={**train, "engine": engine, "workers": 2, "cpus_per_worker": 0.5}) for engine in ENGINES]
+    two = [
+        run_config(name=engine, train={**train, "engine": engine, "workers": 2, "cpus_per_worker": 0.5})
+        for engine in ENGINES
+    ]
     TorchTrainer(
         train_all,
         train_loop_config=[config.values() for config in two],  # type: ignore[arg-type]
