@@ -61,6 +61,7 @@ def connect(
     auth.enable()
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: workers starve beside ordinary processes
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ notices reach the console and help no one
     target = choose(address, os.environ)
     common = {"logging_level": logging.WARNING, "log_to_driver": log_to_driver}
     if target is not None:

@@ -24,5 +24,5 @@ def unknown(what: str, name: str, valid: Iterable[str]) -> UserError:
     return UserError(f"{what} {name!r} does not exist.{hint} Allowed: {', '.join(allowed)}.")
 
 
-class Diverged(UserError):
+class Diverged(UserError):  # noqa: N818
     """The loss stopped being a number; raised before the optimizer could use it."""

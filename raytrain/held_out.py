@@ -60,14 +60,13 @@ def losses(
 def fixed_draws(objective: Objective, batch: Batch, number: int, count: int) -> Draws:
     """Return the draws of held-out timestep `number` of `count`: a function of the picture and `number` alone.
 
-    Timesteps are the middles of `count` equal parts of the objective's range; neither the run's seed nor its noise offset
-    matters, so that runs can be compared.
+    Timesteps are the middles of `count` equal parts of the whole schedule. The run's seed, noise offset and timestep range
+    do not matter, so that runs can be compared.
     """
-    interval = objective.config.timestep_range
-    fixed = replace(objective, seed=0, config=ObjectiveConfig(timestep_range=interval))
+    fixed = replace(objective, seed=0, config=ObjectiveConfig())
     named = replace(batch, ids=[f"held_out/{id_}" for id_ in batch.ids], visits=[number] * len(batch.ids))
     shares = np.full(len(batch.ids), (number + 0.5) / count)
-    steps = noise.timesteps(shares, interval, objective.schedule.num_timesteps)
+    steps = noise.timesteps(shares, (0.0, 1.0), objective.schedule.num_timesteps)
     return replace(fixed.draw(named), timesteps=steps)
 
 

@@ -132,7 +132,7 @@ def show(result: Plan) -> None:
     )
     length = "known after prepare" if result.steps is None else f"{result.steps} steps, {result.epochs:.1f} epochs"
     console.print(f"[bold]run[/]       {length}; global batch {train.global_batch} = {train.workers} workers x "
-                  f"{result.micro_batch} x {result.accumulation} accumulated; engine {result.engine}, {train.precision}")  # fmt: skip
+                  f"{result.micro_batch} x {result.accumulation} steps; engine {result.engine}, {train.precision}")  # fmt: skip
     if result.resumes_from:
         console.print(f"[bold]resumes[/]   from step {result.resumes_from}")
     console.print(f"[bold]memory[/]    about {_bytes(result.memory_bytes)} a worker at the peak")

@@ -93,7 +93,7 @@ def grid(
 ) -> Image.Image:
     """Lay pictures out in rows and columns, each row and column with its label."""
     width, height = rows[0][0].size
-    zoom = max(1, 128 // max(width, height))
+    zoom = max(1, -(-144 // width))
     width, height = width * zoom, height * zoom
     font = ImageFont.load_default(13)
     gap, left = 6, max((int(font.getlength(label)) + 12 for label in row_labels), default=0)

@@ -12,6 +12,14 @@ from raytrain.config import Config
 from raytrain.configfile import parse
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Compute on one thread: in models this small, threads that wait for each other cost more than they give."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def ray() -> Iterator[None]:
     from cluster.connect import connect

@@ -30,7 +30,7 @@ INDEX_COLUMNS = ("id", "split", "path", "caption", "latent_key", "text_key")
 """id: sha256 of the picture's bytes; split: `train` or `held_out`; path: relative to `settings["source"]`; caption: trigger
 word included; keys: content addresses of moments and text."""
 SIZE_COLUMNS = ("original_height", "original_width", "crop_top", "crop_left", "height", "width")
-"""int32 pixels, in the order of SDXL's size conditioning; crop is counted in the resized picture, height/width are the bucket's."""
+"""int32 pixels, in the order of SDXL's size conditioning; crop counts in the resized picture, height/width are the bucket's."""
 
 Shape = Annotated[tuple[int, ...], Field(strict=False)]
 
@@ -72,7 +72,7 @@ class Manifest(Table):
     """`WxH` -> live rows."""
     shards: Annotated[tuple[Shard, ...], Field(strict=False)]
     rejected: int = 0
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     """The [data] table the dataset was made with."""
 
     def moments_shape(self, bucket: str) -> tuple[int, int, int]:

@@ -43,7 +43,7 @@ def add_noise(schedule: NoiseSchedule, latents: Tensor, noise: Tensor, timesteps
 
 
 def target(schedule: NoiseSchedule, latents: Tensor, noise: Tensor, timesteps: Tensor, prediction: str) -> Tensor:
-    """Return what the model should predict: the noise, or v = sqrt(a) noise - sqrt(1-a) x_0 (Salimans & Ho 2022, arXiv:2202.00512)."""
+    """Return the target: the noise, or v = sqrt(a) noise - sqrt(1-a) x_0 (Salimans & Ho 2022, arXiv:2202.00512)."""
     if prediction == "epsilon":
         return noise
     signal, sigma = signal_noise(schedule, timesteps)

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two CLIP text encoders, a pooled embedding and size conditioning (Podell et al. 2023, arXiv:2307.01952)."""
+"""Stable Diffusion XL: two CLIP text encoders, pooled text and size conditioning (Podell et al. 2023, arXiv:2307.01952)."""
 
 from __future__ import annotations
 

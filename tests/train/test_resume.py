@@ -18,7 +18,7 @@ from raytrain.train import hooks, worker
 from tests.conftest import losses
 
 
-class Killed(Exception):
+class Killed(Exception):  # noqa: N818
     """Stands in for a process that ends between two steps."""
 
 

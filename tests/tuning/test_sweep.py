@@ -13,20 +13,23 @@ from pathlib import Path
 
 import optuna
 import pytest
-import ray
 from optuna.trial import TrialState
+from ray import available_resources
+from ray.util import placement_group
 
-from raytrain import configfile, storage
+from raytrain import checkpoint, configfile, storage
 from raytrain.config import Config
+from raytrain.log import read_metrics
 from tests.tuning import fake
 from tuning import leaderboard, nested, study
-from tuning.sweep import sweep
+from tuning.sweep import export_winner, sweep
+from tuning.trial import output as trial_output
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def swept(ray_of_two: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[leaderboard.Row]]:
+def swept(ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[leaderboard.Row]]:
     """A finished sweep of 8 trials with ASHA, two at a time."""
     config = fake.make_config(tmp_path_factory.mktemp("swept"))
     return config, sweep(config, fake.train)
@@ -86,7 +89,7 @@ def test_the_winner_s_config_is_ready_to_run(swept: tuple[Config, list[leaderboa
 
 
 def test_a_finished_sweep_runs_nothing_more_and_more_trials_go_on(
-    swept: tuple[Config, list[leaderboard.Row]], ray_of_two: None
+    swept: tuple[Config, list[leaderboard.Row]],
 ) -> None:
     config, rows = swept
     before = calls(config)
@@ -97,7 +100,7 @@ def test_a_finished_sweep_runs_nothing_more_and_more_trials_go_on(
     assert len(calls(config)) == 10
 
 
-def test_a_diverging_trial_is_stopped_and_a_crashing_one_fails(ray_of_two: None, tmp_path: Path) -> None:
+def test_a_diverging_trial_is_stopped_and_a_crashing_one_fails(ray: None, tmp_path: Path) -> None:
     config = fake.make_config(
         tmp_path, trials=6, concurrent=1, stopper="none", objective={"held_out_loss": -1.0},
         space={"train.learning_rate": {"choice": [1e-3, 0.9]}, "method.rank": {"choice": [4, 13]}},
@@ -115,7 +118,7 @@ def test_a_diverging_trial_is_stopped_and_a_crashing_one_fails(ray_of_two: None,
         assert "\x1b" not in error, "no colours in a file"
 
 
-def test_a_sweep_without_a_completed_trial_has_no_winner(ray_of_two: None, tmp_path: Path) -> None:
+def test_a_sweep_without_a_completed_trial_has_no_winner(ray: None, tmp_path: Path) -> None:
     config = fake.make_config(tmp_path, trials=2, include_default=False, space={"method.rank": {"choice": [13]}})
     rows = sweep(config, fake.train)
     assert [row["state"] for row in rows] == ["failed", "failed"]
@@ -123,17 +126,40 @@ def test_a_sweep_without_a_completed_trial_has_no_winner(ray_of_two: None, tmp_p
     assert not storage.exists(f"{study.folder(config)}/winner.toml")
 
 
-def test_what_a_stopped_trial_s_workers_held_is_freed(ray_of_two: None) -> None:
-    group = ray.util.placement_group([{"CPU": 1}, {"CPU": 1}])
+def test_what_a_stopped_trial_s_workers_held_is_freed(ray: None) -> None:
+    group = placement_group([{"CPU": 1}, {"CPU": 1}])
     assert group.wait(30)
-    assert "CPU" not in ray.available_resources()
+    assert "CPU" not in available_resources()
     nested.release({"objective": 1.0})  # a trial of one worker holds no group
     nested.release({nested.GROUP: group.id.hex()})
     nested.release({nested.GROUP: group.id.hex()})  # it may be gone already
     until = time.monotonic() + 20
-    while ray.available_resources().get("CPU") != 2:
+    while available_resources().get("CPU") != 2:
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+def test_real_trials_train_on_the_shared_dataset_and_the_best_is_exported(run_config: Callable[..., Config]) -> None:
+    settings = {
+        "trials": 2, "concurrent": 2, "stopper": "none", "evaluations": 2, "objective": {"held_out_loss": -1.0},
+        "space": {"train.learning_rate": {"choice": [1e-2, 1e-9]}},
+    }  # fmt: skip
+    evaluate = {"scorers": ["held_out_loss"], "timesteps": 2}
+    config = run_config(name="real", train={"steps": 5, "learning_rate": 1e-2}, tune=settings, evaluate=evaluate)
+    shards = {file: file.stat().st_mtime_ns for file in Path(config.dataset).rglob("*") if file.is_file()}
+    rows = sweep(config)
+    assert [row["state"] for row in rows] == ["completed", "completed"]
+    assert [row["steps"] for row in rows] == [5, 5]
+    assert {file: file.stat().st_mtime_ns for file in Path(config.dataset).rglob("*") if file.is_file()} == shards
+    for row in rows:
+        trial = trial_output(config, row["number"])
+        assert len(checkpoint.listing(trial)) == 1, "one checkpoint, at the end"
+        assert [r["step"] for r in read_metrics(trial) if "held_out_loss" in r] == [3, 5]
+    written = export_winner(config, rows[0])
+    assert written
+    for path in written:
+        assert path.startswith(f"{study.folder(config)}/winner/")
+        assert Path(path).exists()
 
 
 def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 60) -> None:
@@ -144,7 +170,7 @@ def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], second
         time.sleep(0.1)
 
 
-def test_a_killed_sweep_goes_on_with_the_same_command(own_token: None, ray_of_two: None, tmp_path: Path) -> None:
+def test_a_killed_sweep_goes_on_with_the_same_command(ray: None, ray: None, tmp_path: Path) -> None:
     """Ctrl-C first, then kill -9, then to the end: exactly the wanted number of trials, finished ones kept."""
     config = fake.make_config(tmp_path, stopper="none")
     command = [sys.executable, "-m", "tests.tuning.fake", str(tmp_path)]
