@@ -19,15 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raytrain import storage
-from raytrain.config import Config
+from raytrain.config import FREE_TRAIN_KEYS, Config
 from raytrain.errors import UserError
 
 FOLDER = "checkpoints"
-FREE_TRAIN_KEYS = {
-    "engine", "workers", "micro_batch", "cpus_per_worker", "gpus_per_worker", "max_failures", "log_every",
-    "checkpoint_every", "keep_checkpoints", "held_out_every", "sample_every", "score_every", "gradient_checkpointing",
-}  # fmt: skip
-"""Keys of [train] that do not change what is learned, so a run may go on with other values."""
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,13 @@ class TrainConfig(Table):
         return self
 
 
+FREE_TRAIN_KEYS = {
+    "engine", "workers", "micro_batch", "cpus_per_worker", "gpus_per_worker", "max_failures", "log_every",
+    "checkpoint_every", "keep_checkpoints", "held_out_every", "sample_every", "score_every", "gradient_checkpointing",
+}  # fmt: skip
+"""Keys of [train] that do not change what is learned, so a run may go on with other values."""
+
+
 class SampleConfig(Table):
     """`[sample]`: prompts and sampler of validation and evaluation pictures."""
 

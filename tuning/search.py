@@ -21,6 +21,7 @@ from raytrain import storage
 from raytrain.errors import UserError
 from tuning.nested import release
 from tuning.stopping import EVALUATION, OBJECTIVE, StoppingRule
+from tuning.study import DEFAULT
 
 NUMBER = "number"
 PARAMETERS = "parameters"
@@ -40,7 +41,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         """Return the number and the stored parameters of a new trial."""
         trial = self._study.ask(self._distributions)
         self.asked[trial.number] = trial
-        return {NUMBER: trial.number, PARAMETERS: dict(trial.params)}
+        return {NUMBER: trial.number, PARAMETERS: dict(trial.params), DEFAULT: bool(trial.user_attrs.get(DEFAULT))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the recorder tells the study."""

@@ -1,7 +1,8 @@
 """Early stopping: Ray Tune's ASHA and median rules on the objective, compared after equally many evaluations.
 
-Three things Ray's rules leave to the caller: a trial without a finite objective is stopped at once; a trial is never
-stopped on its last evaluation (it has paid for all its training); and a sweep that goes on gets its earlier trials
+What Ray's rules leave to the caller: a trial without a finite objective is stopped at once; a trial is never stopped on
+its last evaluation (it has paid for all its training); the default settings run to their end, since the winner is
+measured against them; and a sweep that goes on gets its earlier trials
 replayed, so that new trials are compared with them.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from raytrain.config import TuneConfig
+from tuning.study import DEFAULT
 
 OBJECTIVE = "objective"
 EVALUATION = "evaluation"
@@ -62,7 +64,8 @@ class StoppingRule(FIFOScheduler):  # type: ignore[misc]
             self.stopped[trial.trial_id] = "its scores are not finite"
             return str(TrialScheduler.STOP)
         decision = self._rule.on_trial_result(tune_controller, trial, result)
-        if decision != TrialScheduler.STOP or result.get(LAST):
+        protected = result.get(LAST) or getattr(trial, "config", {}).get(DEFAULT)
+        if decision != TrialScheduler.STOP or protected:
             return str(TrialScheduler.CONTINUE)
         self.stopped[trial.trial_id] = f"worse than its rivals after {result[EVALUATION]} evaluations"
         return str(TrialScheduler.STOP)

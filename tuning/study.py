@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from raytrain import storage
-from raytrain.config import Config
+from raytrain.config import FREE_TRAIN_KEYS, Config
 from raytrain.data import schema
 from raytrain.errors import UserError
 from tuning import space
@@ -28,10 +28,6 @@ DEFAULT = "default"
 _IDENTITY = "identity"
 _KILLED = "killed"
 _FREE = ("output", "cluster", "log", "export", "data", "tune")
-_FREE_TRAIN = {
-    "engine", "workers", "micro_batch", "cpus_per_worker", "gpus_per_worker", "max_failures", "log_every",
-    "checkpoint_every", "keep_checkpoints", "held_out_every", "sample_every", "score_every", "gradient_checkpointing",
-}  # fmt: skip
 _FIXED_TUNE = ("space", "objective", "evaluations")
 """What may change between two starts of one sweep, for it does not change a score's meaning; what of [tune] may not."""
 
@@ -135,7 +131,7 @@ def _identity(config: Config) -> dict[str, Any]:
             continue
         for key, value in content.items() if isinstance(content, dict) else [("", content)]:
             name = f"{table}.{key}" if key else table
-            if name not in config.tune.space and not (table == "train" and key in _FREE_TRAIN):
+            if name not in config.tune.space and not (table == "train" and key in FREE_TRAIN_KEYS):
                 found[name] = value
     return found
 

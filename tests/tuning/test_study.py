@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from raytrain import checkpoint, storage
+from raytrain import storage
 from raytrain.config import Config
 from raytrain.configfile import parse, set_key
 from raytrain.errors import UserError
@@ -110,10 +110,6 @@ def test_more_trials_and_other_machines_are_the_same_search(tmp_path: Path, key:
     config = make_config(tmp_path)
     opened(config)
     opened(changed(config, key, value))
-
-
-def test_what_does_not_matter_to_a_checkpoint_does_not_matter_to_a_sweep() -> None:
-    assert study._FREE_TRAIN == checkpoint.FREE_TRAIN_KEYS
 
 
 def test_two_sweeps_cannot_share_a_folder(tmp_path: Path) -> None:

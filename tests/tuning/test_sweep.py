@@ -170,7 +170,7 @@ def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], second
         time.sleep(0.1)
 
 
-def test_a_killed_sweep_goes_on_with_the_same_command(ray: None, ray: None, tmp_path: Path) -> None:
+def test_a_killed_sweep_goes_on_with_the_same_command(ray: None, tmp_path: Path) -> None:
     """Ctrl-C first, then kill -9, then to the end: exactly the wanted number of trials, finished ones kept."""
     config = fake.make_config(tmp_path, stopper="none")
     command = [sys.executable, "-m", "tests.tuning.fake", str(tmp_path)]
