@@ -1,0 +1,94 @@
+"""The config: strict, frozen, one clear message for every mistake, and a faithful round trip."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from raytrain.configfile import load, parse, schema, to_toml
+from raytrain.errors import UserError
+from raytrain.toy.start import write_config
+
+BASE: dict[str, Any] = {"output": "runs/x", "model": {"path": "some/model"}}
+
+
+def message(**tables: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        parse({**BASE, **tables})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tables", "parts"),
+    [
+        ({"train": {"learning_rte": 1e-4}}, ["train.learning_rte", "Did you mean 'learning_rate'?", "Allowed:"]),
+        ({"trian": {}}, ["trian", "Did you mean 'train'?"]),
+        ({"method": {"name": "lora", "rnk": 4}}, ["method.rnk", "Did you mean 'rank'?"]),
+        ({"method": {"name": "lroa"}}, ["lroa", "lora", "full"]),
+        ({"model": {"path": "a/b", "family": "sdx"}}, ["sdx", "Did you mean 'sdxl'?"]),
+        ({"data": {"crop": "False"}}, ["data.crop", "False", "centre"]),
+        ({"log": {"tensorboard": "False"}}, ["log.tensorboard", "False", "boolean"]),
+        ({"train": {"learning_rate": "1e-4"}}, ["train.learning_rate", "1e-4", "number"]),
+        ({"train": {"epochs": 1, "steps": 1}}, ["epochs or steps, not both"]),
+        ({"train": {"engine": "plain", "workers": 2}}, ["plain", "workers=2"]),
+        ({"train": {"optimizer": "adamw8bit", "engine": "zero2"}}, ["adamw8bit", "zero2"]),
+        ({"train": {"global_batch": 3, "workers": 2}}, ["global_batch=3", "workers=2"]),
+        ({"objective": {"timestep_range": [0.5, 0.5]}}, ["timestep_range", "[0.5, 0.5]"]),
+        ({"data": {"buckets": {"sizes": [[65, 64]]}}}, ["65x64", "step=64"]),
+        ({"data": {"captions": {"captioner": "blip"}}}, ["blip", "path"]),
+        ({"evaluate": {"scorers": ["clip_txt"]}}, ["clip_txt", "clip_text"]),
+        ({"evaluate": {"scorers": ["aesthetic"]}}, ["evaluate.aesthetic"]),
+        ({"export": {"formats": ["kohia"]}}, ["kohia", "kohya"]),
+        ({"tune": {"space": {"train.learning_rate": {"log": [1e-3, 1e-4]}}}}, ["low < high"]),
+        ({"tune": {"space": {"data.source": {"choice": ["a"]}}}}, ["data.source", "cannot be searched"]),
+    ],
+)
+def test_a_mistake_is_one_clear_message(tables: dict[str, Any], parts: list[str]) -> None:
+    text = message(**tables)
+    assert len(text.splitlines()) == 1
+    for part in parts:
+        assert part in text
+
+
+def test_several_mistakes_are_all_told() -> None:
+    assert len(message(train={"stepz": 1}, sample={"setps": 2}).splitlines()) == 2
+
+
+def test_overrides_and_files(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('output = "o"\n[model]\npath = "m"\n')
+    config = load(
+        file, ["train.learning_rate=3e-4", "method.rank=32", 'method.targets=["to_q"]', "data.source=my pictures"]
+    )
+    assert (config.train.learning_rate, config.method.rank, config.data.source) == (3e-4, 32, "my pictures")  # type: ignore[attr-defined]
+    assert config.dataset == "o/dataset"
+    with pytest.raises(UserError, match="Did you mean 'rank'"):
+        load(file, ["method.ranks=3"])
+    with pytest.raises(UserError, match="key=value"):
+        load(file, ["train.steps"])
+    with pytest.raises(UserError, match="does not exist"):
+        load(tmp_path / "none.toml")
+    file.write_text("output = ")
+    with pytest.raises(UserError, match="no valid TOML"):
+        load(file)
+
+
+def test_round_trips_and_is_frozen(tmp_path: Path) -> None:
+    config = load(write_config(str(tmp_path / "q")))
+    (tmp_path / "again.toml").write_text(to_toml(config))
+    assert load(tmp_path / "again.toml") == config
+    assert parse(json.loads(json.dumps(config.values()))) == config
+    with pytest.raises(Exception, match="frozen"):
+        config.train.steps = 3  # type: ignore[misc]
+
+
+def test_schema_accepts_what_the_program_accepts(tmp_path: Path) -> None:
+    checker = jsonschema.Draft202012Validator(schema())
+    config = load(write_config(str(tmp_path / "q")))
+    checker.validate(config.values())
+    assert not checker.is_valid({**BASE, "train": {"learning_rte": 1}})
+    assert not checker.is_valid({**BASE, "method": {"name": "lora", "rnk": 1}})
