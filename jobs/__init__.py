@@ -9,6 +9,7 @@ that is sent to workers (functions of `__main__` travel by value).
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -39,12 +40,26 @@ def run(command: Callable[..., int | None], arguments: Sequence[str] | None) -> 
     Any other exception travels on with its traceback, so that a failed job fails.
     """
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command()(command)
+    app.command()(interruptible(command))
     return guard(lambda: app(args=None if arguments is None else list(arguments), standalone_mode=False))
 
 
+def interruptible(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Make Ctrl-C one message and exit code 130; typer would end in silence."""
+
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> int | None:
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt:
+            print("Interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+            return 130
+
+    return wrapped
+
+
 def guard(body: Callable[[], int | None]) -> int:
-    """Call `body` and turn a user's mistake or Ctrl-C into one message and an exit code."""
+    """Call `body` and turn a user's mistake into one message and an exit code."""
     from cluster.errors import ClusterError
 
     try:
@@ -55,9 +70,6 @@ def guard(body: Callable[[], int | None]) -> int:
     except TyperException as error:
         error.show()  # type: ignore[attr-defined]  # typer's usage errors all have it
         return int(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        print("Interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
-        return 130
 
 
 def connected(config: Config) -> AbstractContextManager[Any]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import STAGES, guard
+from jobs import STAGES, guard, interruptible
 from raytrain import __version__
 from raytrain.errors import unknown
 
@@ -43,7 +43,7 @@ def main() -> int:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.callback()(_root)
     for stage in STAGES:
-        app.command(stage)(importlib.import_module(f"jobs.{stage}").command)
+        app.command(stage)(interruptible(importlib.import_module(f"jobs.{stage}").command))
     if arguments and not arguments[0].startswith("-") and arguments[0] not in STAGES:
         print(f"error: {unknown('stage', arguments[0], STAGES)}", file=sys.stderr)
         return 2

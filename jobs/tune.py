@@ -19,11 +19,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     check(settings)
     print(f"Watch it with: optuna-dashboard {url(settings)}")
     with connected(settings):
-        try:
-            found = sweep(settings)
-        except KeyboardInterrupt:
-            print("\nInterrupted. Finished trials are kept; the same command goes on with the missing ones.", file=sys.stderr)
-            return 130
+        found = sweep(settings)
         show(settings, found)
     best = winner(found)
     if best is None:

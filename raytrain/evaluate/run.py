@@ -19,7 +19,7 @@ from PIL import Image
 from raytrain import checkpoint, families, held_out, provenance, sample, storage
 from raytrain.config import Config
 from raytrain.data.read import Dataset
-from raytrain.errors import UserError
+from raytrain.errors import Diverged, UserError
 from raytrain.evaluate import run_folder, scorers
 from raytrain.evaluate.report import write_report
 from raytrain.evaluate.statistics import Difference, Score, compare, summarise
@@ -43,7 +43,7 @@ def measure(subject: Subject) -> Values:
     for name, values in measured.items():
         wrong = sum(not math.isfinite(value) for value in values)
         if wrong:
-            raise UserError(
+            raise Diverged(
                 f"The scorer {name!r} gave no number for {wrong} of {len(values)} samples: the model's weights or "
                 "pictures hold NaN, so training diverged. Use an earlier checkpoint or a lower train.learning_rate."
             )

@@ -11,7 +11,7 @@ from raytrain import storage
 from raytrain.config import Config
 from raytrain.configfile import parse
 from raytrain.data.read import check_dataset
-from raytrain.errors import UserError
+from raytrain.errors import Diverged, UserError
 from raytrain.log import quiet
 from raytrain.progress import follow
 from raytrain.train.run import finished, ledger_of
@@ -35,7 +35,8 @@ def launch(config: Config, callbacks: Sequence[Any] = ()) -> dict[str, float]:
         _trainer(config, callbacks).fit()
     failure = storage.join(config.output, FAILURE)
     if storage.exists(failure):
-        raise UserError(storage.read_json(failure)["message"])
+        facts = storage.read_json(failure)
+        raise (Diverged if facts["diverged"] else UserError)(facts["message"])
     return dict(storage.read_json(storage.join(config.output, "train.json")))
 
 
@@ -74,7 +75,8 @@ def run_worker(values: dict[str, Any]) -> None:
         train(config, ray.train.report, rank=rank, world=world)
     except UserError as error:
         if rank == 0:
-            storage.write_json(storage.join(config.output, FAILURE), {"message": str(error)})
+            facts = {"message": str(error), "diverged": isinstance(error, Diverged)}
+            storage.write_json(storage.join(config.output, FAILURE), facts)
 
 
 def _absolute(config: Config) -> Config:

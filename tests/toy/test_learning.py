@@ -13,7 +13,7 @@ from raytrain.configfile import parse
 from raytrain.toy import CLIP, SD15
 from raytrain.toy.draw import draw_folder
 
-STEPS = 120
+STEPS = 160
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def tables(ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
             "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
             "encode": {"batch": 16, "cpus_per_worker": 2},
         },
-        "sample": {"width": 64, "height": 64, "steps": 15, "guidance": 4.0, "max_prompts": 24, "batch": 24},
+        "sample": {"width": 64, "height": 64, "steps": 15, "guidance": 4.0, "max_prompts": 24, "pictures_per_prompt": 2, "batch": 24},
         "evaluate": {"clip": str(CLIP), "scorers": ["clip_text", "held_out_loss"], "max_held_out": 24},
         "train": {"steps": STEPS, "global_batch": 8, "learning_rate": 5e-3, "warmup": 10, "schedule": "cosine"},
         "log": {"tensorboard": False},
@@ -56,7 +56,7 @@ def test_tuned_beats_base_beyond_the_intervals(tables: dict[str, Any], tmp_path:
     train(config)
     evaluate(config)
     report = storage.read_json(storage.join(config.output, "evaluation", "report.json"))
-    base, tuned = report["scores"]["base"], report["scores"]["tuned"]
+    base, tuned = report["base"], report["tuned"]
     assert tuned["held_out_loss"]["high"] < base["held_out_loss"]["low"]
     assert tuned["clip_text"]["low"] > base["clip_text"]["high"]
 
@@ -70,7 +70,7 @@ def test_sweep_stops_a_hundredfold_rate_and_beats_the_default(tables: dict[str, 
             **tables,
             "output": str(tmp_path / "sweep"),
             "train": train,
-            "sample": {**tables["sample"], "max_prompts": 8},
+            "sample": {**tables["sample"], "max_prompts": 8, "pictures_per_prompt": 1},
             "tune": {
                 "trials": 8,
                 "concurrent": 2,
