@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -137,7 +138,8 @@ def _session(name: str, **settings: Any) -> Iterator[Connection]:
     import ray
 
     try:
-        ray.init(**settings)
+        with _muted_notices():
+            ray.init(**settings)
     except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         ray.shutdown()
         raise ClusterError(
@@ -148,6 +150,20 @@ def _session(name: str, **settings: Any) -> Iterator[Connection]:
         yield _describe()
     finally:
         ray.shutdown(wait_for_processes=True)
+
+
+@contextmanager
+def _muted_notices() -> Iterator[None]:
+    """Keep what Ray's C++ core writes to standard error while it starts out of sight; what goes wrong is raised."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _describe() -> Connection:
