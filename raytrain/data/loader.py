@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -101,40 +101,18 @@ def to_batch(rows: Rows, visits: list[int]) -> Batch:
 
 
 def prefetch(make: Callable[[int], Made], numbers: range, depth: int = 4) -> Iterator[Made]:
-    """Yield make(number) for each number in order, up to `depth` of them made ahead by a thread."""
-    ready: queue.Queue[Made | _Failure] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item: Made | _Failure) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for number in numbers:
-                if stop.is_set():
-                    return
-                put(make(number))
-        except BaseException as error:  # raised again in the consuming thread
-            put(_Failure(error))
-
-    threading.Thread(target=work, name="prefetch", daemon=True).start()
+    """Yield make(number) for each number in order, up to `depth` of them made ahead by two threads."""
+    pool = ThreadPoolExecutor(2, thread_name_prefix="prefetch")
+    pending: deque[Future[Made]] = deque()
     try:
-        for _ in numbers:
-            item = ready.get()
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
+        for number in numbers:
+            pending.append(pool.submit(make, number))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
-        stop.set()
-
-
-@dataclass(frozen=True)
-class _Failure:
-    error: BaseException
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:

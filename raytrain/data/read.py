@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +16,9 @@ from raytrain.data import schema
 from raytrain.data.schema import Manifest
 from raytrain.errors import UserError
 
+_TWO_HEADERS = 42
+"""Bytes of two page headers at least; one takes about 21."""
+
 
 @dataclass(frozen=True)
 class Index:
@@ -29,6 +30,8 @@ class Index:
     """(n,) numbers into the manifest's shards."""
     rows: np.ndarray
     """(n,) row numbers in the shard."""
+    sizes: np.ndarray
+    """(n, 6) int32, in the order of `schema.SIZE_COLUMNS`."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,20 +56,19 @@ class Dataset:
     Raises UserError when the folder holds no finished dataset.
     """
 
-    def __init__(self, uri: str, cache_bytes: int = 2 << 30) -> None:
+    def __init__(self, uri: str) -> None:
         self.uri = uri
         self.manifest = open_manifest(uri)
-        self._cache_bytes = cache_bytes
-        self._groups: OrderedDict[tuple[int, int], dict[str, np.ndarray]] = OrderedDict()
-        self._held = 0
+        self._groups: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        self._maps: dict[int, np.ndarray] = {}
         self._files: dict[int, pq.ParquetFile] = {}
         self._bounds: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
         self._indices = self._read_indices()
 
     def index(self, bucket: str, split: str = "train") -> Index:
         """Return where a bucket's rows are; empty when it has none in that split."""
-        empty = Index(np.empty(0, dtype=str), np.empty(0, np.int64), np.empty(0, np.int64))
+        none = np.empty(0, np.int64)
+        empty = Index(np.empty(0, dtype=str), none, none, np.empty((0, 6), np.int32))
         return self._indices.get((bucket, split), empty)
 
     def counts(self, split: str = "train") -> dict[str, int]:
@@ -76,22 +78,24 @@ class Dataset:
     def rows(self, bucket: str, numbers: np.ndarray, split: str = "train") -> Rows:
         """Return rows by their numbers in the bucket's order of ids."""
         index, shape = self.index(bucket, split), self.manifest.moments_shape(bucket)
-        columns: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         for slot, number in enumerate(numbers):
-            group, offset = self._locate(int(index.shards[number]), int(index.rows[number]))
-            for name, values in group.items():
-                if name not in columns:
-                    columns[name] = np.empty((len(numbers), *values.shape[1:]), values.dtype)
-                columns[name][slot] = values[offset]
-        moments = columns.pop(schema.MOMENTS).reshape(-1, *shape)
-        sizes = np.stack([columns.pop(name) for name in schema.SIZE_COLUMNS], axis=1)
-        text = {name: columns[name].reshape(-1, *self.manifest.text_shapes[name]) for name in self.manifest.text_shapes}
-        return Rows([str(i) for i in index.ids[numbers]], moments, text, sizes)
+            columns, row = self._group(int(index.shards[number]), int(index.rows[number]))
+            for name, values in columns.items():
+                if name not in arrays:
+                    arrays[name] = _uninitialised((len(numbers), values.shape[1]))
+                arrays[name][slot] = values[row]
+        moments = arrays.pop(schema.MOMENTS).reshape(-1, *shape)
+        text = {name: values.reshape(-1, *self.manifest.text_shapes[name]) for name, values in arrays.items()}
+        return Rows([str(i) for i in index.ids[numbers]], moments, text, index.sizes[numbers])
 
     def empty_text(self) -> dict[str, np.ndarray]:
         """Return the text columns of the empty caption, each without a row axis."""
         table = pq.read_table(storage.fetch(storage.join(self.uri, schema.EMPTY)))
-        return {name: _binary(table.column(name)).reshape(shape) for name, shape in self.manifest.text_shapes.items()}
+        return {
+            name: np.frombuffer(table.column(name)[0].as_py(), np.float16).reshape(shape)
+            for name, shape in self.manifest.text_shapes.items()
+        }
 
     def details(self, split: str, columns: tuple[str, ...] = schema.INDEX_COLUMNS) -> list[dict[str, Any]]:
         """Return the index columns of a split's live rows, ordered by id, each with its bucket."""
@@ -108,48 +112,46 @@ class Dataset:
         return sorted(found, key=lambda row: str(row["id"]))
 
     def _read_indices(self) -> dict[tuple[str, str], Index]:
-        parts: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
+        parts: dict[tuple[str, str], list[tuple[str, int, int, tuple[int, ...]]]] = {}
         for number, shard in enumerate(self.manifest.shards):
-            table = self._open(number).read(columns=["id", "split"])
+            table = self._open(number).read(columns=["id", "split", *schema.SIZE_COLUMNS])
             dropped = set(shard.dropped)
-            pairs = zip(table.column("id").to_pylist(), table.column("split").to_pylist(), strict=True)
-            for row, (id_, split) in enumerate(pairs):
+            columns = [table.column(name).to_pylist() for name in ("id", "split", *schema.SIZE_COLUMNS)]
+            for row, (id_, split, *numbers) in enumerate(zip(*columns, strict=True)):
                 if row not in dropped:
-                    parts.setdefault((shard.bucket, split), []).append((id_, number, row))
+                    parts.setdefault((shard.bucket, split), []).append((id_, number, row, tuple(numbers)))
         indices = {}
         for key, entries in parts.items():
-            ids, shards, rows = zip(*sorted(entries), strict=True)
-            indices[key] = Index(np.array(ids), np.array(shards), np.array(rows))
+            ids, shards, rows, sizes = zip(*sorted(entries), strict=True)
+            indices[key] = Index(np.array(ids), np.array(shards), np.array(rows), np.array(sizes, np.int32))
         return indices
 
     def _open(self, shard: int) -> pq.ParquetFile:
         if shard not in self._files:
             path = storage.fetch(storage.join(self.uri, self.manifest.shards[shard].path))
-            file = pq.ParquetFile(path, memory_map=True)
-            sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+            self._files[shard] = pq.ParquetFile(path)
+            self._maps[shard] = np.memmap(path, np.uint8, "r")
+            metadata = self._files[shard].metadata
+            sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             self._bounds[shard] = np.cumsum([0, *sizes])
-            self._files[shard] = file
         return self._files[shard]
 
-    def _locate(self, shard: int, row: int) -> tuple[dict[str, np.ndarray], int]:
-        with self._lock:
-            file = self._open(shard)
-            group = int(np.searchsorted(self._bounds[shard], row, side="right")) - 1
-            key = (shard, group)
-            if key in self._groups:
-                self._groups.move_to_end(key)
-            else:
-                self._groups[key] = self._read_group(file, group)
-                self._held += _size(self._groups[key])
-                while self._held > self._cache_bytes and len(self._groups) > 1:
-                    self._held -= _size(self._groups.popitem(last=False)[1])
-            return self._groups[key], row - int(self._bounds[shard][group])
-
-    def _read_group(self, file: pq.ParquetFile, group: int) -> dict[str, np.ndarray]:
-        arrays = [schema.MOMENTS, *self.manifest.text_shapes]
-        table = file.read_row_group(group, columns=[*arrays, *schema.SIZE_COLUMNS], use_threads=False)
-        columns = {name: _binary(table.column(name)) for name in arrays}
-        return columns | {name: table.column(name).to_numpy() for name in schema.SIZE_COLUMNS}
+    def _group(self, shard: int, row: int) -> tuple[dict[str, np.ndarray], int]:
+        """Return the array columns of the row group that holds a shard's row, and the row's place in it."""
+        group = int(np.searchsorted(self._bounds[shard], row, side="right")) - 1
+        key = (shard, group)
+        if key not in self._groups:
+            metadata = self._files[shard].metadata.row_group(group)
+            layout = self._files[shard].metadata.schema
+            wanted = {schema.MOMENTS, *self.manifest.text_shapes}
+            self._groups[key] = {
+                layout.column(i).name: _values(
+                    self._maps[shard], metadata.column(i), layout.column(i).length, metadata.num_rows
+                )
+                for i in range(metadata.num_columns)
+                if layout.column(i).name in wanted
+            }
+        return self._groups[key], row - int(self._bounds[shard][group])
 
 
 def open_manifest(uri: str) -> Manifest:
@@ -195,18 +197,22 @@ def check_dataset(config: Config) -> Manifest:
     return manifest
 
 
-def _binary(column: pa.ChunkedArray) -> np.ndarray:
-    """View a column of equally long binary values as float16 (n, length), without a copy where it is one chunk."""
-    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    if pa.types.is_fixed_size_binary(array.type):
-        length, data, start = array.type.byte_width, array.buffers()[1], array.offset * array.type.byte_width
-    else:
-        wide = pa.types.is_large_binary(array.type)
-        offsets = np.frombuffer(array.buffers()[1], np.int64 if wide else np.int32)[array.offset :]
-        length, data, start = int(offsets[1] - offsets[0]), array.buffers()[2], int(offsets[0])
-    raw = np.frombuffer(data, np.uint8, count=length * len(array), offset=start)
-    return raw.reshape(len(array), length).view(np.float16)
+def _values(file: np.ndarray, chunk: Any, width: int, rows: int) -> np.ndarray:
+    """View a column chunk of equally long binary values as float16 (rows, length), without reading or copying it.
+
+    The writer stores required, plain, uncompressed, fixed-size values in one page, so a chunk is a page header of a few
+    bytes and then the values to its end. Mapping them is as fast as memory; decoding through Arrow is one more copy.
+    """
+    start = chunk.data_page_offset + chunk.total_compressed_size - rows * width
+    header = start - chunk.data_page_offset
+    if not width or chunk.compression != "UNCOMPRESSED" or not 0 < header < _TWO_HEADERS:
+        raise UserError(
+            f"The dataset's column {chunk.path_in_schema!r} is not stored as this program writes it (plain, uncompressed, one "
+            "page a row group); it cannot be read safely. Prepare the dataset again."
+        )
+    return file[start : start + rows * width].view(np.float16).reshape(rows, -1)
 
 
-def _size(group: dict[str, np.ndarray]) -> int:
-    return sum(values.nbytes for values in group.values())
+def _uninitialised(shape: tuple[int, ...]) -> np.ndarray:
+    """Return a float16 array in Arrow's memory pool: it reuses pages, where a fresh large array costs a fault for each."""
+    return np.frombuffer(pa.allocate_buffer(2 * int(np.prod(shape))), np.float16).reshape(shape)

@@ -16,7 +16,12 @@ from raytrain.data.index import COLUMNS, Row, Stored
 from raytrain.data.scan import Rejected
 from raytrain.data.schema import EMPTY, INDEX_COLUMNS, MANIFEST, REJECTED, Manifest, Shard
 
-_PLAIN: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+_PLAIN: dict[str, Any] = {
+    "compression": "none",
+    "use_dictionary": False,
+    "write_statistics": False,
+    "data_page_size": 2**30,  # one page a row group: `raytrain.data.read` maps its values
+}
 
 
 def write_shard(dataset: str, rows: Sequence[Row], columns: Mapping[str, Sequence[bytes]], group_rows: int) -> str:
@@ -100,7 +105,9 @@ def _batch(rows: Sequence[Row], columns: Mapping[str, Sequence[bytes]], part: sl
         name: pa.array(values, pa.string() if name in INDEX_COLUMNS else pa.int32())
         for name, values in zip(COLUMNS, index, strict=True)
     }
-    return pa.record_batch(arrays | {name: pa.array(values[part], pa.binary()) for name, values in columns.items()})
+    arrays |= {name: pa.array(values[part], pa.binary(len(values[0]))) for name, values in columns.items()}
+    fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
+    return pa.record_batch(list(arrays.values()), schema=pa.schema(fields))
 
 
 def _hash(table: pa.Table) -> str:

@@ -1,0 +1,77 @@
+"""Measure what the platform costs over the bare work: `make bench`, or `python -m tests.bench --only loader`.
+
+Each figure is a ratio of two things measured in turn in one run (ours, reference, ours, reference, ...): the median of the
+pairs' ratios. Nothing passes or fails on time. Prints a table and writes `bench.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import loader, prepare, train_step
+
+BENCHES: dict[str, tuple[Callable[[Path, bool], tuple[Callable[[], float], Callable[[], float]]], str, float]] = {
+    "train_step": (train_step.setup, "steps/s", 0.95),
+    "loader": (loader.setup, "MB/s", 0.8),
+    "prepare": (prepare.setup, "pictures/s", 0.9),
+}
+
+
+def measure(name: str, folder: Path, repeats: int, quick: bool) -> dict[str, object]:
+    """Return one figure: medians of ours and the reference, and the median of the pairs' ratios."""
+    setup, unit, _ = BENCHES[name]
+    ours, reference = setup(folder, quick)
+    ours(), reference()  # warm caches and kernels on both sides
+    pairs = [(ours(), reference()) for _ in range(repeats)]
+    return {
+        "name": name,
+        "ours": statistics.median(pair[0] for pair in pairs),
+        "reference": statistics.median(pair[1] for pair in pairs),
+        "ratio": statistics.median(a / b for a, b in pairs),
+        "unit": unit,
+    }
+
+
+def machine() -> str:
+    """Describe this machine in a line."""
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "?",
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, torch {torch.__version__}"
+
+
+def main() -> None:
+    """Run the benchmarks asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--only", choices=sorted(BENCHES))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: a test of the benchmark, not a measurement")
+    parser.add_argument("--output", default="bench.json")
+    options = parser.parse_args()
+    names = [options.only] if options.only else list(BENCHES)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="raytrain-bench-") as folder:
+        figures = [measure(name, Path(folder) / name, options.repeats, options.quick) for name in names]
+    table = Table("name", "ours", "reference", "ratio", "unit", "aim", title=machine())
+    for figure in figures:
+        values = [f"{figure[key]:.2f}" for key in ("ours", "reference", "ratio")]
+        table.add_row(str(figure["name"]), *values, str(figure["unit"]), f">= {BENCHES[str(figure['name'])][2]}")
+    Console().print(table)
+    Path(options.output).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

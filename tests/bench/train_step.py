@@ -1,0 +1,78 @@
+"""A training step through the platform against a bare PyTorch loop on the same model and batch shapes."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+
+from raytrain.configfile import parse
+from raytrain.data.prepare import prepare
+from raytrain.toy import SD15
+from raytrain.toy.draw import draw_folder
+from raytrain.train import worker
+from raytrain.train.run import start
+
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+BATCH = 8
+
+
+def setup(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Return two functions, each measuring steps per second: ours (loader, draws, step, metrics) and the bare loop."""
+    steps = 4 if quick else 40
+    draw_folder(folder / "pictures", 24 if quick else 120, style="neon", seed=0)
+    tables = {
+        "output": str(folder / "run"),
+        "model": {"path": str(SD15)},
+        "method": {"name": "lora", "rank": 8},
+        "data": {
+            "source": str(folder / "pictures"),
+            "dataset": str(folder / "dataset"),
+            "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
+        },
+        "train": {"steps": steps, "global_batch": BATCH, "learning_rate": 1e-3},
+        "log": {"tensorboard": False},
+    }
+    from cluster.connect import connect
+
+    with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
+        prepare(parse(tables))
+    numbers = itertools.count()
+    shapes: list[tuple[int, ...]] = []
+
+    def ours() -> float:
+        config = parse({**tables, "output": str(folder / f"run-{next(numbers)}")})
+        run = start(config, 0, 1)
+        shapes[:] = [run.dataset.manifest.moments_shape(run.ledger.at(step).bucket)[1:] for step in range(steps)]
+        began = time.perf_counter()
+        worker.loop(run, hooks=[])
+        seconds = time.perf_counter() - began
+        assert run.log is not None
+        run.log.close()
+        return steps / seconds
+
+    def bare() -> float:
+        unet = UNet2DConditionModel.from_pretrained(SD15, subfolder="unet").eval()
+        unet.requires_grad_(False)
+        unet.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=TARGETS))
+        weights = [weight for weight in unet.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=1e-3)
+        text = torch.randn(BATCH, 32, unet.config.cross_attention_dim)
+        latents = {shape: torch.randn(BATCH, 4, *shape) for shape in set(shapes)}
+        began = time.perf_counter()
+        for shape in shapes:
+            noise = torch.randn(BATCH, 4, *shape)
+            steps_ = torch.randint(0, 1000, (BATCH,))
+            predicted = unet(latents[shape] + noise, steps_, encoder_hidden_states=text, return_dict=False)[0]
+            torch.nn.functional.mse_loss(predicted, noise).backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return steps / (time.perf_counter() - began)
+
+    return ours, bare
