@@ -1,0 +1,145 @@
+"""Real photographs through every command a user would type, on tiny sd15 and sdxl folders, LoRA and full."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage
+import sklearn.datasets
+from PIL import Image
+
+from jobs import evaluate, export, plan, prepare, sample, train, tune
+from raytrain import families, storage
+from raytrain.configfile import parse, to_toml
+from raytrain.data.captioners import blip
+from raytrain.data.read import Dataset
+from raytrain.toy import CLIP
+
+PHOTOGRAPHS = {
+    "astronaut.png": "an astronaut in an orange suit", "chelsea.png": "a tabby cat looking up",
+    "coffee.png": "a cup of coffee on a table", "rocket.jpg": "a rocket on its launch pad",
+    "hubble_deep_field.jpg": "many galaxies in deep space", "motorcycle_left.png": "a motorcycle in a garage",
+    "ihc.png": "stained tissue under a microscope", "retina.jpg": "the retina of an eye",
+    "brick.png": "a brick wall", "grass.png": "grass", "gravel.png": "gravel", "coins.png": "ancient coins",
+    "china.jpg": "a chinese temple", "flower.jpg": "a flower in a garden",
+}  # fmt: skip
+SHAPES = ((120, 120), (150, 100), (100, 150))
+PICTURES = 210
+STAGES: dict[str, Callable[[list[str]], int]] = {
+    "plan": plan.main, "prepare": prepare.main, "train": train.main, "sample": sample.main,
+    "evaluate": evaluate.main, "tune": tune.main, "export": export.main,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Crops of real photographs in three shapes, every second one with a sidecar caption."""
+    folder = tmp_path_factory.mktemp("photographs")
+    sources = [Path(skimage.__file__).parent / "data", Path(sklearn.datasets.__file__).parent / "images"]
+    random = np.random.default_rng(0)
+    files = [next(source / name for source in sources if (source / name).exists()) for name in PHOTOGRAPHS]
+    for number in range(PICTURES):
+        file, (width, height) = files[number % len(files)], SHAPES[number % 3]
+        with Image.open(file) as photograph:
+            left, top = (int(random.integers(0, side - part + 1)) for side, part in
+                         zip(photograph.size, (width, height), strict=True))  # fmt: skip
+            photograph.convert("RGB").crop((left, top, left + width, top + height)).save(folder / f"{number:03}.jpg")
+        if number % 2:
+            (folder / f"{number:03}.txt").write_text(PHOTOGRAPHS[file.name])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("sd15", "sdxl"):
+        families.load(name).tiny(str(folder / name))
+    blip.tiny(str(folder / "blip"))
+    return folder
+
+
+def write_config(folder: Path, photographs: Path, models: Path, family: str, method: str) -> str:
+    tables: dict[str, Any] = {
+        "output": str(folder / f"{family}-{method}"),
+        "model": {"family": family, "path": str(models / family)},
+        "method": {"name": method},
+        "data": {
+            "source": str(photographs),
+            "dataset": str(folder / f"{family}-dataset"),
+            "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [96, 64], [64, 96]]},
+            "captions": {"captioner": "blip", "path": str(models / "blip"), "num_beams": 1, "max_new_tokens": 5},
+            "encode": {"batch": 16},
+        },
+        "train": {"steps": 6, "global_batch": 4, "learning_rate": 1e-3, "checkpoint_every": 3},
+        "sample": {"steps": 2, "max_prompts": 3, "guidance": 2.0},
+        "evaluate": {"clip": str(CLIP), "timesteps": 1, "max_held_out": 8, "max_references": 8, "bootstrap": 100},
+        "tune": {
+            "trials": 2, "evaluations": 2, "stopper": "median",
+            "space": {"train.learning_rate": {"log": [1e-4, 1e-2]}},
+        },
+        "export": {"formats": ["diffusers", "kohya"] if method == "lora" else ["diffusers"]},
+    }  # fmt: skip
+    path = folder / f"{family}-{method}.toml"
+    path.write_text(to_toml(parse(tables)))
+    return str(path)
+
+
+def by_subprocess(stage: str, config: str) -> None:
+    command = [sys.executable, "-m", f"jobs.{stage}", config]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{stage}: {result.stdout[-2000:]} {result.stderr[-3000:]}"
+
+
+def by_call(stage: str, config: str) -> None:
+    assert STAGES[stage]([config]) == 0, stage
+
+
+def check_results(folder: Path, family: str, method: str) -> None:
+    output = folder / f"{family}-{method}"
+    dataset = Dataset(str(folder / f"{family}-dataset"))
+    assert sum(dataset.counts("train").values()) + sum(dataset.counts("held_out").values()) == PICTURES
+    assert set(dataset.counts()) == {"64x64", "96x64", "64x96"}
+    rows = dataset.details("train", ("caption",)) + dataset.details("held_out", ("caption",))
+    assert sum(row["caption"] in PHOTOGRAPHS.values() for row in rows) == PICTURES // 2
+    assert sum(bool(row["caption"]) for row in rows) == PICTURES  # the captioner wrote the other half
+    for name in ("train.json", "report.html", "pictures/grid.png", "evaluation/report.json", "tune/winner.toml"):
+        assert (output / name).stat().st_size > 0, name
+    assert len(storage.read_json(str(output / "tune" / "leaderboard.json"))) == 2
+    if method == "full":
+        assert (output / "export" / "pipeline" / "model_index.json").exists()
+        return
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
+    pipe = kind.from_pretrained(output.parent.parent / next(p for p in (folder.parent).glob("models*")) / family)
+    pipe.load_lora_weights(str(output / "export"), weight_name="pytorch_lora_weights.safetensors")
+    assert pipe.get_active_adapters()
+    assert (output / "export" / f"{output.name}.safetensors").exists()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_each_stage_as_its_own_command(photographs: Path, models: Path, place: Path) -> None:
+    config = write_config(place, photographs, models, "sd15", "lora")
+    for stage in STAGES:
+        by_subprocess(stage, config)
+    check_results(place, "sd15", "lora")
+
+
+@pytest.mark.parametrize(("family", "method"), [("sd15", "full"), ("sdxl", "lora"), ("sdxl", "full")])
+def test_every_family_and_method(
+    ray: None, photographs: Path, models: Path, place: Path, family: str, method: str
+) -> None:
+    config = write_config(place, photographs, models, family, method)
+    for stage in STAGES:
+        by_call(stage, config)
+    check_results(place, family, method)
