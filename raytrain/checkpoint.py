@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -137,7 +139,13 @@ def _best(folders: list[str]) -> str | None:
 
 def _save_tensors(tensors: dict[str, Tensor], folder: str, name: str) -> None:
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    save_file(contiguous, os.path.join(folder, f"{name}.safetensors"))
+    try:
+        save_file(contiguous, os.path.join(folder, f"{name}.safetensors"))
+    except SafetensorError as error:  # hides the system's error number in its text; storage knows what a full disk is
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _load_tensors(folder: str, name: str) -> dict[str, Tensor]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raytrain import storage
@@ -31,13 +34,27 @@ def launch(config: Config, callbacks: Sequence[Any] = ()) -> dict[str, float]:
     manifest = check_dataset(config)
     total = ledger_of(config, {name: count.train for name, count in manifest.buckets.items()}).total_steps
     storage.remove(storage.join(config.output, FAILURE))
-    with follow(config.output, total):
+    with follow(config.output, total), _interruptible():
         _trainer(config, callbacks).fit()
     failure = storage.join(config.output, FAILURE)
     if storage.exists(failure):
         facts = storage.read_json(failure)
         raise (Diverged if facts["diverged"] else UserError)(facts["message"])
     return dict(storage.read_json(storage.join(config.output, "train.json")))
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ray Train stop its workers on Ctrl-C, but end as any interrupted program does, not with its own exit code."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ending:
+        raise KeyboardInterrupt from ending
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _trainer(config: Config, callbacks: Sequence[Any]) -> Any:
