@@ -61,7 +61,7 @@ def test_one_and_two_workers_and_every_engine_agree(ray: None, run_config: Calla
 def test_killed_worker_goes_on_from_its_checkpoint(ray: None, run_config: Callable[..., Config]) -> None:
     train = {"steps": 60, "learning_rate": 3e-3, "checkpoint_every": 5}
     whole = run_config(name="whole", train=train)
-    worker.train(whole)
+    launch(whole)
     config = run_config(name="killed", train=train)
     killed: list[int] = []
 
