@@ -112,19 +112,19 @@ class Dataset:
         return sorted(found, key=lambda row: str(row["id"]))
 
     def _read_indices(self) -> dict[tuple[str, str], Index]:
-        parts: dict[tuple[str, str], list[tuple[str, int, int, tuple[int, ...]]]] = {}
+        parts: dict[tuple[str, str], list[Index]] = {}
         for number, shard in enumerate(self.manifest.shards):
             table = self._open(number).read(columns=["id", "split", *schema.SIZE_COLUMNS])
-            dropped = set(shard.dropped)
-            columns = [table.column(name).to_pylist() for name in ("id", "split", *schema.SIZE_COLUMNS)]
-            for row, (id_, split, *numbers) in enumerate(zip(*columns, strict=True)):
-                if row not in dropped:
-                    parts.setdefault((shard.bucket, split), []).append((id_, number, row, tuple(numbers)))
-        indices = {}
-        for key, entries in parts.items():
-            ids, shards, rows, sizes = zip(*sorted(entries), strict=True)
-            indices[key] = Index(np.array(ids), np.array(shards), np.array(rows), np.array(sizes, np.int32))
-        return indices
+            live = np.ones(len(table), dtype=bool)
+            live[list(shard.dropped)] = False
+            ids, splits = (table.column(name).to_numpy() for name in ("id", "split"))
+            sizes = np.stack([table.column(name).to_numpy() for name in schema.SIZE_COLUMNS], axis=1)
+            for split in ("train", "held_out"):
+                rows = np.flatnonzero(live & (splits == split))
+                if len(rows):
+                    part = Index(ids[rows], np.full(len(rows), number), rows, sizes[rows])
+                    parts.setdefault((shard.bucket, split), []).append(part)
+        return {key: _by_id(found) for key, found in parts.items()}
 
     def _open(self, shard: int) -> pq.ParquetFile:
         if shard not in self._files:
@@ -195,6 +195,13 @@ def check_dataset(config: Config) -> Manifest:
                 "config, or set model.path or model.vae to the ones it was made with."
             )
     return manifest
+
+
+def _by_id(parts: list[Index]) -> Index:
+    """Join shards' parts of one bucket's split, ordered by id: an order that does not depend on how rows were stored."""
+    order = np.argsort(np.concatenate([part.ids for part in parts]))
+    fields = ([getattr(part, name) for part in parts] for name in ("ids", "shards", "rows", "sizes"))
+    return Index(*(np.concatenate(values)[order] for values in fields))
 
 
 def _values(file: np.ndarray, chunk: Any, width: int, rows: int) -> np.ndarray:

@@ -80,7 +80,11 @@ def _trainer(config: Config, callbacks: Sequence[Any]) -> Any:
 
 
 def run_worker(values: dict[str, Any]) -> None:
-    """Train as one worker of Ray Train. A user's mistake is written down, since restarting would not mend it."""
+    """Train as one worker of Ray Train. A user's mistake is written down, since restarting would not mend it.
+
+    A mistake that only one of several workers met ends the group, so that the others do not wait for it; the group that
+    Ray starts next finds the note and ends at once.
+    """
     import ray.train
 
     from raytrain.train.worker import train
@@ -88,20 +92,29 @@ def run_worker(values: dict[str, Any]) -> None:
     quiet()
     config, context = parse(values), ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
+    failure = storage.join(config.output, FAILURE)
+    if storage.exists(failure):
+        return
     try:
         train(config, ray.train.report, rank=rank, world=world)
     except UserError as error:
-        if rank == 0:
+        if rank == 0 or not isinstance(error, Diverged):
             facts = {"message": str(error), "diverged": isinstance(error, Diverged)}
-            storage.write_json(storage.join(config.output, FAILURE), facts)
+            storage.write_json(failure, facts)
+        if world > 1 and not isinstance(error, Diverged):  # every worker meets a divergence at the same step
+            raise
 
 
 def _absolute(config: Config) -> Config:
     """Return the config with local folders made absolute: workers run in other folders than the driver."""
     if not storage.is_local(config.output):
         return config
-    data = config.data.model_copy(update={"dataset": storage.resolve(config.dataset)[1]})
-    model = config.model
-    if os.path.isdir(model.path):
-        model = model.model_copy(update={"path": os.path.abspath(model.path)})
-    return config.model_copy(update={"output": os.path.abspath(config.output), "data": data, "model": model})
+    tree = config.values()
+    tree["output"] = os.path.abspath(config.output)
+    tree["data"]["dataset"] = storage.resolve(config.dataset)[1]
+    for table, key in (("model", "path"), ("model", "vae"), ("evaluate", "clip"), ("evaluate", "aesthetic"),
+                       ("sample", "prompt_file")):  # fmt: skip
+        value = tree[table][key]
+        if value and os.path.exists(value):
+            tree[table][key] = os.path.abspath(value)
+    return parse(tree)

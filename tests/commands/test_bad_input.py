@@ -148,6 +148,7 @@ def test_full_disk_while_a_checkpoint_is_written(
             "Nothing that was there before",
         )
         folders = checkpoint.listing(str(output))
+        assert folders
         for folder in folders:
             checkpoint.load(folder)
     finally:
