@@ -23,18 +23,18 @@ from raytrain.toy import SD15
 from raytrain.toy.draw import draw_folder
 
 BATCH = 8
-SIZES = [[256, 256], [320, 192], [192, 320]]
+SIZES = [[128, 128], [160, 96], [96, 160]]
 
 
 def setup(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], float]]:
     """Return two functions, each measuring pictures per second on one thread."""
-    draw_folder(folder / "pictures", 12 if quick else 96, style="neon", seed=0)
+    draw_folder(folder / "pictures", 12 if quick else 160, style="neon", seed=0)
     tables = {
         "output": str(folder / "run"),
         "model": {"path": str(SD15)},
         "data": {
             "source": str(folder / "pictures"),
-            "buckets": {"resolution": 256, "step": 64, "sizes": SIZES},
+            "buckets": {"resolution": 128, "step": 32, "sizes": SIZES},
             "encode": {"batch": BATCH},
         },
     }
