@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +16,8 @@ from raytrain.checkpoint import Checkpoint
 from raytrain.config import Config
 from raytrain.configfile import parse, to_toml
 from raytrain.data import schema
+from raytrain.data.index import Row
+from raytrain.data.write import write_shard
 from raytrain.errors import UserError
 from raytrain.evaluate.run import evaluate
 from raytrain.evaluate.subject import training_pictures
@@ -62,19 +62,24 @@ def write_dataset(config: Config) -> None:
     pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
     captions = [f"a noise number {number}" for number in range(PICTURES)]
     moments, text = encoders.encode_pictures(pixels), encoders.encode_captions(captions)["text"]
+    rows = [
+        Row(
+            **{**dict.fromkeys(Row._fields, SIDE), "crop_top": 0, "crop_left": 0, "latent_key": "", "text_key": ""}
+            | {
+                "id": f"{number:064d}",
+                "split": "train" if number < 2 else "held_out",
+                "path": f"{number}.png",
+                "caption": captions[number],
+            }
+        )
+        for number in range(PICTURES)
+    ]
     columns = {
-        "id": [f"{number:064d}" for number in range(PICTURES)],
-        "split": ["train"] * 2 + ["held_out"] * (PICTURES - 2),
-        "path": [f"{number}.png" for number in range(PICTURES)],
-        "caption": captions,
-        **{name: pa.array([0 if "crop" in name else SIDE] * PICTURES, pa.int32()) for name in schema.SIZE_COLUMNS},
         schema.MOMENTS: [row.half().numpy().tobytes() for row in moments],
         "text": [row.half().numpy().tobytes() for row in text],
     }
     bucket = schema.bucket_name(SIDE, SIDE)
-    file = Path(config.dataset) / f"bucket={bucket}" / "0.parquet"
-    file.parent.mkdir(parents=True)
-    pq.write_table(pa.table(columns), file)
+    path = write_shard(config.dataset, rows, columns, group_rows=64)
     manifest = schema.Manifest(
         family="sd15",
         vae_hash="",
@@ -84,7 +89,7 @@ def write_dataset(config: Config) -> None:
         latent_factor=SIDE // moments.shape[-1],
         text_shapes={"text": tuple(text.shape[1:])},
         buckets={bucket: schema.BucketCount(train=2, held_out=PICTURES - 2)},
-        shards=(schema.Shard(path=f"bucket={bucket}/0.parquet", bucket=bucket, rows=PICTURES, bytes=1),),
+        shards=(schema.Shard(path=path, bucket=bucket, rows=PICTURES, bytes=1),),
     )
     (Path(config.dataset) / schema.MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
 
