@@ -11,8 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from raytrain import storage
-from raytrain.checkpoint import find
+from raytrain import checkpoint, storage
 from raytrain.config import Config
 from raytrain.data.loader import Loader, Step, prefetch
 from raytrain.errors import Diverged
@@ -90,10 +89,8 @@ def _call(hooks: list[Hook], run: Run) -> None:
 
 
 def _diverged(run: Run, step: Step, loss: float, rate: float) -> str:
-    try:
-        kept = f"The last checkpoint, {find(run.config.output)}, is from before it."
-    except Exception:
-        kept = "There is no checkpoint yet."
+    found = checkpoint.listing(run.config.output)
+    kept = f"The last checkpoint, {found[-1]}, is from before it." if found else "There is no checkpoint yet."
     return (
         f"The loss became {loss} at step {step.number + 1} (learning rate {rate:.3g}, bucket {step.bucket}); training stopped "
         f'before the optimizer used it. {kept} Lower train.learning_rate, add train.warmup or use precision = "fp32".'
