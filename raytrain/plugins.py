@@ -39,3 +39,15 @@ def load(kind: str, name: str) -> ModuleType:
                 f"nothing named {error.name!r} is installed. Install it or correct the name."
             ) from error
         raise
+
+
+def check_options(kind: str, name: str, options: dict[str, object]) -> None:
+    """Raise UserError unless `options` fit the plug-in's `Options` table; a plug-in without one takes none."""
+    module = load(kind, name)
+    table = getattr(module, "Options", None)
+    valid = list(table.model_fields) if table is not None else []
+    for key in options:
+        if key not in valid:
+            raise unknown(f"option of {kind} {name!r}", key, valid)
+    if table is not None:
+        table(**options)

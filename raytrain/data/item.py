@@ -1,0 +1,42 @@
+"""What a source yields: one picture and what is known of it before anything is opened, or one fault."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from raytrain.table import Table
+
+
+class Item(NamedTuple):
+    """One picture of a source. All text is valid UTF-8, whatever the file system holds."""
+
+    path: str
+    """Unique in its source, shown to people: relative path, or `archive.tar/inner.png`."""
+    location: str
+    """What `raytrain.data.fetch.Fetcher.read` needs to find the bytes."""
+    captions: tuple[str, ...] = ()
+    """Captions the source itself holds, raw."""
+    caption_file: str = ""
+    """Location of a text file with the caption; read when the picture is looked at."""
+    mask: str = ""
+    control: str = ""
+    """Locations of a hand-made mask and a control picture."""
+    repeats: int = 1
+    weight: float = 1.0
+    regularisation: bool = False
+    prefix: str = ""
+    suffix: str = ""
+    stamp: str = ""
+    """Differs whenever the bytes behind the location (or its caption, mask, control) may have changed, such as size, inode and
+    times of change; an unchanged stamp lets preparation skip reading. Empty: always read."""
+
+
+class Rejected(Table):
+    """Something of the source that is not in the dataset, and why."""
+
+    path: str
+    reason: str
+    rule: str = "broken"
+    """`broken` for what cannot be used; otherwise the filter that left it out: `duplicate`, `near_duplicate`, `size`, ..."""
+    key: str = ""
+    """The content address, where the same bytes would be rejected again for the same reason."""
