@@ -1,0 +1,41 @@
+"""Control pictures made by hand, one file a picture in the folder `controls` of its subset."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from raytrain.data.companion import fit, grey
+from raytrain.data.controls import Maker
+from raytrain.data.picture import BadPicture
+from raytrain.data.schema import content_key
+from raytrain.dataconfig import ControlConfig
+from raytrain.table import Table
+
+READS_FILE = True
+
+
+class Options(Table):
+    """There is nothing to set."""
+
+
+def version(config: ControlConfig) -> str:
+    """Return a constant: the control files are part of each picture's own stamp."""
+    return content_key("folder")
+
+
+def load(config: ControlConfig) -> Maker:
+    """Return the reader of control files."""
+    return _Files()
+
+
+class _Files:
+    def make(self, picture: Image.Image, *, file: Image.Image | None) -> Image.Image:
+        """Return the file in RGB; transparent places are black, which says nothing to a ControlNet."""
+        if file is None:
+            raise BadPicture("it has no control file; a ControlNet needs one for each picture")
+        if file.mode.startswith("I") or file.mode == "F":
+            file = grey(file)
+        layer = file.convert("RGBA")
+        return fit(
+            Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("RGB"), picture.size, "control"
+        )

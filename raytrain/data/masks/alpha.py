@@ -1,0 +1,32 @@
+"""Masks from a picture's own transparency: what can be seen counts, what is transparent does not."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from raytrain.data.masks import Masker
+from raytrain.data.schema import content_key
+from raytrain.dataconfig import MaskConfig
+from raytrain.table import Table
+
+READS_FILE = False
+
+
+class Options(Table):
+    """There is nothing to set."""
+
+
+def version(config: MaskConfig) -> str:
+    """Return a constant: the mask depends on the picture alone."""
+    return content_key("alpha")
+
+
+def load(config: MaskConfig) -> Masker:
+    """Return the masker."""
+    return _Alpha()
+
+
+class _Alpha:
+    def mask(self, picture: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
+        """Return the alpha channel; a picture without one counts everywhere."""
+        return alpha if alpha is not None else Image.new("L", picture.size, 255)

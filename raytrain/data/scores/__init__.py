@@ -1,0 +1,45 @@
+"""Scores of pictures: one a file; the file's name is `kind` of `[[data.quality.scores]]`. A score plug-in is a module with
+
+    Options   a Table: the plug-in's own settings (`options` of the score)
+    version   ScoreConfig -> str, another one whenever scores may come out differently; loads no model
+    load      ScoreConfig -> Scorer, which keeps its model and is called with batches of pictures
+
+A picture's score does not depend on the others of its batch. `least` and `most` of the config say which scores are kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from raytrain import plugins
+from raytrain.table import Table
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from raytrain.dataconfig import ScoreConfig
+
+
+class Scorer(Protocol):
+    """Scores pictures, with whatever model it loaded."""
+
+    def score(self, pictures: list[Image.Image]) -> list[float]:
+        """Return one score a picture (RGB, as viewed, any sizes); NaN where a picture could not be scored."""
+
+
+class Kind(Protocol):
+    """What a file in `raytrain/data/scores` offers."""
+
+    Options: type[Table]
+
+    def version(self, config: ScoreConfig) -> str:
+        """Return the hash over all that scores depend on beside the picture."""
+
+    def load(self, config: ScoreConfig) -> Scorer:
+        """Return a scorer; UserError where its model cannot be loaded."""
+
+
+def load(kind: str) -> Kind:
+    """Return the score plug-in `kind`."""
+    module: Kind = plugins.load("data.scores", kind)
+    return module
