@@ -45,8 +45,6 @@ def fits(width: int, height: int, config: BucketConfig, mean_ratio: float | None
     Resolutions above the smallest count only if the picture need not be enlarged for them. With `upscale = false` a
     picture smaller than its bucket goes to the largest bucket it covers; if there is none, it has no fit at all.
     """
-    if needs_mean(config) and mean_ratio is None:
-        raise ValueError(f"the bucket rule {config.rule!r} fits no picture before the mean of width / height is known")
     found: dict[Size, Fit] = {}
     for number, rule in enumerate(_rules(config, mean_ratio)):
         fit = rule.fit(width, height)
