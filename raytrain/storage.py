@@ -1,6 +1,7 @@
 """Local folders and object stores through pyarrow filesystems: temporary name, rename, manifest last.
 
-Every function takes a path or URI (`runs/x`, `s3://bucket/x`, `gs://bucket/x`).
+Every function takes a path or URI (`runs/x`, `s3://bucket/x`, `gs://bucket/x`). A URI may carry pyarrow's options as its
+query, `s3://bucket/x?endpoint_override=localhost:9000&scheme=http` for a store of one's own.
 """
 
 from __future__ import annotations
@@ -39,8 +40,11 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def join(uri: str, *parts: str) -> str:
-    """Append path parts to a path or URI."""
-    return "/".join([uri.rstrip("/"), *parts])
+    """Append path parts to a path or URI; a URI's query stays at its end."""
+    if is_local(uri):
+        return "/".join([uri.rstrip("/"), *parts])
+    address, mark, query = uri.partition("?")
+    return "/".join([address.rstrip("/"), *parts]) + mark + query
 
 
 def exists(uri: str) -> bool:
@@ -77,6 +81,39 @@ def write_bytes(uri: str, content: bytes) -> None:
 def write_json(uri: str, content: Any) -> None:
     """Write a JSON file whole or not at all."""
     write_bytes(uri, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def write_new_json(uri: str, content: Any) -> bool:
+    """Write a JSON file unless there is one of that name; tell whether it was written.
+
+    On a local disk two writers never both succeed; an object store has no such promise here.
+    """
+    if not is_local(uri):
+        if exists(uri):
+            return False
+        write_json(uri, content)
+        return True
+    temporary = f"{uri}.new-{uuid.uuid4().hex[:8]}"
+    write_json(temporary, content)
+    try:
+        os.link(resolve(temporary)[1], resolve(uri)[1])
+    except FileExistsError:
+        return False
+    finally:
+        remove(temporary)
+    return True
+
+
+def move(uri: str, to: str) -> None:
+    """Rename a file, replacing what has the new name; both are on the same storage."""
+    filesystem, path = resolve(uri)
+    filesystem.move(path, resolve(to)[1])
+
+
+def size(uri: str) -> int:
+    """Return a file's bytes; 0 where there is none."""
+    filesystem, path = resolve(uri)
+    return int(filesystem.get_file_info(path).size or 0)
 
 
 @contextlib.contextmanager
