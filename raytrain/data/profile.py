@@ -1,0 +1,64 @@
+"""Colours by a picture's ICC profile, converted to sRGB with LittleCMS. Pure.
+
+Relative colorimetric with black point compensation. A profile that is broken, or made for other channels than the picture
+has, is ignored, as viewers do; so is one that means sRGB, so that such a picture keeps its very values.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+
+import numpy as np
+from PIL import Image, ImageCms
+
+SAME = 2
+"""Levels of 255: a profile that moves no colour by more is sRGB itself, as its makers rounded it."""
+_SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
+_BROKEN = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
+
+
+def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    """Return an RGB(A), L, LA or CMYK picture as RGB, or RGBA where it had transparency, with the colours its profile means."""
+    transparent = picture.mode in ("RGBA", "LA")
+    mode, transform = _transform(profile) if profile else ("", None)
+    grey, four = picture.mode in ("L", "LA"), picture.mode == "CMYK"
+    if transform is None or four != (mode == "CMYK") or (mode == "L" and not grey):
+        return picture.convert("RGBA" if transparent else "RGB")
+    result: Image.Image = transform.apply(picture.convert(mode))
+    if transparent:
+        result.putalpha(picture.getchannel("A"))
+    return result
+
+
+@functools.lru_cache(16)
+def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+    """Return the mode a profile is made for and the way from it to sRGB; None where there is nothing to convert."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = _SPACES.get(source.profile.xcolor_space.strip(), "")
+        if not mode:
+            return "", None
+        transform = ImageCms.ImageCmsTransform(
+            source,
+            ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except _BROKEN:
+        return "", None
+    if mode == "CMYK":
+        return mode, transform
+    colours = _probe(mode)
+    difference = np.asarray(transform.apply(colours), np.int16) - np.asarray(colours.convert("RGB"), np.int16)
+    return mode, transform if abs(difference).max() > SAME else None
+
+
+def _probe(mode: str) -> Image.Image:
+    """Return every grey, or 16 levels of each channel in all combinations."""
+    levels = np.arange(0, 256, 1 if mode == "L" else 17).astype(np.uint8)
+    if mode == "L":
+        return Image.fromarray(levels[None])
+    return Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3))
