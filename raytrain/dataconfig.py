@@ -86,7 +86,9 @@ class CaptionConfig(Table):
     captioner: str = "none"
     """`none` leaves such captions empty; any other value is a file of `raytrain/data/captioners`."""
     path: str = ""
-    """Folder or hub id of the captioner's weights."""
+    """Folder or hub id of the captioner's weights; not all captioners need one."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
     prompt: str | None = None
     """What a captioner is asked; default: its own."""
     max_new_tokens: int = Field(40, ge=1)
@@ -124,7 +126,7 @@ class CaptionConfig(Table):
         if self.captioner != "none":
             plugins.check("data.captioners", self.captioner)
             plugins.check_options("data.captioners", self.captioner, self.options)
-            if not self.path:
+            if not self.path and plugins.load("data.captioners", self.captioner).NEEDS_PATH:
                 raise ValueError(f"captioner {self.captioner!r} needs `path`, the folder or hub id of its weights")
         if self.rewriter:
             plugins.check("data.rewriters", self.rewriter)

@@ -1,4 +1,4 @@
-"""BLIP on tiny random weights: real classes, no torchvision, no download."""
+"""Preparation with a captioner: BLIP on tiny random weights."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
 
-from raytrain.config import CaptionConfig, Config
+from raytrain.config import Config
 from raytrain.data.captioners import blip
+from raytrain.data.captioners._local import LocalCaptioner
 from raytrain.data.prepare import prepare
 from tests.data.test_prepare import counts, live
 
@@ -20,33 +19,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("blip"))
     blip.tiny(folder)
     return folder
-
-
-def test_every_picture_gets_one_line_the_same_in_any_batch(weights: str) -> None:
-    captioner = blip.Captioner(CaptionConfig(captioner="blip", path=weights, max_new_tokens=8), torch.device("cpu"))
-    pictures = [Image.new("RGB", (50, 40), colour) for colour in ("red", "blue", "white")]
-    captions = captioner.caption(pictures)
-    assert len(captions) == 3
-    assert captions == [captioner.caption([picture])[0] for picture in pictures]
-    assert not any("[" in caption for caption in captions)
-
-
-def test_a_prompt_is_continued(weights: str) -> None:
-    settings = CaptionConfig(captioner="blip", path=weights, prompt="a red star", max_new_tokens=4)
-    captioner = blip.Captioner(settings, torch.device("cpu"))
-    assert all(caption.startswith("a red star") for caption in captioner.caption([Image.new("RGB", (9, 9))] * 2))
-
-
-def test_the_version_follows_weights_prompt_and_settings(weights: str, tmp_path: Path) -> None:
-    blip.tiny(str(tmp_path), seed=1)
-    base = CaptionConfig(captioner="blip", path=weights)
-    others = [
-        base.model_copy(update=change)
-        for change in ({"path": str(tmp_path)}, {"prompt": "a"}, {"num_beams": 1}, {"max_new_tokens": 3})
-    ]
-    versions = [blip.version(config) for config in (base, *others)]
-    assert len(set(versions)) == 5
-    assert blip.version(base) == versions[0]
 
 
 @pytest.mark.usefixtures("here")
@@ -67,7 +39,7 @@ def test_only_pictures_without_caption_are_captioned_and_only_once(
 
     report = prepare(config)
     assert (report.captioned, *counts(report)) == (0, 0, 0, 11)
-    monkeypatch.setattr(blip.Captioner, "caption", lambda *arguments: pytest.fail("captioned again"))
+    monkeypatch.setattr(LocalCaptioner, "caption", lambda *arguments: pytest.fail("captioned again"))
     (source / "05.png").unlink()
     report = prepare(make_config(captions=captions | {"trigger": ""}))
     assert (report.captioned, *counts(report)) == (0, 0, 11, 0)

@@ -1,8 +1,31 @@
 """Captioners: one a file, the file's name is its name in `[data.captions] captioner`.
 
 A captioner module offers
-    version(config: CaptionConfig) -> str          identifies weights, prompt and settings; imports no model
-    class Captioner(config: CaptionConfig, device: torch.device)
-        version: str                                the same
-        caption(pictures: list[PIL.Image.Image]) -> list[str]
+    Options                                        a Table, the keys of `[data.captions] options`; it may be empty
+    PROMPT: str | None                             what it is asked unless `prompt` says otherwise; None for a captioner
+                                                   that describes without being asked
+    NEEDS_PATH: bool                               whether `[data.captions] path` must be set
+    version(config: CaptionConfig) -> str          changes whenever a caption may: name, weights, prompt, settings, options.
+                                                   Loads no model. A written caption is kept as long as it is the same
+    load(config: CaptionConfig, device: str = "") -> Captioner    "" is the accelerator where there is one, else the CPU
+    tiny(folder: str, seed: int = 0) -> None       where a path is needed: writes one with tiny random weights, offline
+and a captioner
+    caption(pictures: list[PIL.Image.Image]) -> list[str | BadPicture]
+        One line of text for each picture, in order, or why this one alone cannot be captioned. Whatever is no fault of a
+        picture is raised, as UserError where a person can mend it.
 """
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from PIL import Image
+
+from raytrain.data.picture import BadPicture
+
+
+class Captioner(Protocol):
+    """A loaded captioner."""
+
+    def caption(self, pictures: list[Image.Image]) -> list[str | BadPicture]:
+        """Return a caption, or the reason why there is none, for each picture in order."""

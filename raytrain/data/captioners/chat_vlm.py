@@ -1,0 +1,83 @@
+"""Captions of a vision-language model that chats: LLaVA, LLaVA-NeXT, SmolVLM, Qwen-VL and what else transformers can load.
+
+The prompt is a user's message beside the picture; the caption is the answer. Video processors need torchvision: they are not
+loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+
+from raytrain.data.captioners import Captioner, _local
+from raytrain.data.captioners._local import Options
+from raytrain.dataconfig import CaptionConfig
+
+PROMPT: str | None = (
+    'please describe this image into prompt words, and reply us with keywords like "xxx, xxx, xxx, xxx"'
+)
+"""The query of simple-SD-trainer."""
+NEEDS_PATH = True
+
+
+def version(config: CaptionConfig) -> str:
+    """Return the hash over weights, query and settings."""
+    return _local.version("chat_vlm", config, PROMPT)
+
+
+def load(config: CaptionConfig, device: str = "") -> Captioner:
+    """Load the model and its processor."""
+    from transformers import AutoModelForImageTextToText
+
+    with _local.loading(config, "a chat model that sees pictures") as source:
+        model = _local.pretrained(AutoModelForImageTextToText, config, source)
+        processor = _processor(source)
+        processor.tokenizer.padding_side = "left"
+        if processor.tokenizer.pad_token is None:
+            processor.tokenizer.pad_token = processor.tokenizer.eos_token
+        content = [{"type": "image"}, {"type": "text", "text": _local.prompt(config, PROMPT)}]
+        query = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+    def inputs(pictures: list[Image.Image]) -> dict[str, Any]:
+        asked = [query] * len(pictures)
+        return dict(
+            processor(images=[[picture] for picture in pictures], text=asked, padding=True, return_tensors="pt")
+        )
+
+    return _local.LocalCaptioner(config, model, inputs, processor.tokenizer, device, answers=True)
+
+
+def tiny(folder: str, seed: int = 0) -> None:
+    """Write a LLaVA-NeXT folder with tiny random weights."""
+    from raytrain.data.captioners import _tiny
+
+    _tiny.write_llava_next(folder, seed)
+
+
+def _processor(source: dict[str, Any]) -> Any:
+    """Load the processor class that the folder names from its picture and text halves alone."""
+    import transformers
+    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    name = PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(**source).model_type]
+    kind = getattr(transformers, name)
+    if "video_processor" not in kind.get_attributes():
+        return kind.from_pretrained(**source)
+
+    class PicturesOnly(kind):  # type: ignore[misc, valid-type]
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
+
+    settings = kind.get_processor_dict(**source)[0]
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    return PicturesOnly(
+        image_processor=AutoImageProcessor.from_pretrained(**source),
+        tokenizer=tokenizer,
+        video_processor=None,
+        chat_template=settings.get("chat_template") or tokenizer.chat_template,
+    )
+
+
+__all__ = ["NEEDS_PATH", "PROMPT", "Options", "load", "tiny", "version"]
