@@ -59,7 +59,7 @@ class Web:
                 url,
                 preload_content=False,
                 timeout=Timeout(self.config.timeout),
-                retries=Retry(0, connect=0, read=0, other=0, redirect=REDIRECTS, raise_on_redirect=True),
+                retries=Retry(None, connect=0, read=0, status=0, other=0, redirect=REDIRECTS),
             )
         except (LocationParseError, LocationValueError) as error:
             raise BadPicture(f"no web address: {error}") from None
@@ -89,7 +89,7 @@ class Web:
 
     def _content(self, answer: urllib3.BaseHTTPResponse, began: float) -> bytes:
         content = bytearray()
-        while chunk := answer.read(CHUNK):
+        while chunk := answer.read1(CHUNK):
             content += chunk
             if len(content) > self.config.max_bytes:
                 raise self._too_large("what arrives is")

@@ -63,7 +63,7 @@ def endless(handler: BaseHTTPRequestHandler) -> None:
 
 
 def hang_up(handler: BaseHTTPRequestHandler) -> None:
-    handler.connection.close()
+    handler.close_connection = True
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_names_of_any_bytes_are_read(tmp_path: Path, fetcher: Fetcher) -> None:
 def test_parts_of_archives(tmp_path: Path, fetcher: Fetcher) -> None:
     (tmp_path / "a").write_bytes(b"a" * 700)
     for name, mode in (("x.tar", "w"), ("x.tar.gz", "w:gz"), ("x.tar.xz", "w:xz"), ("x.tar.bz2", "w:bz2")):
-        with tarfile.open(tmp_path / name, mode) as archive:  # type: ignore[call-overload]
+        with tarfile.open(tmp_path / name, mode, format=tarfile.USTAR_FORMAT) as archive:  # type: ignore[call-overload]
             archive.add(tmp_path / "a", "a")
     assert fetcher.read(write(str(tmp_path / "x.tar"), Range(512, 700))) == b"a" * 700
     for name in ("x.tar.gz", "x.tar.xz", "x.tar.bz2"):
@@ -195,7 +195,7 @@ def test_parts_of_archives(tmp_path: Path, fetcher: Fetcher) -> None:
 def test_a_changed_compressed_tar_is_unpacked_again(tmp_path: Path, fetcher: Fetcher) -> None:
     for letter in (b"a", b"b"):
         (tmp_path / "a").write_bytes(letter * 10)
-        with tarfile.open(tmp_path / "x.tgz", "w:gz") as archive:
+        with tarfile.open(tmp_path / "x.tgz", "w:gz", format=tarfile.USTAR_FORMAT) as archive:
             archive.add(tmp_path / "a", "a")
         assert fetcher.read(write(str(tmp_path / "x.tgz"), Unpacked(512, 10))) == letter * 10
 
