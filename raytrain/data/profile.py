@@ -15,6 +15,8 @@ from PIL import Image, ImageCms
 SAME = 2
 """Levels of 255: a profile that moves no colour by more is sRGB itself, as its makers rounded it."""
 _SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
+_EXACT = ImageCms.Flags.NOOPTIMIZE  # the optimized way has 33 nodes, too few for the dark greys of a linear profile
+_FLAGS = {mode: ImageCms.Flags.BLACKPOINTCOMPENSATION | (_EXACT if mode == "L" else 0) for mode in _SPACES.values()}
 _BROKEN = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
 
 
@@ -45,7 +47,7 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
             mode,
             "RGB",
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            flags=_FLAGS[mode],
         )
     except _BROKEN:
         return "", None
