@@ -89,15 +89,12 @@ class Transform(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> Transform:
-        """Read what `to_json` wrote; raises ValueError (TypeError for wrong numbers of fields) on anything else."""
-        fields: list[Any] = json.loads(text)
-        flip, colour, inset = [*fields[4:], *[0, [], []][len(fields) - 4 :]]
-        return cls(
-            Placement(*fields[:4]),
-            bool(flip),
-            Colour(*colour[:4], bool(colour[4])) if colour else None,
-            Inset(*inset) if inset else None,
-        )
+        """Read what `to_json` wrote; raises ValueError or TypeError on anything else."""
+        width, height, top, left, *more = json.loads(text)
+        flip = bool(more[0]) if more else False
+        colour = Colour(*more[1]) if len(more) > 1 and more[1] else None
+        inset = Inset(*more[2]) if len(more) > 2 else None
+        return cls(Placement(width, height, top, left), flip, colour and colour._replace(blur=bool(colour.blur)), inset)
 
 
 def transforms(

@@ -13,6 +13,7 @@ where a Rule has
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import cast
 
@@ -68,14 +69,32 @@ def _covered(width: int, height: int, sizes: tuple[Size, ...]) -> Fit | None:
 @lru_cache(maxsize=64)
 def _rules(config: BucketConfig, mean_ratio: float | None) -> tuple[Rule, ...]:
     """Build the rule at each resolution, the smallest first."""
+    _check(config)
     module = plugins.load("data.buckets", config.rule)
-    resolutions = sorted(set(config.resolutions)) if config.resolutions and not config.sizes else [config.resolution]
+    resolutions = sorted(set(config.resolutions or (config.resolution,)))
     rules = tuple(cast(Rule, module.build(config, resolution, mean_ratio)) for resolution in resolutions)
     for resolution, rule in zip(resolutions, rules, strict=True):
         if not rule.sizes:
             raise UserError(
                 f"data.buckets must leave at least one size, got none for rule={config.rule!r}, resolution={resolution}, "
                 f"step={config.step}, min_side={config.min_side}, max_side={config.max_side}; no picture could be "
-                "prepared. Widen min_side and max_side around the resolution, or choose a smaller step."
+                "prepared. Widen min_side and max_side, or choose a smaller step."
             )
     return rules
+
+
+def _check(config: BucketConfig) -> None:
+    """Raise UserError for settings that contradict each other."""
+    if config.sizes and config.resolutions:
+        raise UserError(
+            f"data.buckets takes sizes or resolutions, got sizes={config.sizes} and resolutions={config.resolutions}; "
+            "one list of sizes has no second resolution. Put the sizes of every resolution into sizes, or remove one."
+        )
+    least, most = config.min_side or 0, config.max_side or math.inf
+    for side in () if config.sizes else config.resolutions or (config.resolution,):
+        if not least <= side <= most:
+            raise UserError(
+                f"data.buckets.resolution must lie between min_side and max_side, got resolution={side}, "
+                f"min_side={config.min_side}, max_side={config.max_side}; the square bucket would be none of the sizes. "
+                "Change the resolution or the two limits."
+            )

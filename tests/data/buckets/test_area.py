@@ -87,3 +87,13 @@ def test_a_tie_between_portrait_and_landscape_is_one() -> None:
 
 def test_listed_sizes_replace_the_rule() -> None:
     assert all_sizes(BucketConfig(sizes=((640, 512), (512, 512)))) == ((512, 512), (640, 512))
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([512, 768, 1024]), st.floats(1.0, 4.0))
+def test_the_choice_is_the_plain_minimum_over_all_sizes(width: int, height: int, resolution: int, ratio: float) -> None:
+    config = BucketConfig(resolution=resolution, max_ratio=ratio)
+
+    def apart(size: tuple[int, int]) -> tuple[float, int, tuple[int, int]]:
+        return round(abs(math.log(size[0] / size[1]) - math.log(width / height)), 9), -size[0] * size[1], size
+
+    assert fits(width, height, config)[0].bucket == min(all_sizes(config), key=apart)
