@@ -79,9 +79,9 @@ def decode_layers(content: bytes, max_pixels: int, background: str = "white") ->
     return on_background(layer, background), layer.getchannel("A") if layer.mode == "RGBA" else None
 
 
-def decode_grey(content: bytes, max_pixels: int) -> Image.Image:
-    """Decode values, not colours (a mask): mode L as viewed, the ICC profile ignored, transparent pixels black."""
-    return on_background(_layer(content, max_pixels, colours=False), "black").convert("L")
+def decode_any(content: bytes, max_pixels: int) -> Image.Image:
+    """Decode values, not colours (a mask, a control picture): RGB or RGBA as viewed, the ICC profile ignored."""
+    return _layer(content, max_pixels, colours=False)
 
 
 def on_background(picture: Image.Image, background: str) -> Image.Image:
