@@ -28,6 +28,9 @@ class Encoders(Protocol):
     def encode_captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Map B captions to the family's text columns, each (B, ...)."""
 
+    def cut(self, captions: Sequence[str]) -> list[bool]:
+        """Return for each caption whether it is longer than `model.max_tokens`, so that its end is not encoded."""
+
 
 class Family(Protocol):
     """What a file in `raytrain/families` offers."""

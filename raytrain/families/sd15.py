@@ -1,11 +1,12 @@
 """Stable Diffusion 1.x: one CLIP text encoder, a U-Net predicting noise or v (Rombach et al. 2022, arXiv:2112.10752).
 
-Text is stored at the tokenizer's full length: the U-Net attends to the embeddings of padding too, so trimming them
+Text is stored at its full length, 77 states for 75 tokens: the U-Net attends to the embeddings of padding too, so trimming them
 would train on another conditioning than the pipeline samples with.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,23 +32,19 @@ class Encoders:
         self.vae = _stable_diffusion.load_vae(model, dtype).to(device)
         self.tokenizer, self.text_encoder = _stable_diffusion.load_text(model, "CLIPTextModel", "text_encoder", dtype)
         self.text_encoder.to(device)
-        self.device = device
+        self.max_tokens = model.max_tokens
 
     def encode_pictures(self, pixels: Tensor) -> Tensor:
         """Map pixels (B, 3, H, W) in [-1, 1] to moments (B, 2C, H/f, W/f), float32."""
         return _stable_diffusion.moments(self.vae, pixels)
 
     def encode_captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Map B captions to `text` (B, L, D), L the tokenizer's full length; longer captions are cut."""
-        tokens = self.tokenizer(
-            list(captions),
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        )
-        with torch.no_grad():
-            return {"text": self.text_encoder(tokens.input_ids.to(self.device))[0].float()}
+        """Map B captions to `text` (B, L, D), L = 77, 152 or 227 for `model.max_tokens`; longer captions are cut."""
+        return _encode(self.tokenizer, self.text_encoder, captions, self.max_tokens)
+
+    def cut(self, captions: Sequence[str]) -> list[bool]:
+        """Return for each caption whether it is too long, so that its end is not encoded."""
+        return [_stable_diffusion.is_cut(self.tokenizer, caption, self.max_tokens) for caption in captions]
 
 
 def load_encoders(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Encoders:
@@ -83,7 +80,17 @@ def pipeline(model: ModelConfig, denoiser: nn.Module, scheduler: str, device: to
         requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    if model.max_tokens == _stable_diffusion.CHUNK:
+        return pipe
+    encode = functools.partial(_encode, tokenizer, text_encoder, max_tokens=model.max_tokens)
+    return _stable_diffusion.LongPrompts(pipe, encode, {"text": "prompt_embeds"})
+
+
+def _encode(tokenizer: Any, encoder: Any, captions: Sequence[str], max_tokens: int) -> dict[str, Tensor]:
+    tokens = _stable_diffusion.tokens(tokenizer, captions, max_tokens)
+    with torch.no_grad():
+        states = encoder(tokens.flatten(0, 1).to(encoder.device))[0]
+    return {"text": _stable_diffusion.join(states, tokens.shape[1]).float()}
 
 
 def kohya_module(name: str, denoiser: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,29 +30,23 @@ class Encoders:
         self.text = [_stable_diffusion.load_text(model, kind, name, dtype) for kind, name in _ENCODERS]
         for _, encoder in self.text:
             encoder.to(device)
-        self.device = device
+        self.max_tokens = model.max_tokens
 
     def encode_pictures(self, pixels: Tensor) -> Tensor:
         """Map pixels (B, 3, H, W) in [-1, 1] to moments (B, 2C, H/f, W/f), float32."""
         return _stable_diffusion.moments(self.vae, pixels)
 
     def encode_captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Map B captions to `text` (B, L, D1 + D2), the penultimate layers side by side, and `pooled` (B, P) of the second."""
-        layers, pooled = [], None
-        for tokenizer, encoder in self.text:
-            tokens = tokenizer(
-                list(captions),
-                padding="max_length",
-                truncation=True,
-                max_length=tokenizer.model_max_length,
-                return_tensors="pt",
-            )
-            with torch.no_grad():
-                output = encoder(tokens.input_ids.to(self.device), output_hidden_states=True)
-            layers.append(output.hidden_states[-2].float())
-            pooled = output[0].float()
-        assert pooled is not None
-        return {"text": torch.cat(layers, dim=-1), "pooled": pooled}
+        """Map B captions to `text` (B, L, D1 + D2), the penultimate layers side by side, and `pooled` (B, P) of the second.
+
+        L is 77, 152 or 227 for `model.max_tokens`; longer captions are cut. `pooled` is of the first 75 tokens.
+        """
+        return _encode(self.text, captions, self.max_tokens)
+
+    def cut(self, captions: Sequence[str]) -> list[bool]:
+        """Return for each caption whether it is too long, so that its end is not encoded."""
+        tokenizer, _ = self.text[0]
+        return [_stable_diffusion.is_cut(tokenizer, caption, self.max_tokens) for caption in captions]
 
 
 def load_encoders(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Encoders:
@@ -92,7 +87,25 @@ def pipeline(model: ModelConfig, denoiser: nn.Module, scheduler: str, device: to
         add_watermarker=False,
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    if model.max_tokens == _stable_diffusion.CHUNK:
+        return pipe
+    encode = functools.partial(
+        _encode, ((first, pipe.text_encoder), (second, pipe.text_encoder_2)), max_tokens=model.max_tokens
+    )
+    return _stable_diffusion.LongPrompts(pipe, encode, {"text": "prompt_embeds", "pooled": "pooled_prompt_embeds"})
+
+
+def _encode(text: Sequence[tuple[Any, Any]], captions: Sequence[str], max_tokens: int) -> dict[str, Tensor]:
+    layers, pooled = [], None
+    for tokenizer, encoder in text:
+        tokens = _stable_diffusion.tokens(tokenizer, captions, max_tokens)
+        chunks = tokens.shape[1]
+        with torch.no_grad():
+            output = encoder(tokens.flatten(0, 1).to(encoder.device), output_hidden_states=True)
+        layers.append(_stable_diffusion.join(output.hidden_states[-2], chunks).float())
+        pooled = output[0][::chunks].float()
+    assert pooled is not None
+    return {"text": torch.cat(layers, dim=-1), "pooled": pooled}
 
 
 def kohya_module(name: str, denoiser: nn.Module) -> str:
