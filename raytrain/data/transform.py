@@ -163,21 +163,17 @@ def pixels(picture: Image.Image, transform: Transform, bucket: Size) -> NDArray[
 def grey(layer: Image.Image, transform: Transform, bucket: Size, size: Size) -> NDArray[np.uint8]:
     """Return a mask (h, w) of `size` = (w, h), the latent's, showing the same part of the picture as `pixels` does.
 
-    `layer` is a mask of the whole picture in any size; it is averaged over areas. What outpainting adds counts 0.
+    `layer` is a mask of the whole picture in any size. Every value is the mean over the area of its cell, pixels that it
+    covers in part counted in part (Pillow's box filter counts them whole). What outpainting adds counts 0.
     """
-    inset = transform.inset
-    inner = (inset.width, inset.height) if inset else bucket
-    box = _source_box(layer.size, transform, inner)
-    shown = (layer if layer.mode == "L" else layer.convert("L")).resize(
-        inner if inset else size, Image.Resampling.BOX, box
-    )
+    place = transform.placement
+    inset = transform.inset or Inset(*bucket, 0, 0)
+    levels = np.asarray(layer if layer.mode == "L" else layer.convert("L"), dtype=np.float32)
+    down = _shares(size[1], bucket[1], inset.top, inset.height, place.top, place.resized_height, levels.shape[0])
+    across = _shares(size[0], bucket[0], inset.left, inset.width, place.left, place.resized_width, levels.shape[1])
     if transform.flip:
-        shown = shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if inset:
-        whole = Image.new("L", bucket)
-        whole.paste(shown, (inset.left, inset.top))
-        shown = whole.resize(size, Image.Resampling.BOX)
-    return np.asarray(shown)
+        across = across[:, ::-1]
+    return np.rint(down @ levels @ across.T).clip(0, 255).astype(np.uint8)
 
 
 def centre_of_mass(mask: NDArray[Any]) -> tuple[float, float]:
@@ -329,6 +325,20 @@ def _source_box(size: Size, transform: Transform, window: Size) -> tuple[float, 
     across, down = size[0] / place.resized_width, size[1] / place.resized_height
     right, bottom = min(size[0], (left + window[0]) * across), min(size[1], (place.top + window[1]) * down)
     return left * across, place.top * down, right, bottom
+
+
+def _shares(
+    cells: int, bucket: int, start: int, shown: int, cut: int, resized: int, length: int
+) -> NDArray[np.float32]:
+    """Return how much of each cell of a bucket's side comes from each pixel of a layer's side: (cells, length).
+
+    On this side the bucket shows `shown` pixels from `start` on, which begin at `cut` of the `resized` layer.
+    """
+    edges = np.linspace(0, bucket, cells + 1).clip(start, start + shown)
+    edges = (edges - start + cut) * (length / resized)
+    pixel = np.arange(length)
+    covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    return (covered.clip(0) * (resized / length * cells / bucket)).astype(np.float32)
 
 
 def _recolour(picture: Image.Image, colour: Colour) -> Image.Image:
