@@ -57,13 +57,14 @@ class BucketConfig(Table):
     """Several resolutions: every picture gives one row for each that it need not be enlarged for, at least the smallest."""
     step: int = Field(64, ge=8)
     max_ratio: float = Field(2.0, ge=1.0)
+    """Longer side / shorter side at most; rule `area` alone, the others have limits of their own."""
     min_side: int | None = Field(None, ge=16)
     max_side: int | None = Field(None, ge=16)
     """Shortest and longest side of a bucket; default: the rule's own."""
     upscale: bool = True
     """False: a picture smaller than its bucket is not enlarged (rule `kohya`: its own size, cut to the step)."""
     sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
-    """Explicit (width, height) list; replaces the rule."""
+    """Explicit (width, height) list; replaces the rule's sizes, not its way of choosing. Not together with `resolutions`."""
     crop: Literal["centre", "random", "salience"] = "centre"
     """Where a resized picture is cut: salience is the centre of mass of its mask."""
 
