@@ -29,6 +29,7 @@ from raytrain import storage
 
 UNSAFE = re.compile("[%#\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 HIDDEN = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 OUTSIDE_URI = re.compile(r"[^A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]")
 
 
@@ -155,6 +156,11 @@ def base_name(file: str) -> str:
 def shown(name: str) -> str:
     r"""Return a name for people, and for ever one to one: a backslash and what is no printable UTF-8 become \xNN."""
     return HIDDEN.sub(lambda match: "".join(f"\\x{byte:02x}" for byte in os.fsencode(match[0])), name)
+
+
+def named(text: str) -> str:
+    """Return the name that `shown` made a text of."""
+    return os.fsdecode(ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), os.fsencode(text)))
 
 
 def store(file: str) -> tuple[fs.FileSystem, str]:

@@ -17,6 +17,7 @@ from raytrain.data.location import (
     absolute,
     base_name,
     child,
+    named,
     parent,
     parse,
     shown,
@@ -54,6 +55,7 @@ def test_any_key_of_a_store_comes_back_and_the_query_stays(key: str, part: Part 
 @given(NAMES, NAMES)
 def test_what_is_shown_is_utf8_and_differs_where_names_differ(one: bytes, other: bytes) -> None:
     texts = [shown(os.fsdecode(name)) for name in (one, other)]
+    assert [named(text) for text in texts] == [os.fsdecode(name) for name in (one, other)]
     assert all(text.encode("utf-8").decode().isprintable() or text.splitlines() == [text] for text in texts)
     assert (texts[0] == texts[1]) == (one == other)
 

@@ -1,0 +1,119 @@
+"""Sources of pictures, a file each. A source names pictures and what is known of them; it opens none.
+
+A plug-in has
+    recognises(source: str) -> bool                            whether `format = "auto"` should read this source with it
+    items(subset: SubsetConfig) -> Iterator[Item | Rejected]   what `subset.source` holds
+It yields as it reads, in the same order every time, and holds at most one folder's names; a bad entry is a `Rejected`, a
+mistake in the source as a whole a `UserError`. It fills in what the source itself says; what the subset says is added here.
+Its helpers are modules with a leading underscore.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from raytrain import plugins
+from raytrain.data.item import Item, Rejected
+from raytrain.data.location import absolute, base_name, child, is_web, look, named
+from raytrain.data.sources import _tree
+from raytrain.data.sources._seen import Seen
+from raytrain.dataconfig import SubsetConfig
+from raytrain.errors import UserError
+
+ORDER = ("webdataset", "archive", "folder")
+"""Who is asked whether it recognises a source: the most specific first."""
+
+
+def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
+    """Yield what a subset's source holds, with the subset's own settings added; each `path` once.
+
+    Raises:
+        UserError: the source is not there, is of no known format, or holds no picture.
+    """
+    name = subset.format if subset.format != "auto" else recognise(subset.source)
+    _check_folders(subset)
+    attach, seen, refused = _Attach(subset), Seen(), 0
+    empty = True
+    for found in plugins.load("data.sources", name).items(subset):
+        if isinstance(found, Rejected):
+            refused += 1
+            yield found
+        elif not seen.add(found.path):
+            yield Rejected(path=found.path, reason="the source names it twice; the first counts", rule="duplicate")
+        else:
+            empty = False
+            yield attach(found)
+    if empty:
+        raise UserError(
+            f"data.source must hold at least one picture, but {subset.source!r}, read as {name!r}, holds none"
+            f"{f' ({refused} entries were refused)' if refused else ''}. "
+            "There is nothing to prepare; correct data.source or data.format, or add pictures."
+        )
+
+
+def recognise(source: str) -> str:
+    """Return the name of the plug-in that reads a source; UserError where none does."""
+    if not source:
+        raise UserError("data.source is empty: preparation needs to know where the pictures are. Set data.source.")
+    if is_web(source):
+        raise UserError(
+            f"data.source must lie on a disk or in an object store, but {source!r} is a web address. Nothing was fetched; "
+            "download it, or list the addresses of its pictures in a CSV or JSONL file."
+        )
+    _tree.top.cache_clear()
+    for name in ORDER:
+        if plugins.load("data.sources", name).recognises(source):
+            return name
+    found = look(absolute(source))
+    reason = "of no known format" if found.kind == "file" else found.reason or "no file and no folder"
+    raise UserError(
+        f"data.source {source!r} cannot be read: {reason}. There is nothing to prepare; correct data.source, or convert it to "
+        f"one of {', '.join(ORDER)}, which data.format may name."
+    )
+
+
+def _check_folders(subset: SubsetConfig) -> None:
+    for name, folder in (("masks", subset.masks), ("controls", subset.controls)):
+        if folder and look(absolute(folder)).kind != "folder":
+            raise UserError(
+                f"data.{name} must be a folder with a picture of the same stem for each picture of {subset.source!r}, "
+                f"but {folder!r} is none. No picture would get one; correct the path or leave it out."
+            )
+
+
+class _Attach:
+    """Adds what a subset says to each of its items."""
+
+    def __init__(self, subset: SubsetConfig) -> None:
+        self.subset = subset
+        self.source = f"{base_name(absolute(subset.source))}/"
+        self.places = _tree.Places()
+
+    def __call__(self, item: Item) -> Item:
+        subset = self.subset
+        mask, mask_stamp = self._layer(subset.masks, item.path) if not item.mask else (item.mask, "")
+        control, control_stamp = self._layer(subset.controls, item.path) if not item.control else (item.control, "")
+        stamps = [stamp for stamp in (item.stamp, mask_stamp, control_stamp) if stamp]
+        return item._replace(
+            mask=mask,
+            control=control,
+            repeats=item.repeats * subset.repeats,
+            weight=item.weight * subset.weight,
+            regularisation=item.regularisation or subset.regularisation,
+            prefix=item.prefix or subset.prefix,
+            suffix=item.suffix or subset.suffix,
+            stamp=" ".join(stamps) if item.stamp else "",
+        )
+
+    def _layer(self, folder: str, path: str) -> tuple[str, str]:
+        """Return location and stamp of the picture of the same relative stem; an archive's own name may be left out."""
+        if not folder:
+            return "", ""
+        for relative in (path, path.removeprefix(self.source)):
+            inner, _, name = os.path.splitext(named(relative))[0].rpartition("/")
+            place = child(absolute(folder), *inner.split("/")) if inner else absolute(folder)
+            found = self.places.of_stem(place, name)
+            if found[0]:
+                return found
+        return "", ""

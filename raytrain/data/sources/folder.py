@@ -1,0 +1,23 @@
+"""A folder of pictures and all folders below it, on a disk or in an object store.
+
+A picture's caption is the text file beside it of the same stem: `cat.txt`, else `cat.caption`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from raytrain.data.item import Item, Rejected
+from raytrain.data.location import absolute
+from raytrain.data.sources._tree import pictures, top
+from raytrain.dataconfig import SubsetConfig
+
+
+def recognises(source: str) -> bool:
+    """Tell whether the source is a folder."""
+    return top(source) is not None
+
+
+def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
+    """Yield the folder's pictures; its folders of masks and control pictures are left out."""
+    return pictures(absolute(subset.source), [absolute(folder) for folder in (subset.masks, subset.controls) if folder])

@@ -1,0 +1,173 @@
+"""WebDataset: tar shards whose consecutive members of one key, `0001.jpg 0001.json 0001.txt`, are one sample.
+
+The source is a folder of shards, one shard, a pattern with `*`, or one with braces: `train-{000..009}.tar`. A sample's picture
+is its first member with a picture's extension; its caption is the member `txt` (or `caption`), else text, caption or prompt of
+the member `json`, else the member `cls` where that is a word. `mask.png` and `control.png` are its mask and control picture.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from raytrain.data.item import Item, Rejected
+from raytrain.data.location import absolute, base_name, child, look, parent, shown, write
+from raytrain.data.sources._archives import Member, is_archive, members
+from raytrain.data.sources._records import CAPTIONS, captions, value
+from raytrain.data.sources._tree import Folder, is_picture, top, walk
+from raytrain.dataconfig import SubsetConfig
+from raytrain.errors import UserError
+
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+TEXTS = ("txt", "caption", "json", "cls")
+LAYERS = ("mask.", "control.", "conditioning_image.")
+LOOKED_AT = 50
+"""First members of the first shard that tell a WebDataset from an archive."""
+METADATA_BYTES = 2**20
+
+
+def recognises(source: str) -> bool:
+    """Tell whether the source is a pattern of tars, or a tar (or a folder of tars) with a `json` or `cls` among the first."""
+    if _is_pattern(source):
+        return ".tar" in source or ".tgz" in source
+    names = top(source)
+    if names is not None and any(map(is_picture, names[0])):
+        return False
+    if names is None and not (_is_shard(base_name(absolute(source))) and look(absolute(source)).kind == "file"):
+        return False
+    first = next((shard for shard in _shards(source) if not isinstance(shard, Rejected)), None)
+    if first is None:
+        return False
+    found = itertools.islice(members(*first, lambda name: True), LOOKED_AT)
+    return any(isinstance(member, Member) and member.name.endswith((".json", ".cls")) for member in found)
+
+
+def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
+    """Yield the samples of all shards, in the order of the shards' names."""
+    for shard in _shards(subset.source):
+        if isinstance(shard, Rejected):
+            yield shard
+        else:
+            yield from _samples(*shard)
+
+
+class _Entry(NamedTuple):
+    """A member, split at the first dot of its name, and its content where the sample's caption may be in it."""
+
+    key: str
+    extension: str
+    member: Member
+    content: bytes
+
+
+def _samples(file: str, title: str) -> Iterator[Item | Rejected]:
+    stamp = look(file).stamp
+    refused: list[Rejected] = []
+    for key, entries in itertools.groupby(_entries(file, title, refused), lambda entry: entry.key):
+        sample = {entry.extension: entry for entry in reversed(list(entries))}
+        yield from refused
+        refused.clear()
+        yield from _item(file, f"{title}/{shown(key)}", stamp, dict(reversed(sample.items())))
+    yield from refused
+
+
+def _entries(file: str, title: str, refused: list[Rejected]) -> Iterator[_Entry]:
+    for member in members(file, title, lambda name: is_picture(name) or name.endswith(TEXTS)):
+        if isinstance(member, Rejected):
+            refused.append(member)
+            continue
+        folder, slash, name = member.name.rpartition("/")
+        key, _, extension = name.partition(".")
+        content = member.read(METADATA_BYTES) if extension in ("json", "cls") else b""
+        yield _Entry(f"{folder}{slash}{key}", extension.lower(), member, content)
+
+
+def _item(file: str, path: str, stamp: str, sample: dict[str, _Entry]) -> Iterator[Item | Rejected]:
+    place = {extension: write(file, entry.member.part) for extension, entry in sample.items()}
+    layers = {
+        name: next((place[e] for e in place if e.startswith(name) and is_picture(f"x.{e}")), "") for name in LAYERS
+    }
+    picture = next((e for e in sample if is_picture(f"x.{e}") and not e.startswith(LAYERS)), None)
+    if picture is None:
+        return
+    texts: tuple[str, ...] = ()
+    try:
+        texts = _captions({e: entry.content for e, entry in sample.items()})
+    except ValueError as error:
+        yield Rejected(path=f"{path}.json", reason=f"its caption cannot be read: {error}")
+    yield Item(
+        f"{path}.{shown(picture)}",
+        place[picture],
+        texts,
+        caption_file=place.get("txt", place.get("caption", "")),
+        mask=layers["mask."],
+        control=layers["control."] or layers["conditioning_image."],
+        stamp=f"{stamp}{''.join(text.partition('#')[2] for text in place.values())}",
+    )
+
+
+def _captions(contents: dict[str, bytes]) -> tuple[str, ...]:
+    if "json" in contents:
+        record: Any = json.loads(contents["json"])
+        if isinstance(record, dict) and (texts := captions(value(record, CAPTIONS))):
+            return texts
+    word = contents.get("cls", b"").decode().strip()
+    return (word,) if word and not word.isdecimal() else ()
+
+
+def _shards(source: str) -> Iterator[tuple[str, str] | Rejected]:
+    """Yield file and shown name of each shard."""
+    if _is_pattern(source):
+        for pattern in _expand(source):
+            yield from _matches(absolute(pattern), pattern)
+        return
+    file = absolute(source)
+    if look(file).kind != "folder":
+        yield file, shown(base_name(file))
+        return
+    for folder in walk(file):
+        if isinstance(folder, Rejected):
+            yield folder
+        else:
+            for name in filter(_is_shard, folder.files):
+                yield child(folder.file, name), shown(folder.relative + name)
+
+
+def _matches(file: str, pattern: str) -> Iterator[tuple[str, str] | Rejected]:
+    name = base_name(file)
+    if "*" not in name:
+        yield file, shown(name)
+        return
+    try:
+        folder = Folder(parent(file))
+    except OSError as error:
+        raise UserError(f"data.source {pattern!r}: its folder cannot be read: {error}. Correct data.source.") from error
+    for match in fnmatch.filter(folder.files, name):
+        yield child(folder.file, match), shown(match)
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """Spell braces out: `{08..10}` counts with the digits it is written with, `{a,b}` lists."""
+    if match := RANGE.search(pattern):
+        first, last = match.groups()
+        values = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    elif match := CHOICE.search(pattern):
+        values = match[1].split(",")
+    else:
+        yield pattern
+        return
+    for text in values:
+        yield from _expand(pattern[: match.start()] + text + pattern[match.end() :])
+
+
+def _is_pattern(source: str) -> bool:
+    return any(mark in source for mark in "*{") and ("://" in source or look(absolute(source)).kind == "absent")
+
+
+def _is_shard(name: str) -> bool:
+    return is_archive(name) and not name.lower().endswith(".zip")

@@ -1,0 +1,57 @@
+"""Pictures as bytes, and what a source is asked for, read back."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from raytrain.data import sources
+from raytrain.data.fetch import Fetcher
+from raytrain.data.item import Item, Rejected
+from raytrain.dataconfig import FetchConfig, SubsetConfig
+from tests.data.servers import s3
+
+
+def png(shade: int) -> bytes:
+    """Return a small picture of one grey, different for each shade."""
+    stream = io.BytesIO()
+    Image.new("L", (8, 8), shade).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def fill(folder: Path, files: dict[str, str | bytes]) -> Path:
+    """Write files below a folder."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def listed(source: str | Path, **settings: Any) -> tuple[list[Item], list[Rejected]]:
+    """Return the items and the refused entries of a source."""
+    found = list(sources.items(SubsetConfig(source=str(source), **settings)))
+    again = list(sources.items(SubsetConfig(source=str(source), **settings)))
+    assert found == again, "a source must yield the same in the same order every time"
+    assert len({item.path for item in found if isinstance(item, Item)}) == sum(isinstance(f, Item) for f in found)
+    for item in found:
+        "".join(item.model_dump_json() if isinstance(item, Rejected) else map(str, item)).encode("utf-8")
+    return [f for f in found if isinstance(f, Item)], [f for f in found if isinstance(f, Rejected)]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[[str], bytes]:
+    """Read locations."""
+    return Fetcher(FetchConfig(timeout=5, retries=0), str(tmp_path / "unpacked")).read
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[tuple[Any, str]]:
+    """An S3 store on this machine: its client, and the query that names it in a URI of the bucket `pictures`."""
+    with s3("pictures") as (client, query):
+        yield client, query
