@@ -1,4 +1,4 @@
-"""What a file that is not read as a picture is, by its first bytes, and what a person can do about it. Pure."""
+"""What a file is by its first bytes, where it is not read as a picture, and what a person can do about it. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ _STARTS = (
     (b"\x89PNG", "PNG"), (b"\xff\xd8", "JPEG"), (b"GIF8", "GIF"), (b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"),
     (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"),
 )  # fmt: skip
+"""First bytes of the formats that are read."""
 _OTHERS = (
     (b"IIRO", RAW), (b"IIRS", RAW), (b"IIU\0", RAW), (b"FUJIFILMCCD-RAW", RAW), (b"FOVb", RAW),
     (b"version https://git-lfs", "a Git LFS pointer in place of the file: run `git lfs pull`"),
@@ -27,8 +28,21 @@ _OTHERS = (
 _BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"hevx": "HEIC", b"heim": "HEIC", b"heis": "HEIC"}
 
 
+def own(content: bytes) -> str:
+    """Return which of the formats that are read a file claims to be; empty for none.
+
+    >>> own(b"GIF89a")
+    'GIF'
+    """
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        return "WebP"
+    if content[4:8] == b"ftyp":
+        return "AVIF" if {b"avif", b"avis"} & set(_brands(content)) else ""
+    return next((name for start, name in _STARTS if content.startswith(start)), "")
+
+
 def describe(content: bytes) -> str:
-    """Return what a file is, and the remedy where there is one; empty for bytes that tell nothing.
+    """Return what a file of another format is, and the remedy where there is one; empty for bytes that tell nothing.
 
     >>> describe(b"%PDF-1.7 ...")
     'a PDF document: export its pages as PNG'
@@ -38,28 +52,25 @@ def describe(content: bytes) -> str:
     for start, what in _OTHERS:
         if content.startswith(start):
             return what
-    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
-        return _damaged("WebP")
-    for start, name in _STARTS:
-        if content.startswith(start):
-            return _damaged(name)
     return _text(content)
 
 
 def _media(content: bytes) -> str:
     """Name a file of the ISO base media format (ISO/IEC 14496-12) by its brands."""
-    length = int.from_bytes(content[:4], "big")
-    brands = [content[8:12], *(content[at : at + 4] for at in range(16, min(length, 256), 4))]
+    brands = _brands(content)
     if b"crx " in brands:
         return RAW
-    if b"avif" in brands or b"avis" in brands:
-        return _damaged("AVIF")
     for brand in brands:
         if brand in _BRANDS:
             return f"{_BRANDS[brand]}: {_CONVERT}"
     if brands[0] in (b"mif1", b"msf1"):
         return f"HEIF: {_CONVERT}"
     return "a video: extract its frames"
+
+
+def _brands(content: bytes) -> list[bytes]:
+    length = int.from_bytes(content[:4], "big")
+    return [content[8:12], *(content[place : place + 4] for place in range(16, min(length, 256), 4))]
 
 
 def _text(content: bytes) -> str:
@@ -74,7 +85,3 @@ def _text(content: bytes) -> str:
         return "a text file" if start and content[:1024].decode("ascii").isprintable() else ""
     except UnicodeDecodeError:
         return ""
-
-
-def _damaged(name: str) -> str:
-    return f"{name} whose header is damaged or of an unknown variant: save it again with an image editor"

@@ -26,6 +26,7 @@ DECODING = "decode/2"
 TRANSFORM = "cover-lanczos-crop/1"
 """Names what `decode` and `cut` do; part of every latent's content address. Change it when the pixels change."""
 
+_FOREIGN = f"not a picture that is read ({', '.join(FORMATS)})"
 _TURNS = dict(
     zip(
         range(2, 9),
@@ -159,15 +160,21 @@ def _open(content: bytes, max_pixels: int) -> Any:
     try:
         picture = _guard(Image.open, io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
-        what = kinds.describe(content)
-        raise BadPicture(f"not a picture that is read ({', '.join(FORMATS)}){what and f': it is {what}'}") from None
+        if name := kinds.own(content):
+            what = (
+                f"damaged picture: its {name} header is broken or of an unknown variant; save it again with an editor"
+            )
+        else:
+            other = kinds.describe(content)
+            what = f"{_FOREIGN}: it is {other}" if other else _FOREIGN
+        raise BadPicture(what) from None
     width, height = picture.size
     if width * height > max_pixels:
         raise BadPicture(
             f"{width}x{height} = {width * height} pixels is above data.max_pixels = {max_pixels}; not decoded"
         )
     if picture.format == "TIFF" and _is_preview(picture, content):
-        raise BadPicture(f"not a picture that is read ({', '.join(FORMATS)}): it is {kinds.RAW}")
+        raise BadPicture(f"{_FOREIGN}: it is {kinds.RAW}")
     return picture
 
 
