@@ -1,0 +1,47 @@
+"""Every broken picture of the corpus gives its reason and nothing else; every tricky one decodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raytrain.data.picture import BadPicture, decode, decode_layers, measure
+from tests.data import corpus, corpus_pictures
+from tests.data.corpus_pictures import Bad, Good
+
+LIMIT = 200_000_000
+
+
+def open_fully(content: bytes) -> None:
+    measure(content, LIMIT)
+    decode(content, LIMIT)
+
+
+@pytest.mark.parametrize("file", corpus_pictures.bad(), ids=lambda file: file.name)
+def test_a_bad_picture_gives_its_reason(file: Bad) -> None:
+    with pytest.raises(BadPicture) as caught:
+        open_fully(file.content)
+    reason = str(caught.value)
+    assert file.reason in reason
+    assert len(reason) < 300
+    assert "0x7f" not in reason  # no address in memory: the same file gives the same words
+    assert reason.isprintable()
+
+
+@pytest.mark.parametrize("file", corpus_pictures.good(), ids=lambda file: file.name)
+def test_a_tricky_picture_decodes(file: Good) -> None:
+    size = measure(file.content, LIMIT)
+    picture, alpha = decode_layers(file.content, LIMIT)
+    assert size == picture.size == file.size
+    assert picture.mode == "RGB"
+    assert alpha is None or alpha.size == size
+
+
+def test_every_path_of_the_corpus_is_there_once(tmp_path: Path) -> None:
+    built = corpus.build(tmp_path)
+    assert len(built.bad) >= 150
+    assert len(built.good) >= 90
+    assert not built.bad.keys() & built.good.keys()
+    contents = [path.read_bytes() for path in (tmp_path / "source" / "good").iterdir()]
+    assert len(set(contents)) == len(contents), "equal pictures would be rejected as duplicates"
