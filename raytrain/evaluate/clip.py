@@ -21,8 +21,10 @@ class ClipModel:
     The PIL image processor is used whether or not torchvision is installed, so scores are the same everywhere.
     """
 
-    def __init__(self, path: str, device: torch.device | str = "cpu", batch: int = 32) -> None:
-        """Load the model; UserError says which part of the folder could not be read."""
+    def __init__(
+        self, path: str, device: torch.device | str = "cpu", batch: int = 32, setting: str = "evaluate.clip"
+    ) -> None:
+        """Load the model; UserError names the setting and says which part of the folder could not be read."""
         from transformers import CLIPModel, CLIPTokenizer
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -34,7 +36,7 @@ class ClipModel:
             self._processor: Any = CLIPImageProcessorPil.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"evaluate.clip must be a folder or hub id of a CLIP model in safetensors with tokenizer and image "
+                f"{setting} must be a folder or hub id of a CLIP model in safetensors with tokenizer and image "
                 f"processor, got {path!r}: {error}"
             ) from error
         self._length = min(

@@ -90,18 +90,18 @@ class AestheticModel(nn.Module):
         return rating
 
 
-def load(path: str) -> AestheticModel:
+def load(path: str, setting: str = "evaluate.aesthetic") -> AestheticModel:
     """Read weights from a safetensors file and return the model in evaluation mode.
 
     The head's layers are matched in their order, whatever their numbers: files differ in where the dropout sits.
     """
     if not path.endswith(".safetensors"):
         raise UserError(
-            f"evaluate.aesthetic must be a .safetensors file, got {path!r}. Convert a .pth file once with "
+            f"{setting} must be a .safetensors file, got {path!r}. Convert a .pth file once with "
             "safetensors.torch.save_file(torch.load(file, weights_only=True), 'aesthetic.safetensors')."
         )
     if not storage.exists(path):
-        raise UserError(f"evaluate.aesthetic names a file that does not exist: {path!r}. Correct the path.")
+        raise UserError(f"{setting} names a file that does not exist: {path!r}. Correct the path.")
     weights = _renumber_head(load_file(storage.fetch(path)))
     with torch.device("meta"):
         model = AestheticModel()
@@ -111,7 +111,7 @@ def load(path: str) -> AestheticModel:
     problems += [name for name in weights if name not in expected or weights[name].shape != expected[name].shape]
     if problems:
         raise UserError(
-            f"evaluate.aesthetic = {path!r} is not the ResNet-50 aesthetic predictor: {len(problems)} weights "
+            f"{setting} = {path!r} is not the ResNet-50 aesthetic predictor: {len(problems)} weights "
             f"are missing, unknown or of another shape, for instance {', '.join(sorted(problems)[:3])}."
         )
     counts = {name: torch.zeros((), dtype=torch.long) for name in counters}

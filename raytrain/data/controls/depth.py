@@ -1,0 +1,58 @@
+"""Depth as control pictures, near is white: any depth-estimation model of transformers (DPT, Depth Anything, ZoeDepth ...).
+
+The model's depths are resized to the picture (bicubic) and scaled so that the smallest is 0 and the largest 255.
+"""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from raytrain.data import pretrained
+from raytrain.data.controls import Maker
+from raytrain.data.picture import BadPicture
+from raytrain.data.schema import content_key
+from raytrain.dataconfig import ControlConfig
+from raytrain.table import Table
+
+READS_FILE = False
+
+
+class Options(Table):
+    """Settings of depth pictures."""
+
+    metric: bool = False
+    """The model gives distances (larger is farther), as ZoeDepth and the metric versions of Depth Anything do."""
+
+
+def version(config: ControlConfig) -> str:
+    """Return the hash over weights and settings."""
+    return content_key("depth", pretrained.weights_hash(config.path), Options(**config.options).model_dump())
+
+
+def load(config: ControlConfig) -> Maker:
+    """Load the model of `path`."""
+    return _Depth(config)
+
+
+class _Depth:
+    def __init__(self, config: ControlConfig) -> None:
+        from transformers import AutoModelForDepthEstimation
+
+        self.metric = Options(**config.options).metric
+        self.model = pretrained.model(AutoModelForDepthEstimation, config.path, "data.controls.path")
+        self.processor = pretrained.image_processor(config.path, "data.controls.path")
+
+    def make(self, picture: Image.Image, *, file: Image.Image | None) -> Image.Image:
+        import torch
+
+        pixels = self.processor(images=picture, return_tensors="pt")["pixel_values"].to(self.model.device)
+        with torch.inference_mode():
+            output = self.model(pixel_values=pixels)
+        size = (picture.height, picture.width)
+        depth = self.processor.post_process_depth_estimation(output, [size])[0]["predicted_depth"].reshape(size)
+        if not torch.isfinite(depth).all():
+            raise BadPicture("the depth model gave no number for it")
+        near, far = depth.min(), depth.max()
+        share = (depth - near) / (far - near) if far > near else torch.zeros_like(depth)
+        values = (255 * (1 - share if self.metric else share)).byte().cpu().numpy()
+        return Image.fromarray(values).convert("RGB")

@@ -1,0 +1,80 @@
+"""Models that look at pictures (masks, control pictures, scores): the hash of their weights, and how they are loaded."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytrain import storage
+from raytrain.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+_CONTENT = (".safetensors", ".json", ".txt", ".model", ".onnx", ".xml")
+
+
+def weights_hash(path: str) -> str:
+    """Return the content hash of a model: all weight and settings files of its folder or hub id, or of one file."""
+    if path.endswith(_CONTENT):
+        if not storage.exists(path):
+            raise UserError(f"model file {path!r} does not exist. Correct the path.")
+        files = [Path(storage.fetch(path))]
+    else:
+        files = sorted(file for file in folder(path).iterdir() if file.suffix in _CONTENT)
+        if not files:
+            raise UserError(f"{path!r} holds no model: no file ends in {', '.join(_CONTENT)}. Correct the path.")
+    return _hash(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+def folder(path: str) -> Path:
+    """Return a model's local folder: `path` itself, or the snapshot of a hub id."""
+    from raytrain.families import _weights
+
+    return _weights.resolve(path)
+
+
+def device() -> torch.device:
+    """Return the accelerator this process was given, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def model(kind: Any, path: str, setting: str) -> Any:
+    """Load a transformers model class from safetensors, in evaluation mode and float32, on this process's device."""
+    return part(kind, path, setting, use_safetensors=True).float().eval().requires_grad_(False).to(device())
+
+
+def image_processor(path: str, setting: str) -> Any:
+    """Load a model's image processor: always the one on Pillow, so that results are the same everywhere."""
+    from transformers import AutoImageProcessor
+
+    return part(AutoImageProcessor, path, setting, backend="pil")
+
+
+def part(kind: Any, path: str, setting: str, **options: Any) -> Any:
+    """Call `kind.from_pretrained`; what cannot be loaded is a UserError that names the setting."""
+    if not path:
+        raise UserError(f"{setting} is empty; give the folder or hub id (owner/name) of a {kind.__name__}.")
+    try:
+        return kind.from_pretrained(folder(path), local_files_only=True, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{setting} = {path!r} cannot be loaded as {kind.__name__}: {reason} Give a folder or hub id that holds such a model "
+            "in safetensors, with its settings."
+        ) from error
+
+
+@functools.lru_cache(64)
+def _hash(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Hash files by name and content; size and time of change only say when to read them again."""
+    digest = hashlib.sha256()
+    for name, *_ in files:
+        digest.update(f"{Path(name).name}\0".encode())
+        with open(name, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
