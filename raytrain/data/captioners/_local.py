@@ -1,6 +1,6 @@
 """What captioners with weights of transformers share: loading, the hash that names them, generation batch by batch.
 
-Image processors and tokenizers do without torchvision.
+Image processors are the ones on Pillow, so that torchvision is not needed and captions are the same where it is installed.
 """
 
 from __future__ import annotations

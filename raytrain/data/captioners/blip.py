@@ -27,7 +27,10 @@ def load(config: CaptionConfig, device: str = "") -> Captioner:
     from transformers import AutoImageProcessor, AutoTokenizer, BlipForConditionalGeneration
 
     with _local.loading(config, "a BLIP captioning model") as source:
-        processor, tokenizer = AutoImageProcessor.from_pretrained(**source), AutoTokenizer.from_pretrained(**source)
+        processor, tokenizer = (
+            AutoImageProcessor.from_pretrained(**source, backend="pil"),
+            AutoTokenizer.from_pretrained(**source),
+        )
         model = _local.pretrained(BlipForConditionalGeneration, config, source)
     beginning = _local.prompt(config, PROMPT)
 

@@ -28,7 +28,10 @@ def load(config: CaptionConfig, device: str = "") -> Captioner:
     from transformers import AutoImageProcessor, AutoTokenizer, Blip2ForConditionalGeneration
 
     with _local.loading(config, "a BLIP-2 captioning model") as source:
-        processor, tokenizer = AutoImageProcessor.from_pretrained(**source), AutoTokenizer.from_pretrained(**source)
+        processor, tokenizer = (
+            AutoImageProcessor.from_pretrained(**source, backend="pil"),
+            AutoTokenizer.from_pretrained(**source),
+        )
         model = _local.pretrained(Blip2ForConditionalGeneration, config, source)
         if model.config.image_token_id is None:
             raise ValueError("its config.json names no image_token_index.")

@@ -64,7 +64,7 @@ def _processor(source: dict[str, Any]) -> Any:
     name = PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(**source).model_type]
     kind = getattr(transformers, name)
     if "video_processor" not in kind.get_attributes():
-        return kind.from_pretrained(**source)
+        return kind.from_pretrained(**source, backend="pil")
 
     class PicturesOnly(kind):  # type: ignore[misc, valid-type]
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
@@ -73,7 +73,7 @@ def _processor(source: dict[str, Any]) -> Any:
     settings = kind.get_processor_dict(**source)[0]
     tokenizer = AutoTokenizer.from_pretrained(**source)
     return PicturesOnly(
-        image_processor=AutoImageProcessor.from_pretrained(**source),
+        image_processor=AutoImageProcessor.from_pretrained(**source, backend="pil"),
         tokenizer=tokenizer,
         video_processor=None,
         chat_template=settings.get("chat_template") or tokenizer.chat_template,

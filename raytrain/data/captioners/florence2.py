@@ -28,7 +28,7 @@ def load(config: CaptionConfig, device: str = "") -> Captioner:
     from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
     with _local.loading(config, "a Florence-2 model in transformers' own layout") as source:
-        processor = Florence2Processor.from_pretrained(**source)
+        processor = Florence2Processor.from_pretrained(**source, backend="pil")
         model = _local.pretrained(Florence2ForConditionalGeneration, config, source)
     task = _local.prompt(config, PROMPT) or ""
 

@@ -30,7 +30,10 @@ def load(config: CaptionConfig, device: str = "") -> Captioner:
     from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
 
     with _local.loading(config, "a vision encoder with a text decoder") as source:
-        processor, tokenizer = AutoImageProcessor.from_pretrained(**source), AutoTokenizer.from_pretrained(**source)
+        processor, tokenizer = (
+            AutoImageProcessor.from_pretrained(**source, backend="pil"),
+            AutoTokenizer.from_pretrained(**source),
+        )
         model = _local.pretrained(VisionEncoderDecoderModel, config, source)
 
     def inputs(pictures: list[Image.Image]) -> dict[str, Any]:
