@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import itertools
+import os
+import posixpath
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
+
+from raytrain.data.item import Item, Rejected
+from raytrain.data.location import absolute, child, is_web, parent, shown, write
+from raytrain.data.sources._rows import Row, rows
+from raytrain.data.sources._seen import Seen
+from raytrain.data.sources._tree import Places, pictures, walk, why_no_file
 
 FILES = ("path", "file", "file_name", "filename", "url", "image", "image_path", "image_file", "img", "img_path")
 CAPTIONS = ("text", "caption", "prompt", "captions", "texts")
@@ -32,3 +41,107 @@ def captions(content: Any) -> tuple[str, ...]:
             raise ValueError(f"a caption must be text, got {text!r:.80}")
         text.encode()  # a lone surrogate, which JSON can spell, is a UnicodeEncodeError: a ValueError
     return tuple(text for text in texts if text.strip())
+
+
+class Records:
+    """Makes items of records whose paths count from `folder`.
+
+    `inside`: only paths below the folder are allowed (what comes with downloaded datasets); else also absolute paths, URIs and
+    web addresses. `title` is how the list itself is shown.
+    """
+
+    def __init__(self, folder: str, title: str, inside: bool, prefix: str = "") -> None:
+        self.folder, self.title, self.inside, self.prefix = folder, title, inside, prefix
+        self.places = Places()
+
+    def items(self, rows: Iterable[Row | Rejected]) -> Iterator[Item | Rejected]:
+        """Yield the items of rows; neighbouring rows of one picture give it several captions."""
+        for _, same in itertools.groupby(rows, lambda row: self._same(row)):
+            group = list(same)
+            if isinstance(group[0], Rejected):
+                yield from (row for row in group if isinstance(row, Rejected))
+            else:
+                yield self.item([row for row in group if isinstance(row, Row)])
+
+    def item(self, rows: list[Row]) -> Item | Rejected:
+        """Return the picture that these rows name."""
+        try:
+            file, path = self._locate(value(rows[0].record, FILES))
+            texts = tuple(text for row in rows for text in captions(value(row.record, CAPTIONS)))
+            stamps, layers = [self._stamp(file)], []
+            for names in (MASKS, CONTROLS):
+                cell = value(rows[0].record, names)
+                layers.append(self._locate(cell)[0] if cell else "")
+                if cell:
+                    stamps.append(self._stamp(layers[-1]))
+        except ValueError as error:
+            return Rejected(path=self.title, reason=f"{rows[0].where}: {error}")
+        text, text_stamp = ("", "") if texts or is_web(file) else self.places.sidecar(file)
+        stamp = " ".join(filter(None, [*stamps, text_stamp])) if all(stamps) else ""
+        mask, control = (write(layer) if layer else "" for layer in layers)
+        return Item(path, write(file), texts, caption_file=text, mask=mask, control=control, stamp=stamp)
+
+    def _same(self, row: Row | Rejected) -> Any:
+        cell = None if isinstance(row, Rejected) else value(row.record, FILES)
+        return cell if isinstance(cell, str) else object()
+
+    def _stamp(self, file: str) -> str:
+        if is_web(file):
+            return ""
+        found = self.places.look(file)
+        if found.kind != "file":
+            raise ValueError(f"{shown(file)!r}: {why_no_file(found)}")
+        return found.stamp
+
+    def _locate(self, cell: Any) -> tuple[str, str]:
+        """Return the file that a cell names, and how it is shown."""
+        if not isinstance(cell, str) or not cell.strip():
+            raise ValueError(f"names no picture; needs one of the columns {', '.join(FILES)}")
+        os.fsencode(cell)  # a lone surrogate, which JSON can spell, is a UnicodeEncodeError: a ValueError
+        if "\0" in cell:
+            raise ValueError("a path with a NUL")
+        leaves = "://" in cell or cell.startswith("/") or posixpath.normpath(cell).startswith("..")
+        if leaves and self.inside:
+            raise ValueError(f"{shown(cell)!r} leads out of the dataset's folder")
+        if is_web(cell.strip()):
+            return cell.strip(), shown(cell.strip())
+        if "://" in cell:
+            return absolute(cell), shown(cell)
+        if cell.startswith("/"):
+            if "://" in self.folder:
+                raise ValueError(f"{shown(cell)!r} is a path of one machine in a list of an object store")
+            return posixpath.normpath(cell), shown(cell)
+        folder, relative = self.folder, posixpath.normpath(cell)
+        while relative.startswith("../"):
+            folder, relative = parent(folder), relative[3:]
+        return child(folder, relative), shown(self.prefix + posixpath.normpath(cell))
+
+
+def described(
+    root: str, is_list: Callable[[str], bool], skip: Collection[str] = (), inside: bool = True
+) -> Iterator[Item | Rejected]:
+    """Yield what the lists in a tree of folders name, then the pictures there that none names.
+
+    `is_list` picks the lists by name. Where two lists name a picture, the one of the deeper folder counts.
+    """
+    claimed = Seen()
+    for folder in walk(root, skip):
+        if isinstance(folder, Rejected):
+            continue  # the second walk yields it
+        for name in filter(is_list, folder.files):
+            title, here = shown(folder.relative + name), Seen()
+            records = Records(folder.file, title, inside, folder.relative)
+            for found in records.items(rows(child(folder.file, name), title)):
+                if isinstance(found, Rejected):
+                    yield found
+                elif not here.add(found.location):
+                    yield Rejected(
+                        path=found.path, reason=f"{title} names it twice; the first counts", rule="duplicate"
+                    )
+                elif claimed.add(found.location):
+                    for layer in filter(None, (found.mask, found.control)):
+                        claimed.add(layer)
+                    yield found
+    for left in pictures(root, skip):
+        if isinstance(left, Rejected) or claimed.add(left.location):
+            yield left

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 
 from pyarrow import fs
@@ -143,6 +144,13 @@ class Places:
         folder = self._folder(parent(file))
         return folder.look(base_name(file)) if folder else Found("absent", reason="No such folder")
 
+    def sidecar(self, file: str) -> tuple[str, str]:
+        """Return location and stamp of the text file beside a file; empty where there is none."""
+        folder = self._folder(parent(file))
+        name = folder.sidecar(os.path.splitext(base_name(file))[0]) if folder else ""
+        found = folder.look(name) if folder and name else Found("absent")
+        return (write(child(parent(file), name)), found.stamp) if found.kind == "file" else ("", "")
+
     def of_stem(self, folder: str, stem: str) -> tuple[str, str]:
         """Return the location and stamp of the picture of this stem in a folder; empty where there is none."""
         listed = self._stems(folder)
@@ -161,6 +169,13 @@ def top(source: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
         return None
     folder = _folder_or_none(file)
     return (tuple(folder.files), tuple(folder.folders)) if folder else None
+
+
+def below(source: str, folders: Iterable[str], most: int = 10) -> Iterator[str]:
+    """Yield the names of files in the first of these folders of a source. For telling formats apart."""
+    for name in itertools.islice(folders, most):
+        folder = _folder_or_none(child(absolute(source), name))
+        yield from folder.files if folder else ()
 
 
 def _folder_or_none(file: str) -> Folder | None:

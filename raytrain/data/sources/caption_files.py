@@ -1,0 +1,40 @@
+"""Pictures with one file of all captions beside them, as several trainers write it.
+
+data.json                       [{"image": "a.png", "text": "a cat"}, ...], also with "conditioning_image"
+captions.json, image_captions.json   {"a.png": "a cat"}; a list is several captions
+captions.csv                    image_path, caption, and perhaps mask_path
+
+The source is the folder, or a JSON file of either form. Paths count from the file's folder and may be absolute. Pictures of the
+folder that are not named are taken too, with the text file beside them; masks and control pictures that are named are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from raytrain.data.item import Item, Rejected
+from raytrain.data.location import absolute, base_name, look, parent, shown
+from raytrain.data.sources._records import Records, described
+from raytrain.data.sources._rows import rows
+from raytrain.data.sources._tree import top
+from raytrain.dataconfig import SubsetConfig
+
+NAMES = ("data.json", "captions.json", "image_captions.json", "captions.csv")
+
+
+def recognises(source: str) -> bool:
+    """Tell whether the source is a folder with such a file, or a JSON file."""
+    names = top(source)
+    if names is not None:
+        return any(name in NAMES for name in names[0])
+    return base_name(absolute(source)).lower().endswith(".json") and look(absolute(source)).kind == "file"
+
+
+def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
+    """Yield the pictures that the file names, then the folder's others."""
+    file = absolute(subset.source)
+    if look(file).kind == "file":
+        title = shown(base_name(file))
+        return Records(parent(file), title, inside=False).items(rows(file, title))
+    skip = [absolute(folder) for folder in (subset.masks, subset.controls) if folder]
+    return described(file, lambda name: name in NAMES, skip, inside=False)

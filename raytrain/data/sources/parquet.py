@@ -1,0 +1,158 @@
+"""Parquet files with the pictures in them, as Hugging Face `datasets` writes them: a file, or a folder of such.
+
+The picture is the column that the file's Hugging Face features call an Image, else the first struct with `bytes`, else a binary
+column; a struct without bytes names a file beside by its `path`. The caption is in text, caption or prompt (text or a list of
+texts). `mask` and `conditioning_image` (or control) may hold further pictures. A parquet file with a column of web addresses or
+paths instead is read as a table. Row groups are read one at a time, and of those only the captions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raytrain.data import stream
+from raytrain.data.item import Item, Rejected
+from raytrain.data.location import Cell, absolute, base_name, child, look, parent, shown, write
+from raytrain.data.sources._records import CAPTIONS, CONTROLS, FILES, MASKS, Records, captions, field
+from raytrain.data.sources._rows import Row, rows
+from raytrain.data.sources._tree import below, is_picture, top, walk
+from raytrain.dataconfig import SubsetConfig
+
+ENDING = ".parquet"
+LARGEST_GROUP = 4 * 2**30
+"""Bytes of one row group's pictures: a reader holds two of them in memory."""
+
+
+def recognises(source: str) -> bool:
+    """Tell whether the source is a parquet file, or a folder that holds (in itself or one below) such and no pictures."""
+    names = top(source)
+    if names is None:
+        return base_name(absolute(source)).endswith(ENDING) and look(absolute(source)).kind == "file"
+    files = [*names[0], *below(source, names[1])]
+    parquet = [name for name in files if name.endswith(ENDING) and name != "metadata.parquet"]
+    return bool(parquet) and not any(map(is_picture, files))
+
+
+def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
+    """Yield the rows of the file, or of each file of the folder."""
+    file = absolute(subset.source)
+    if look(file).kind != "folder":
+        yield from _file(file, shown(base_name(file)), "")
+        return
+    for folder in walk(file):
+        if isinstance(folder, Rejected):
+            yield folder
+            continue
+        for name in folder.files:
+            if name.endswith(ENDING):
+                yield from _file(child(folder.file, name), shown(folder.relative + name), folder.relative)
+
+
+def _file(file: str, title: str, prefix: str) -> Iterator[Item | Rejected]:
+    try:
+        with stream.open_binary(file) as opened:
+            source = pq.ParquetFile(opened)
+            schema = source.schema_arrow
+            picture = _picture_column(schema)
+            if picture is not None:
+                yield from _groups(source, picture, file, title, prefix)
+                return
+    except (pa.ArrowInvalid, OSError) as error:
+        yield Rejected(path=title, reason=f"no readable parquet file: {error}")
+        return
+    if field(schema.names, FILES) is None:
+        yield Rejected(path=title, reason=f"has no column of pictures; its columns are {', '.join(schema.names)}")
+    else:
+        yield from Records(parent(file), title, inside=False, prefix=prefix).items(rows(file, title))
+
+
+def _groups(source: pq.ParquetFile, picture: str, file: str, title: str, prefix: str) -> Iterator[Item | Rejected]:
+    schema, stamp = source.schema_arrow, look(file).stamp
+    caption = field(schema.names, CAPTIONS)
+    columns = {name: _address(schema, name) for name in [picture, *_layers(schema, picture)] if name}
+    path = (
+        f"{picture}.path"
+        if columns[picture] != picture and schema.field(picture).type.get_field_index("path") >= 0
+        else ""
+    )
+    beside, number = Records(parent(file), title, inside=True, prefix=prefix), 0
+    mask, control = _layers(schema, picture)
+    for group in range(source.num_row_groups):
+        sizes = _column_facts(source, group, columns[picture])
+        if sizes[1] > LARGEST_GROUP:
+            count = source.metadata.row_group(group).num_rows
+            yield Rejected(
+                path=f"{title}/{number}",
+                reason=f"row group {group} ({count} rows) holds {sizes[1]} bytes of pictures, above {LARGEST_GROUP}; "
+                "write the file with smaller row groups",
+            )
+            number += count
+            continue
+        table = source.read_row_group(group, columns=[name for name in (caption, path) if name])
+        for row in range(source.metadata.row_group(group).num_rows):
+            name = f"{title}/{number}"
+            number += 1
+            try:
+                texts = captions(table[caption][row].as_py()) if caption else ()
+            except ValueError as error:
+                yield Rejected(path=name, reason=str(error))
+                continue
+            if sizes[0] and path:  # the whole group holds no bytes: its pictures are files
+                record = {"path": table[picture][row].as_py()["path"], "text": list(texts)}
+                yield beside.item([Row(f"row {number}", record)])
+                continue
+            layers = {n: write(file, Cell(group, row, columns[n])) for n in (mask, control) if n}
+            yield Item(
+                name,
+                write(file, Cell(group, row, columns[picture])),
+                texts,
+                mask=layers.get(mask, ""),
+                control=layers.get(control, ""),
+                stamp=f"{stamp} {number}",
+            )
+
+
+def _picture_column(schema: pa.Schema) -> str | None:
+    described: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = described.get("info", {}).get("features") or {}
+    holding = [
+        name for name in schema.names if _holds_bytes(schema.field(name).type) and name.lower() not in MASKS + CONTROLS
+    ]
+    named = [name for name in holding if (features.get(name) or {}).get("_type") == "Image"]
+    structs = [name for name in holding if pa.types.is_struct(schema.field(name).type)]
+    usual = field(holding, (*FILES, "bytes", "jpg", "png", "webp", "picture", "image_bytes"))
+    found = [*named, *structs, *([usual] if usual else []), *holding]
+    return found[0] if found else None
+
+
+def _layers(schema: pa.Schema, picture: str) -> tuple[str, str]:
+    holding = [name for name in schema.names if _holds_bytes(schema.field(name).type) and name != picture]
+    return field(holding, MASKS) or "", field(holding, CONTROLS) or ""
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _holds_bytes(kind.field(index).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _address(schema: pa.Schema, name: str) -> str:
+    return f"{name}.bytes" if pa.types.is_struct(schema.field(name).type) else name
+
+
+def _column_facts(source: pq.ParquetFile, group: int, address: str) -> tuple[bool, int]:
+    """Return whether a column of a row group is known to be all null, and its unpacked bytes."""
+    facts = source.metadata.row_group(group)
+    for index in range(facts.num_columns):
+        column = facts.column(index)
+        if column.path_in_schema == address:
+            statistics = column.statistics
+            empty = statistics is not None and statistics.has_null_count and statistics.null_count == facts.num_rows
+            return bool(empty), int(column.total_uncompressed_size)
+    return False, 0
