@@ -21,7 +21,7 @@ from raytrain.data.sources._seen import Seen
 from raytrain.dataconfig import SubsetConfig
 from raytrain.errors import UserError
 
-ORDER = ("webdataset", "parquet", "imagefolder", "caption_files", "table", "archive", "folder")
+ORDER = ("webdataset", "kohya", "parquet", "imagefolder", "caption_files", "table", "archive", "folder")
 """Who is asked whether it recognises a source: the most specific first."""
 
 

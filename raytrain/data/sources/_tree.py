@@ -74,16 +74,21 @@ def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in PICTURES
 
 
+def open_folder(file: str) -> Folder:
+    """Return a folder that the user named; UserError where it cannot be read."""
+    try:
+        return Folder(file)
+    except OSError as error:
+        raise UserError(f"The folder {file!r} must be readable: {error}. Nothing of it was used.") from error
+
+
 def walk(root: str, skip: Collection[str] = ()) -> Iterator[Folder | Rejected]:
     """Yield a folder and all below it, each after its own folders, in the order of their names.
 
     `root` and `skip` are files as locations have them. Links to folders are followed out of the tree; a link back into the
     tree (a loop among them) is refused, for what it leads to is read anyway.
     """
-    try:
-        top = Folder(root)
-    except OSError as error:
-        raise UserError(f"The folder {root!r} must be readable: {error}. Nothing of it was used.") from error
+    top = open_folder(root)
     entered = set() if "://" in root else {_identity(root)}
     yield from _below(top, os.path.realpath(root), frozenset(skip), entered)
 
@@ -92,7 +97,7 @@ def pictures(
     root: str, skip: Collection[str] = (), sidecars: Collection[str] = SIDECARS, deep: bool = True
 ) -> Iterator[Item | Rejected]:
     """Yield the pictures of a folder, and of all below it when `deep`, with their sidecars."""
-    for folder in walk(root, skip) if deep else [Folder(root)]:
+    for folder in walk(root, skip) if deep else [open_folder(root)]:
         if isinstance(folder, Rejected):
             yield folder
             continue
@@ -159,6 +164,11 @@ class Places:
             return "", ""
         found = listed[0].look(name)
         return (write(child(folder, name)), found.stamp) if found.kind == "file" else ("", "")
+
+    def name_of_stem(self, folder: str, stem: str) -> str:
+        """Return the name of the picture of this stem in a folder; "" where there is none."""
+        listed = self._stems(folder)
+        return listed[1].get(stem, "") if listed else ""
 
 
 @lru_cache(1)
