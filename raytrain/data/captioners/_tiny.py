@@ -58,6 +58,24 @@ def write_blip2(folder: str, seed: int) -> None:
     _save(Blip2ForConditionalGeneration(config), folder)
 
 
+def write_git(folder: str, seed: int) -> None:
+    """Write a GIT folder."""
+    import torch
+    from transformers import GitConfig, GitForCausalLM
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    torch.manual_seed(seed)
+    tokenizer = _tokenizer(())
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 64}
+    model = GitForCausalLM(GitConfig(vision_config=VISION, **TEXT, **words, **special))
+    _save(model, folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(
+        folder
+    )
+
+
 def write_vit_gpt2(folder: str, seed: int) -> None:
     """Write a ViT encoder with a GPT-2 decoder."""
     import torch
@@ -139,6 +157,30 @@ def write_llava_next(folder: str, seed: int) -> None:
         ),
     ).save_pretrained(folder)
     _save(model, folder)
+
+
+def write_qwen2_vl(folder: str, seed: int) -> None:
+    """Write a Qwen2-VL folder, whose whole processor would need torchvision for videos."""
+    import torch
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    torch.manual_seed(seed)
+    names = {"image": "<|image_pad|>", "video": "<|video_pad|>", "vision_start": "<|vision_start|>",
+             "vision_end": "<|vision_end|>"}  # fmt: skip
+    tokenizer = _tokenizer(tuple(names.values()), image_token=names["image"])
+    tokenizer.chat_template = (
+        "{% for message in messages %}{% for part in message['content'] %}{{ '<|vision_start|><|image_pad|><|vision_end|>' "
+        "if part['type'] == 'image' else part['text'] }} {% endfor %}{% endfor %}"
+    )
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    rotary = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10_000.0}
+    text = TEXT | special | {"vocab_size": len(tokenizer), "num_key_value_heads": 4, "rope_parameters": rotary}
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 8}
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(word) for name, word in names.items()}
+    _save(Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids)), folder)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessorPil(patch_size=8, min_pixels=SIDE**2, max_pixels=4 * SIDE**2).save_pretrained(folder)
 
 
 def _save(model: Any, folder: str) -> None:

@@ -12,26 +12,29 @@ import torch
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     Blip2ForConditionalGeneration,
     BlipForConditionalGeneration,
     Florence2ForConditionalGeneration,
     Florence2Processor,
+    GitForCausalLM,
     LlavaNextForConditionalGeneration,
     LlavaNextProcessor,
     VisionEncoderDecoderModel,
 )
 
 from raytrain import plugins
-from raytrain.data.captioners import blip, chat_vlm, vit_gpt2
+from raytrain.data.captioners import _tiny, blip, chat_vlm, vit_gpt2
 from raytrain.data.picture import BadPicture
 from raytrain.dataconfig import CaptionConfig
 from raytrain.errors import UserError
 
-NAMES = ["blip", "blip2", "vit_gpt2", "florence2", "chat_vlm"]
+NAMES = ["blip", "blip2", "git", "vit_gpt2", "florence2", "chat_vlm"]
 MODELS: dict[str, Any] = {
     "blip": BlipForConditionalGeneration,
     "blip2": Blip2ForConditionalGeneration,
+    "git": GitForCausalLM,
     "vit_gpt2": VisionEncoderDecoderModel,
     "florence2": Florence2ForConditionalGeneration,
     "chat_vlm": LlavaNextForConditionalGeneration,
@@ -45,7 +48,7 @@ def written(name: str, path: str, pictures: list[Image.Image], **settings: Any) 
     return captions
 
 
-def reference(name: str, path: str, picture: Image.Image) -> str:
+def reference(name: str, path: str, picture: Image.Image, dtype: torch.dtype = torch.float32) -> str:
     """Caption one picture with transformers alone."""
     picture = picture.convert("RGB")
     if name == "florence2":
@@ -57,7 +60,8 @@ def reference(name: str, path: str, picture: Image.Image) -> str:
         inputs = processor(images=picture, text=asked, return_tensors="pt")
     else:
         inputs = AutoImageProcessor.from_pretrained(path)(images=picture, return_tensors="pt")
-    model = MODELS[name].from_pretrained(path).eval()
+    model = MODELS[name].from_pretrained(path, dtype=dtype).eval()
+    inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
     with torch.no_grad():
         tokens = model.generate(**inputs, **BEAMS, do_sample=False)
     if name == "chat_vlm":
@@ -73,6 +77,12 @@ def test_a_caption_is_what_the_library_generates(
     captions = written(name, folder(name), pictures)
     assert captions == [reference(name, folder(name), picture) for picture in pictures]
     assert any(captions)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_the_library_s(name: str, folder: Callable[[str], str], pictures: list[Image.Image]) -> None:
+    [caption] = written(name, folder(name), pictures[1:2], options={"precision": "bf16"})
+    assert caption == reference(name, folder(name), pictures[1], torch.bfloat16)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,7 +126,7 @@ def test_blip_continues_its_prompt(folder: Callable[[str], str], pictures: list[
     assert all(str(caption).startswith("a red star") for caption in captions)
 
 
-@pytest.mark.parametrize("name", ["blip2", "chat_vlm", "florence2"])
+@pytest.mark.parametrize("name", ["blip2", "git", "chat_vlm", "florence2"])
 def test_a_question_changes_the_answer_and_is_no_part_of_it(
     name: str, folder: Callable[[str], str], pictures: list[Image.Image]
 ) -> None:
@@ -174,6 +184,29 @@ def test_the_folder_of_another_captioner_is_refused(folder: Callable[[str], str]
 def test_a_path_that_is_neither_folder_nor_hub_id_is_one_message(path: str) -> None:
     with pytest.raises(UserError, match="must be a folder or a hub id"):
         blip.version(CaptionConfig(captioner="blip", path=path))
+
+
+def test_a_processor_with_videos_does_without_torchvision(pictures: list[Image.Image], tmp_path: Path) -> None:
+    _tiny.write_qwen2_vl(str(tmp_path), seed=0)
+    config = CaptionConfig(captioner="chat_vlm", path=str(tmp_path), **BEAMS)
+    captioner = chat_vlm.load(config)
+    captions = captioner.caption([*pictures, Image.new("RGB", (600, 2))])
+    assert isinstance(captions[-1], BadPicture)
+    assert "aspect ratio" in str(captions[-1])
+    assert captions[:-1] == [captioner.caption([picture])[0] for picture in pictures]
+
+    image, words = AutoImageProcessor.from_pretrained(tmp_path, backend="pil"), AutoTokenizer.from_pretrained(tmp_path)
+    seen = image(images=[pictures[0]], return_tensors="pt")
+    marks = "<|image_pad|>" * int(seen["image_grid_thw"][0].prod() // 4)
+    asked = words(f"<|vision_start|>{marks}<|vision_end|> {chat_vlm.PROMPT} ", return_tensors="pt")
+    kinds = (asked["input_ids"] == words.convert_tokens_to_ids("<|image_pad|>")).int()
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
+    tokens = model.generate(
+        **seen, input_ids=asked["input_ids"], attention_mask=asked["attention_mask"], mm_token_type_ids=kinds, **BEAMS,
+        do_sample=False,
+    )  # fmt: skip
+    answer = words.decode(tokens[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert captions[0] == " ".join(answer.split())
 
 
 def test_a_size_the_model_refuses_costs_this_picture_alone(
