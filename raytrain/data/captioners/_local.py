@@ -40,7 +40,7 @@ class Options(Table):
     """Draw each word instead of searching with beams; every picture has its own draws, whatever batch it is in."""
     top_k: int = Field(40, ge=1)
     temperature: float = Field(0.65, gt=0)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     """The last three matter when drawing only."""
 
 
