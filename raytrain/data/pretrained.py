@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +44,19 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def model(kind: Any, path: str, setting: str) -> Any:
-    """Load a transformers model class from safetensors, in evaluation mode and float32, on this process's device."""
-    return part(kind, path, setting, use_safetensors=True).float().eval().requires_grad_(False).to(device())
+def model(kind: Any, path: str, setting: str, unused: str = "") -> Any:
+    """Load a transformers model class from safetensors, in evaluation mode and float32, on this process's device.
+
+    Weights that the files lack would be random ones: UserError, except for names that match `unused`, a regular expression.
+    """
+    loaded, info = part(kind, path, setting, use_safetensors=True, output_loading_info=True)
+    missing = sorted(name for name in info["missing_keys"] if not (unused and re.search(unused, name)))
+    if missing:
+        raise UserError(
+            f"{setting} = {path!r} cannot be loaded as {type(loaded).__name__}: it lacks {len(missing)} of its weights, for "
+            f"instance {missing[0]}. Give a folder or hub id of a model that was trained for this."
+        )
+    return loaded.float().eval().requires_grad_(False).to(device())
 
 
 def image_processor(path: str, setting: str) -> Any:

@@ -15,13 +15,15 @@ from raytrain.dataconfig import ControlConfig
 from raytrain.table import Table
 
 READS_FILE = False
+UNUSED = r"fusion_stage\.layers\.0\.residual_layer1\."
+"""Weights of DPT that no computation reads, and that its published files lack."""
 
 
 class Options(Table):
     """Settings of depth pictures."""
 
-    metric: bool = False
-    """The model gives distances (larger is farther), as ZoeDepth and the metric versions of Depth Anything do."""
+    metric: bool | None = None
+    """The model gives distances (larger is farther), as ZoeDepth does; default: as a Depth Anything model's settings say."""
 
 
 def version(config: ControlConfig) -> str:
@@ -38,8 +40,9 @@ class _Depth:
     def __init__(self, config: ControlConfig) -> None:
         from transformers import AutoModelForDepthEstimation
 
-        self.metric = Options(**config.options).metric
-        self.model = pretrained.model(AutoModelForDepthEstimation, config.path, "data.controls.path")
+        metric = Options(**config.options).metric
+        self.model = pretrained.model(AutoModelForDepthEstimation, config.path, "data.controls.path", UNUSED)
+        self.metric = getattr(self.model.config, "depth_estimation_type", "") == "metric" if metric is None else metric
         self.processor = pretrained.image_processor(config.path, "data.controls.path")
 
     def make(self, picture: Image.Image, *, file: Image.Image | None) -> Image.Image:
