@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 _CONTENT = (".safetensors", ".json", ".txt", ".model", ".onnx", ".xml")
 
 
-def weights_hash(path: str) -> str:
+def weights_hash(path: str, setting: str) -> str:
     """Return the content hash of a model: all weight and settings files of its folder or hub id, or of one file."""
+    if not path:
+        raise UserError(f"{setting} is empty; give the folder or hub id (owner/name) of a model.")
     if path.endswith(_CONTENT):
         if not storage.exists(path):
-            raise UserError(f"model file {path!r} does not exist. Correct the path.")
+            raise UserError(f"{setting} = {path!r} does not exist. Correct the path.")
         files = [Path(storage.fetch(path))]
     else:
         files = sorted(file for file in folder(path).iterdir() if file.suffix in _CONTENT)
         if not files:
-            raise UserError(f"{path!r} holds no model: no file ends in {', '.join(_CONTENT)}. Correct the path.")
+            raise UserError(
+                f"{setting} = {path!r} holds no model: no file ends in {', '.join(_CONTENT)}. Correct the path."
+            )
     return _hash(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 

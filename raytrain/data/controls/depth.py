@@ -28,7 +28,8 @@ class Options(Table):
 
 def version(config: ControlConfig) -> str:
     """Return the hash over weights and settings."""
-    return content_key("depth", pretrained.weights_hash(config.path), Options(**config.options).model_dump())
+    weights = pretrained.weights_hash(config.path, "data.controls.path")
+    return content_key("depth", weights, Options(**config.options).model_dump())
 
 
 def load(config: ControlConfig) -> Maker:

@@ -37,9 +37,8 @@ class Options(Table):
 
 def version(config: MaskConfig) -> str:
     """Return the hash over weights, prompt and settings."""
-    return content_key(
-        "clipseg", pretrained.weights_hash(config.path), config.prompt, Options(**config.options).model_dump()
-    )
+    weights = pretrained.weights_hash(config.path, "data.masks.path")
+    return content_key("clipseg", weights, config.prompt, Options(**config.options).model_dump())
 
 
 def load(config: MaskConfig) -> Masker:

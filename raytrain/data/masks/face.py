@@ -61,7 +61,7 @@ class Options(Table):
 def version(config: MaskConfig) -> str:
     """Return the hash over the detector and the settings."""
     options = Options(**config.options)
-    own = pretrained.weights_hash(options.detector or _bundled())
+    own = pretrained.weights_hash(options.detector or _bundled(), "data.masks.options.detector")
     return content_key("face", own, options.model_dump(exclude={"detector"}))
 
 

@@ -35,7 +35,9 @@ class Options(Table):
 def version(config: ScoreConfig) -> str:
     """Return the hash over the weights."""
     head = Options(**config.options).head
-    return content_key("aesthetic", pretrained.weights_hash(config.path), pretrained.weights_hash(head) if head else "")
+    path, top = f"path of the score {config.name!r}", f"options.head of the score {config.name!r}"
+    top_hash = pretrained.weights_hash(head, top) if head else ""
+    return content_key("aesthetic", pretrained.weights_hash(config.path, path), top_hash)
 
 
 def load(config: ScoreConfig) -> Scorer:

@@ -21,7 +21,8 @@ class Options(Table):
 
 def version(config: ScoreConfig) -> str:
     """Return the hash over weights and label."""
-    return content_key("classifier", pretrained.weights_hash(config.path), Options(**config.options).model_dump())
+    weights = pretrained.weights_hash(config.path, f"path of the score {config.name!r}")
+    return content_key("classifier", weights, Options(**config.options).model_dump())
 
 
 def load(config: ScoreConfig) -> Scorer:

@@ -132,6 +132,8 @@ def test_depths_that_are_no_numbers_reject_the_picture_and_equal_ones_are_black(
 def test_a_model_that_is_none_is_one_message(kind: str, models: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"data\.controls\.path is empty"):
         controls.load(kind).load(ControlConfig(kind=kind))
+    with pytest.raises(UserError, match=r"data\.controls\.path is empty"):
+        controls.load(kind).version(ControlConfig(kind=kind))
     other = models["pose" if kind == "depth" else "depth"]
     with pytest.raises(UserError, match=r"data\.controls\.path = .* cannot be loaded"):
         controls.load(kind).load(ControlConfig(kind=kind, path=other))

@@ -109,6 +109,8 @@ def test_clipseg_needs_a_prompt_and_a_model(clipseg: str, tmp_path: Path) -> Non
         clip.load(MaskConfig(kind="clipseg", path=clipseg))
     with pytest.raises(UserError, match=r"data\.masks\.path is empty"):
         clip.load(MaskConfig(kind="clipseg", prompt="face"))
+    with pytest.raises(UserError, match=r"data\.masks\.path = .* holds no model"):
+        clip.version(MaskConfig(kind="clipseg", prompt="face", path=str(tmp_path)))
     (tmp_path / "config.json").write_text('{"model_type": "clipseg"}')
     with pytest.raises(UserError, match=r"data\.masks\.path = .* cannot be loaded as CLIPSeg"):
         clip.load(MaskConfig(kind="clipseg", prompt="face", path=str(tmp_path)))
