@@ -9,19 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from raytrain import plugins
-
-Names = Annotated[tuple[str, ...], Field(strict=False)]
-Size = Annotated[tuple[int, int], Field(strict=False)]
-Interval = Annotated[tuple[float, float], Field(strict=False)]
-
-
-class Table(BaseModel):
-    """Base of every table: frozen, strict types, unknown keys refused, free text allowed to start with `model_`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+from raytrain.dataconfig import DataConfig
+from raytrain.table import Interval, Names, Size, Table
 
 
 class ModelConfig(Table):
@@ -33,88 +25,14 @@ class ModelConfig(Table):
     variant: str | None = None
     vae: str | None = None
     """Folder or hub id of another VAE to use instead of the model's own."""
+    max_tokens: Literal[75, 150, 225] = 75
+    """Caption length in tokens; above 75 the text encoders see chunks of 75 whose hidden states are joined."""
 
     @field_validator("family")
     @classmethod
     def _family_exists(cls, value: str) -> str:
         plugins.check("families", value)
         return value
-
-
-class BucketConfig(Table):
-    """`[data.buckets]`: the sizes pictures are resized and cropped to."""
-
-    resolution: int = Field(512, ge=16)
-    """Side of the square bucket in pixels; every bucket's area is at most its square."""
-    step: int = Field(64, ge=8)
-    max_ratio: float = Field(2.0, ge=1.0)
-    sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
-    """Explicit (width, height) list; replaces the rule above."""
-
-    @model_validator(mode="after")
-    def _divisible(self) -> BucketConfig:
-        for width, height in self.sizes or ((self.resolution, self.resolution),):
-            if width % self.step or height % self.step:
-                raise ValueError(
-                    f"bucket sizes must be multiples of step={self.step}, got {width}x{height}; "
-                    "the VAE could not encode it; change step or the size"
-                )
-        return self
-
-
-class CaptionConfig(Table):
-    """`[data.captions]`: the captioner for pictures that bring no caption, and the trigger word."""
-
-    captioner: str = "none"
-    """`none` leaves such captions empty; any other value is a file of `raytrain/data/captioners`."""
-    path: str = ""
-    """Folder or hub id of the captioner's weights."""
-    prompt: str = ""
-    max_new_tokens: int = Field(40, ge=1)
-    num_beams: int = Field(3, ge=1)
-    trigger: str = ""
-    """Put before every caption, followed by a comma and a space."""
-
-    @model_validator(mode="after")
-    def _captioner_exists(self) -> CaptionConfig:
-        if self.captioner != "none":
-            plugins.check("data.captioners", self.captioner)
-            if not self.path:
-                raise ValueError(f"captioner {self.captioner!r} needs `path`, the folder or hub id of its weights")
-        return self
-
-
-class EncodeConfig(Table):
-    """`[data.encode]`: the pool of encoding actors and the shards they fill."""
-
-    workers: int = Field(1, ge=1)
-    batch: int = Field(8, ge=1)
-    cpus_per_worker: float = Field(1, gt=0)
-    gpus_per_worker: float = Field(0, ge=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    shard_rows: int = Field(1024, ge=1)
-    """Rows of one parquet file at most."""
-    group_rows: int = Field(64, ge=1)
-    """Rows of one parquet row group, the unit a reader fetches."""
-
-
-class DataConfig(Table):
-    """`[data]`: where the pictures are and how they become a dataset."""
-
-    source: str = ""
-    dataset: str = ""
-    """Prepared dataset's folder; empty means `<output>/dataset`."""
-    held_out: float = Field(0.1, ge=0, lt=1)
-    """Share of the pictures kept out of training, chosen by content hash."""
-    repeats: int = Field(1, ge=1)
-    min_side: int = Field(0, ge=0)
-    """Pictures with a shorter side below this many pixels are rejected."""
-    max_pixels: int = Field(200_000_000, ge=1)
-    """Larger pictures are rejected before they are decoded (decompression bombs)."""
-    crop: Literal["centre", "random"] = "centre"
-    buckets: BucketConfig = BucketConfig()
-    captions: CaptionConfig = CaptionConfig()
-    encode: EncodeConfig = EncodeConfig()
 
 
 class MethodConfig(Table):
@@ -289,7 +207,7 @@ class TuneConfig(Table):
 
     trials: int = Field(16, ge=1)
     concurrent: int = Field(1, ge=1)
-    objective: dict[str, float] = {"held_out_loss": -1.0, "clip_text": 1.0}
+    objective: dict[str, float] = Field({"held_out_loss": -1.0, "clip_text": 1.0})
     """Weights of evaluated scores; their weighted sum is maximised."""
     stopper: Literal["asha", "median", "none"] = "asha"
     grace: int = Field(1, ge=1)
@@ -301,7 +219,7 @@ class TuneConfig(Table):
     include_default: bool = True
     """The first trial is the config as it stands."""
     seed: int = Field(0, ge=0)
-    space: dict[str, Dimension] = {}
+    space: dict[str, Dimension] = Field({})
 
     @model_validator(mode="after")
     def _space_not_reserved(self) -> TuneConfig:

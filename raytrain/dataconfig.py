@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raytrain import plugins
+from raytrain.data.picture import check_colour
 from raytrain.table import Interval, Names, Size, Table
 
 
@@ -94,7 +95,7 @@ class CaptionConfig(Table):
     """What a captioner is asked; default: its own."""
     max_new_tokens: int = Field(40, ge=1)
     num_beams: int = Field(3, ge=1)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
     """The captioner's own settings, the fields of its `Options`."""
     replace: bool = False
     """Caption every picture, also those that bring a caption."""
@@ -114,13 +115,13 @@ class CaptionConfig(Table):
     """Stored versions of a caption; those after the first have their tags shuffled and dropped. The ledger picks one a visit."""
     tag_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the other tags left out of each further version."""
-    quality_tags: dict[str, float] = {}
+    quality_tags: dict[str, float] = Field({})
     """Tag -> least value of `quality_score`; a picture gets the tag with the highest least value it reaches."""
     quality_score: str = "aesthetic"
     """The score of [[data.quality.scores]] that `quality_tags` reads."""
     rewriter: str = ""
     """A file of `raytrain/data/rewriters` or a dotted path: changes captions, a language model for instance."""
-    rewriter_options: dict[str, Any] = {}
+    rewriter_options: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
     def _plugins_exist(self) -> CaptionConfig:
@@ -145,7 +146,7 @@ class MaskConfig(Table):
     prompt: str = ""
     train: bool = True
     """Store the masks as a column that weights the loss; false: use them for cropping alone."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
     def _kind_exists(self) -> MaskConfig:
@@ -161,7 +162,7 @@ class ControlConfig(Table):
     kind: str = "none"
     """`none`, or a file of `raytrain/data/controls`."""
     path: str = ""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
     def _kind_exists(self) -> ControlConfig:
@@ -180,7 +181,7 @@ class ScoreConfig(Table):
     path: str = ""
     least: float | None = None
     most: float | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
     def _kind_exists(self) -> ScoreConfig:
@@ -293,6 +294,7 @@ class DataConfig(Table):
             )
         if self.format != "auto":
             plugins.check("data.sources", self.format)
+        check_colour(self.background)
         return self
 
     def all_subsets(self) -> tuple[SubsetConfig, ...]:

@@ -78,4 +78,7 @@ class Objective:
         noisy = add_noise(self.schedule, latents, draws.noise, draws.timesteps)
         wanted = target(self.schedule, latents, draws.noise, draws.timesteps, self.prediction)
         condition = self.family.condition({name: column.float() for name, column in batch.columns.items()})
-        return loss.mean_squared_error(self.family.predict(denoiser, noisy, draws.timesteps, condition), wanted)
+        predicted = self.family.predict(denoiser, noisy, draws.timesteps, condition)
+        if batch.masks is None:
+            return loss.mean_squared_error(predicted, wanted)
+        return loss.masked_mean_squared_error(predicted, wanted, batch.masks.float() / 255)

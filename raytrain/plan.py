@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 from dataclasses import dataclass, field
@@ -12,14 +13,16 @@ from rich.table import Table
 
 from raytrain import checkpoint, families, storage
 from raytrain.config import Config
-from raytrain.data import schema
+from raytrain.data import schema, sources
+from raytrain.data.item import Item
 from raytrain.data.read import check_dataset
-from raytrain.data.scan import scan
 from raytrain.data.schema import BucketCount, bucket_size
 from raytrain.families import _weights
 from raytrain.train.engine import choose
 from raytrain.train.run import ledger_of
 
+LISTED = 100_000
+"""Pictures of a source that a plan counts."""
 MEMORY_OVERHEAD = 1.15
 """Allocator and framework share on top of counted bytes: between the counts and peaks measured on the toy world."""
 BACKWARD_FLOPS = 3.0
@@ -64,11 +67,11 @@ def plan(config: Config) -> Plan:
     if made:
         manifest = check_dataset(config)
         buckets = manifest.buckets
-        ledger = ledger_of(config, {name: count.train for name, count in buckets.items()})
+        ledger = ledger_of(config, {name: count.entries for name, count in buckets.items()})
         steps, epochs = ledger.total_steps, ledger.total_steps * train.global_batch / ledger.rows_per_epoch
         words = f"{config.dataset}: {sum(c.train + c.held_out for c in buckets.values())} pictures, {manifest.rejected} rejected"
     else:
-        words = f"{config.dataset}: not prepared yet; {config.data.source} holds {len(scan(config.data.source)[0])} pictures"
+        words = f"{config.dataset}: not prepared yet; {_listed(config)}"
     side = max(
         (bucket_size(name)[0] * bucket_size(name)[1] for name in buckets), default=config.data.buckets.resolution**2
     )
@@ -142,6 +145,15 @@ def show(result: Plan) -> None:
             f"[bold]time[/]      about {_duration(result.seconds)} of training on this {where}, give or take 3x"
         )
     console.print(f"[bold]output[/]    {result.config.output}")
+
+
+def _listed(config: Config) -> str:
+    """Say what the sources hold; a broken source is a UserError."""
+    counts = []
+    for subset in config.data.all_subsets():
+        found = sum(isinstance(entry, Item) for entry in itertools.islice(sources.items(subset), LISTED))
+        counts.append(f"{subset.source} holds {found if found < LISTED else f'at least {found}'} pictures")
+    return ", ".join(counts)
 
 
 def _trainable(config: Config, shapes: dict[str, tuple[int, ...]], family_targets: tuple[str, ...]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,10 @@ def prompts(config: Config, dataset: Dataset | None) -> list[str]:
             )
         found += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not found and dataset is not None:
-        rows = dataset.details("held_out") or dataset.details("train")
-        captions = [row["caption"] for row in rows]
-        found = sorted({caption for caption in captions if caption}, key=captions.index)
+        for split in ("held_out", "train"):
+            captions = (row["captions"][0] for row in dataset.details(split, ("captions",)))
+            distinct = dict.fromkeys(caption for caption in captions if caption)
+            found = found or list(itertools.islice(distinct, sample.max_prompts))
     return (found or [""])[: sample.max_prompts]
 
 

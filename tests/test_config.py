@@ -30,7 +30,7 @@ def message(**tables: Any) -> str:
         ({"method": {"name": "lora", "rnk": 4}}, ["method.rnk", "Did you mean 'rank'?"]),
         ({"method": {"name": "lroa"}}, ["lroa", "lora", "full"]),
         ({"model": {"path": "a/b", "family": "sdx"}}, ["sdx", "Did you mean 'sdxl'?"]),
-        ({"data": {"crop": "False"}}, ["data.crop", "False", "centre"]),
+        ({"data": {"buckets": {"crop": "False"}}}, ["data.buckets.crop", "False", "centre"]),
         ({"log": {"tensorboard": "False"}}, ["log.tensorboard", "False", "boolean"]),
         ({"train": {"learning_rate": "1e-4"}}, ["train.learning_rate", "1e-4", "number"]),
         ({"train": {"epochs": 1, "steps": 1}}, ["epochs or steps, not both"]),

@@ -92,7 +92,11 @@ def test_jobs_never_import_each_other() -> None:
             assert not others, f"{name} may not import {sorted(others)}"
 
 
-@pytest.mark.parametrize("kind", ["families", "methods", "data.captioners", "evaluate.scorers", "export.formats"])
+DATA = ("sources", "captioners", "rewriters", "buckets", "masks", "controls", "scores")
+KINDS = ("families", "methods", "evaluate.scorers", "export.formats", *(f"data.{kind}" for kind in DATA))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_plugins_never_import_each_other(kind: str) -> None:
     parent = f"raytrain.{kind}."
     for name in modules():

@@ -18,7 +18,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raytrain import storage
 from raytrain.config import FREE_TRAIN_KEYS, Config
-from raytrain.data import schema
 from raytrain.errors import UserError
 from tuning import space
 
@@ -138,10 +137,6 @@ def _identity(config: Config) -> dict[str, Any]:
 
 def fingerprint(config: Config) -> str:
     """Return the prepared dataset's fingerprint; UserError when there is no dataset."""
-    path = storage.join(config.dataset, schema.MANIFEST)
-    if not storage.exists(path):
-        raise UserError(
-            f"A sweep reads one prepared dataset, and {config.dataset!r} is none (it has no {schema.MANIFEST}); "
-            "run `prepare` with this config first."
-        )
-    return str(storage.read_json(path)["fingerprint"])
+    from raytrain.data.read import open_manifest
+
+    return open_manifest(config.dataset, config.data.snapshot, config.data.partial).fingerprint

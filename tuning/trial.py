@@ -10,7 +10,6 @@ from typing import Any
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.configfile import parse
-from raytrain.data import schema
 from raytrain.errors import Diverged
 from tuning import objective, space
 from tuning.stopping import EVALUATION, LAST, OBJECTIVE
@@ -50,10 +49,11 @@ def total_steps(config: Config) -> int:
     """Return how many steps a run of this config takes on its dataset."""
     if config.train.steps is not None:
         return config.train.steps
+    from raytrain.data.read import open_manifest
     from raytrain.train.run import ledger_of
 
-    manifest = schema.Manifest.model_validate(storage.read_json(storage.join(config.dataset, schema.MANIFEST)))
-    return ledger_of(config, {name: count.train for name, count in manifest.buckets.items()}).total_steps
+    manifest = open_manifest(config.dataset, config.data.snapshot, config.data.partial)
+    return ledger_of(config, {name: count.entries for name, count in manifest.buckets.items()}).total_steps
 
 
 class Reporter:

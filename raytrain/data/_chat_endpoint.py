@@ -162,7 +162,9 @@ class Endpoint:
                 fault = f"answers {answer.status_code}: {_short(answer.text)}"
                 asked = _seconds(answer.headers.get("retry-after", ""))
             except httpx.InvalidURL as error:
-                raise UserError(f"{self.setting}.base_url is no web address, got {url!r}: {error}. Correct it.") from error
+                raise UserError(
+                    f"{self.setting}.base_url is no web address, got {url!r}: {error}. Correct it."
+                ) from error
             except httpx.TransportError as error:
                 fault = f"does not answer: {error or type(error).__name__}"
             if attempt < self.options.retries:

@@ -1,4 +1,4 @@
-"""Encode pictures and captions into shards: a pool of Ray Data actors, one call a shard.
+"""Encode pictures and captions into shards: a pool of Ray Data actors, one shard of each store a job.
 
 While the encoders work on one batch, threads read, decode and resize the next ones (Pillow releases the
 interpreter), so a shard costs what its VAE costs. Pixels and moments never leave the actor: it writes its shard itself.
@@ -6,174 +6,139 @@ interpreter), so a shard costs what its VAE costs. Pixels and moments never leav
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Annotated, Any, TypeVar
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
-from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
-from raytrain import storage
-from raytrain.config import Config, Table
-from raytrain.data import write
-from raytrain.data.copy import RowReader
-from raytrain.data.index import Row
-from raytrain.data.picture import BadPicture, Placement, cut, decode, place
-from raytrain.data.plan import EMPTY_ID, Work, from_block
-from raytrain.data.scan import Rejected
-from raytrain.data.schema import MOMENTS
+from raytrain import plugins, storage
+from raytrain.config import Config
+from raytrain.data import shard, tables
+from raytrain.data.buckets import Size
+from raytrain.data.opening import Opened, Passing, ahead, opened
+from raytrain.data.picture import BadPicture
+from raytrain.data.recipe import Recipe
+from raytrain.data.schema import CONTROLS, MASKS, MOMENTS, TEXT, bucket_size
+from raytrain.data.transform import Transform, grey, pixels
 from raytrain.errors import UserError
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Pixels = NDArray[np.uint8]
+NOT_FINITE = "gave NaN or values beyond half precision"
 
 
-class ShardReport(Table):
-    """What one call did."""
+class _Value(NamedTuple):
+    """One array of a picture: pixels (H, W, 3) for the VAE, a finished mask or control picture, or what is wrong."""
 
-    rows: int = 0
-    """Rows of the call, rejected ones included."""
-    pictures: int = 0
-    captions: int = 0
-    encoded: int = 0
-    """Rows with anything encoded; the others were copied."""
-    rejected: Annotated[tuple[Rejected, ...], Field(strict=False)] = ()
-    error: str = ""
-    """A user's mistake that stopped the shard, such as a full disk."""
+    line: dict[str, Any]
+    array: Any
 
 
 class ShardEncoder:
-    """One worker: the family's encoders on one device, and decoding threads."""
+    """One worker: the family's encoders on one device, the models of masks and control pictures, and decoding threads."""
 
-    def __init__(self, config: Config, text_key: str, latent_factor: int) -> None:
+    def __init__(self, config: Config, recipe: Recipe, faults: str) -> None:
         from raytrain import families
 
-        encode = config.data.encode
+        encode, data = config.data.encode, config.data
         torch.set_num_threads(max(1, int(encode.cpus_per_worker)))
-        self.config, self.text_key, self.latent_factor = config, text_key, latent_factor
+        self.config, self.data, self.recipe, self.faults = config, data, recipe, faults
         self.device = torch.device("cuda" if encode.gpus_per_worker > 0 else "cpu")
         dtype = torch.bfloat16 if encode.precision == "bf16" else torch.float32
         self.family = families.load(config.model.family)
         self.encoders = self.family.load_encoders(config.model, self.device, dtype)
         self.pool = ThreadPoolExecutor(max(2, int(encode.cpus_per_worker)))
-        self.reader = RowReader(config.dataset)
+        self.layers = _Layers(config, recipe)
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Write the shard that a block of work describes; return its report, and the empty caption's file if asked."""
-        content = b""
-        try:
-            if block["id"][0].as_py() == EMPTY_ID:
-                report, content = ShardReport(), self._empty()
+    def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Do one job: {"kind": "empty"}, or a row group of missing "arrays" or "texts". Return what was made, by store."""
+        if job["kind"] == "empty":
+            return self._empty()
+        table = tables.read_group(job["uri"], job["group"])
+        return self._arrays(table.to_pylist()) if job["kind"] == "arrays" else self._texts(table.to_pylist())
+
+    def _arrays(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
+        made: dict[str, tuple[list[bytes], list[bytes]]] = {}
+        faults: list[dict[str, Any]] = []
+        waiting: list[_Value] = []
+
+        def add(store: str, key: bytes, content: bytes) -> None:
+            keys, values = made.setdefault(store, ([], []))
+            keys.append(key)
+            values.append(content)
+
+        def encode() -> None:
+            for value, content in zip(waiting, self._encode(waiting), strict=True):
+                if content is None:
+                    faults.append(_fault(value.line["key"], BadPicture(f"the VAE {NOT_FINITE}")))
+                else:
+                    add(MOMENTS, value.line["key"], content)
+            waiting.clear()
+
+        for value in self._values(lines):
+            if isinstance(value.array, BadPicture):
+                faults.append(_fault(value.line["key"], value.array))
+            elif value.line["store"] == MOMENTS:
+                waiting.append(value)
+                if len(waiting) == self.data.encode.batch:
+                    encode()
             else:
-                report = self._shard(from_block(block))
-        except UserError as error:
-            report = ShardReport(error=str(error))
-        return pa.table({"report": [report.model_dump_json()], "empty": pa.array([content], pa.binary())})
+                add(value.line["store"], value.line["key"], value.array.tobytes())
+        encode()
+        for store, (keys, values) in made.items():
+            folder = f"{store}/bucket={lines[0]['bucket']}"
+            shard.write_shard(self.config.dataset, folder, keys, {store: values}, self.data.encode.group_rows)
+        self._write_faults(faults)
+        return {"rows": len(lines), "made": {store: len(keys) for store, (keys, _) in made.items()}}
 
-    def _shard(self, work: Sequence[Work]) -> ShardReport:
-        rows: list[Row] = []
-        columns: dict[str, list[bytes]] = {name: [] for name in (MOMENTS, *self.family.TEXT_COLUMNS)}
-        rejected: list[Rejected] = []
-        pictures = captions = encoded = 0
-        loaded = _ahead(self.pool, self._pixels, work, 3 * self.config.data.encode.batch)
-        for batch in _batches(zip(work, loaded, strict=True), self.config.data.encode.batch):
-            moments = self._moments(batch)
-            texts = self._texts([item for item, _ in batch])
-            for (item, _), latent, text in zip(batch, moments, texts, strict=True):
-                if isinstance(latent, Rejected):
-                    rejected.append(latent)
-                    continue
-                if isinstance(text, Rejected):
-                    rejected.append(text)
-                    continue
-                rows.append(item.row)
-                columns[MOMENTS].append(latent)
-                for name, value in text.items():
-                    columns[name].append(value)
-                pictures += item.moments_from is None
-                captions += item.text_from is None
-                encoded += item.moments_from is None or item.text_from is None
-        if rows:
-            write.write_shard(self.config.dataset, rows, columns, self.config.data.encode.group_rows)
-        return ShardReport(
-            rows=len(work), pictures=pictures, captions=captions, encoded=encoded, rejected=tuple(rejected)
-        )
+    def _values(self, lines: list[dict[str, Any]]) -> Iterator[_Value]:
+        pictures = [list(group) for _, group in itertools.groupby(lines, key=lambda line: line["id"])]
+        for values in ahead(self.pool, self.layers.make, pictures, 3 * self.data.encode.batch):
+            yield from values
 
-    def _pixels(self, item: Work) -> Pixels | BadPicture | None:
-        """Read and decode one picture; None where its moments are copied."""
-        if item.moments_from is not None:
-            return None
-        try:
-            content = storage.read_bytes(storage.join(self.config.data.source, item.row.path))
-            picture = decode(content, self.config.data.max_pixels)
-            return cut(picture, self._placement(item.row), (item.row.width, item.row.height))
-        except BadPicture as error:
-            return error
-        except OSError as error:
-            return BadPicture(f"cannot be read: {error}")
-
-    def _placement(self, row: Row) -> Placement:
-        return place(row.original_width, row.original_height, (row.width, row.height),
-                     self.config.data.crop, row.id, self.config.seed)  # fmt: skip
-
-    def _moments(self, batch: Sequence[tuple[Work, Any]]) -> list[bytes | Rejected]:
-        """Return each row's moments (2C, h, w) as float16 bytes, encoded or copied."""
-        stack = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
-        encoded = iter(self._encode(np.stack(stack)) if stack else ())
-        result: list[bytes | Rejected] = []
-        for item, pixels in batch:
-            if isinstance(pixels, np.ndarray):
-                value = next(encoded)
-                result.append(value or _reject(item, "the VAE gave NaN or values beyond half precision", True))
-            elif isinstance(pixels, BadPicture):
-                result.append(_reject(item, str(pixels), not str(pixels).startswith("cannot be read")))
-            else:
-                assert item.moments_from is not None
-                result.append(self.reader.get(item.moments_from, (MOMENTS,))[MOMENTS])
-        return result
-
-    def _encode(self, pixels: Pixels) -> list[bytes | None]:
-        """Encode pixels (B, H, W, 3), 0 to 255, into float16 bytes of moments (2C, h, w); None where not finite."""
-        scaled = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
+    def _encode(self, values: Sequence[_Value]) -> list[bytes | None]:
+        """Encode pixels into float16 bytes of moments (2C, h, w); None where not finite."""
+        if not values:
+            return []
+        stack = np.stack([value.array for value in values])
+        scaled = torch.from_numpy(stack).to(self.device).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
         moments = self.encoders.encode_pictures(scaled)
-        expected = tuple(side // self.latent_factor for side in pixels.shape[1:3])
+        expected = tuple(side // self.recipe.latent_factor for side in stack.shape[1:3])
         if tuple(moments.shape[2:]) != expected:
             raise UserError(
-                f"The VAE must divide every side of a bucket by {self.latent_factor}, but {pixels.shape[1:3]} pixels "
+                f"The VAE must divide every side of a bucket by {self.recipe.latent_factor}, but {stack.shape[1:3]} pixels "
                 f"became {tuple(moments.shape[2:])} latents, not {expected}. "
                 "Choose bucket sizes it can encode (data.buckets.step)."
             )
         return _half(moments)
 
-    def _texts(self, work: Sequence[Work]) -> list[dict[str, bytes] | Rejected]:
-        """Return each row's text columns as float16 bytes, encoded (each caption of a batch once) or copied."""
-        captions = list(dict.fromkeys(item.row.caption for item in work if item.text_from is None))
-        encoded = dict(zip(captions, self._encode_captions(captions), strict=True))
-        result: list[dict[str, bytes] | Rejected] = []
-        for item in work:
-            if item.text_from is not None:
-                result.append(self.reader.get(item.text_from, self.family.TEXT_COLUMNS))
-            else:
-                value = encoded[item.row.caption]
-                reason = "the text encoder gave NaN or values beyond half precision"
-                result.append(value or _reject(item, reason, False))
-        return result
+    def _texts(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
+        keys: list[bytes] = []
+        columns: dict[str, list[bytes]] = {name: [] for name in self.family.TEXT_COLUMNS}
+        faults = []
+        for batch in tables.batched(lines, self.data.encode.batch):
+            for line, row in zip(batch, self._encode_captions([line["caption"] for line in batch]), strict=True):
+                if row is None:
+                    faults.append(_fault(line["key"], BadPicture(f"the text encoder {NOT_FINITE} for its caption")))
+                    continue
+                keys.append(line["key"])
+                for name, content in row.items():
+                    columns[name].append(content)
+        if keys:
+            shard.write_shard(self.config.dataset, TEXT, keys, columns, self.data.encode.group_rows)
+        self._write_faults(faults)
+        return {"rows": len(lines), "made": {TEXT: len(keys)}}
 
     def _encode_captions(self, captions: Sequence[str]) -> list[dict[str, bytes] | None]:
-        if not captions:
-            return []
         columns = {name: _half(values) for name, values in self.encoders.encode_captions(captions).items()}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [None if None in row.values() else row for row in rows]
 
-    def _empty(self) -> bytes:
+    def _empty(self) -> dict[str, Any]:
         shapes = {name: tuple(value.shape[1:]) for name, value in self.encoders.encode_captions([""]).items()}
         row = self._encode_captions([""])[0]
         if row is None:
@@ -181,7 +146,77 @@ class ShardEncoder:
                 "The text encoder must give finite half-precision numbers, but gives NaN or larger ones for the empty "
                 'caption. Nothing can be trained on them; use data.encode.precision = "fp32" or another model.'
             )
-        return write.empty_row(row, shapes, self.text_key)
+        shard.write_empty(self.config.dataset, self.recipe.empty_key, row, shapes)
+        return {"rows": 0, "made": {}}
+
+    def _write_faults(self, faults: list[dict[str, Any]]) -> None:
+        if faults:
+            name = hashlib.sha256(b"".join(fault["key"] for fault in faults)).hexdigest()
+            tables.write_rows(storage.join(self.faults, f"{name}.parquet"), faults, tables.FAULTS)
+
+
+class _Layers:
+    """Makes the arrays of a picture, in a thread: decodes once, then resizes and cuts for each."""
+
+    def __init__(self, config: Config, recipe: Recipe) -> None:
+        self.data, self.factor = config.data, recipe.latent_factor
+        self.lock = threading.Lock()  # models of masks and control pictures serve one thread at a time
+        masks, controls = config.data.masks, config.data.controls
+        self.masker = self.maker = None
+        self.reads_mask = self.reads_control = False
+        if recipe.mask_version:
+            module = plugins.load("data.masks", masks.kind)
+            self.masker, self.reads_mask = module.load(masks), module.READS_FILE
+        if recipe.control_version:
+            module = plugins.load("data.controls", controls.kind)
+            self.maker, self.reads_control = module.load(controls), module.READS_FILE
+
+    def make(self, lines: list[dict[str, Any]]) -> list[_Value]:
+        """Return the arrays of one picture, in the order of its lines."""
+        wanted = {line["store"] for line in lines}
+        picture = opened(
+            lines[0],
+            self.data,
+            alpha=MASKS in wanted,
+            mask=MASKS in wanted and self.reads_mask,
+            control=CONTROLS in wanted and self.reads_control,
+        )
+        if isinstance(picture, BadPicture):
+            return [_Value(line, picture) for line in lines]
+        source = {MOMENTS: picture.picture}
+        for store, layer in ((MASKS, self._mask), (CONTROLS, self._control)):
+            if store in wanted:
+                source[store] = _or_fault(layer, picture)
+        return [_Value(line, self._array(line, source[line["store"]])) for line in lines]
+
+    def _array(self, line: dict[str, Any], layer: Any) -> Any:
+        if isinstance(layer, BadPicture):
+            return layer
+        bucket, version = bucket_size(line["bucket"]), Transform.from_json(line["transform"])
+        if line["store"] == MASKS:
+            return grey(layer, version, bucket, self._latent_size(bucket))
+        array = pixels(layer, version, bucket)
+        return array if line["store"] == MOMENTS else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+    def _latent_size(self, bucket: Size) -> Size:
+        return bucket[0] // self.factor, bucket[1] // self.factor
+
+    def _mask(self, picture: Opened) -> Any:
+        assert self.masker is not None
+        with self.lock:
+            return self.masker.mask(picture.picture, file=picture.mask, alpha=picture.alpha)
+
+    def _control(self, picture: Opened) -> Any:
+        assert self.maker is not None
+        with self.lock:
+            return self.maker.make(picture.picture, file=picture.control)
+
+
+def _or_fault(function: Callable[[Opened], Any], picture: Opened) -> Any:
+    try:
+        return function(picture)
+    except BadPicture as error:
+        return error
 
 
 def _half(values: Tensor) -> list[bytes | None]:
@@ -191,24 +226,5 @@ def _half(values: Tensor) -> list[bytes | None]:
     return [row.tobytes() if good else None for row, good in zip(half.cpu().numpy(), finite, strict=True)]
 
 
-def _reject(item: Work, reason: str, lasting: bool) -> Rejected:
-    return Rejected(path=item.row.path, reason=reason, key=item.row.latent_key if lasting else "")
-
-
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
-) -> Iterator[Result]:
-    """Like map, but at most `depth` results are waiting at any time."""
-    pending: deque[Future[Result]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) > depth:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+def _fault(key: bytes, error: BadPicture) -> dict[str, Any]:
+    return {"key": key, "reason": str(error), "lasting": not isinstance(error, Passing)}

@@ -1,52 +1,118 @@
-"""Run one Ray Data stage over Arrow blocks, quietly: each block is one call; results arrive as they are finished."""
+"""Run one stage on Ray, quietly: a single task, many tasks, or a pool of actors. Jobs and reports are small JSON values.
+
+What a stage reads and writes lies on storage; a job only names it (a file and a row group of it), and so memory on the
+driver does not grow with the dataset. Ray Data starts, feeds, restarts and scales the workers.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from raytrain.config import EncodeConfig
+from raytrain.dataconfig import EncodeConfig
 from raytrain.errors import UserError
 
+Job = dict[str, Any]
+Report = dict[str, Any]
 
-def map_tasks(blocks: Sequence[pa.Table], function: Any, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Call `function(block, **settings)` for every block in Ray tasks; yield the rows of what they return."""
-    yield from _rows(blocks, function, fn_kwargs=settings)
+
+class Worker(Protocol):
+    """An actor of a pool."""
+
+    def __call__(self, job: Job) -> Report:
+        """Do one job."""
+
+
+def call(function: Callable[..., Any], **settings: Any) -> Any:
+    """Call a function in a Ray task and return its result; a UserError of the task is raised here."""
+    try:
+        return ray.get(ray.remote(num_cpus=0)(function).remote(**settings))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+
+
+def map_tasks(jobs: Sequence[Job], function: Callable[..., Report], **settings: Any) -> Iterator[Report]:
+    """Call `function(job, **settings)` for every job in Ray tasks; yield the reports as they come."""
+    yield from _run(jobs, _Each, {"function": function, "settings": settings}, {"num_cpus": 1})
 
 
 def map_actors(
-    blocks: Sequence[pa.Table], actor: type, settings: dict[str, Any], encode: EncodeConfig
-) -> Iterator[dict[str, Any]]:
-    """Call `actor(**settings)(block)` for every block on a pool of actors; yield the rows they return."""
-    if not blocks:
-        return
-    yield from _rows(
-        blocks,
-        actor,
-        fn_constructor_kwargs=settings,
-        compute=ActorPoolStrategy(size=min(encode.workers, len(blocks))),
-        num_cpus=encode.cpus_per_worker,
-        num_gpus=encode.gpus_per_worker,
-    )
+    jobs: Sequence[Job], actor: Callable[..., Worker], settings: Mapping[str, Any], encode: EncodeConfig
+) -> Iterator[Report]:
+    """Call `actor(**settings)(job)` for every job on a pool of actors between the bounds of `[data.encode]`."""
+    most = min(max(encode.workers, encode.max_workers or 0), len(jobs))
+    pool = ActorPoolStrategy(min_size=min(encode.workers, most), max_size=most) if jobs else None
+    options = {"compute": pool, "num_cpus": encode.cpus_per_worker, "num_gpus": encode.gpus_per_worker}
+    yield from _run(jobs, _Pooled, {"actor": actor, "settings": dict(settings)}, options)
 
 
-def _rows(blocks: Sequence[pa.Table], function: Any, **options: Any) -> Iterator[dict[str, Any]]:
+class _Each:
+    """Runs a function on each job."""
+
+    def __init__(self, function: Callable[..., Report], settings: dict[str, Any]) -> None:
+        self.function, self.settings = function, settings
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return _reports(block, lambda job: self.function(job, **self.settings))
+
+
+class _Pooled:
+    """Holds an actor and runs it on each job."""
+
+    def __init__(self, actor: Callable[..., Worker], settings: dict[str, Any]) -> None:
+        self.error, self.worker = "", None
+        try:
+            self.worker = actor(**settings)
+        except UserError as error:  # reported by the first job: a constructor that raises would be restarted for ever
+            self.error = str(error)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        if self.worker is None:
+            return pa.table({"report": [json.dumps({"error": self.error})]})
+        return _reports(block, self.worker)
+
+
+def _reports(block: pa.Table, function: Callable[[Job], Report]) -> pa.Table:
+    reports = []
+    for job in block["job"].to_pylist():
+        try:
+            reports.append(function(json.loads(job)))
+        except UserError as error:
+            reports.append({"error": str(error)})
+    return pa.table({"report": [json.dumps(report) for report in reports]})
+
+
+def _run(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], options: dict[str, Any]) -> Iterator[Report]:
+    for report in _stream(jobs, worker, settings, options) if jobs else ():
+        if "error" in report:
+            raise UserError(report["error"])
+        yield report
+
+
+def _stream(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], options: dict[str, Any]) -> Iterator[Report]:
     for name in ("progress", "execution.streaming_executor"):
         logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)  # our own bars say the same
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    if "compute" in options:
+        stage: Any = worker
+        options = {**options, "fn_constructor_kwargs": settings}
+    else:
+        stage = worker(**settings).__call__
     with DataContext.current(context):
-        data = ray.data.from_arrow(list(blocks)).map_batches(
-            function, batch_size=None, batch_format="pyarrow", **options
-        )
+        data = ray.data.from_arrow([pa.table({"job": [json.dumps(job)]}) for job in jobs])
+        data = data.map_batches(stage, batch_size=None, batch_format="pyarrow", **options)
         for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from batch.to_pylist()
+            yield from (json.loads(report) for report in batch["report"].to_pylist())
 
 
 def check_room(encode: EncodeConfig) -> None:

@@ -26,11 +26,13 @@ class Batch:
     ids: list[str]
     visits: list[int]
     weights: Tensor
-    """(n,) float32: 1 for a row, 0 for padding."""
+    """(n,) float32: factor on each row's loss; 0 for padding."""
     moments: Tensor
     """(n, 2C, h, w) float16."""
     columns: dict[str, Tensor]
     """Text columns (n, ...) float16 and `sizes` (n, 6) float32."""
+    masks: Tensor | None = None
+    """(n, h, w) uint8: 255 where the loss counts in full, 0 where it does not."""
 
     def split(self, size: int) -> list[Batch]:
         """Cut into micro-batches of at most `size` rows."""
@@ -41,11 +43,14 @@ class Batch:
         if device.type == "cpu":
             return self
         columns = {name: _move(column, device) for name, column in self.columns.items()}
-        return replace(self, weights=_move(self.weights, device), moments=_move(self.moments, device), columns=columns)
+        masks = None if self.masks is None else _move(self.masks, device)
+        weights, moments = _move(self.weights, device), _move(self.moments, device)
+        return replace(self, weights=weights, moments=moments, columns=columns, masks=masks)
 
     def _part(self, part: slice) -> Batch:
         columns = {name: column[part] for name, column in self.columns.items()}
-        return Batch(self.ids[part], self.visits[part], self.weights[part], self.moments[part], columns)
+        masks = None if self.masks is None else self.masks[part]
+        return Batch(self.ids[part], self.visits[part], self.weights[part], self.moments[part], columns, masks)
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,19 @@ class Loader:
         positions = share(len(plan.rows), self.rank, self.world, self.ledger.batch)
         live = positions >= 0
         filled = np.where(live, positions, 0)  # padding repeats a row of the batch with weight 0
-        batch = to_batch(self.dataset.rows(plan.bucket, plan.rows[filled]), [int(v) for v in plan.visits[filled]])
-        batch = replace(batch, weights=torch.from_numpy(live.astype(np.float32)))
+        numbers = plan.rows[filled]
+        visits = [int(visit) for visit in self.dataset.visits(plan.bucket, numbers, plan.visits[filled])]
+
+        def pick(store: str, ids: list[str], counts: np.ndarray) -> np.ndarray:
+            """Choose a version of each row for this visit."""
+            if (counts == 1).all():
+                return np.zeros(len(ids), np.int64)
+            shares = noise.uniform(self.ledger.seed, f"version/{store}", ids, visits)
+            chosen: np.ndarray = np.floor(shares * counts).astype(np.int64)
+            return chosen
+
+        batch = to_batch(self.dataset.rows(plan.bucket, numbers, pick=pick), visits)
+        batch = replace(batch, weights=batch.weights * torch.from_numpy(live))
         return Step(number, plan.epoch, plan.bucket, self._drop_captions(batch), len(plan.rows))
 
     def _drop_captions(self, batch: Batch) -> Batch:
@@ -94,10 +110,11 @@ class Loader:
 
 
 def to_batch(rows: Rows, visits: list[int]) -> Batch:
-    """Wrap rows as a batch of tensors, every weight 1."""
+    """Wrap rows as a batch of tensors."""
     columns = {name: torch.from_numpy(values) for name, values in rows.text.items()}
     columns["sizes"] = torch.from_numpy(rows.sizes.astype(np.float32))
-    return Batch(rows.ids, visits, torch.ones(len(rows.ids)), torch.from_numpy(rows.moments), columns)
+    masks = None if rows.masks is None else torch.from_numpy(rows.masks)
+    return Batch(rows.ids, visits, torch.from_numpy(rows.weights), torch.from_numpy(rows.moments), columns, masks)
 
 
 def prefetch(make: Callable[[int], Made], numbers: range, depth: int = 4) -> Iterator[Made]:

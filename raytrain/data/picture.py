@@ -7,13 +7,11 @@ decode wrongly or half is refused: see `integrity`.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import warnings
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
 from raytrain.data import integrity, kinds, profile, sixteen_bits
@@ -23,9 +21,6 @@ from raytrain.table import Size
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 DECODING = "decode/2"
 """Names what `decode` does. Change it when the pixels of any picture change: they are part of every array's content address."""
-TRANSFORM = "cover-lanczos-crop/1"
-"""Names what `decode` and `cut` do; part of every latent's content address. Change it when the pixels change."""
-
 _FOREIGN = f"not a picture that is read ({', '.join(FORMATS)})"
 _TURNS = dict(
     zip(
@@ -50,15 +45,6 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # of oddities in single file
 
 class BadPicture(Exception):  # noqa: N818 - a verdict on one file, not a fault of the program
     """This file cannot be a training picture; the message is the reason."""
-
-
-class Placement(NamedTuple):
-    """Where a bucket lies in a picture: resize to these two sides, then cut the bucket at (top, left)."""
-
-    resized_width: int
-    resized_height: int
-    top: int
-    left: int
 
 
 def measure(content: bytes, max_pixels: int) -> Size:
@@ -106,36 +92,6 @@ def check_colour(background: str) -> None:
         f"data.background must be a colour, by its name or as #rrggbb, got {background!r};{hint or ' for instance'} "
         'background = "white" or "#7f7f7f".'
     )
-
-
-def place(
-    width: int,
-    height: int,
-    bucket: Size,
-    crop: Literal["centre", "random"] = "centre",
-    identity: str = "",
-    seed: int = 0,
-) -> Placement:
-    """Return the smallest resize that covers the bucket, and where to cut it.
-
-    A random cut is a pure function of the picture's identity (its content hash) and the seed.
-    """
-    scale = max(bucket[0] / width, bucket[1] / height)
-    resized = max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
-    across, down = resized[0] - bucket[0], resized[1] - bucket[1]
-    if crop == "centre":
-        return Placement(*resized, down // 2, across // 2)
-    draws = hashlib.sha256(f"{identity}/{seed}".encode()).digest()
-    return Placement(*resized, _draw(draws[:8], down), _draw(draws[8:16], across))
-
-
-def cut(picture: Image.Image, placement: Placement, bucket: Size) -> NDArray[np.uint8]:
-    """Resize (Lanczos, which averages over areas when it shrinks) and cut: pixels (H, W, 3) of the bucket's size."""
-    resized = picture.size
-    if resized != placement[:2]:
-        picture = picture.resize(placement[:2], Image.Resampling.LANCZOS)
-    box = (placement.left, placement.top, placement.left + bucket[0], placement.top + bucket[1])
-    return np.asarray(picture.crop(box))
 
 
 def _layer(content: bytes, max_pixels: int, colours: bool = True) -> Image.Image:
@@ -228,7 +184,3 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode in ("RGB", "L", "CMYK"):
         return picture
     return picture.convert("L" if picture.mode == "1" else "RGB")
-
-
-def _draw(digest: bytes, room: int) -> int:
-    return int.from_bytes(digest) * (room + 1) >> 64

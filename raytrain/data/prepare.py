@@ -1,213 +1,271 @@
-"""Pictures in, dataset out: `prepare(config)` brings the dataset folder to what the source and the settings say.
+"""Pictures in, dataset out: `prepare(config)` brings the dataset folder to what the sources and the settings say.
 
-    scan -> inspect -> caption -> plan <-> encode -> finish (manifest last)
+    list -> look -> choose -> notes -> describe -> missing <-> encode -> publish (manifest last)
 
-Planning compares content addresses with what is on storage, so only what is missing is encoded, whatever happened
-before. Encoding is repeated until the plan finds nothing left to do; then, and only then, the manifest is replaced.
+Each stage reads tables and writes tables on storage; this module only starts them, so the driver's memory does not grow
+with the dataset. What is missing is found by content address, so only that is made, whatever happened before. Several
+preparations of one folder at once are safe: files are immutable, and nothing is deleted here.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
+import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from rich.console import Console
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data import bucket, captions, flow, index, inspection, plan, progress, write
-from raytrain.data.encode import ShardEncoder, ShardReport
-from raytrain.data.index import Row, Stored
-from raytrain.data.plan import Hashes, Picture
-from raytrain.data.progress import Bars
+from raytrain.data import choose, describe, flow, listing, look, missing, notes, shard, snapshot, tables
+from raytrain.data.encode import ShardEncoder
+from raytrain.data.flow import Report
+from raytrain.data.item import Rejected
+from raytrain.data.progress import Bars, bars
+from raytrain.data.recipe import Recipe, recipe
 from raytrain.data.report import SHOWN, PrepareReport, show
-from raytrain.data.scan import Rejected, scan
-from raytrain.data.schema import MANIFEST, BucketCount, Manifest, bucket_size
+from raytrain.data.schema import Manifest
 from raytrain.errors import UserError
 
 PASSES = 3
-"""Encoding rounds at most: a picture that fails in the first may change a small set's split, so a second may copy."""
+"""Encoding rounds at most; the second finds nothing missing unless another preparation or a fault interfered."""
+STALE_SECONDS = 24 * 3600
+"""Working files of a preparation that was killed are deleted by a later one after this time."""
 
 
-class _Model(NamedTuple):
-    """What preparation must know of the base model."""
+class Preparation:
+    """One run: its settings, its folder of working tables, and what it did so far."""
 
-    hashes: Hashes
-    latent_channels: int
-    latent_factor: int
+    def __init__(self, config: Config, known: Recipe, show: Bars) -> None:
+        self.config, self.data, self.recipe, self.bars = config, config.data, known, show
+        self.dataset = config.dataset
+        self.work = storage.join(self.dataset, "work", f"{int(time.time())}-{uuid.uuid4().hex[:8]}")
+        self.catalog, self.notes = storage.join(self.dataset, "catalog"), storage.join(self.dataset, "notes")
+        self.passing = self._at("looks")
+        self.faults = self._at("faults")
+        self.counts: Counter[str] = Counter()
+        self.made: Counter[str] = Counter()
+        self.noted: dict[str, int] = {}
+        self.mean_ratio = 1.0
 
+    def run(self) -> Report:
+        """Do all stages; return what the last one published."""
+        pictures = self._annotate(self._choose(self._list()))
+        self._describe(pictures)
+        self._encode()
+        return self._publish(complete=True)
 
-class _Encoded(NamedTuple):
-    """The outcome of all encoding rounds."""
+    def _list(self) -> str:
+        items = self._at("items.parquet")
+        self.bars("list", 0)
+        count = flow.call(listing.write_items, data=self.data, items=items, rejected=self._at("rejected", "list"))
+        self.counts["found"] = count["items"] + count["rejected"]
+        return items
 
-    rows: list[Row]
-    stored: dict[str, Stored]
-    kept: dict[str, set[int]]
-    empty: bytes
-    reports: list[ShardReport]
-    rejected: list[Rejected]
+    def _choose(self, items: str) -> str:
+        unseen = self._at("unseen.parquet")
+        self.counts["looked"] = flow.call(look.write_unseen, items=items, catalog=self.catalog, unseen=unseen)
+        settings = {"data": self.data, "catalog": self.catalog, "passing": self.passing}
+        self._each("look", self.counts["looked"], flow.map_tasks(tables.groups_of(unseen), look.look, **settings))
+        pictures = self._at("pictures.parquet")
+        chosen = flow.call(
+            choose.choose,
+            items=items,
+            looks=(self.catalog, self.passing),
+            quality=self.data.quality,
+            pictures=pictures,
+            rejected=self._at("rejected", "choose.parquet"),
+        )
+        self.mean_ratio = chosen["mean_ratio"] or 1.0
+        return pictures
+
+    def _annotate(self, pictures: str) -> str:
+        for number, stage in enumerate(notes.stages(self.data)):
+            needed, faults = self._at(f"needed-{number}.parquet"), self._at(f"note-faults-{number}")
+            reads = {"stage": stage, "pictures": pictures, "notes": self.notes}
+            count = flow.call(notes.write_needed, **reads, needed=needed)
+            encode = self.data.encode
+            settings = {"data": self.data, "stage": stage, "notes": self.notes, "faults": faults,
+                        "threads": max(1, int(encode.cpus_per_worker))}  # fmt: skip
+            reports = flow.map_actors(tables.groups_of(needed), notes.NoteWriter, settings, encode)
+            self.noted[stage.name] = sum(report["made"] for report in self._each(stage.name, count, reports))
+            noted = self._at(f"pictures-{number}.parquet")
+            rejected = self._at("rejected", f"note-{number}.parquet")
+            flow.call(notes.apply, **reads, data=self.data, faults=faults, noted=noted, rejected=rejected)
+            pictures = noted
+        return pictures
+
+    def _describe(self, pictures: str) -> None:
+        jobs = tables.groups_of(pictures)
+        settings = {"data": self.data, "recipe": self.recipe, "seed": self.config.seed,
+                    "mean_ratio": self.mean_ratio, "work": self.work}  # fmt: skip
+        total = sum(job["rows"] for job in jobs)
+        self._each("plan", total, flow.map_tasks(jobs, describe.describe, **settings))
+
+    def _encode(self) -> None:
+        """Make what is missing, until nothing is."""
+        if shard.read_shapes(self.dataset, self.recipe.empty_key) is None:
+            self._run_encoders([{"kind": "empty"}], "encoders", 0)
+        shapes = shard.read_shapes(self.dataset, self.recipe.empty_key)
+        assert shapes is not None
+        for number in itertools.count():
+            found = self._missing(number, missing.row_bytes(shapes))
+            total = found["arrays"] + found["captions"]
+            self.counts["reused"] += found["there"] if number == 0 else 0
+            if not total:
+                return
+            if number == PASSES:
+                raise RuntimeError(f"{total} arrays are still missing from {self.dataset!r} after {PASSES} rounds")
+            jobs = [
+                job | {"kind": kind}
+                for kind, file in (("texts", "text_work"), ("arrays", "work"))
+                for job in tables.groups_of(found["files"][file])
+            ]
+            for report in self._run_encoders(jobs, "encode", total):
+                self.made.update(report["made"])
+
+    def _missing(self, number: int, text_bytes: int) -> Report:
+        stored = self._stored()
+        settings = {"recipe": self.recipe, "encode": self.data.encode, "text_bytes": text_bytes, "number": number}
+        result: Report = flow.call(
+            missing.write_missing, work=self.work, stored=stored, faults=(self.faults, self._known()), **settings
+        )
+        return result
+
+    def _run_encoders(self, jobs: list[flow.Job], name: str, total: int) -> list[Report]:
+        settings = {"config": self.config, "recipe": self.recipe, "faults": self.faults}
+        reports = flow.map_actors(jobs, ShardEncoder, settings, self.data.encode)
+        return self._each(name, total, self._publishing(reports))
+
+    def _publishing(self, reports: Iterator[Report]) -> Iterator[Report]:
+        """Pass reports on, and publish what is ready every so often where the settings ask for it."""
+        minutes, published = self.data.encode.publish_minutes, time.monotonic()
+        for report in reports:
+            yield report
+            if minutes and time.monotonic() - published > 60 * minutes:
+                self._publish(complete=False)
+                published = time.monotonic()
+
+    def _publish(self, complete: bool) -> Report:
+        result: Report = flow.call(
+            snapshot.publish,
+            dataset=self.dataset,
+            work=self.work,
+            stored=self._stored(),
+            faults=(self.faults, self._known()),
+            rejected=tuple(self._at("rejected", name) for name in storage.names(self._at("rejected"))),
+            data=self.data,
+            recipe=self.recipe,
+            complete=complete,
+        )
+        return result
+
+    def _stored(self) -> str:
+        stored = self._at("stored", f"{uuid.uuid4().hex}.parquet")
+        flow.call(missing.write_stored, dataset=self.dataset, stored=stored)
+        return stored
+
+    def _known(self) -> str:
+        """Return the table of faults of earlier preparations that would come again with the same bytes and settings."""
+        known = self._at("known.parquet")
+        if not storage.exists(known):
+            flow.call(snapshot.write_known_faults, dataset=self.dataset, known=known)
+        return known
+
+    def _each(self, name: str, total: int, reports: Iterator[Report]) -> list[Report]:
+        """Collect the small reports of a stage, showing its progress."""
+        advance = self.bars(name, total)
+        found = []
+        for report in reports:
+            advance(report["rows"])
+            found.append(report)
+        return found
+
+    def _at(self, *parts: str) -> str:
+        return storage.join(self.work, *parts)
 
 
 def prepare(config: Config, console: Console | None = None) -> PrepareReport:
     """Bring the dataset up to date and return what was done. Ray must be connected.
 
     Raises UserError for a wrong source, model or setting, a full disk, or when no picture is usable; the previous
-    dataset then stays valid. Single bad pictures are rejected with their reason and listed in the report.
+    dataset then stays valid. Single bad pictures are rejected with their reason and listed.
     """
     start = time.monotonic()
     console = console or Console()
-    model = _model(config)
+    known = recipe(config)
     if config.cluster.address == "local":
         flow.check_room(config.data.encode)
-    found, rejected = scan(config.data.source)
-    with progress.bars(console) as bars:
-        pictures, faults = inspection.inspect(found, config.data, bars)
-        _require(pictures, [*rejected, *faults])
-        pictures, known = _without_known_faults(pictures, config, model)
-        captioned, unreadable, made = captions.complete(pictures, config, bars)
-        encoded = _encode(captioned, config, model, bars)
-    rejected += [*faults, *known, *unreadable, *encoded.rejected]
-    _require(encoded.rows, rejected)
-    notes = _notes(config, model)
-    manifest = _manifest(config, model, encoded, len(rejected))
-    write.finish(config.dataset, manifest, encoded.empty, rejected)
-    report = PrepareReport(
-        found=len(found),
-        kept=len(encoded.rows),
-        encoded_pictures=sum(item.pictures for item in encoded.reports),
-        encoded_captions=sum(item.captions for item in encoded.reports),
-        reused=len(encoded.rows) - sum(item.encoded for item in encoded.reports),
-        captioned=made,
-        uncaptioned=sum(row.caption in ("", config.data.captions.trigger) for row in encoded.rows),
-        rejected=tuple(rejected),
-        buckets=manifest.buckets,
-        fingerprint=manifest.fingerprint,
-        notes=notes,
-        seconds=time.monotonic() - start,
-    )
+    earlier = snapshot.read_manifest(config.dataset)
+    with bars(console) as show_bars:
+        preparation = Preparation(config, known, show_bars)
+        published = preparation.run()
+    report = _report(preparation, published, earlier, time.monotonic() - start)
+    _tidy(config.dataset, preparation.work)
     show(report, console)
     return report
 
 
-def _model(config: Config) -> _Model:
-    """Check the model folder and the buckets against its VAE, before anything is read or encoded."""
-    from raytrain import families
-    from raytrain.families import _weights
-
-    family = families.load(config.model.family)
-    _weights.check_components(config.model, family)
-    root, name = _weights.vae_source(config.model)
-    vae = _weights.read_config(root / name, "config.json")
-    factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
-    for width, height in bucket.sizes(config.data.buckets):
-        if width % factor or height % factor:
-            raise UserError(
-                f"Every side of a bucket must be a multiple of {factor}, the VAE's pixels per latent, but "
-                f"[data.buckets] gives {width}x{height}; it could not be encoded. Make `step` a multiple of {factor}."
-            )
-    text_hash = _weights.text_hash(config.model, family.TEXT_COMPONENTS)
-    hashes = Hashes(_weights.vae_hash(config.model), text_hash, config.data.encode.precision)
-    return _Model(hashes, int(vae.get("latent_channels", 4)), factor)
-
-
-def _encode(pictures: Sequence[Picture], config: Config, model: _Model, bars: Bars) -> _Encoded:
-    """Plan and encode until everything wanted is stored, leaving out what cannot be encoded."""
-    data, empty_key = config.data, plan.text_key("", model.hashes)
-    rejected: list[Rejected] = []
-    reports: list[ShardReport] = []
-    empty = write.read_empty(config.dataset)
-    for _ in range(PASSES):
-        rows = plan.rows(pictures, data, config.seed, model.hashes)
-        stored = index.read(config.dataset)
-        todo = plan.compare(rows, stored)
-        jobs = plan.jobs(todo.work, data.encode.shard_rows, data.encode.group_rows, data.encode.workers)
-        if write.empty_shapes(empty, empty_key) is None:
-            jobs.insert(0, plan.empty_job())
-        if not jobs:
-            return _Encoded(rows, stored, todo.kept, empty, reports, rejected)
-        advance = bars("encode", len(todo.work))
-        for report, content in _run(jobs, config, model, empty_key):
-            empty = content or empty
-            reports.append(report)
-            rejected += report.rejected
-            advance(report.rows)
-        pictures = _without(pictures, rejected)
-    raise RuntimeError(f"{len(todo.work)} rows are still missing from {config.dataset!r} after {PASSES} rounds")
-
-
-def _run(
-    jobs: Sequence[list[plan.Work]], config: Config, model: _Model, empty_key: str
-) -> Iterator[tuple[ShardReport, bytes]]:
-    settings = {"config": config, "text_key": empty_key, "latent_factor": model.latent_factor}
-    blocks = [plan.to_block(job) for job in jobs]
-    for row in flow.map_actors(blocks, ShardEncoder, settings, config.data.encode):
-        report = ShardReport.model_validate_json(row["report"])
-        if report.error:
-            raise UserError(report.error)
-        yield report, row["empty"]
-
-
-def _without_known_faults(
-    pictures: Sequence[Picture], config: Config, model: _Model
-) -> tuple[list[Picture], list[Rejected]]:
-    """Leave out what the last preparation failed on with the same bytes and settings: it would fail again."""
-    known = {item.key: item.reason for item in write.read_rejected(config.dataset) if item.key}
-    rows = plan.rows(pictures, config.data, config.seed, model.hashes)
-    rejected = [Rejected(path=row.path, reason=known[row.latent_key], key=row.latent_key)
-                for row in rows if row.latent_key in known]  # fmt: skip
-    return _without(pictures, rejected), rejected
-
-
-def _without(pictures: Sequence[Picture], rejected: Sequence[Rejected]) -> list[Picture]:
-    faulty = {item.path for item in rejected}
-    return [item for item in pictures if item.path not in faulty]
-
-
-def _require(usable: Sequence[object], rejected: Sequence[Rejected]) -> None:
-    if not usable:
-        reasons = "\n".join(f"  {item.path}: {item.reason}" for item in rejected[:SHOWN])
+def _report(done: Preparation, published: Report, earlier: Manifest | None, seconds: float) -> PrepareReport:
+    rejected_path = storage.join(done.dataset, published["rejected_path"])
+    rejected = _first_rejected(rejected_path)
+    if not published["rows"]:
+        reasons = "\n".join(f"  {item.path}: {item.reason}" for item in rejected)
         raise UserError(
-            f"A dataset needs at least one usable picture, but all {len(rejected)} of data.source were rejected:\n"
-            f"{reasons}\nNo dataset was written; an earlier one is as it was. Mend or replace the pictures."
+            f"A dataset needs at least one usable picture, but all {done.counts['found']} of the source were left out:\n"
+            f"{reasons}\nNo dataset was written; an earlier one is as it was. Mend or replace the pictures, or change "
+            "[data.quality]."
         )
-
-
-def _manifest(config: Config, model: _Model, encoded: _Encoded, rejected: int) -> Manifest:
-    counts: dict[str, Counter[str]] = {}
-    for row in encoded.rows:
-        counts.setdefault(row.bucket, Counter())[row.split] += 1
-    shapes = write.empty_shapes(encoded.empty, plan.text_key("", model.hashes))
-    assert shapes is not None
-    return Manifest(
-        family=config.model.family,
-        vae_hash=model.hashes.vae,
-        text_hash=model.hashes.text,
-        fingerprint=index.fingerprint(encoded.rows),
-        latent_channels=model.latent_channels,
-        latent_factor=model.latent_factor,
-        text_shapes=shapes,
-        buckets={name: BucketCount(**counts[name]) for name in sorted(counts, key=bucket_size)},
-        shards=write.shards(encoded.stored, encoded.kept),
-        rejected=rejected,
-        settings=config.data.model_dump(mode="json"),
+    manifest = snapshot.read_snapshot(done.dataset, published["number"])
+    return PrepareReport(
+        found=done.counts["found"],
+        looked=done.counts["looked"],
+        kept=published["rows"],
+        made=dict(done.made),
+        noted=done.noted,
+        reused=done.counts["reused"],
+        uncaptioned=published["uncaptioned"],
+        rules=published["rules"],
+        rejected=tuple(rejected),
+        rejected_path=rejected_path,
+        buckets=manifest.buckets,
+        snapshot=manifest.number,
+        fingerprint=manifest.fingerprint,
+        notes=_notes(earlier, manifest),
+        seconds=seconds,
     )
 
 
-def _notes(config: Config, model: _Model) -> tuple[str, ...]:
+def _first_rejected(uri: str) -> list[Rejected]:
+    """Return the first rejected pictures, broken ones before those a filter left out."""
+    found: dict[bool, list[Rejected]] = {True: [], False: []}
+    for row in tables.read(uri, tables.REJECTED):
+        kind = found[row["rule"] == "broken"]
+        if len(kind) < SHOWN:
+            kind.append(Rejected(**row))
+    return (found[True] or found[False])[:SHOWN]
+
+
+def _notes(earlier: Manifest | None, manifest: Manifest) -> tuple[str, ...]:
     """Say why an earlier dataset could not be reused."""
-    uri = storage.join(config.dataset, MANIFEST)
-    if not storage.exists(uri):
+    if earlier is None:
         return ()
-    old = storage.read_json(uri)
-    notes = []
-    if old.get("family") != config.model.family:
-        notes.append(
-            f"the earlier dataset was made for family {old.get('family')!r}, this one is for {config.model.family!r}"
-        )
-    if old.get("vae_hash") != model.hashes.vae:
-        notes.append("the earlier dataset was made with another VAE: every picture was encoded again")
-    if old.get("text_hash") != model.hashes.text:
-        notes.append("the earlier dataset was made with other text encoders: every caption was encoded again")
-    return tuple(notes)
+    found = []
+    if earlier.family != manifest.family:
+        found.append(f"the earlier dataset was made for family {earlier.family!r}, this one is for {manifest.family!r}")
+    if earlier.vae_hash != manifest.vae_hash:
+        found.append("the earlier dataset was made with another VAE: every picture was encoded again")
+    if earlier.text_hash != manifest.text_hash:
+        found.append("the earlier dataset was made with other text encoders: every caption was encoded again")
+    return tuple(found)
+
+
+def _tidy(dataset: str, own: str) -> None:
+    """Delete this run's working tables, and those of runs that were killed long ago."""
+    folder = storage.join(dataset, "work")
+    for name in storage.names(folder):
+        begun = name.split("-")[0]
+        if storage.join(folder, name) == own or (begun.isdigit() and time.time() - int(begun) > STALE_SECONDS):
+            storage.remove(storage.join(folder, name))

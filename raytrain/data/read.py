@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,34 +14,59 @@ from pydantic import ValidationError
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data import schema
-from raytrain.data.schema import Manifest
+from raytrain.data import schema, snapshot
+from raytrain.data.schema import CONTROLS, HELD_OUT, MASKS, MOMENTS, STORES, TEXT, TRAIN, Manifest
 from raytrain.errors import UserError
 
 _TWO_HEADERS = 42
 """Bytes of two page headers at least; one takes about 21."""
 
+Pick = Callable[[str, list[str], np.ndarray], np.ndarray]
+"""(store, picture hashes, number of versions of each) -> which version of each is read."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the versions of one store's arrays are, for n rows: those of row i are offsets[i] to offsets[i + 1]."""
+
+    offsets: np.ndarray
+    """(n + 1,) int64."""
+    columns: np.ndarray
+    """(m, 4) int32: shard, row in the shard, crop top, crop left."""
+
+    def select(self, rows: np.ndarray) -> Places:
+        """Return the places of some rows."""
+        counts = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        own = np.repeat(self.offsets[rows] - offsets[:-1], counts) + np.arange(offsets[-1])
+        return Places(offsets, self.columns[own])
+
 
 @dataclass(frozen=True)
 class Index:
-    """Where the live rows of one bucket's split are, ordered by id."""
+    """The rows of one bucket's split, ordered by id, and the entries an epoch is made of: each row as often as it repeats."""
 
     ids: np.ndarray
-    """(n,) picture hashes."""
-    shards: np.ndarray
-    """(n,) numbers into the manifest's shards."""
-    rows: np.ndarray
-    """(n,) row numbers in the shard."""
+    """(n, 32) uint8, picture hashes."""
     sizes: np.ndarray
-    """(n, 6) int32, in the order of `schema.SIZE_COLUMNS`."""
+    """(n, 2) int32: original height and width."""
+    weights: np.ndarray
+    """(n,) float32: factor on the loss."""
+    repeats: np.ndarray
+    """(n,) int32."""
+    places: dict[str, Places]
+    entries: np.ndarray
+    """(e,) row of each entry."""
+    ordinals: np.ndarray
+    """(e,) how many entries of the same row come before."""
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.entries)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Arrays of n rows of one bucket."""
+    """Arrays of n entries of one bucket."""
 
     ids: list[str]
     moments: np.ndarray
@@ -48,164 +75,252 @@ class Rows:
     """Column -> (n, ...) float16."""
     sizes: np.ndarray
     """(n, 6) int32: original height, width, crop top, left, bucket height, width."""
+    weights: np.ndarray
+    """(n,) float32."""
+    masks: np.ndarray | None = None
+    """(n, h, w) uint8 where the dataset has masks."""
+    controls: np.ndarray | None = None
+    """(n, 3, H, W) uint8 where the dataset has control pictures."""
 
 
 class Dataset:
-    """A prepared dataset, opened for reading. Thread-safe.
+    """One snapshot of a prepared dataset, opened for reading. Thread-safe.
 
-    Raises UserError when the folder holds no finished dataset.
+    Raises UserError when the folder holds no such snapshot, or one that was published before preparation had ended and
+    `partial` does not allow it.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, number: str = "latest", partial: bool = False) -> None:
         self.uri = uri
-        self.manifest = open_manifest(uri)
-        self._groups: dict[tuple[int, int], dict[str, np.ndarray]] = {}
-        self._maps: dict[int, np.ndarray] = {}
-        self._files: dict[int, pq.ParquetFile] = {}
-        self._bounds: dict[int, np.ndarray] = {}
-        self._indices = self._read_indices()
+        self.manifest = open_manifest(uri, number, partial)
+        self._groups: dict[tuple[str, int, int], dict[str, np.ndarray]] = {}
+        self._shards: dict[tuple[str, int], _Shard] = {}
+        self._indices = {key: index for name in self.manifest.buckets for key, index in self._read_indices(name)}
+        _allow_many_files()
 
-    def index(self, bucket: str, split: str = "train") -> Index:
+    @classmethod
+    def of(cls, config: Config) -> Dataset:
+        """Open the snapshot that a config names."""
+        return cls(config.dataset, config.data.snapshot, config.data.partial)
+
+    def index(self, bucket: str, split: str = TRAIN) -> Index:
         """Return where a bucket's rows are; empty when it has none in that split."""
+        if (bucket, split) in self._indices:
+            return self._indices[bucket, split]
         none = np.empty(0, np.int64)
-        empty = Index(np.empty(0, dtype=str), none, none, np.empty((0, 6), np.int32))
-        return self._indices.get((bucket, split), empty)
+        places = {store: Places(np.zeros(1, np.int64), np.empty((0, 4), np.int32)) for store in STORES}
+        return Index(np.empty((0, 32), np.uint8), np.empty((0, 2), np.int32), none, none, places, none, none)
 
-    def counts(self, split: str = "train") -> dict[str, int]:
-        """Return the rows of every bucket in a split."""
+    def counts(self, split: str = TRAIN) -> dict[str, int]:
+        """Return the entries of every bucket in a split: rows, in training as often as they repeat."""
         return {bucket: len(index) for (bucket, part), index in sorted(self._indices.items()) if part == split}
 
-    def rows(self, bucket: str, numbers: np.ndarray, split: str = "train") -> Rows:
-        """Return rows by their numbers in the bucket's order of ids."""
-        index, shape = self.index(bucket, split), self.manifest.moments_shape(bucket)
-        arrays: dict[str, np.ndarray] = {}
-        for slot, number in enumerate(numbers):
-            columns, row = self._group(int(index.shards[number]), int(index.rows[number]))
-            for name, values in columns.items():
-                if name not in arrays:
-                    arrays[name] = _uninitialised((len(numbers), values.shape[1]))
-                arrays[name][slot] = values[row]
-        moments = arrays.pop(schema.MOMENTS).reshape(-1, *shape)
-        text = {name: values.reshape(-1, *self.manifest.text_shapes[name]) for name, values in arrays.items()}
-        return Rows([str(i) for i in index.ids[numbers]], moments, text, index.sizes[numbers])
+    def visits(self, bucket: str, numbers: np.ndarray, visits: np.ndarray) -> np.ndarray:
+        """Return how often each entry's row was used before, from how often the entry itself was."""
+        index = self.index(bucket)
+        again: np.ndarray = visits * index.repeats[index.entries[numbers]] + index.ordinals[numbers]
+        return again
+
+    def rows(
+        self, bucket: str, numbers: np.ndarray, split: str = TRAIN, pick: Pick | None = None, controls: bool = False
+    ) -> Rows:
+        """Return entries by their numbers; `pick` chooses among a row's versions, without it the first is read."""
+        index = self.index(bucket, split)
+        rows = index.entries[numbers]
+        ids = [content.tobytes().hex() for content in index.ids[rows]]
+        found: dict[str, dict[str, np.ndarray]] = {}
+        crops = np.zeros((len(rows), 2), np.int32)
+        versions: dict[str, np.ndarray] = {}
+        for store in STORES:
+            places = index.places[store]
+            counts = places.offsets[rows + 1] - places.offsets[rows]
+            if not counts.all() or (store == CONTROLS and not controls):
+                continue
+            same = versions.get(MOMENTS) if store in (MASKS, CONTROLS) else None  # they show the same cut
+            versions[store] = (
+                same if same is not None else pick(store, ids, counts) if pick else np.zeros(len(rows), np.int64)
+            )
+            where = places.columns[places.offsets[rows] + versions[store]]
+            found[store] = self._arrays(store, where)
+            if store == MOMENTS:
+                crops = where[:, 2:]
+        width, height = schema.bucket_size(bucket)
+        bucket_sizes = np.broadcast_to(np.array([height, width], np.int32), (len(rows), 2))
+        latent = self.manifest.latent_size(bucket)
+        return Rows(
+            ids=ids,
+            moments=found[MOMENTS][MOMENTS].view(np.float16).reshape(-1, *self.manifest.moments_shape(bucket)),
+            text={name: found[TEXT][name].view(np.float16).reshape(-1, *shape)
+                  for name, shape in self.manifest.text_shapes.items()},
+            sizes=np.concatenate([index.sizes[rows], crops, bucket_sizes], axis=1),
+            weights=index.weights[rows],
+            masks=found[MASKS][MASKS].reshape(-1, *latent) if MASKS in found else None,
+            controls=found[CONTROLS][CONTROLS].reshape(-1, 3, height, width) if CONTROLS in found else None,
+        )  # fmt: skip
 
     def empty_text(self) -> dict[str, np.ndarray]:
         """Return the text columns of the empty caption, each without a row axis."""
-        table = pq.read_table(storage.fetch(storage.join(self.uri, schema.EMPTY)))
+        table = pq.read_table(storage.fetch(storage.join(self.uri, self.manifest.empty_text)))
         return {
             name: np.frombuffer(table.column(name)[0].as_py(), np.float16).reshape(shape)
             for name, shape in self.manifest.text_shapes.items()
         }
 
-    def details(self, split: str, columns: tuple[str, ...] = schema.INDEX_COLUMNS) -> list[dict[str, Any]]:
-        """Return the index columns of a split's live rows, ordered by id, each with its bucket."""
-        found = []
-        for shard in self.manifest.shards:
-            table = self._open(self.manifest.shards.index(shard)).read(columns=[*{*columns, "id", "split"}])
-            dropped = set(shard.dropped)
-            rows = table.to_pylist()
-            found += [
-                {**row, "bucket": shard.bucket}
-                for number, row in enumerate(rows)
-                if number not in dropped and row["split"] == split
-            ]
-        return sorted(found, key=lambda row: str(row["id"]))
+    def details(self, split: str, columns: tuple[str, ...] = ("path", "captions")) -> Iterator[dict[str, Any]]:
+        """Yield columns of a split's rows and the bucket of each, in the order of buckets and ids."""
+        for part in self.manifest.parts:
+            filesystem, path = storage.resolve(storage.join(self.uri, part.path))
+            with pq.ParquetFile(path, filesystem=filesystem) as file:
+                for batch in file.iter_batches(columns=[*{*columns, "split"}]):
+                    for row in batch.to_pylist():
+                        if row.pop("split") == split:
+                            yield row | {"bucket": part.bucket}
 
-    def _read_indices(self) -> dict[tuple[str, str], Index]:
-        parts: dict[tuple[str, str], list[Index]] = {}
-        for number, shard in enumerate(self.manifest.shards):
-            table = self._open(number).read(columns=["id", "split", *schema.SIZE_COLUMNS])
-            live = np.ones(len(table), dtype=bool)
-            live[list(shard.dropped)] = False
-            ids, splits = (table.column(name).to_numpy() for name in ("id", "split"))
-            sizes = np.stack([table.column(name).to_numpy() for name in schema.SIZE_COLUMNS], axis=1)
-            for split in ("train", "held_out"):
-                rows = np.flatnonzero(live & (splits == split))
-                if len(rows):
-                    part = Index(ids[rows], np.full(len(rows), number), rows, sizes[rows])
-                    parts.setdefault((shard.bucket, split), []).append(part)
-        return {key: _by_id(found) for key, found in parts.items()}
-
-    def _open(self, shard: int) -> pq.ParquetFile:
-        if shard not in self._files:
-            path = storage.fetch(storage.join(self.uri, self.manifest.shards[shard].path))
-            self._files[shard] = pq.ParquetFile(path)
-            self._maps[shard] = np.memmap(path, np.uint8, "r")
-            metadata = self._files[shard].metadata
-            sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-            self._bounds[shard] = np.cumsum([0, *sizes])
-        return self._files[shard]
-
-    def _group(self, shard: int, row: int) -> tuple[dict[str, np.ndarray], int]:
-        """Return the array columns of the row group that holds a shard's row, and the row's place in it."""
-        group = int(np.searchsorted(self._bounds[shard], row, side="right")) - 1
-        key = (shard, group)
-        if key not in self._groups:
-            metadata = self._files[shard].metadata.row_group(group)
-            layout = self._files[shard].metadata.schema
-            wanted = {schema.MOMENTS, *self.manifest.text_shapes}
-            self._groups[key] = {
-                layout.column(i).name: _values(
-                    self._maps[shard], metadata.column(i), layout.column(i).length, metadata.num_rows
+    def _read_indices(self, bucket: str) -> Iterator[tuple[tuple[str, str], Index]]:
+        columns = ["id", "split", "original_height", "original_width", "repeats", "weight", *STORES]
+        uris = [storage.join(self.uri, part.path) for part in self.manifest.parts if part.bucket == bucket]
+        tables = []
+        for filesystem, path in map(storage.resolve, uris):
+            tables.append(pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None))
+        table = pa.concat_tables(tables).combine_chunks()
+        ids = np.frombuffer(b"".join(table["id"].to_pylist()), np.uint8).reshape(-1, 32)
+        sizes = np.stack([table[name].to_numpy() for name in ("original_height", "original_width")], axis=1)
+        weights, repeats = table["weight"].to_numpy(), table["repeats"].to_numpy()
+        places = {store: _places(table[store].combine_chunks()) for store in STORES}
+        splits = np.asarray(table["split"].to_numpy(zero_copy_only=False))
+        for split in (TRAIN, HELD_OUT):
+            rows = np.flatnonzero(splits == split)
+            if len(rows):
+                shown = repeats[rows] if split == TRAIN else np.ones(len(rows), np.int32)
+                starts = np.concatenate([[0], np.cumsum(shown)])
+                yield (
+                    (bucket, split),
+                    Index(
+                        ids=ids[rows],
+                        sizes=sizes[rows],
+                        weights=weights[rows],
+                        repeats=shown,
+                        places={store: found.select(rows) for store, found in places.items()},
+                        entries=np.repeat(np.arange(len(rows)), shown),
+                        ordinals=np.arange(starts[-1]) - np.repeat(starts[:-1], shown),
+                    ),
                 )
-                for i in range(metadata.num_columns)
-                if layout.column(i).name in wanted
-            }
-        return self._groups[key], row - int(self._bounds[shard][group])
+
+    def _arrays(self, store: str, where: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the columns of arrays at places (n, 4), each (n, bytes) uint8."""
+        arrays: dict[str, np.ndarray] = {}
+        for slot, (number, place) in enumerate(where[:, :2].tolist()):
+            columns, row = self._group(store, number, place)
+            for name, values in columns.items():
+                if name not in arrays:
+                    arrays[name] = _uninitialised((len(where), values.shape[1]))
+                arrays[name][slot] = values[row]
+        return arrays
+
+    def _group(self, store: str, number: int, row: int) -> tuple[dict[str, np.ndarray], int]:
+        """Return the array columns of the row group that holds a shard's row, and the row's place in it."""
+        if (store, number) not in self._shards:
+            self._shards[store, number] = _Shard(storage.join(self.uri, self.manifest.shards[store][number]))
+        shard = self._shards[store, number]
+        group = int(np.searchsorted(shard.bounds, row, side="right")) - 1
+        key = (store, number, group)
+        if key not in self._groups:
+            self._groups[key] = shard.columns(group)
+        return self._groups[key], row - int(shard.bounds[group])
 
 
-def open_manifest(uri: str) -> Manifest:
-    """Return a dataset's manifest; UserError when there is none or it is of another version."""
+class _Shard:
+    """One mapped parquet file."""
+
+    def __init__(self, uri: str) -> None:
+        path = storage.fetch(uri)
+        self.metadata = pq.read_metadata(path)
+        self.map = np.memmap(path, np.uint8, "r")
+        sizes = [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
+        self.bounds = np.cumsum([0, *sizes])
+
+    def columns(self, group: int) -> dict[str, np.ndarray]:
+        """View every column of a row group but the keys as bytes (rows, length)."""
+        layout, metadata = self.metadata.schema, self.metadata.row_group(group)
+        return {
+            layout.column(i).name: _values(self.map, metadata.column(i), layout.column(i).length, metadata.num_rows)
+            for i in range(metadata.num_columns)
+            if layout.column(i).name != "key"
+        }
+
+
+def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Manifest:
+    """Return the manifest of a dataset's snapshot; UserError when there is none, or it is of another version."""
     path = storage.join(uri, schema.MANIFEST)
     if not storage.exists(path):
         raise UserError(
             f"{uri!r} holds no finished dataset (no {schema.MANIFEST}); there is nothing to train on. "
             "Run `raytrain prepare` with the same config first."
         )
+    if number != "latest":
+        known = snapshot.snapshot_numbers(uri)
+        if not number.isdigit() or int(number) not in known:
+            raise UserError(
+                f"data.snapshot must be latest or a snapshot of {uri!r} ({', '.join(map(str, known))}), got {number!r}; "
+                "it may have been deleted by `raytrain data gc`. Name another, or leave it out."
+            )
+        path = snapshot.snapshot_path(uri, int(number))
+    tree = storage.read_json(path)
+    if tree.get("version") != schema.VERSION:
+        raise UserError(
+            f"{path!r} has dataset version {tree.get('version')}, this program reads {schema.VERSION}. Prepare again."
+        )
     try:
-        manifest = Manifest.model_validate(storage.read_json(path))
+        manifest = Manifest.model_validate(tree)
     except ValidationError as error:
         raise UserError(
             f"{path!r} is no manifest this version reads: {error.errors()[0]['msg']}. Prepare again."
         ) from error
-    if manifest.version != schema.VERSION:
+    if not manifest.complete and not partial:
         raise UserError(
-            f"{path!r} has dataset version {manifest.version}, this program reads {schema.VERSION}. Prepare again."
+            f"Snapshot {manifest.number} of {uri!r} was published while preparation was still going on; a run trained on "
+            "it would not see the rest. Wait for `raytrain prepare` to end, or set data.partial = true."
         )
     return manifest
 
 
 def check_dataset(config: Config) -> Manifest:
     """Return the manifest of the config's dataset, or UserError when it was made for another model."""
-    from raytrain import families
+    from raytrain.data import recipe
     from raytrain.families import _weights
 
-    manifest = open_manifest(config.dataset)
-    family = families.load(config.model.family)
+    manifest = open_manifest(config.dataset, config.data.snapshot, config.data.partial)
     hashes = {
         "family": (manifest.family, config.model.family),
         "VAE": (manifest.vae_hash, _weights.vae_hash(config.model)),
-        "text encoder": (manifest.text_hash, _weights.text_hash(config.model, family.TEXT_COMPONENTS)),
+        "text encoder": (manifest.text_hash, recipe.text_hash(config)),
     }
     for what, (made_with, wanted) in hashes.items():
         if made_with != wanted:
             raise UserError(
                 f"The dataset {config.dataset!r} was made by another {what} ({made_with[:12]}) than the model's "
                 f"({wanted[:12]}); training on it would learn from foreign latents. Run `raytrain prepare` with this "
-                "config, or set model.path or model.vae to the ones it was made with."
+                "config, or set model.path, model.vae or model.max_tokens to what it was made with."
             )
     return manifest
 
 
-def _by_id(parts: list[Index]) -> Index:
-    """Join shards' parts of one bucket's split, ordered by id: an order that does not depend on how rows were stored."""
-    order = np.argsort(np.concatenate([part.ids for part in parts]))
-    fields = ([getattr(part, name) for part in parts] for name in ("ids", "shards", "rows", "sizes"))
-    return Index(*(np.concatenate(values)[order] for values in fields))
+def _places(column: Any) -> Places:
+    values = column.flatten()
+    fields = [values.field(name).to_numpy() for name in ("shard", "row", "crop_top", "crop_left")]
+    offsets = column.offsets.to_numpy().astype(np.int64)
+    return Places(offsets - offsets[0], np.stack(fields, axis=1))
+
+
+def _allow_many_files() -> None:
+    """Raise this process's limit of open files as far as it may: every mapped shard holds one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _values(file: np.ndarray, chunk: Any, width: int, rows: int) -> np.ndarray:
-    """View a column chunk of equally long binary values as float16 (rows, length), without reading or copying it.
+    """View a column chunk of equally long binary values as bytes (rows, length), without reading or copying it.
 
     The writer stores required, plain, uncompressed, fixed-size values in one page, so a chunk is a page header of a few
     bytes and then the values to its end. Mapping them is as fast as memory; decoding through Arrow is one more copy.
@@ -217,9 +332,9 @@ def _values(file: np.ndarray, chunk: Any, width: int, rows: int) -> np.ndarray:
             f"The dataset's column {chunk.path_in_schema!r} is not stored as this program writes it (plain, uncompressed, one "
             "page a row group); it cannot be read safely. Prepare the dataset again."
         )
-    return file[start : start + rows * width].view(np.float16).reshape(rows, -1)
+    return file[start : start + rows * width].reshape(rows, -1)
 
 
 def _uninitialised(shape: tuple[int, ...]) -> np.ndarray:
-    """Return a float16 array in Arrow's memory pool: it reuses pages, where a fresh large array costs a fault for each."""
-    return np.frombuffer(pa.allocate_buffer(2 * int(np.prod(shape))), np.float16).reshape(shape)
+    """Return a uint8 array in Arrow's memory pool: it reuses pages, where a fresh large array costs a fault for each."""
+    return np.frombuffer(pa.allocate_buffer(int(np.prod(shape))), np.uint8).reshape(shape)

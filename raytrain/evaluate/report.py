@@ -240,8 +240,8 @@ def _dataset(run: RunFolder) -> dict[str, Any] | None:
         "rejected": run.manifest.rejected,
         "reasons": run.rejected[:12],
         "fingerprint": run.manifest.fingerprint,
-        "shards": len(run.manifest.shards),
-        "bytes": sum(shard.bytes for shard in run.manifest.shards) / 2**20,
+        "shards": sum(map(len, run.manifest.shards.values())),
+        "bytes": run.manifest.bytes / 2**20,
     }
 
 

@@ -86,7 +86,7 @@ def evaluate(config: Config, which: str = "latest", tell: Callable[[str], None] 
         raise UserError(
             "Evaluation compares a checkpoint with the base model, so it cannot be `base` itself. Give latest or best."
         )
-    dataset = Dataset(config.dataset) if storage.exists(storage.join(config.dataset, "manifest.json")) else None
+    dataset = Dataset.of(config) if storage.exists(storage.join(config.dataset, "manifest.json")) else None
     texts = sample.prompts(config, dataset)
     judges = Judges(config)
     drawn: dict[str, list[Image.Image]] = {}

@@ -13,7 +13,8 @@ from PIL import Image
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data import schema
+from raytrain.data import schema, tables
+from raytrain.data.snapshot import read_manifest
 from raytrain.evaluate.statistics import Difference
 from raytrain.log import read_metrics
 
@@ -81,14 +82,14 @@ class RunFolder:
 def read(config: Config) -> RunFolder:
     """Read the run folder of a config."""
     evaluation = _json(storage.join(config.output, EVALUATION, REPORT), {})
-    manifest = _json(storage.join(config.dataset, schema.MANIFEST), None)
+    manifest = read_manifest(config.dataset)
     return RunFolder(
         metrics=read_metrics(config.output),
         evaluation=evaluation,
         pairs=_pairs(config.output, evaluation),
         grids=_grids(config.output),
-        manifest=None if manifest is None else schema.Manifest.model_validate(manifest),
-        rejected=_rejected(config.dataset),
+        manifest=manifest,
+        rejected=[] if manifest is None else _rejected(storage.join(config.dataset, manifest.rejected_path)),
         trials=[TRIAL | trial for trial in _json(storage.join(config.output, "tune", "leaderboard.json"), [])],
         environment=_json(storage.join(config.output, "environment.json"), {}),
     )
@@ -144,12 +145,5 @@ def _grids(output: str) -> list[Grid]:
     return grids
 
 
-def _rejected(dataset: str) -> list[tuple[str, int]]:
-    import pyarrow.parquet as parquet
-
-    uri = storage.join(dataset, schema.REJECTED)
-    if not storage.exists(uri):
-        return []
-    filesystem, path = storage.resolve(uri)
-    table = parquet.read_table(path, filesystem=filesystem)
-    return Counter(map(str, table["reason"].to_pylist())).most_common() if "reason" in table.column_names else []
+def _rejected(uri: str) -> list[tuple[str, int]]:
+    return Counter(row["reason"] for row in tables.read(uri, tables.REJECTED)).most_common()

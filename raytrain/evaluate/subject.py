@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.data import schema
+from raytrain.data.fetch import Fetcher
+from raytrain.data.location import absolute, child, write
 from raytrain.data.picture import BadPicture, decode
 from raytrain.data.read import Dataset
+from raytrain.dataconfig import DataConfig
 from raytrain.errors import UserError
 from raytrain.evaluate import resnet
 from raytrain.evaluate.clip import ClipModel
@@ -95,29 +98,29 @@ def training_pictures(config: Config) -> list[Image.Image]:
     """
     if not storage.exists(storage.join(config.dataset, schema.MANIFEST)):
         return []
-    dataset = Dataset(config.dataset)
-    paths = sorted({str(row["path"]) for row in dataset.details("train", ("path",))})
-    random.Random(config.seed).shuffle(paths)
-    sources = [source for source in (config.data.source, dataset.manifest.settings.get("source", "")) if source]
+    dataset = Dataset.of(config)
+    places = sorted({(row["path"], row["location"]) for row in dataset.details("train", ("path", "location"))})
+    random.Random(config.seed).shuffle(places)
+    fetcher = Fetcher(config.data.fetch)
     pictures: list[Image.Image] = []
-    for path in paths:
+    for path, location in places:
         if len(pictures) == config.evaluate.max_references:
             break
-        found = _open([storage.join(source, path) for source in dict.fromkeys(sources)], config.data.max_pixels)
+        found = _open(fetcher, [location, write(child(absolute(config.data.source), path))], config.data)
         pictures += [found] if found else []
-    if paths and not pictures:
+    if places and not pictures:
         raise UserError(
-            f"Scoring against the training pictures needs the pictures themselves: none of the {len(paths)} of "
-            f"{config.dataset!r} can be opened below data.source, for instance {paths[0]!r}. "
+            f"Scoring against the training pictures needs the pictures themselves: none of the {len(places)} of "
+            f"{config.dataset!r} can be opened, for instance {places[0][0]!r}. "
             "Correct data.source or take 'clip_image' out of evaluate.scorers."
         )
     return pictures
 
 
-def _open(uris: Sequence[str], max_pixels: int) -> Image.Image | None:
-    for uri in uris:
+def _open(fetcher: Fetcher, locations: Sequence[str], data: DataConfig) -> Image.Image | None:
+    for location in locations:
         try:
-            return decode(storage.read_bytes(uri), max_pixels)
+            return decode(fetcher.read(location), data.max_pixels, data.background)
         except (OSError, BadPicture):
             continue
     return None

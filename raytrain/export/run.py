@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from raytrain import checkpoint, families, methods, plugins, storage
 from raytrain.config import Config
 from raytrain.configfile import parse
-from raytrain.data.schema import MANIFEST, Manifest
+from raytrain.data.snapshot import read_manifest
 from raytrain.errors import UserError
 from raytrain.export import provenance
 from raytrain.export.bundle import DTYPES, Bundle, is_lora
@@ -70,10 +70,8 @@ def how_to_load(path: str, config: Config) -> list[str]:
 
 
 def _pictures(config: Config) -> int | None:
-    manifest = storage.join(config.dataset, MANIFEST)
-    if not storage.exists(manifest):
-        return None
-    return sum(count.train for count in Manifest.model_validate(storage.read_json(manifest)).buckets.values())
+    manifest = read_manifest(config.dataset)
+    return None if manifest is None else sum(count.train for count in manifest.buckets.values())
 
 
 def _check_fit(bundle: Bundle) -> None:

@@ -91,6 +91,7 @@ class Run:
             "metrics": self.metrics,
             "config": self.config.values(),
             "dataset": self.dataset.manifest.fingerprint,
+            "snapshot": self.dataset.manifest.number,
             "ema_updates": self.ema.updates if self.ema else 0,
             "commit": provenance.commit(),
             "versions": provenance.versions(),
@@ -116,8 +117,11 @@ def ledger_of(config: Config, counts: dict[str, int]) -> Ledger:
 def start(config: Config, rank: int, world: int) -> Run:
     """Build a run, going on from its last checkpoint where it has one."""
     device = torch.device("cuda", torch.cuda.current_device()) if config.train.gpus_per_worker else torch.device("cpu")
+    found = checkpoint.listing(config.output)
+    saved = checkpoint.load(found[-1]) if found else None
+    config = _pinned(config, saved)
     check_dataset(config)
-    dataset = Dataset(config.dataset)
+    dataset = Dataset.of(config)
     ledger = ledger_of(config, dataset.counts())
     family, method = families.load(config.model.family), methods.load(config.method)
     precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
@@ -127,8 +131,6 @@ def start(config: Config, rank: int, world: int) -> Run:
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         denoiser.train()  # diffusers checkpoints only in training mode; these denoisers have no dropout
-    found = checkpoint.listing(config.output)
-    saved = checkpoint.load(found[-1]) if found else None
     if saved is not None:
         checkpoint.check_same_run(saved.state, config, dataset.manifest.fingerprint, found[-1])
         method.load_state(denoiser, saved.weights)
@@ -150,6 +152,14 @@ def start(config: Config, rank: int, world: int) -> Run:
         objective=Objective(family, schedule, config.objective, config.seed),
         metrics=dict(saved.state["metrics"]) if saved else {},
     )  # fmt: skip
+
+
+def _pinned(config: Config, saved: Checkpoint | None) -> Config:
+    """Name the snapshot of the dataset that a run goes on with: the one it began with, unless the config names another."""
+    if saved is None or config.data.snapshot != "latest":
+        return config
+    data = config.data.model_copy(update={"snapshot": str(saved.state["snapshot"]), "partial": True})
+    return config.model_copy(update={"data": data})
 
 
 def finished(config: Config) -> bool:

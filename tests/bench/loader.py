@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from raytrain import storage
 from raytrain.data import schema
-from raytrain.data.index import Row
 from raytrain.data.ledger import Ledger
 from raytrain.data.loader import Loader, prefetch
 from raytrain.data.read import Dataset
-from raytrain.data.write import write_shard
+from tests import stored
 
 TEXT = (77, 768)
 BUCKETS = ((512, 512), (640, 384), (384, 640))
@@ -26,7 +24,6 @@ def setup(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], 
     """Return two functions, each measuring MB per second over one epoch of SD1.5-sized rows in three buckets."""
     rows = 32 if quick else 1280
     manifest = write(folder, rows)
-    columns = [schema.MOMENTS, "text", *schema.SIZE_COLUMNS]
 
     def ours() -> float:
         began = time.perf_counter()
@@ -39,11 +36,11 @@ def setup(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], 
 
     def reference() -> float:
         began, count = time.perf_counter(), 0
-        for shard in manifest.shards:
-            file = pq.ParquetFile(folder / shard.path, memory_map=True)
-            for group in range(file.metadata.num_row_groups):
-                table = file.read_row_group(group, columns=columns)
-                count += table.column(schema.MOMENTS).nbytes + table.column("text").nbytes
+        for store in (schema.MOMENTS, schema.TEXT):
+            for path in manifest.shards[store]:
+                file = pq.ParquetFile(folder / path, memory_map=True)
+                for group in range(file.metadata.num_row_groups):
+                    count += file.read_row_group(group, columns=[store]).column(store).nbytes
         return count / 1e6 / (time.perf_counter() - began)
 
     return ours, reference
@@ -52,23 +49,10 @@ def setup(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], 
 def write(folder: Path, rows: int) -> schema.Manifest:
     """Write a dataset of random moments and text, with the project's own writer and default row groups."""
     random = np.random.default_rng(0)
-    shards = []
+    buckets = {}
     for width, height in BUCKETS:
-        bucket = schema.bucket_name(width, height)
-        size = 8 * (height // 8) * (width // 8)
-        shape = {schema.MOMENTS: size, "text": TEXT[0] * TEXT[1]}
-        columns = {name: [random.bytes(2 * n) for _ in range(rows)] for name, n in shape.items()}
-        index = [
-            Row(**{**dict.fromkeys(Row._fields, 0), **dict.fromkeys(schema.INDEX_COLUMNS, ""), "split": "train",
-                   "id": f"{bucket}-{random.integers(2**60):x}", "width": width, "height": height})
-            for _ in range(rows)
-        ]  # fmt: skip
-        path = write_shard(str(folder), index, columns, group_rows=64)
-        shards.append(schema.Shard(path=path, bucket=bucket, rows=rows, bytes=(folder / path).stat().st_size))
-    manifest = schema.Manifest(
-        family="sd15", vae_hash="", text_hash="", fingerprint="", latent_channels=4, latent_factor=8,
-        text_shapes={"text": TEXT}, buckets={s.bucket: schema.BucketCount(train=rows) for s in shards},
-        shards=tuple(shards),
-    )  # fmt: skip
-    storage.write_json(str(folder / schema.MANIFEST), manifest.model_dump(mode="json"))
-    return manifest
+        sizes = {schema.MOMENTS: 8 * (height // 8) * (width // 8), schema.TEXT: TEXT[0] * TEXT[1]}
+        arrays = {store: {store: [random.bytes(2 * size) for _ in range(rows)]} for store, size in sizes.items()}
+        words = [""] * rows
+        buckets[schema.bucket_name(width, height)] = stored.Content(arrays, words, ["train"] * rows, words)
+    return stored.write(str(folder), buckets, {schema.TEXT: TEXT}, latent_channels=4, latent_factor=8)

@@ -52,7 +52,7 @@ def test_config_mistakes(config_file: Callable[..., str], capsys: pytest.Capture
     refused(
         train.main, [config, "--set", "train.learning_rte=1"], capsys, "learning_rte", "Did you mean 'learning_rate'"
     )
-    refused(train.main, [config, "--set", 'data.crop="False"'], capsys, "data.crop", "centre")
+    refused(train.main, [config, "--set", 'data.buckets.crop="False"'], capsys, "data.buckets.crop", "centre")
     refused(plan.main, [config, "--set", "train.epochs=2"], capsys, "epochs or steps, not both")
     refused(plan.main, [str(tmp_path / "absent.toml")], capsys, "does not exist")
     (tmp_path / "broken.toml").write_text("[train\n")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -57,7 +59,12 @@ def make_config(tmp_path: Path, model: str) -> Callable[..., Config]:
     """Return a config for 64-pixel buckets; keyword arguments go into `[data]`."""
 
     def make(**data: Any) -> Config:
-        settings = {"source": str(tmp_path / "pictures"), "buckets": {"resolution": 64, "step": 16}, **data}
+        settings = {
+            "source": str(tmp_path / "pictures"),
+            "format": "folder",
+            "buckets": {"resolution": 64, "step": 16},
+            **data,
+        }
         settings["encode"] = {"batch": 4, "group_rows": 4, **data.get("encode", {})}
         return parse({"output": str(tmp_path / "run"), "model": {"path": model}, "data": settings})
 
@@ -69,12 +76,14 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the workers in this process, where starting one costs nothing."""
     from raytrain.data import flow
 
-    def rows(blocks: list[Any], function: Any, **options: Any) -> Iterator[dict[str, Any]]:
-        keywords = options.get("fn_kwargs", {})
-        if "fn_constructor_kwargs" in options:
-            function = function(**options["fn_constructor_kwargs"])
-        for block in blocks:
-            yield from function(block, **keywords).to_pylist()
+    def stream(
+        jobs: Sequence[dict[str, Any]], worker: Any, settings: dict[str, Any], options: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        stage = worker(**settings)
+        for job in jobs:
+            block = stage(pa.table({"job": [json.dumps(job)]}))
+            yield from (json.loads(report) for report in block["report"].to_pylist())
 
-    monkeypatch.setattr(flow, "_rows", rows)
+    monkeypatch.setattr(flow, "_stream", stream)
+    monkeypatch.setattr(flow, "call", lambda function, **settings: function(**settings))
     monkeypatch.setattr(flow, "check_room", lambda encode: None)

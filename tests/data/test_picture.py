@@ -1,4 +1,4 @@
-"""Decoding every kind of picture file, and cutting it to its bucket."""
+"""Decoding every kind of picture file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from raytrain.data.picture import BadPicture, Placement, cut, decode, measure, place
+from raytrain.data.picture import BadPicture, decode, measure
 
 LIMIT = 10**6
 
@@ -100,33 +100,3 @@ def test_a_bomb_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> Non
     for function in (measure, decode):
         with pytest.raises(BadPicture, match=r"4000000 pixels is above data.max_pixels = 1000000"):
             function(content, LIMIT)
-
-
-def test_the_resize_covers_the_bucket_and_no_more() -> None:
-    assert place(1000, 500, (64, 64)) == Placement(128, 64, 0, 32)
-    assert place(500, 1000, (64, 64)) == Placement(64, 128, 32, 0)
-    assert place(32, 32, (64, 64)) == Placement(64, 64, 0, 0)
-
-
-def test_a_random_cut_is_a_function_of_content_and_seed() -> None:
-    def left(identity: str, seed: int) -> int:
-        return place(1000, 500, (64, 64), "random", identity, seed).left
-
-    assert left("a", 0) == left("a", 0)
-    lefts = {left(str(identity), 0) for identity in range(2000)}
-    assert lefts == set(range(65))
-    assert {left("a", seed) for seed in range(50)} != {left("a", 0)}
-
-
-def test_cut_gives_the_pixels_at_the_placement() -> None:
-    ramp = np.tile(np.arange(128, dtype=np.uint8)[None, :, None], (64, 1, 3))
-    pixels = cut(Image.fromarray(ramp), place(128, 64, (64, 64)), (64, 64))
-    assert pixels.shape == (64, 64, 3)
-    assert pixels.dtype == np.uint8
-    assert (pixels[0, :, 0] == np.arange(32, 96)).all()
-
-
-def test_cut_reaches_the_bucket_exactly_for_any_shape() -> None:
-    for width, height in ((1, 999), (999, 1), (63, 65), (640, 427)):
-        image = Image.new("RGB", (width, height))
-        assert cut(image, place(width, height, (48, 80)), (48, 80)).shape == (80, 48, 3)

@@ -20,9 +20,8 @@ from PIL import Image
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.configfile import parse
-from raytrain.data import index
-from raytrain.data.bucket import nearest, sizes
-from raytrain.data.picture import cut, decode, place
+from raytrain.data.buckets import fits
+from raytrain.data.picture import decode
 from raytrain.data.prepare import prepare
 from raytrain.data.read import Dataset
 from raytrain.data.report import PrepareReport
@@ -35,21 +34,28 @@ Make = Callable[..., Config]
 
 
 def counts(report: PrepareReport) -> tuple[int, int, int]:
-    return report.encoded_pictures, report.encoded_captions, report.reused
+    """Return pictures encoded, captions encoded, arrays reused."""
+    return report.made.get("moments", 0), report.made.get("text", 0), report.reused
 
 
 def manifest(config: Config) -> Manifest:
     return Manifest.model_validate(storage.read_json(storage.join(config.dataset, "manifest.json")))
 
 
-def live(config: Config) -> dict[str, index.Row]:
-    """Path -> row, of the rows the manifest calls live; every shard must be listed."""
-    stored = index.read(config.dataset)
-    assert set(stored) == {shard.path for shard in manifest(config).shards}
-    rows = [row for shard in manifest(config).shards for number, row in enumerate(stored[shard.path].rows)
-            if number not in shard.dropped]  # fmt: skip
-    assert len({row.path for row in rows}) == len(rows)
-    return {row.path: row for row in rows}
+def live(config: Config) -> dict[str, dict[str, Any]]:
+    """Path -> row of the newest snapshot, with its first caption; every array it names must be in its shard."""
+    newest, rows = manifest(config), []
+    for part in newest.parts:
+        table = pq.ParquetFile(Path(config.dataset) / part.path).read()
+        assert len(table) == part.rows
+        rows += [row | {"bucket": part.bucket, "caption": row["captions"][0]} for row in table.to_pylist()]
+    sizes = {(store, number): pq.read_metadata(Path(config.dataset) / path).num_rows
+             for store, paths in newest.shards.items() for number, path in enumerate(paths)}  # fmt: skip
+    for row in rows:
+        for store in newest.shards:
+            assert all(place["row"] < sizes[store, place["shard"]] for place in row[store])
+    assert len({row["path"] for row in rows}) == len(rows)
+    return {row["path"]: row for row in rows}
 
 
 def test_a_folder_becomes_a_dataset_that_reads_back(source: Path, make_config: Make) -> None:
@@ -61,9 +67,10 @@ def test_a_folder_becomes_a_dataset_that_reads_back(source: Path, make_config: M
     assert dataset.counts("train").keys() == report.buckets.keys()
     assert sum(item.train + item.held_out for item in report.buckets.values()) == 12
     row = live(config)["04.png"]
-    assert (row.caption, row.bucket) == ("picture 4", "80x48")
-    assert (row.original_height, row.original_width, row.height, row.width) == (56, 96, 48, 80)
+    assert (row["caption"], row["bucket"]) == ("picture 4", "80x48")
+    assert (row["original_height"], row["original_width"]) == (56, 96)
     assert dataset.manifest.text_shapes == {"text": (77, 32)}
+    assert not (Path(config.dataset) / "work").exists() or not any((Path(config.dataset) / "work").iterdir())
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
@@ -89,48 +96,20 @@ def test_moments_and_text_equal_a_direct_encoding(
         rows = dataset.rows(bucket, np.arange(len(details)))
         for number, entry in enumerate(details):
             image = decode((source / entry["path"]).read_bytes(), 10**6)
-            size = nearest(*image.size, sizes(config.data.buckets))
-            pixels = torch.from_numpy(cut(image, place(*image.size, size), size).copy()).permute(2, 0, 1) / 127.5 - 1
+            [fit] = fits(*image.size, config.data.buckets)
+            whole = image.resize(fit.resized, Image.Resampling.LANCZOS)
+            left, top = (fit.resized[0] - fit.bucket[0]) // 2, (fit.resized[1] - fit.bucket[1]) // 2
+            shown = whole.crop((left, top, left + fit.bucket[0], top + fit.bucket[1]))
+            pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1) / 127.5 - 1
             with torch.no_grad():
                 expected = vae.encode(pixels[None].float()).latent_dist.parameters[0].numpy()
             np.testing.assert_allclose(rows.moments[number], expected, rtol=1e-3, atol=1e-3)
-            for name, values in encoders.encode_captions([entry["caption"]]).items():
+            for name, values in encoders.encode_captions([entry["captions"][0]]).items():
                 np.testing.assert_allclose(rows.text[name][number], values[0].numpy(), rtol=1e-3, atol=1e-3)
             checked += 1
     assert checked == 12
     for name, values in encoders.encode_captions([""]).items():
         np.testing.assert_allclose(dataset.empty_text()[name], values[0].numpy(), rtol=1e-3, atol=1e-3)
-
-
-def test_every_change_costs_only_itself(source: Path, make_config: Make) -> None:
-    config = make_config()
-    prepare(config)
-    first = manifest(config)
-    assert counts(prepare(config)) == (0, 0, 12)
-    assert manifest(config) == first
-
-    draw(source / "zz.png", 100, caption="new")
-    assert counts(prepare(config)) == (1, 1, 12)
-
-    draw(source / "03.png", 101)
-    assert counts(prepare(config)) == (1, 1, 12)
-
-    before = {path.name: path.read_bytes() for path in Path(config.dataset).rglob("bucket=*/*.parquet")}
-    (source / "05.txt").write_text("another caption")
-    assert counts(prepare(config)) == (0, 1, 12)
-    after = {path.name: path.read_bytes() for path in Path(config.dataset).rglob("bucket=*/*.parquet")}
-    assert all(after[name] == content for name, content in before.items())
-    assert live(config)["05.png"].caption == "another caption"
-
-    (source / "07.png").unlink()
-    assert counts(prepare(config)) == (0, 0, 12)
-    assert "07.png" not in live(config)
-
-    os.rename(source / "08.png", source / "renamed.png")
-    os.rename(source / "08.txt", source / "renamed.txt")
-    assert counts(prepare(config)) == (0, 0, 12)
-    assert live(config)["renamed.png"].caption == "picture 8"
-    assert manifest(config).fingerprint != first.fingerprint
 
 
 def test_the_fingerprint_follows_the_content_not_the_history(source: Path, make_config: Make) -> None:
@@ -142,24 +121,8 @@ def test_the_fingerprint_follows_the_content_not_the_history(source: Path, make_
     assert manifest(config).fingerprint != first.fingerprint
     (source / "new.png").unlink()
     prepare(config)
-    assert manifest(config) == first.model_copy(update={"settings": manifest(config).settings})
-
-
-def test_copied_moments_are_the_old_ones_bit_for_bit(source: Path, make_config: Make) -> None:
-    def moments() -> dict[str, bytes]:
-        values = {}
-        for shard in manifest(config).shards:
-            table = pq.ParquetFile(Path(config.dataset) / shard.path).read(columns=["id", "moments"])
-            values |= dict(zip(table["id"].to_pylist(), table["moments"].to_pylist(), strict=True))
-        return values
-
-    config = make_config(held_out=0.0)
-    prepare(config)
-    before = moments()
-    config = make_config(held_out=0.0, captions={"trigger": "sks"})
-    assert counts(prepare(config)) == (0, 12, 0)
-    assert moments() == before
-    assert live(config)["00.png"].caption == "sks, picture 0"
+    assert manifest(config).fingerprint == first.fingerprint
+    assert manifest(config).number == 3, "a snapshot names its shards for good; another one may lie elsewhere"
 
 
 def test_another_vae_encodes_every_picture_again_and_says_so(source: Path, make_config: Make, tmp_path: Path) -> None:
@@ -170,7 +133,7 @@ def test_another_vae_encodes_every_picture_again_and_says_so(source: Path, make_
     sd15.tiny(str(tmp_path / "other"), seed=1)
     other = parse(config.values() | {"model": {"path": config.model.path, "vae": str(tmp_path / "other")}})
     report = prepare(other)
-    assert counts(report) == (12, 0, 0)
+    assert counts(report) == (12, 0, 12)
     assert any("another VAE" in note for note in report.notes)
     assert live(other)
 
@@ -186,26 +149,24 @@ def test_every_kind_of_bad_input_is_rejected_with_its_reason(source: Path, make_
     draw(source / "b-small.png", 201, (20, 64))
     draw(source / "b-large.png", 202, (200, 200))
     (source / "b-twin.png").write_bytes((source / "03.png").read_bytes())
-    (source / "metadata.jsonl").write_text('{"file_name": \n')
-    config = make_config(min_side=32, max_pixels=30_000)
+    config = make_config(quality={"min_side": 32}, max_pixels=30_000)
     report = prepare(config)
-    reasons = {item.path: item.reason for item in report.rejected}
+    table = pq.read_table(report.rejected_path).to_pylist()
+    reasons = {row["path"]: row["reason"] for row in table}
     assert report.kept == 12
     for path, words in {
         "b-empty.jpg": "empty",
         "b-text.png": "not a picture",
         "b-truncated.png": "damaged",
         "b-caption.png": "no UTF-8",
-        "b-small.png": "data.min_side",
+        "b-small.png": "data.quality.min_side",
         "b-large.png": "data.max_pixels",
         "b-twin.png": "duplicate of 03.png",
-        "metadata.jsonl": "line 1",
     }.items():
         assert words in reasons.pop(path)
     assert not reasons
-    table = pq.read_table(Path(config.dataset) / "rejected.parquet").to_pylist()
-    assert {row["path"] for row in table} == {item.path for item in report.rejected}
-    assert manifest(config).rejected == 8
+    assert manifest(config).rejected == 7
+    assert report.rules == {"broken": 5, "size": 1, "duplicate": 1}
 
 
 def test_what_failed_once_is_not_tried_again_until_it_changes(
@@ -218,10 +179,13 @@ def test_what_failed_once_is_not_tried_again_until_it_changes(
     config = make_config()
     assert [item.path for item in prepare(config).rejected] == ["03.png"]
     with monkeypatch.context() as patch:
-        patch.setattr(flow, "map_actors", lambda *arguments: pytest.fail("a worker was started"))
+        run = flow.map_actors
+        patch.setattr(
+            flow, "map_actors", lambda jobs, *rest: pytest.fail("a worker was started") if jobs else run(jobs, *rest)
+        )
         assert [item.path for item in prepare(config).rejected] == ["03.png"]
     (source / "03.png").write_bytes(whole)
-    assert counts(prepare(config)) == (1, 1, 11)
+    assert counts(prepare(config)) == (1, 0, 23)
 
 
 def test_a_row_of_nan_is_quarantined_and_the_rest_goes_on(
@@ -250,7 +214,7 @@ def test_nothing_usable_is_a_user_error_and_the_old_dataset_stays(source: Path, 
     before = manifest(config)
     for path in source.glob("*.png"):
         path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(UserError, match=r"all 12 of data\.source were rejected"):
+    with pytest.raises(UserError, match=r"all 12 of the source were left out"):
         prepare(config)
     assert manifest(config) == before
     assert Dataset(config.dataset).counts()
@@ -279,51 +243,81 @@ def test_a_full_disk_leaves_the_old_dataset_valid_and_the_next_run_goes_on(
     assert sum(Dataset(config.dataset).counts().values()) > 0
     assert not list(Path(config.dataset).rglob("*.tmp-*"))
     report = prepare(config)
-    assert counts(report) == (3, 3, 15), "the shard that was finished before the disk was full is used"
     assert report.kept == 18
+    assert sum(counts(report)) == 18 + 13, "six captions are the same"
 
 
 def test_a_killed_first_run_is_continued(source: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raytrain.data import write
+    from raytrain.data import snapshot
 
     config = make_config()
     with monkeypatch.context() as patch:
-        patch.setattr(write, "finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(snapshot, "publish", lambda **arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(config)
-    shard = next(Path(config.dataset).rglob("bucket=80x48/*.parquet"))
+    shard = next(Path(config.dataset).glob("moments/bucket=80x48/*.parquet"))
     shard.write_bytes(shard.read_bytes()[:100])
     (shard.parent / "left.parquet.tmp-1234").write_bytes(b"x")
     report = prepare(config)
-    assert counts(report) == (4, 4, 8)
+    assert counts(report) == (4, 0, 20)
+    assert report.looked == 0
     assert len(live(config)) == 12
-    assert len(list(shard.parent.iterdir())) == 1
 
 
 def test_shards_are_cut_at_shard_rows_and_plain(source: Path, make_config: Make) -> None:
     config = make_config(encode={"shard_rows": 3, "group_rows": 2}, buckets={"sizes": [[64, 64]], "step": 16})
     prepare(config)
-    shards = manifest(config).shards
-    assert [shard.rows for shard in shards] == [3] * 4
-    metadata = pq.ParquetFile(Path(config.dataset) / shards[0].path).metadata
-    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [2, 1]
-    for number in range(metadata.num_columns):
-        column = metadata.row_group(0).column(number)
-        assert column.compression == "UNCOMPRESSED"
-        assert not column.has_dictionary_page
-        assert not column.is_stats_set
+    for store in ("moments", "text"):
+        shards = manifest(config).shards[store]
+        found = [pq.read_metadata(Path(config.dataset) / path) for path in shards]
+        assert [metadata.num_rows for metadata in found] == [3] * 4
+        assert [found[0].row_group(number).num_rows for number in range(found[0].num_row_groups)] == [2, 1]
+        for number in range(found[0].num_columns):
+            column = found[0].row_group(0).column(number)
+            assert column.compression == "UNCOMPRESSED"
+            assert not column.has_dictionary_page
+            assert not column.is_stats_set
 
 
-def test_captions_come_from_metadata_where_there_is_no_sidecar(source: Path, make_config: Make) -> None:
-    (source / "00.txt").unlink()
-    (source / "01.txt").write_text("\n")
-    (source / "02.txt").unlink()
-    (source / "metadata.jsonl").write_text('{"file_name": "00.png", "text": "from metadata"}\n')
-    config = make_config(captions={"trigger": "sks"})
-    report = prepare(config)
-    rows = live(config)
-    assert [rows[f"0{number}.png"].caption for number in range(3)] == ["sks, from metadata", "sks", "sks"]
-    assert report.uncaptioned == 2
+def test_a_snapshot_keeps_what_it_said(source: Path, make_config: Make) -> None:
+    config = make_config(held_out=0.0)
+    prepare(config)
+    first = {row["path"]: row["captions"] for row in Dataset(config.dataset).details("train")}
+    (source / "05.txt").write_text("another caption")
+    prepare(config)
+    assert {row["path"]: row["captions"] for row in Dataset(config.dataset, "1").details("train")} == first
+    assert live(config)["05.png"]["caption"] == "another caption"
+    with pytest.raises(UserError, match=r"data\.snapshot must be latest or a snapshot of .* \(1, 2\)"):
+        Dataset(config.dataset, "3")
+
+
+def test_an_unfinished_snapshot_is_trained_on_only_when_allowed(
+    source: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raytrain.data import snapshot
+
+    config = make_config(held_out=0.0, encode={"shard_rows": 2, "publish_minutes": 1e-9})
+    seen: list[tuple[int, bool]] = []
+    publish = snapshot.publish
+
+    def spy(**settings: Any) -> Any:
+        result = publish(**settings)
+        if result["number"]:
+            newest = manifest(config)
+            seen.append((sum(count.train for count in newest.buckets.values()), newest.complete))
+            if not newest.complete:
+                with pytest.raises(UserError, match=r"data\.partial = true"):
+                    Dataset(config.dataset)
+                opened = Dataset(config.dataset, partial=True)
+                assert sum(opened.counts().values()) == seen[-1][0]
+        return result
+
+    monkeypatch.setattr(snapshot, "publish", spy)
+    prepare(config)
+    assert [rows for rows, _ in seen] == sorted(rows for rows, _ in seen)
+    assert len(seen) > 2
+    assert seen[-1] == (12, True)
+    assert not any(complete for _, complete in seen[:-1])
 
 
 def test_buckets_the_vae_cannot_encode_are_refused_at_once(source: Path, make_config: Make) -> None:

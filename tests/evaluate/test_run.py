@@ -16,11 +16,10 @@ from raytrain.checkpoint import Checkpoint
 from raytrain.config import Config
 from raytrain.configfile import parse, to_toml
 from raytrain.data import schema
-from raytrain.data.index import Row
-from raytrain.data.write import write_shard
 from raytrain.errors import UserError
 from raytrain.evaluate.run import evaluate
 from raytrain.evaluate.subject import training_pictures
+from tests import stored
 
 PICTURES = 8
 SIDE = 64
@@ -62,36 +61,20 @@ def write_dataset(config: Config) -> None:
     pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
     captions = [f"a noise number {number}" for number in range(PICTURES)]
     moments, text = encoders.encode_pictures(pixels), encoders.encode_captions(captions)["text"]
-    rows = [
-        Row(
-            **{**dict.fromkeys(Row._fields, SIDE), "crop_top": 0, "crop_left": 0, "latent_key": "", "text_key": ""}
-            | {
-                "id": f"{number:064d}",
-                "split": "train" if number < 2 else "held_out",
-                "path": f"{number}.png",
-                "caption": captions[number],
-            }
-        )
-        for number in range(PICTURES)
-    ]
     columns = {
-        schema.MOMENTS: [row.half().numpy().tobytes() for row in moments],
-        "text": [row.half().numpy().tobytes() for row in text],
+        schema.MOMENTS: {schema.MOMENTS: [row.half().numpy().tobytes() for row in moments]},
+        schema.TEXT: {"text": [row.half().numpy().tobytes() for row in text]},
     }
-    bucket = schema.bucket_name(SIDE, SIDE)
-    path = write_shard(config.dataset, rows, columns, group_rows=64)
-    manifest = schema.Manifest(
-        family="sd15",
-        vae_hash="",
-        text_hash="",
-        fingerprint="f00d",
+    paths = [f"{number}.png" for number in range(PICTURES)]
+    splits = ["train" if number < 2 else "held_out" for number in range(PICTURES)]
+    content = stored.Content(columns, captions, splits, paths, [f"{config.data.source}/{path}" for path in paths])
+    stored.write(
+        config.dataset,
+        {schema.bucket_name(SIDE, SIDE): content},
+        {"text": tuple(text.shape[1:])},
         latent_channels=moments.shape[1] // 2,
         latent_factor=SIDE // moments.shape[-1],
-        text_shapes={"text": tuple(text.shape[1:])},
-        buckets={bucket: schema.BucketCount(train=2, held_out=PICTURES - 2)},
-        shards=(schema.Shard(path=path, bucket=bucket, rows=PICTURES, bytes=1),),
     )
-    (Path(config.dataset) / schema.MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
 
 
 def test_the_job_compares_checkpoint_and_base_and_writes_everything(
@@ -152,10 +135,11 @@ def test_references_are_the_training_pictures_and_no_more_than_asked_for(run: Co
 
 
 def test_lost_training_pictures_are_told_in_a_sentence(run: Config, tmp_path: Path) -> None:
-    moved = run.model_copy(update={"data": run.data.model_copy(update={"source": str(tmp_path)})})
-    moved = moved.model_copy(update={"data": moved.data.model_copy(update={"dataset": run.dataset})})
-    with pytest.raises(UserError, match=r"none of the 2 of .* can be opened below data\.source"):
-        training_pictures(moved)
+    pictures = Path(run.data.source)
+    pictures.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"none of the 2 of .* can be opened"):
+        training_pictures(run)
+    (tmp_path / "elsewhere").rename(pictures)
 
 
 def test_without_a_dataset_there_are_no_references(tmp_path: Path) -> None:

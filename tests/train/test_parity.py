@@ -102,14 +102,14 @@ def test_step_equals_diffusers(run_config: Callable[..., Config], family: str, o
 def test_stored_text_is_what_the_pipeline_conditions_on(run_config: Callable[..., Config], family: str) -> None:
     config = run_config(family)
     dataset = Dataset(config.dataset)
-    details = dataset.details("train")
+    details = list(dataset.details("train", ("id", "captions")))
     row = details[0]
     stored = dataset.rows(row["bucket"], __import__("numpy").array([0]))
     kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
     pipe = kind.from_pretrained(config.model.path)
-    first = next(r for r in details if r["id"] == stored.ids[0])
+    first = next(r for r in details if r["id"].hex() == stored.ids[0])
     encoded = pipe.encode_prompt(
-        first["caption"], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+        first["captions"][0], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     torch.testing.assert_close(torch.from_numpy(stored.text["text"]).float(), encoded[0].float(), rtol=0, atol=2e-3)
     if family == "sdxl":

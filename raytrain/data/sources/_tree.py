@@ -115,11 +115,10 @@ def picture(folder: Folder, name: str, sidecars: Collection[str] = SIDECARS) -> 
     text, stamp = folder.sidecar(os.path.splitext(name)[0], sidecars) if sidecars else "", found.stamp
     if text:
         beside = folder.look(text)
-        if beside.kind == "file":
-            stamp = f"{stamp} {beside.stamp}"
-        else:
-            yield Rejected(path=shown(folder.relative + text), reason=why_no_file(beside))
-            text = ""
+        if beside.kind != "file":  # trained without its caption it would be wrong, and nobody would notice
+            yield Rejected(path=path, reason=f"its caption file {shown(text)}: {why_no_file(beside)}")
+            return
+        stamp = f"{stamp} {beside.stamp}"
     place = write(child(folder.file, text)) if text else ""
     yield Item(path, write(child(folder.file, name)), caption_file=place, stamp=stamp)
 
@@ -130,7 +129,7 @@ def why_no_file(found: Found) -> str:
         case "absent":
             return f"cannot be read: {found.reason}"
         case "folder":
-            return "a folder, not a picture"
+            return "a folder, not a file"
         case _:
             return "not a regular file (a pipe, socket or device)"
 

@@ -1,0 +1,70 @@
+"""Write a shard: arrays under their content addresses, in the layout that `raytrain.data.read` maps without decoding."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raytrain import storage
+from raytrain.data.schema import TEXT
+
+_PLAIN: dict[str, Any] = {
+    "compression": "none",
+    "use_dictionary": False,
+    "write_statistics": False,
+    "data_page_size": 2**30,  # one page a row group: `raytrain.data.read` maps its values
+}
+
+
+def write_shard(
+    dataset: str, folder: str, keys: Sequence[bytes], columns: Mapping[str, Sequence[bytes]], group_rows: int
+) -> str:
+    """Write arrays as one parquet file named by its keys; return its path in the dataset.
+
+    `folder` is a store, or a store and a bucket; `columns` holds each row's raw arrays, equally long in a column.
+    """
+    path = f"{folder}/{hashlib.sha256(b''.join(keys)).hexdigest()}.parquet"
+    _write(storage.join(dataset, path), keys, columns, group_rows, {})
+    return path
+
+
+def write_empty(dataset: str, key: bytes, columns: Mapping[str, bytes], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Write the encoded empty caption as a shard of its own, with the shapes of the text columns as metadata."""
+    notes = {"shapes": json.dumps({name: list(shape) for name, shape in shapes.items()})}
+    _write(storage.join(dataset, empty_path(key)), [key], {name: [value] for name, value in columns.items()}, 1, notes)
+
+
+def empty_path(key: bytes) -> str:
+    """Return the path in the dataset of the shard that holds the empty caption alone."""
+    return f"{TEXT}/empty-{key.hex()[:32]}.parquet"
+
+
+def read_shapes(dataset: str, key: bytes) -> dict[str, tuple[int, ...]] | None:
+    """Return the shapes of the text columns from the empty caption's shard; None where there is none that can be read."""
+    filesystem, path = storage.resolve(storage.join(dataset, empty_path(key)))
+    try:
+        notes = pq.read_schema(path, filesystem=filesystem).metadata or {}
+        return {name: tuple(shape) for name, shape in json.loads(notes[b"shapes"]).items()}
+    except (pa.ArrowException, OSError, KeyError):
+        return None
+
+
+def _write(
+    uri: str, keys: Sequence[bytes], columns: Mapping[str, Sequence[bytes]], group_rows: int, notes: dict[str, str]
+) -> None:
+    widths = {"key": len(keys[0])} | {name: len(values[0]) for name, values in columns.items()}
+    fields = [pa.field(name, pa.binary(width), nullable=False) for name, width in widths.items()]
+    schema = pa.schema(fields, metadata=notes)
+    with storage.atomic(uri) as temporary, pq.ParquetWriter(temporary, schema, **_PLAIN) as writer:
+        for start in range(0, len(keys), group_rows):
+            part = slice(start, start + group_rows)
+            arrays = [
+                pa.array(values[part], field.type)
+                for values, field in zip((keys, *columns.values()), fields, strict=True)
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=group_rows)

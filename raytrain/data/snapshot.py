@@ -1,0 +1,295 @@
+"""Finish a preparation: the rows whose arrays are all on storage become a snapshot, an immutable version of the dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from raytrain import storage
+from raytrain.data import shard, tables
+from raytrain.data.recipe import Recipe
+from raytrain.data.schema import (
+    HELD_OUT,
+    MANIFEST,
+    ROWS,
+    SNAPSHOTS,
+    STORES,
+    TEXT,
+    TRAIN,
+    BucketCount,
+    Manifest,
+    Part,
+    bucket_size,
+)
+from raytrain.dataconfig import DataConfig
+
+PART_ROWS = 200_000
+_PIECES = """
+    CREATE TEMP TABLE pieces AS
+    WITH stored AS (SELECT DISTINCT ON (key) * FROM all_stored ORDER BY key, shard, row),
+    known AS (SELECT DISTINCT ON (key) key, reason, lasting FROM all_faults),
+    wanted AS (
+      SELECT row_key, store, version, key, crop_top, crop_left, NULL AS caption FROM arrays
+      UNION ALL SELECT row_key, 'text', version, key, 0, 0, caption FROM captions)
+    SELECT w.*, s.shard, s.row, k.reason, k.lasting
+    FROM wanted w LEFT JOIN stored s USING (key) LEFT JOIN known k USING (key)
+"""
+_WHOLE = """
+    CREATE TEMP TABLE whole AS
+    SELECT r.row_key, r.bucket, r.id, r.number, r.repeats, r.weight, r.regularisation
+    FROM rows r JOIN (SELECT row_key FROM pieces GROUP BY row_key HAVING count(shard) = count(*)) USING (row_key)
+"""
+_REJECTED = """
+    SELECT r.path, first(p.reason) AS reason, 'broken' AS rule,
+           first(CASE WHEN p.lasting THEN lower(hex(p.key)) ELSE '' END) AS key
+    FROM (SELECT * FROM pieces WHERE shard IS NULL AND reason IS NOT NULL ORDER BY key) p JOIN rows r USING (row_key)
+    GROUP BY r.path, r.number ORDER BY r.number
+"""
+_ROWS = """
+    WITH places AS (
+      SELECT row_key, store,
+             list({{'shard': n.number, 'row': p.row, 'crop_top': crop_top, 'crop_left': crop_left}} ORDER BY version) AS places,
+             list(caption ORDER BY version) FILTER (caption IS NOT NULL) AS captions
+      FROM pieces p JOIN numbers n USING (shard) WHERE p.row_key IN (SELECT row_key FROM whole WHERE bucket = $bucket)
+      GROUP BY row_key, store)
+    SELECT w.row_key, w.id, w.split, r.path, r.location, {text}.captions, r.original_height, r.original_width,
+           w.repeats, w.weight, w.regularisation, r.scores, {columns}
+    FROM whole w JOIN rows r USING (row_key) {joins}
+    WHERE w.bucket = $bucket ORDER BY w.id
+"""
+
+
+def publish(
+    dataset: str,
+    work: str,
+    stored: str,
+    faults: tuple[str, ...],
+    rejected: tuple[str, ...],
+    data: DataConfig,
+    recipe: Recipe,
+    complete: bool,
+) -> dict[str, Any]:
+    """Write the snapshot of all rows that are whole, unless the newest one says the same; return its number and counts.
+
+    With `complete`, a row that is not whole must have a fault (RuntimeError otherwise) and is listed as rejected.
+    """
+    reads: dict[str, Any] = {name: (storage.join(work, name), schema) for name, schema in tables.DESCRIBED.items()}
+    reads |= {"all_stored": (stored, tables.STORED), "all_faults": (faults, tables.FAULTS)}
+    with tables.database(**reads, refused=(rejected, tables.REJECTED)) as sql:
+        sql.execute(_PIECES)
+        if complete:
+            _require_faults(sql)
+        sql.execute(_WHOLE)
+        _split(sql, data.held_out)
+        _balance(sql)
+        [rows] = sql.execute("SELECT count(*) FROM whole").fetchall()[0]
+        [uncaptioned] = sql.execute(
+            "SELECT count(DISTINCT row_key) FROM pieces "
+            "WHERE caption IN ('', $trigger) AND row_key IN (SELECT row_key FROM whole)",
+            {"trigger": data.captions.trigger},
+        ).fetchall()[0]
+        lost = sql.sql(f"SELECT * FROM refused UNION ALL SELECT * FROM ({_REJECTED})")
+        summary = _write_rejected(dataset, lost)
+        result = {"rows": rows, "uncaptioned": uncaptioned}
+        result |= {"rules": summary["rules"], "rejected_path": summary["path"]}
+        if not rows:
+            return result | {"number": 0}
+        manifest = _manifest(sql, dataset, data, recipe, summary, complete)
+    return result | _store(dataset, manifest)
+
+
+def read_manifest(dataset: str) -> Manifest | None:
+    """Return the newest snapshot; None where there is none of this version."""
+    uri = storage.join(dataset, MANIFEST)
+    if not storage.exists(uri):
+        return None
+    tree = storage.read_json(uri)
+    return Manifest.model_validate(tree) if tree.get("version") == Manifest.model_fields["version"].default else None
+
+
+def read_snapshot(dataset: str, number: int) -> Manifest:
+    """Return a snapshot's manifest."""
+    return Manifest.model_validate(storage.read_json(snapshot_path(dataset, number)))
+
+
+def write_known_faults(dataset: str, known: str) -> int:
+    """Write the faults the newest snapshot lists that would come again with the same bytes and settings."""
+    newest = read_manifest(dataset)
+    rejected = tables.read(storage.join(dataset, newest.rejected_path), tables.REJECTED) if newest else iter(())
+    lasting = (row for row in rejected if row["key"])
+    lines = ({"key": bytes.fromhex(row["key"]), "reason": row["reason"], "lasting": True} for row in lasting)
+    return tables.write_rows(known, lines, tables.FAULTS)
+
+
+def _require_faults(sql: Any) -> None:
+    [lost] = sql.execute("""
+        SELECT count(*) FROM (SELECT row_key FROM pieces GROUP BY row_key
+        HAVING count(*) FILTER (shard IS NULL) > 0 AND count(reason) FILTER (shard IS NULL) = 0)""").fetchall()[0]
+    if lost:
+        raise RuntimeError(f"{lost} rows were neither encoded nor rejected")
+
+
+def _split(sql: Any, fraction: float) -> None:
+    """Assign each row to training or to the held-out set, by its picture's content alone, so that adding pictures moves no other.
+
+    A picture is held out when the first 32 bits of its hash, as a share of 2^32, are below `fraction`; regularisation
+    pictures never are. Two corrections keep small sets usable where there are two pictures or more: when none falls below,
+    the smallest hash is held out; when all do, the largest is trained on.
+    """
+    sql.execute("ALTER TABLE whole ADD COLUMN split VARCHAR")
+    sql.execute(
+        "UPDATE whole SET split = CASE WHEN NOT regularisation AND ('0x' || substr(hex(id), 1, 8))::BIGINT < $limit "
+        f"THEN '{HELD_OUT}' ELSE '{TRAIN}' END",
+        {"limit": fraction * 2**32},
+    )
+    pictures, out, least, most = sql.execute(
+        f"SELECT count(DISTINCT id), count(DISTINCT id) FILTER (split = '{HELD_OUT}'), min(id), max(id) "
+        "FROM whole WHERE NOT regularisation"
+    ).fetchall()[0]
+    if fraction > 0 and pictures > 1 and out in (0, pictures):
+        lone, side = (least, HELD_OUT) if out == 0 else (most, TRAIN)
+        sql.execute(
+            "UPDATE whole SET split = $side WHERE id = $lone AND NOT regularisation", {"side": side, "lone": lone}
+        )
+
+
+def _balance(sql: Any) -> None:
+    """Raise the repeats of regularisation rows until an epoch shows as many of them as of the others (kohya's rule)."""
+    shown = f"SELECT coalesce(sum(repeats), 0) FROM whole WHERE split = '{TRAIN}' AND regularisation = $other"
+    own, [other] = (
+        sql.execute(shown, {"other": False}).fetchall()[0][0],
+        sql.execute(shown, {"other": True}).fetchall()[0],
+    )
+    if other and own > other:
+        sql.execute("""
+            UPDATE whole SET repeats = repeats * $whole + CASE WHEN ranks.place <= $rest THEN repeats ELSE 0 END
+            FROM (SELECT row_key, sum(repeats) OVER (ORDER BY id, bucket) AS place FROM whole WHERE regularisation) ranks
+            WHERE ranks.row_key = whole.row_key
+        """, {"whole": int(own // other), "rest": int(own % other)})  # fmt: skip
+
+
+def _write_rejected(dataset: str, lost: Any) -> dict[str, Any]:
+    """Write all that is left out as one file named by its content; return its path and the number by rule."""
+    rules: dict[str, int] = {}
+    digest = hashlib.sha256()
+
+    def counted() -> Iterator[Any]:
+        for batch in lost.to_arrow_reader(tables.GROUP):
+            for rule, path in zip(batch["rule"].to_pylist(), batch["path"].to_pylist(), strict=True):
+                rules[rule] = rules.get(rule, 0) + 1
+                digest.update(f"{rule}\0{path}\0".encode())
+            yield batch
+
+    temporary = f"rejected/{uuid.uuid4().hex}.new"
+    tables.write(storage.join(dataset, temporary), counted(), tables.REJECTED)
+    path = f"rejected/{digest.hexdigest()[:32]}.parquet"
+    storage.move(storage.join(dataset, temporary), storage.join(dataset, path))
+    return {"path": path, "rules": rules}
+
+
+def _manifest(
+    sql: Any, dataset: str, data: DataConfig, recipe: Recipe, summary: dict[str, Any], complete: bool
+) -> Manifest:
+    shards = {store: _shards(sql, store) for store in STORES}
+    numbers = [(path, number) for paths in shards.values() for number, path in enumerate(paths)]
+    sql.register("numbers", pa.table({
+        "shard": [path for path, _ in numbers], "number": pa.array([number for _, number in numbers], pa.int32())
+    }))  # fmt: skip
+    shapes = shard.read_shapes(dataset, recipe.empty_key)
+    if shapes is None:
+        raise RuntimeError(f"the empty caption is not encoded in {dataset!r}")
+    buckets = _buckets(sql)
+    parts = [part for name in buckets for part in _write_rows(sql, dataset, name)]
+    return Manifest(
+        complete=complete,
+        family=recipe.family,
+        vae_hash=recipe.vae_hash,
+        text_hash=recipe.text_hash,
+        fingerprint=_fingerprint(sql),
+        latent_channels=recipe.latent_channels,
+        latent_factor=recipe.latent_factor,
+        text_shapes=shapes,
+        buckets=buckets,
+        parts=tuple(parts),
+        shards=shards,
+        empty_text=shard.empty_path(recipe.empty_key),
+        rejected=sum(summary["rules"].values()),
+        rejected_path=summary["path"],
+        bytes=sum(storage.size(storage.join(dataset, path)) for paths in shards.values() for path in paths),
+        settings=data.model_dump(mode="json"),
+    )
+
+
+def _shards(sql: Any, store: str) -> tuple[str, ...]:
+    found = sql.execute(
+        "SELECT DISTINCT shard FROM pieces WHERE store = $store AND row_key IN (SELECT row_key FROM whole) ORDER BY shard",
+        {"store": store},
+    )
+    return tuple(path for (path,) in found.fetchall())
+
+
+def _buckets(sql: Any) -> dict[str, BucketCount]:
+    found = sql.execute(f"""
+        SELECT bucket, count(*) FILTER (split = '{TRAIN}'), count(*) FILTER (split = '{HELD_OUT}'),
+               coalesce(sum(repeats) FILTER (split = '{TRAIN}'), 0) FROM whole GROUP BY bucket""").fetchall()
+    counts = {name: BucketCount(train=train, held_out=held, entries=int(shown)) for name, train, held, shown in found}
+    return {name: counts[name] for name in sorted(counts, key=bucket_size)}
+
+
+def _write_rows(sql: Any, dataset: str, bucket: str) -> list[Part]:
+    """Write a bucket's rows sorted by id, in parts named by the rows they hold."""
+    columns = ", ".join(f"coalesce({store}_.places, []) AS {store}" for store in STORES)
+    joins = " ".join(
+        f"LEFT JOIN places {store}_ ON {store}_.row_key = w.row_key AND {store}_.store = '{store}'" for store in STORES
+    )
+    query = _ROWS.format(columns=columns, joins=joins, text=f"{TEXT}_")
+    parts = []
+    for table in tables.regroup(sql.sql(query, params={"bucket": bucket}).to_arrow_reader(tables.GROUP), PART_ROWS):
+        path = f"rows/bucket={bucket}/{tables.digest(table)[:32]}.parquet"
+        tables.write(storage.join(dataset, path), [table], ROWS)
+        parts.append(Part(path=path, bucket=bucket, rows=len(table)))
+    return parts
+
+
+def _fingerprint(sql: Any) -> str:
+    """Return the sha256 over every row's address, split, repeats and weight, in the order of bucket and picture."""
+    found = sql.sql(f"""
+        SELECT row_key, split = '{HELD_OUT}' AS held_out, repeats, weight FROM whole ORDER BY bucket, id""")
+    digest = hashlib.sha256()
+    for batch in found.to_arrow_reader(tables.GROUP):
+        for key, held_out, repeats, weight in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            digest.update(key)
+            digest.update(struct.pack("<?qd", held_out, repeats, weight))
+    return digest.hexdigest()
+
+
+def _store(dataset: str, manifest: Manifest) -> dict[str, Any]:
+    """Give the snapshot the next number and point the dataset's manifest at it, unless the newest one says the same."""
+    newest = read_manifest(dataset)
+    ignored = {"number", "settings", "bytes"}
+    if newest is not None and newest.model_dump(exclude=ignored) == manifest.model_dump(exclude=ignored):
+        return {"number": newest.number, "new": False}
+    number = max([0, *snapshot_numbers(dataset)])
+    while True:
+        number += 1
+        tree = manifest.model_copy(update={"number": number}).model_dump(mode="json")
+        if storage.write_new_json(snapshot_path(dataset, number), tree):
+            break
+    storage.write_json(storage.join(dataset, MANIFEST), tree)
+    return {"number": number, "new": True}
+
+
+def snapshot_path(dataset: str, number: int) -> str:
+    """Return where a snapshot's manifest is."""
+    return storage.join(dataset, SNAPSHOTS, f"{number:06d}.json")
+
+
+def snapshot_numbers(dataset: str) -> list[int]:
+    """Return the numbers of a dataset's snapshots, in order."""
+    names = storage.names(storage.join(dataset, SNAPSHOTS))
+    return sorted(int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdigit())
