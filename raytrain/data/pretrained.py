@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytrain import storage
+from raytrain.data.picture import BadPicture
 from raytrain.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
+LONGEST, SMALLEST = 32, 4
+"""Longer side over shorter, and least side in pixels, of pictures shown to a model: image processors scale the shorter side
+up to their own, and take three rows for three channels."""
 _CONTENT = (".safetensors", ".json", ".txt", ".model", ".onnx", ".xml")
 
 
@@ -68,6 +75,27 @@ def image_processor(path: str, setting: str) -> Any:
     from transformers import AutoImageProcessor
 
     return part(AutoImageProcessor, path, setting, backend="pil")
+
+
+def check(picture: Image.Image) -> None:
+    """Raise BadPicture where a picture is too narrow to be shown to a model."""
+    if _narrow(picture):
+        raise BadPicture(
+            f"{picture.width}x{picture.height} is too narrow for a model: the shorter side must have {SMALLEST} pixels, and the "
+            f"longer one {LONGEST} times as many at most"
+        )
+
+
+def scores(pictures: list[Image.Image], model: Callable[[list[Image.Image]], list[float]]) -> list[float]:
+    """Return what a model makes of the pictures, NaN for those too narrow to be shown."""
+    shown = [picture for picture in pictures if not _narrow(picture)]
+    found = iter(model(shown) if shown else [])
+    return [math.nan if _narrow(picture) else next(found) for picture in pictures]
+
+
+def _narrow(picture: Image.Image) -> bool:
+    shorter, longer = sorted(picture.size)
+    return shorter < SMALLEST or longer > LONGEST * shorter
 
 
 def part(kind: Any, path: str, setting: str, **options: Any) -> Any:

@@ -49,6 +49,7 @@ class _Depth:
     def make(self, picture: Image.Image, *, file: Image.Image | None) -> Image.Image:
         import torch
 
+        pretrained.check(picture)
         pixels = self.processor(images=picture, return_tensors="pt")["pixel_values"].to(self.model.device)
         with torch.inference_mode():
             output = self.model(pixel_values=pixels)

@@ -89,6 +89,7 @@ class _Pose:
     def make(self, picture: Image.Image, *, file: Image.Image | None) -> Image.Image:
         import torch
 
+        pretrained.check(picture)
         boxes = [[[0.0, 0.0, float(picture.width), float(picture.height)]]]
         pixels = self.processor(picture, boxes=boxes, return_tensors="pt")["pixel_values"].to(self.model.device)
         # ViTPose+ has an expert for each data set it learned; the first is COCO's

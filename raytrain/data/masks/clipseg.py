@@ -66,6 +66,7 @@ class _ClipSeg:
     def mask(self, picture: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
         import torch
 
+        pretrained.check(picture)
         pixels = self.processor(images=[picture, picture], return_tensors="pt")["pixel_values"].to(self.model.device)
         with torch.inference_mode():
             logits = self.model(pixel_values=pixels, **self.text).logits

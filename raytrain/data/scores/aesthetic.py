@@ -81,10 +81,13 @@ class _OnClip:
             )
 
     def score(self, pictures: list[Image.Image]) -> list[float]:
+        return pretrained.scores(pictures, self._scores)
+
+    def _scores(self, pictures: list[Image.Image]) -> list[float]:
         values = self.clip.embed_pictures(pictures)
         for weight, bias in self.layers:
             values = values @ weight.T + bias
-        return [float(value) for value in values[:, 0]] if pictures else []
+        return [float(value) for value in values[:, 0]]
 
 
 def _read_head(file: str, setting: str) -> list[tuple[Tensor, Tensor]]:

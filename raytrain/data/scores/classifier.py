@@ -48,10 +48,11 @@ class _Classifier:
         self.number = labels[label]
 
     def score(self, pictures: list[Image.Image]) -> list[float]:
+        return pretrained.scores(pictures, self._scores)
+
+    def _scores(self, pictures: list[Image.Image]) -> list[float]:
         import torch
 
-        if not pictures:
-            return []
         pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"].to(self.model.device)
         with torch.inference_mode():
             logits = self.model(pixel_values=pixels).logits

@@ -1,11 +1,13 @@
 """Sharpness: the variance of the Laplacian, low for blurred pictures (Pech-Pacheco et al. 2000, "Diatom autofocusing").
 
-Measured on luminance of 0..255 with the picture's shorter side brought to `side` pixels, so that pictures of different sizes
-compare: an enlarged small picture is a blurred one. Flat pictures score 0, sharp photographs hundreds to thousands, and below
-about 100 most people call one blurred; noise counts as sharpness.
+Measured on luminance of 0..255 with the picture's area brought to that of a square of `side` pixels, so that pictures of
+different sizes compare: an enlarged small picture is a blurred one. At 512, eight photographs (of people, animals, things, the
+moon) score 65 to 1133, blurred with a radius of 2 pixels 2 to 18; a flat picture 0. Noise counts as sharpness.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from PIL import Image
@@ -21,7 +23,7 @@ class Options(Table):
     """Settings of the sharpness score."""
 
     side: int = Field(512, ge=16)
-    """Shorter side in pixels at which pictures are compared."""
+    """Side in pixels of the square whose area pictures are brought to."""
 
 
 def version(config: ScoreConfig) -> str:
@@ -44,7 +46,7 @@ class _Sharpness:
     def _one(self, picture: Image.Image) -> float:
         import cv2
 
-        scale = self.options.side / min(picture.size)
+        scale = self.options.side / math.sqrt(picture.width * picture.height)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         light = np.asarray(picture.convert("L").resize(size, Image.Resampling.LANCZOS))
         return float(np.var(cv2.Laplacian(light, cv2.CV_64F, ksize=1)))

@@ -69,6 +69,19 @@ def test_a_control_picture_is_rgb_of_the_pictures_size_and_the_same_every_time(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(1, 1), (5_000, 1), (2, 5_000), (900, 31)])
+def test_strips_and_single_pixels_have_a_control_picture_or_a_reason(
+    kind: str, size: tuple[int, int], config: Callable[..., ControlConfig]
+) -> None:
+    picture = coffee().resize(size)
+    if kind in ("depth", "pose") and size != (900, 31):
+        with pytest.raises(BadPicture, match="too narrow"):
+            make(config(kind), picture, picture)
+    else:
+        assert make(config(kind), picture, picture).size == size
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_version_is_a_stable_hash(kind: str, config: Callable[..., ControlConfig]) -> None:
     module = controls.load(kind)
     assert isinstance(module.READS_FILE, bool)

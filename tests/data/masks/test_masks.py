@@ -63,6 +63,20 @@ def test_a_mask_is_grey_of_the_pictures_size_and_the_same_every_time(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(1, 1), (5_000, 1), (2, 5_000), (900, 31)])
+def test_strips_and_single_pixels_have_a_mask_or_a_reason(
+    kind: str, size: tuple[int, int], config: Callable[..., MaskConfig]
+) -> None:
+    file = Image.new("L", size, 7)
+    options = {"none_found": "white"} if kind == "face" else {}
+    if kind == "clipseg" and size != (900, 31):
+        with pytest.raises(BadPicture, match="too narrow"):
+            make(config(kind), astronaut(*size))
+    else:
+        assert make(config(kind, **options), astronaut(*size), file=file, alpha=file).size == size
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_version_is_a_stable_hash(kind: str, config: Callable[..., MaskConfig]) -> None:
     module = masks.load(kind)
     assert isinstance(module.READS_FILE, bool)

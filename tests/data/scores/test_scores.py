@@ -119,8 +119,18 @@ def test_the_version_follows_weights_and_options(
     assert len({scores.load(one.kind).version(one) for one in configs}) == len(configs)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_strips_and_single_pixels_harm_nothing(kind: str, config: Callable[..., ScoreConfig]) -> None:
+    scorer, picture = scores.load(kind).load(config(kind)), photographs()[0]
+    odd = [picture.resize(size) for size in ((1, 1), (20_000, 1), (1, 20_000), (900, 31))]
+    found = scorer.score([*odd, picture])
+    assert len(found) == 5
+    assert [math.isfinite(value) for value in found] == [kind == "sharpness"] * 3 + [True] * 2
+    assert found[4] == pytest.approx(scorer.score([picture])[0], rel=1e-4)
+
+
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:
-    """The 3x3 stencil written out (OpenCV mirrors at the border) on a picture whose shorter side is 512 already."""
+    """The 3x3 stencil written out (OpenCV mirrors at the border) on a picture of 512 x 512."""
     picture = Image.fromarray(data.astronaut())
     light = np.pad(np.asarray(picture.convert("L"), dtype=float), 1, mode="reflect")
     laplacian = light[:-2, 1:-1] + light[2:, 1:-1] + light[1:-1, :-2] + light[1:-1, 2:] - 4 * light[1:-1, 1:-1]
