@@ -62,38 +62,36 @@ class ShardEncoder:
         return self._arrays(table.to_pylist()) if job["kind"] == "arrays" else self._texts(table.to_pylist())
 
     def _arrays(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
-        made: dict[str, tuple[list[bytes], list[bytes]]] = {}
+        bucket = lines[0]["bucket"]
+        writers = {store: self._writer(f"{store}/bucket={bucket}") for store in (MOMENTS, MASKS, CONTROLS)}
         faults: list[dict[str, Any]] = []
         waiting: list[_Value] = []
-
-        def add(store: str, key: bytes, content: bytes) -> None:
-            keys, values = made.setdefault(store, ([], []))
-            keys.append(key)
-            values.append(content)
 
         def encode() -> None:
             for value, content in zip(waiting, self._encode(waiting), strict=True):
                 if content is None:
                     faults.append(_fault(value.line["key"], BadPicture(f"the VAE {NOT_FINITE}")))
                 else:
-                    add(MOMENTS, value.line["key"], content)
+                    writers[MOMENTS].add(value.line["key"], {MOMENTS: content})
             waiting.clear()
 
         for value in self._values(lines):
+            store = value.line["store"]
             if isinstance(value.array, BadPicture):
                 faults.append(_fault(value.line["key"], value.array))
-            elif value.line["store"] == MOMENTS:
+            elif store == MOMENTS:
                 waiting.append(value)
                 if len(waiting) == self.data.encode.batch:
                     encode()
             else:
-                add(value.line["store"], value.line["key"], value.array.tobytes())
+                writers[store].add(value.line["key"], {store: value.array.tobytes()})
         encode()
-        for store, (keys, values) in made.items():
-            folder = f"{store}/bucket={lines[0]['bucket']}"
-            shard.write_shard(self.config.dataset, folder, keys, {store: values}, self.data.encode.group_rows)
         self._write_faults(faults)
-        return {"rows": len(lines), "made": {store: len(keys) for store, (keys, _) in made.items()}}
+        return {"rows": len(lines), "made": {store: rows for store in writers if (rows := writers[store].close())}}
+
+    def _writer(self, folder: str) -> shard.ShardWriter:
+        encode = self.data.encode
+        return shard.ShardWriter(self.config.dataset, folder, encode.group_rows, encode.shard_mb * 2**20)
 
     def _values(self, lines: list[dict[str, Any]]) -> Iterator[_Value]:
         pictures = [list(group) for _, group in itertools.groupby(lines, key=lambda line: line["id"])]
@@ -117,21 +115,15 @@ class ShardEncoder:
         return _half(moments)
 
     def _texts(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
-        keys: list[bytes] = []
-        columns: dict[str, list[bytes]] = {name: [] for name in self.family.TEXT_COLUMNS}
-        faults = []
+        writer, faults = self._writer(TEXT), []
         for batch in tables.batched(lines, self.data.encode.batch):
             for line, row in zip(batch, self._encode_captions([line["caption"] for line in batch]), strict=True):
                 if row is None:
                     faults.append(_fault(line["key"], BadPicture(f"the text encoder {NOT_FINITE} for its caption")))
-                    continue
-                keys.append(line["key"])
-                for name, content in row.items():
-                    columns[name].append(content)
-        if keys:
-            shard.write_shard(self.config.dataset, TEXT, keys, columns, self.data.encode.group_rows)
+                else:
+                    writer.add(line["key"], row)
         self._write_faults(faults)
-        return {"rows": len(lines), "made": {TEXT: len(keys)}}
+        return {"rows": len(lines), "made": {TEXT: writer.close()}}
 
     def _encode_captions(self, captions: Sequence[str]) -> list[dict[str, bytes] | None]:
         columns = {name: _half(values) for name, values in self.encoders.encode_captions(captions).items()}

@@ -59,7 +59,7 @@ def shards_of(dataset: str, store: str) -> list[str]:
 
 
 def write_missing(
-    work: str, stored: str, faults: tuple[str, ...], recipe: Recipe, encode: EncodeConfig, text_bytes: int, number: int
+    work: str, stored: str, faults: tuple[str, ...], recipe: Recipe, encode: EncodeConfig, number: int
 ) -> dict[str, Any]:
     """Write what is missing under `work`: one row group of two files for each job. Return them and counts."""
     reads: dict[str, Any] = {name: (storage.join(work, name), schema) for name, schema in tables.DESCRIBED.items()}
@@ -74,7 +74,7 @@ def write_missing(
         sql.execute(f"CREATE TEMP TABLE text_work AS {_TEXTS}")
         [captions] = sql.execute("SELECT count(*) FROM text_work").fetchall()[0]
         ordered = sql.sql("SELECT * FROM text_work ORDER BY key").to_arrow_reader(tables.GROUP)
-        tables.write(files["text_work"], ordered, tables.TEXT_WORK, _limit(captions, text_bytes, encode))
+        tables.write(files["text_work"], ordered, tables.TEXT_WORK, _limit(captions, 0, encode))
         [there] = sql.execute(_THERE).fetchall()[0]
     return {"arrays": arrays, "captions": captions, "there": there, "files": files}
 
@@ -106,8 +106,3 @@ def _places(store: str, path: str, keys: pa.ChunkedArray) -> pa.Table:
     rows = len(keys)
     columns = [pa.repeat(store, rows), pa.repeat(path, rows), pa.array(np.arange(rows, dtype=np.int32)), keys]
     return pa.table(columns, schema=tables.STORED)
-
-
-def row_bytes(shapes: dict[str, tuple[int, ...]]) -> int:
-    """Return the bytes of one encoded caption."""
-    return sum(2 * math.prod(shape) for shape in shapes.values())

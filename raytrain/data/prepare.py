@@ -59,8 +59,8 @@ class Preparation:
 
     def _list(self) -> str:
         items = self._at("items.parquet")
-        self.bars("list", 0)
-        count = flow.call(listing.write_items, data=self.data, items=items, rejected=self._at("rejected", "list"))
+        with self.bars("list", None):
+            count = flow.call(listing.write_items, data=self.data, items=items, rejected=self._at("rejected", "list"))
         self.counts["found"] = count["items"] + count["rejected"]
         return items
 
@@ -106,19 +106,17 @@ class Preparation:
 
     def _encode(self) -> None:
         """Make what is missing, until nothing is."""
-        if shard.read_shapes(self.dataset, self.recipe.empty_key) is None:
-            self._run_encoders([{"kind": "empty"}], "encoders", 0)
-        shapes = shard.read_shapes(self.dataset, self.recipe.empty_key)
-        assert shapes is not None
         for number in itertools.count():
-            found = self._missing(number, missing.row_bytes(shapes))
+            found = self._missing(number)
             total = found["arrays"] + found["captions"]
             self.counts["reused"] += found["there"] if number == 0 else 0
-            if not total:
+            empty = shard.read_shapes(self.dataset, self.recipe.empty_key) is None
+            if not total and not empty:
                 return
             if number == PASSES:
                 raise RuntimeError(f"{total} arrays are still missing from {self.dataset!r} after {PASSES} rounds")
-            jobs = [
+            jobs: list[flow.Job] = [{"kind": "empty"}] if empty else []
+            jobs += [
                 job | {"kind": kind}
                 for kind, file in (("texts", "text_work"), ("arrays", "work"))
                 for job in tables.groups_of(found["files"][file])
@@ -126,15 +124,15 @@ class Preparation:
             for report in self._run_encoders(jobs, "encode", total):
                 self.made.update(report["made"])
 
-    def _missing(self, number: int, text_bytes: int) -> Report:
+    def _missing(self, number: int) -> Report:
         stored = self._stored()
-        settings = {"recipe": self.recipe, "encode": self.data.encode, "text_bytes": text_bytes, "number": number}
+        settings = {"recipe": self.recipe, "encode": self.data.encode, "number": number}
         result: Report = flow.call(
             missing.write_missing, work=self.work, stored=stored, faults=(self.faults, self._known()), **settings
         )
         return result
 
-    def _run_encoders(self, jobs: list[flow.Job], name: str, total: int) -> list[Report]:
+    def _run_encoders(self, jobs: list[flow.Job], name: str, total: int | None) -> list[Report]:
         settings = {"config": self.config, "recipe": self.recipe, "faults": self.faults}
         reports = flow.map_actors(jobs, ShardEncoder, settings, self.data.encode)
         return self._each(name, total, self._publishing(reports))
@@ -174,13 +172,13 @@ class Preparation:
             flow.call(snapshot.write_known_faults, dataset=self.dataset, known=known)
         return known
 
-    def _each(self, name: str, total: int, reports: Iterator[Report]) -> list[Report]:
+    def _each(self, name: str, total: int | None, reports: Iterator[Report]) -> list[Report]:
         """Collect the small reports of a stage, showing its progress."""
-        advance = self.bars(name, total)
         found = []
-        for report in reports:
-            advance(report["rows"])
-            found.append(report)
+        with self.bars(name, total) as advance:
+            for report in reports:
+                advance(report["rows"])
+                found.append(report)
         return found
 
     def _at(self, *parts: str) -> str:

@@ -33,6 +33,36 @@ def write_shard(
     return path
 
 
+class ShardWriter:
+    """Collects the arrays of one store; writes a shard whenever it is full, and one with the rest at the end."""
+
+    def __init__(self, dataset: str, folder: str, group_rows: int, full: int) -> None:
+        self.dataset, self.folder, self.group_rows, self.full = dataset, folder, group_rows, full
+        self.rows = self.bytes = 0
+        self.keys: list[bytes] = []
+        self.columns: dict[str, list[bytes]] = {}
+
+    def add(self, key: bytes, arrays: Mapping[str, bytes]) -> None:
+        """Take one row: its content address and the raw array of each column."""
+        self.keys.append(key)
+        for name, content in arrays.items():
+            self.columns.setdefault(name, []).append(content)
+            self.bytes += len(content)
+        if self.bytes >= self.full:
+            self._write()
+
+    def close(self) -> int:
+        """Write what is left; return the rows of all shards."""
+        if self.keys:
+            self._write()
+        return self.rows
+
+    def _write(self) -> None:
+        write_shard(self.dataset, self.folder, self.keys, self.columns, self.group_rows)
+        self.rows += len(self.keys)
+        self.keys, self.columns, self.bytes = [], {}, 0
+
+
 def write_empty(dataset: str, key: bytes, columns: Mapping[str, bytes], shapes: Mapping[str, Sequence[int]]) -> None:
     """Write the encoded empty caption as a shard of its own, with the shapes of the text columns as metadata."""
     notes = {"shapes": json.dumps({name: list(shape) for name, shape in shapes.items()})}
