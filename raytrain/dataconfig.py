@@ -45,6 +45,8 @@ class FetchConfig(Table):
     retries: int = Field(3, ge=0)
     max_bytes: int = Field(256 * 2**20, ge=1)
     """Larger files are rejected."""
+    trust_addresses: bool = False
+    """Take a web address once read to hold the same bytes for ever; otherwise every preparation reads it again."""
 
 
 class BucketConfig(Table):

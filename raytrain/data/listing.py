@@ -8,6 +8,7 @@ from typing import Any
 
 from raytrain.data import sources, tables
 from raytrain.data.item import Item, Rejected
+from raytrain.data.location import is_web
 from raytrain.data.schema import content_digest
 from raytrain.dataconfig import DataConfig, SubsetConfig
 
@@ -31,7 +32,7 @@ def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
                 if len(refused) == tables.GROUP:
                     flush()
             else:
-                yield _line(found, number, rules)
+                yield _line(found, number, rules, data.fetch.trust_addresses)
 
     def flush() -> None:
         if refused:
@@ -54,8 +55,9 @@ def _each(subsets: tuple[SubsetConfig, ...]) -> Iterator[Item | Rejected]:
         yield from sources.items(subset)
 
 
-def _line(item: Item, number: int, rules: str) -> dict[str, Any]:
-    stamp = item.stamp or uuid.uuid4().hex  # without a stamp nothing says that the bytes are the same: look each time
+def _line(item: Item, number: int, rules: str, trusted: bool) -> dict[str, Any]:
+    stamp = item.stamp or ("" if trusted and is_web(item.location) else uuid.uuid4().hex)
+    # Without a stamp nothing says that the bytes are still the same: a fresh key has it looked at again.
     line = item._asdict() | {"number": number, "captions": [text for text in item.captions if text.strip()]}
     line["key"] = content_digest("look", rules, item.location, item.caption_file, item.mask, item.control, stamp)
     del line["stamp"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
@@ -31,6 +32,9 @@ class Stage(NamedTuple):
     kind: Literal["score", "caption", "rewrite", "centre"]
     name: str
     version: bytes
+    """The hash of all that its notes depend on beside the picture."""
+    maker: str
+    """For people: name, weights, prompt and version as JSON."""
     condition: str = "true"
     """SQL: the pictures it is asked about."""
     made_from: str = "''::BLOB"
@@ -42,22 +46,22 @@ class Stage(NamedTuple):
 def stages(data: DataConfig) -> list[Stage]:
     """Return what the settings ask for, in order: cheap filters before captions, captions before what changes them."""
     found = [
-        Stage("score", score.name, _version("scores", score.kind, score), number=number)
+        Stage("score", score.name, *_maker("scores", score.kind, score), number=number)
         for number, score in enumerate(data.quality.scores)
     ]
     captions = data.captions
     if captions.captioner != "none":
         condition = "true" if captions.replace else "len(captions) = 0"
         found.append(
-            Stage("caption", captions.captioner, _version("captioners", captions.captioner, captions), condition)
+            Stage("caption", captions.captioner, *_maker("captioners", captions.captioner, captions), condition)
         )
     if captions.rewriter:
         made_from = "encode(to_json(captions)::VARCHAR)"
-        version = _version("rewriters", captions.rewriter, captions)
-        found.append(Stage("rewrite", captions.rewriter, version, "len(captions) > 0", made_from))
+        maker = _maker("rewriters", captions.rewriter, captions)
+        found.append(Stage("rewrite", captions.rewriter, *maker, "len(captions) > 0", made_from))
     if data.buckets.crop == "salience":
-        version = _version("masks", data.masks.kind, data.masks)
-        found.append(Stage("centre", data.masks.kind, version, made_from="coalesce(mask_id, ''::BLOB)"))
+        maker = _maker("masks", data.masks.kind, data.masks)
+        found.append(Stage("centre", data.masks.kind, *maker, made_from="coalesce(mask_id, ''::BLOB)"))
     return found
 
 
@@ -131,7 +135,7 @@ class NoteWriter:
                             {"key": line["key"], "reason": str(said), "lasting": not isinstance(said, Passing)}
                         )
                     else:
-                        notes.append({"key": line["key"], **said})
+                        notes.append({"key": line["key"], "id": line["id"], "maker": self.stage.maker, **said})
         finally:
             self._store(self.notes, notes, tables.NOTES)
             self._store(self.faults, faults, tables.FAULTS)
@@ -197,9 +201,14 @@ def _centres(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], li
     return lambda lines, entries: [centre(entry) for entry in entries]
 
 
-def _version(kind: str, name: str, config: Any) -> bytes:
-    text: str = plugins.load(f"data.{kind}", name).version(config)
-    return hashlib.sha256(f"{kind}/{name}/{text}".encode()).digest()
+def _maker(kind: str, name: str, config: Any) -> tuple[bytes, str]:
+    """Return a plug-in's version as a hash, and who it is as JSON."""
+    module = plugins.load(f"data.{kind}", name)
+    version: str = module.version(config)
+    facts = {"kind": kind, "name": name, "path": getattr(config, "path", ""), "version": version}
+    if kind == "captioners":
+        facts["prompt"] = config.prompt if config.prompt is not None else module.PROMPT
+    return hashlib.sha256(f"{kind}/{name}/{version}".encode()).digest(), json.dumps(facts, sort_keys=True)
 
 
 def _need(stage: Stage) -> str:

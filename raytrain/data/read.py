@@ -183,7 +183,7 @@ class Dataset:
         for filesystem, path in map(storage.resolve, uris):
             tables.append(pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None))
         table = pa.concat_tables(tables).combine_chunks()
-        ids = np.frombuffer(b"".join(table["id"].to_pylist()), np.uint8).reshape(-1, 32)
+        ids = np.frombuffer(table["id"].combine_chunks().buffers()[1], np.uint8).reshape(-1, 32)
         sizes = np.stack([table[name].to_numpy() for name in ("original_height", "original_width")], axis=1)
         weights, repeats = table["weight"].to_numpy(), table["repeats"].to_numpy()
         places = {store: _places(table[store].combine_chunks()) for store in STORES}

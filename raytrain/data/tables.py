@@ -65,8 +65,9 @@ PICTURES = _columns(
 NEEDED = PICTURES.append(pa.field("key", KEY))
 """Pictures that still need a note, and its address."""
 
-NOTES = _columns(key=KEY, texts=TEXTS, numbers=REALS)
-"""What a captioner or scorer said of a picture, by the content address of (its version, the picture)."""
+NOTES = _columns(key=KEY, id=KEY, maker=TEXT, texts=TEXTS, numbers=REALS)
+"""What a captioner or scorer said of a picture, by the content address of (its version, the picture); `maker` is its name,
+weights, prompt and version as JSON."""
 
 ROWS = _columns(
     row_key=KEY, number=LONG, **_HASHES, bucket=TEXT, **_PLACE, original_height=SHORT, original_width=SHORT, **_SHARE,
