@@ -3,8 +3,8 @@
     python -m jobs.train config.toml --set train.steps=100
     raytrain train config.toml --set train.steps=100
 
-A job module defines `command`, a typer function whose docstring is its help, and `main(arguments) -> int`; it defines nothing
-that is sent to workers (functions of `__main__` travel by value).
+A job module defines `command`, a typer function whose docstring is its help (or `app`, a group of such commands), and
+`main(arguments) -> int`; it defines nothing that is sent to workers (functions of `__main__` travel by value).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from raytrain.errors import UserError
 if TYPE_CHECKING:
     from raytrain.config import Config
 
-STAGES = ("prepare", "train", "sample", "evaluate", "tune", "export", "plan", "submit", "quickstart")
+STAGES = ("prepare", "train", "sample", "evaluate", "tune", "export", "plan", "data", "submit", "quickstart")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="config.toml", help="TOML file with the settings of all stages.")]
 Overrides = Annotated[

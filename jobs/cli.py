@@ -43,7 +43,11 @@ def main() -> int:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.callback()(_root)
     for stage in STAGES:
-        app.command(stage)(interruptible(importlib.import_module(f"jobs.{stage}").command))
+        module = importlib.import_module(f"jobs.{stage}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=stage)
+        else:
+            app.command(stage)(interruptible(module.command))
     if arguments and not arguments[0].startswith("-") and arguments[0] not in STAGES:
         print(f"error: {unknown('stage', arguments[0], STAGES)}", file=sys.stderr)
         return 2

@@ -12,7 +12,8 @@ import typer
 
 from jobs import STAGES, ConfigFile, Overrides, run
 
-SUBMITTABLE = tuple(stage for stage in STAGES if stage != "submit")
+SUBMITTABLE = tuple(stage for stage in STAGES if stage not in ("submit", "data"))
+"""`data` is a group of commands and runs on no worker: any machine that reaches the dataset's storage can run it."""
 
 
 def command(

@@ -14,7 +14,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyarrow import fs
 
@@ -58,6 +58,27 @@ def names(uri: str) -> list[str]:
     filesystem, path = resolve(uri)
     infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return sorted(info.base_name for info in infos)
+
+
+class File(NamedTuple):
+    """A file in a folder."""
+
+    path: str
+    """Relative to the folder."""
+    bytes: int
+    modified: float
+    """Seconds since 1970."""
+
+
+def files(uri: str) -> list[File]:
+    """Return every file in a folder and the folders in it; an absent folder has none."""
+    filesystem, path = resolve(uri)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    return [
+        File(info.path[len(path) :].lstrip("/"), info.size or 0, (info.mtime_ns or 0) / 1e9)
+        for info in infos
+        if info.type == fs.FileType.File
+    ]
 
 
 def read_bytes(uri: str) -> bytes:

@@ -1,0 +1,83 @@
+"""Look at a dataset, clean it up, hand it on: `raytrain data ls config.toml`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from jobs import Overrides, guard, interruptible
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+"""The commands of `raytrain data`."""
+
+Where = Annotated[
+    str, typer.Argument(metavar="DATASET", help="A dataset's folder or URI, or the config (.toml) that names it.")
+]
+Snapshot = Annotated[str, typer.Argument(metavar="[SNAPSHOT]", help="A snapshot's number, or latest.")]
+
+
+@app.callback()
+def about() -> None:
+    """Look at a dataset, compare its snapshots, free space, hand it on."""
+
+
+@app.command("ls")
+@interruptible
+def ls(where: Where, set: Overrides = None) -> None:
+    """List the snapshots of a dataset; the newest is marked."""
+    from rich.console import Console
+
+    from raytrain.data import browse
+
+    Console().print(browse.snapshots(_dataset(where, set)))
+
+
+@app.command("show")
+@interruptible
+def show(
+    where: Where,
+    snapshot: Snapshot = "latest",
+    row: Annotated[
+        str | None, typer.Option(metavar="PATH|ID", help="All of one picture: its path, or the first digits of its id.")
+    ] = None,
+    set: Overrides = None,
+) -> None:
+    """Show what a snapshot holds and what it left out, or all that is known of one row."""
+    from rich.console import Console
+
+    from raytrain.data import browse
+
+    dataset = _dataset(where, set)
+    manifest = browse.open_snapshot(dataset, snapshot)
+    if row is None:
+        Console().print(browse.overview(dataset, manifest))
+        return
+    for found in browse.find_rows(dataset, manifest, row):
+        Console().print(browse.everything(found, manifest))
+
+
+def _dataset(where: str, overrides: Sequence[str] | None) -> str:
+    """Return the folder of the dataset that is meant: that of a config where a TOML file is given."""
+    from raytrain.errors import UserError
+
+    if where.endswith(".toml"):
+        from raytrain.configfile import load
+
+        return load(where, overrides or ()).dataset
+    if overrides:
+        raise UserError(
+            f"--set changes a config, but {where!r} is a dataset's folder. Give the config file, or no --set."
+        )
+    return where
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of the commands and return its exit code."""
+    return guard(lambda: app(args=None if arguments is None else list(arguments), standalone_mode=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
