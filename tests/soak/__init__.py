@@ -1,0 +1,5 @@
+"""The kill harness: `make soak STAGE=prepare KILLS=20` kills a stage at random moments, runs it again, and compares.
+
+A file of this folder without a leading underscore is a stage. It defines `soak(folder, kills, size, seed, say)`, which does
+everything in `folder`, calls `say` with a line for each kill and returns a list of `tests.soak._kills.Kill`.
+"""

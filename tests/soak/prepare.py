@@ -1,0 +1,213 @@
+"""Kill `prepare` at random moments: after the same command was run again, nothing is there twice, nothing is missing, and
+every bit equals an undisturbed run.
+
+Each kill has a dataset folder of its own; pictures, model and cluster are shared. The pictures have three shapes and include
+broken files, exact duplicates and one that the VAE answers with NaN. The moments are drawn evenly over the time that an
+undisturbed run takes from its first to its last file.
+
+What is counted:
+
+- duplicates: rows of the final snapshot with the same picture and bucket as another, and content addresses that its rows
+  find in more than one place;
+- missing: rows of the undisturbed snapshot that it lacks;
+- equal: the snapshots' fingerprints, and the bytes of every array of every row;
+- lost work: pictures and captions that went through an encoder more often than in the undisturbed run, counted by the
+  encoders themselves (killed ones too) over both runs, in units of full shards. What was done and not yet saved is lost,
+  summed over all the actors that died at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import tomli_w
+from PIL import Image
+
+from raytrain.data import missing
+from raytrain.data.read import open_manifest
+from raytrain.data.schema import STORES
+from raytrain.families import sd15
+from raytrain.toy.draw import TRAINING_SIZES, draw
+from tests.soak import _counting, _kills
+from tests.soak._kills import Kill
+from tests.soak._nodes import WORKERS, Nodes, three_nodes
+
+SHARD_ROWS = 64
+
+
+@dataclass(frozen=True)
+class State:
+    """What a dataset's newest snapshot says."""
+
+    fingerprint: str
+    rows: list[bytes]
+    """Row keys."""
+    digest: str
+    """Over every row and the bytes of all its arrays."""
+    duplicates: int
+
+
+def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], None]) -> list[Kill]:
+    """Prepare `size` pictures undisturbed, then kill as many preparations as asked; return what each came to."""
+    chance = random.Random(seed)
+    draw_pictures(folder / "pictures", size, seed)
+    sd15.tiny(str(folder / "model"))
+    os.environ[_counting.COUNTS] = str(folder / "counts")
+    Path(os.environ[_counting.COUNTS]).touch()
+    with three_nodes() as nodes:
+        bench = _Bench(folder, nodes)
+        calm = bench.run(bench.config("undisturbed"))
+        if calm.exit_code:
+            raise RuntimeError(f"the undisturbed run ended with {calm.exit_code}:\n{bench.log.read_text()}")
+        expected, needed = state(folder / "undisturbed"), bench.encoded()
+        say(
+            f"undisturbed: {len(expected.rows)} rows, {needed} arrays, {calm.begun:.1f} + {calm.seconds - calm.begun:.1f} s"
+        )
+        found = []
+        for number, kind in enumerate(_kills.kinds(kills, chance), 1):
+            found.append(bench.kill(number, kind, calm.seconds - calm.begun, chance, expected, needed))
+            say(_line(found[-1]))
+    return found
+
+
+class _Bench:
+    """Configs, runs and counts of one soak."""
+
+    def __init__(self, folder: Path, nodes: Nodes) -> None:
+        self.folder, self.nodes = folder, nodes
+        self.log = folder / "output.log"
+        self.seen = 0
+
+    def config(self, name: str) -> Path:
+        """Write the config of a dataset folder of that name; return its file."""
+        tables = {
+            "output": str(self.folder / name / "run"),
+            "model": {"family": _counting.__name__, "path": str(self.folder / "model")},
+            "cluster": {"address": self.nodes.address},
+            "data": {
+                "source": str(self.folder / "pictures"),
+                "dataset": str(self.folder / name),
+                "allow_rejected": True,
+                "buckets": {"resolution": 64, "step": 16, "sizes": [list(size) for size in TRAINING_SIZES.values()]},
+                "encode": {"workers": WORKERS, "shard_rows": SHARD_ROWS, "group_rows": 16},
+            },
+        }
+        file = self.folder / f"{name}.toml"
+        file.write_text(tomli_w.dumps(tables))
+        return file
+
+    def run(self, config: Path, strike: tuple[str, float, random.Random] | None = None) -> _kills.Run:
+        """Run the config's preparation to its end."""
+        work = config.with_suffix("") / "work"
+        earlier = set(os.listdir(work)) if work.exists() else set()
+        command = ["jobs.prepare", str(config)]
+        return _kills.run(
+            command, self.log, lambda: work.exists() and set(os.listdir(work)) > earlier, self.nodes, strike
+        )
+
+    def encoded(self) -> int:
+        """Return the arrays that encoders made since this was last asked."""
+        total = sum(int(line.split()[1]) for line in (self.folder / "counts").read_text().splitlines())
+        self.seen, new = total, total - self.seen
+        return new
+
+    def kill(self, number: int, kind: str, span: float, chance: random.Random, expected: State, needed: int) -> Kill:
+        """Disturb one preparation, run it again, compare."""
+        struck = None
+        while struck is None or struck.victim is None:  # a run that ended before its moment came is no kill
+            name = f"kill-{number}"
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            self.encoded()
+            moment, config = chance.uniform(0, span), self.config(name)
+            struck = self.run(config, (kind, moment, chance))
+        before = len(stored(self.folder / name))
+        again = self.run(config)
+        extra = self.encoded() - needed
+        last = state(self.folder / name)
+        return Kill(
+            number=number,
+            kind=kind,
+            victim=struck.victim,
+            moment=round(moment, 2),
+            exit_code=struck.exit_code,
+            finished_by_itself=struck.exit_code == 0,
+            seconds=round(struck.seconds, 1),
+            again_exit_code=again.exit_code,
+            again_seconds=round(again.seconds, 1),
+            arrays_before=before,
+            arrays_after=len(stored(self.folder / name)),
+            encoded_again=extra,
+            shards_lost=round(extra / SHARD_ROWS, 3),
+            duplicates=last.duplicates,
+            missing=len(set(expected.rows) - set(last.rows)),
+            equal_to_undisturbed=(last.fingerprint, last.digest) == (expected.fingerprint, expected.digest),
+        )
+
+
+def draw_pictures(folder: Path, size: int, seed: int) -> None:
+    """Fill a folder with captioned pictures of three shapes; of every 50 one is a duplicate and one broken, one is magenta."""
+    folder.mkdir(parents=True)
+    shapes = list(TRAINING_SIZES.values())
+    for number in range(size):
+        picture, caption = draw(f"{seed}/{number}", "striped", shapes[number % len(shapes)])
+        file = folder / f"{number:05}.png"
+        if number % 50 == 7:
+            shutil.copy(folder / f"{number - 1:05}.png", file)
+        else:
+            picture.save(file)
+        file.with_suffix(".txt").write_text(f"{caption}, picture {number}")
+        if number % 50 == 21:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    Image.new("RGB", shapes[0], (255, 0, 255)).save(folder / "magenta.png")
+
+
+def stored(dataset: Path) -> list[bytes]:
+    """Return the content address of every array in a whole shard on storage."""
+    paths = [dataset / path for store in STORES for path in missing.shards_of(str(dataset), store)]
+    return [key for path in paths for key in pq.read_table(path, columns=["key"], partitioning=None)["key"].to_pylist()]
+
+
+def state(dataset: Path) -> State:
+    """Read the newest snapshot through plain parquet, every array included."""
+    manifest = open_manifest(str(dataset))
+    shards = {
+        (store, number): pq.read_table(dataset / path, partitioning=None).to_pylist()
+        for store, paths in manifest.shards.items()
+        for number, path in enumerate(paths)
+    }
+    rows = []
+    for part in manifest.parts:
+        rows += [(part.bucket, row) for row in pq.read_table(dataset / part.path, partitioning=None).to_pylist()]
+    digest, places = hashlib.sha256(), set()
+    for bucket, row in sorted(rows, key=lambda pair: (pair[0], pair[1]["id"])):
+        digest.update(repr((bucket, row["row_key"], row["split"], row["captions"], row["repeats"])).encode())
+        for store in STORES:
+            for place in row[store]:
+                columns = shards[store, place["shard"]][place["row"]]
+                places.add((columns["key"], store, place["shard"], place["row"]))
+                digest.update(b"".join(columns[name] for name in sorted(columns)))
+    twice = len(rows) - len({(bucket, row["id"]) for bucket, row in rows})
+    return State(
+        fingerprint=manifest.fingerprint,
+        rows=[row["row_key"] for _, row in rows],
+        digest=digest.hexdigest(),
+        duplicates=twice + len(places) - len({key for key, *_ in places}),
+    )
+
+
+def _line(kill: Kill) -> str:
+    found = (
+        f"kill {kill.number}: {kill.kind} ({kill.victim}) after {kill.moment:.1f} s, exit {kill.exit_code}",
+        "equal" if kill.equal_to_undisturbed else "DIFFERS",
+        f"{kill.duplicates} duplicates",
+        f"{kill.missing} missing",
+        f"{kill.encoded_again} encoded again = {kill.shards_lost:.2f} shards",
+    )
+    return ", ".join(found)
