@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raytrain import storage
 from raytrain.config import FREE_TRAIN_KEYS, Config
+from raytrain.data.schema import Manifest
 from raytrain.errors import UserError
 from tuning import space
 
@@ -137,6 +138,11 @@ def _identity(config: Config) -> dict[str, Any]:
 
 def fingerprint(config: Config) -> str:
     """Return the prepared dataset's fingerprint; UserError when there is no dataset."""
+    return manifest(config).fingerprint
+
+
+def manifest(config: Config) -> Manifest:
+    """Return the manifest of the prepared dataset that a sweep reads; UserError when there is none."""
     from raytrain.data.read import open_manifest
 
-    return open_manifest(config.dataset, config.data.snapshot, config.data.partial).fingerprint
+    return open_manifest(config.dataset, config.data.snapshot, config.data.partial)

@@ -93,6 +93,7 @@ def _fit(config: Config, opened: optuna.Study, before: Sequence[FrozenTrial], tr
     recorder = Recorder(opened, search, rule, storage.join(study.folder(config), "trials"))
     tree = config.values()
     tree["output"], tree["data"]["dataset"] = absolute(config.output), absolute(config.dataset)
+    tree["data"]["snapshot"] = str(study.manifest(config).number)  # a newer one may be published while trials run
 
     def trial_function(asked: dict[str, Any]) -> None:
         shared = parse(tree)

@@ -257,7 +257,8 @@ def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Man
             f"{uri!r} holds no finished dataset (no {schema.MANIFEST}); there is nothing to train on. "
             "Run `raytrain prepare` with the same config first."
         )
-    if number != "latest":
+    tree = storage.read_json(path)
+    if number not in ("latest", str(tree.get("number"))):
         known = snapshot.snapshot_numbers(uri)
         if not number.isdigit() or int(number) not in known:
             raise UserError(
@@ -265,7 +266,7 @@ def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Man
                 "it may have been deleted by `raytrain data gc`. Name another, or leave it out."
             )
         path = snapshot.snapshot_path(uri, int(number))
-    tree = storage.read_json(path)
+        tree = storage.read_json(path)
     if tree.get("version") != schema.VERSION:
         raise UserError(
             f"{path!r} has dataset version {tree.get('version')}, this program reads {schema.VERSION}. Prepare again."

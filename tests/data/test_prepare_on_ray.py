@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,18 @@ def test_a_worker_that_dies_is_replaced_and_its_work_done_again(
     jobs = [{"number": number} for number in range(6)]
     rows = flow.map_actors(jobs, Mortal, {"mark": str(tmp_path / "mark")}, make_config().data.encode)
     assert sorted(row["number"] for row in rows) == list(range(6))
+
+
+class Slow:
+    """Says which process it is, after a while."""
+
+    def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.5)
+        return {"process": os.getpid()}
+
+
+def test_a_pool_grows_from_its_least_to_its_most_workers(make_config: Callable[..., Config]) -> None:
+    encode = make_config(encode={"workers": 1, "max_workers": 2, "cpus_per_worker": 0.5}).data.encode
+    reports = list(flow.map_actors([{"number": number} for number in range(40)], Slow, {}, encode))
+    assert len(reports) == 40
+    assert len({report["process"] for report in reports}) == 2

@@ -128,5 +128,5 @@ def test_an_object_store_cannot_hold_the_study(tmp_path: Path) -> None:
 
 def test_without_a_dataset_the_error_says_to_prepare(tmp_path: Path) -> None:
     config = changed(make_config(tmp_path), "data.dataset", str(tmp_path / "none"))
-    with pytest.raises(UserError, match="run `prepare`"):
+    with pytest.raises(UserError, match="Run `raytrain prepare`"):
         study.fingerprint(config)
