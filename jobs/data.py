@@ -59,6 +59,28 @@ def show(
         Console().print(browse.everything(found, manifest))
 
 
+@app.command("diff")
+@interruptible
+def diff(
+    where: Where,
+    old: Annotated[str, typer.Argument(metavar="A", help="A snapshot's number.")],
+    new: Annotated[str, typer.Argument(metavar="[B]", help="Another snapshot, by default the newest.")] = "latest",
+    first: Annotated[int, typer.Option(help="How many rows of each kind are named.", min=0)] = 10,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    set: Overrides = None,
+) -> None:
+    """Say which rows were added, removed or changed between two snapshots, and which settings differ."""
+    from rich.console import Console
+
+    from raytrain.data import compare
+
+    found = compare.difference(_dataset(where, set), old, new, first)
+    if json:
+        print(found.model_dump_json(indent=2))
+    else:
+        Console().print(compare.show(found))
+
+
 def _dataset(where: str, overrides: Sequence[str] | None) -> str:
     """Return the folder of the dataset that is meant: that of a config where a TOML file is given."""
     from raytrain.errors import UserError

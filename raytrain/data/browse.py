@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
-from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Column
@@ -70,7 +69,7 @@ def snapshots(dataset: str) -> RenderableType:
     """Return the table of a dataset's snapshots, the newest marked."""
     newest = open_snapshot(dataset)
     times = {file.path: file.modified for file in storage.files(storage.join(dataset, schema.SNAPSHOTS))}
-    grid = Grid(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("no.", "made", "rows", "buckets", "size", "content", "made with", "state"):
         grid.add_column(name, justify="right" if name in ("no.", "rows", "buckets", "size") else "left", no_wrap=True)
     for number in snapshot.snapshot_numbers(dataset):
@@ -80,7 +79,7 @@ def snapshots(dataset: str) -> RenderableType:
         mark = "*" if number == newest.number else " "
         grid.add_row(
             f"{number} {mark}", f"{made:%Y-%m-%d %H:%M}", f"{rows:,}", str(len(one.buckets)), size(one.bytes),
-            one.fingerprint[:8], escape(f"{one.family}, {_captioner(one)}"),
+            one.fingerprint[:8], escape(_made_with(one)),
             "complete" if one.complete else "partial",
         )  # fmt: skip
     return grid
@@ -99,8 +98,7 @@ def overview(dataset: str, manifest: Manifest) -> RenderableType:
     state = "complete" if manifest.complete else "partial: preparation had not ended"
     lines = [
         f"Snapshot {manifest.number} of {escape(dataset)} ({state})",
-        f"made for family {manifest.family}, VAE {manifest.vae_hash[:12]}, text encoder {manifest.text_hash[:12]}, "
-        f"{escape(_captioner(manifest))}",
+        f"made with {escape(_made_with(manifest))}, VAE {manifest.vae_hash[:12]}, text encoder {manifest.text_hash[:12]}",
         f"fingerprint {manifest.fingerprint}",
     ]
     return Group(*lines, buckets, stores, *_left_out(dataset, manifest))
@@ -137,15 +135,15 @@ def find_rows(dataset: str, manifest: Manifest, name: str) -> list[Row]:
         found = sql.sql(query, params={"name": name, "digits": digits}).to_arrow_table()
         if len(found):
             return list(found.to_pylist())
-        refused = sql.execute("SELECT rule, reason FROM rejected WHERE path = $name", {"name": name}).fetchone()
+        refused = sql.execute("SELECT rule, reason FROM rejected WHERE path = $name", {"name": name}).fetchall()
         if refused:
             raise UserError(
-                f"{name!r} is not in snapshot {manifest.number}: it was left out by rule {refused[0]!r}: {refused[1]}."
+                f"{name!r} is not in snapshot {manifest.number}: it was left out by rule {refused[0][0]!r}: {refused[0][1]}."
             )
         near = sql.execute(
             "SELECT path FROM rows ORDER BY jaro_winkler_similarity(path, $name) DESC, path LIMIT 1", {"name": name}
-        ).fetchone()
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+        ).fetchall()
+    hint = f" Did you mean {near[0][0]!r}?" if near else ""
     raise UserError(
         f"Snapshot {manifest.number} of {dataset!r} has no row {name!r}.{hint} Give a picture's path as the source "
         f"lists it, or at least the first {LEAST_ID} digits of the sha256 of its file."
@@ -190,10 +188,10 @@ def _cut(place: dict[str, int]) -> str:
     return f"top {place['crop_top']}, left {place['crop_left']}"
 
 
-def _captioner(manifest: Manifest) -> str:
+def _made_with(manifest: Manifest) -> str:
     captions = manifest.settings.get("captions", {})
     makers = [name for name in (captions.get("captioner"), captions.get("rewriter")) if name and name != "none"]
-    return " + ".join(makers) or "captions as they are"
+    return ", ".join([manifest.family, *makers])
 
 
 def size(count: int) -> str:
