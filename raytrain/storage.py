@@ -131,6 +131,13 @@ def move(uri: str, to: str) -> None:
     filesystem.move(path, resolve(to)[1])
 
 
+def modified(uri: str) -> float:
+    """Return when a file was last written, in seconds since 1970; 0 where there is none."""
+    filesystem, path = resolve(uri)
+    found = filesystem.get_file_info(path).mtime_ns
+    return found / 1e9 if found else 0.0
+
+
 def size(uri: str) -> int:
     """Return a file's bytes; 0 where there is none."""
     filesystem, path = resolve(uri)

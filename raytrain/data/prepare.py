@@ -33,6 +33,8 @@ PASSES = 3
 """Encoding rounds at most; the second finds nothing missing unless another preparation or a fault interfered."""
 STALE_SECONDS = 24 * 3600
 """Working files of a preparation that was killed are deleted by a later one after this time."""
+ALIVE, BEAT_SECONDS = "alive", 60.0
+"""File that a running preparation touches, and how often."""
 
 
 class Preparation:
@@ -49,6 +51,8 @@ class Preparation:
         self.made: Counter[str] = Counter()
         self.noted: dict[str, int] = {}
         self.mean_ratio = 1.0
+        self.beaten = -BEAT_SECONDS
+        self._beat()
 
     def run(self) -> Report:
         """Do all stages; return what the last one published."""
@@ -179,7 +183,14 @@ class Preparation:
             for report in reports:
                 advance(report["rows"])
                 found.append(report)
+                self._beat()
         return found
+
+    def _beat(self) -> None:
+        """Say now and then that this run is alive, so that no other one takes its working files for left ones."""
+        if time.monotonic() - self.beaten > BEAT_SECONDS:
+            storage.write_bytes(self._at(ALIVE), b"")
+            self.beaten = time.monotonic()
 
     def _at(self, *parts: str) -> str:
         return storage.join(self.work, *parts)
@@ -264,6 +275,6 @@ def _tidy(dataset: str, own: str) -> None:
     """Delete this run's working tables, and those of runs that were killed long ago."""
     folder = storage.join(dataset, "work")
     for name in storage.names(folder):
-        begun = name.split("-")[0]
-        if storage.join(folder, name) == own or (begun.isdigit() and time.time() - int(begun) > STALE_SECONDS):
-            storage.remove(storage.join(folder, name))
+        work = storage.join(folder, name)
+        if work == own or time.time() - storage.modified(storage.join(work, ALIVE)) > STALE_SECONDS:
+            storage.remove(work)
