@@ -21,7 +21,7 @@ from raytrain import plugins, storage
 from raytrain.config import Config
 from raytrain.data import shard, tables
 from raytrain.data.buckets import Size
-from raytrain.data.opening import Opened, Passing, ahead, opened
+from raytrain.data.opening import Opened, Passing, ahead, opened, sound
 from raytrain.data.picture import BadPicture
 from raytrain.data.recipe import Recipe
 from raytrain.data.schema import CONTROLS, MASKS, MOMENTS, TEXT, bucket_size
@@ -196,12 +196,12 @@ class _Layers:
     def _mask(self, picture: Opened) -> Any:
         assert self.masker is not None
         with self.lock:
-            return self.masker.mask(picture.picture, file=picture.mask, alpha=picture.alpha)
+            return self.masker.mask(picture.picture, file=sound(picture.mask), alpha=picture.alpha)
 
     def _control(self, picture: Opened) -> Any:
         assert self.maker is not None
         with self.lock:
-            return self.maker.make(picture.picture, file=picture.control)
+            return self.maker.make(picture.picture, file=sound(picture.control))
 
 
 def _or_fault(function: Callable[[Opened], Any], picture: Opened) -> Any:

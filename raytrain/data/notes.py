@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from raytrain import plugins, storage
 from raytrain.data import tables
-from raytrain.data.opening import Passing, ahead, opened
+from raytrain.data.opening import Passing, ahead, opened, sound
 from raytrain.data.picture import BadPicture
 from raytrain.dataconfig import DataConfig
 from raytrain.errors import UserError
@@ -193,7 +193,7 @@ def _centres(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], li
 
     def centre(entry: Any) -> Any:
         try:
-            mask = masker.mask(entry.picture, file=entry.mask, alpha=entry.alpha)
+            mask = masker.mask(entry.picture, file=sound(entry.mask), alpha=entry.alpha)
         except BadPicture as error:
             return error
         return {"numbers": list(centre_of_mass(np.asarray(mask)))}

@@ -24,12 +24,19 @@ class Passing(BadPicture):
 
 
 class Opened(NamedTuple):
-    """One picture as viewed, and its layers."""
+    """One picture as viewed, and its layers; of a layer's file that cannot be used what is wrong, for `sound` to raise."""
 
     picture: Image.Image
     alpha: Image.Image | None
-    mask: Image.Image | None
-    control: Image.Image | None
+    mask: Image.Image | BadPicture | None
+    control: Image.Image | BadPicture | None
+
+
+def sound(layer: Image.Image | BadPicture | None) -> Image.Image | None:
+    """Return a layer; raises the BadPicture that stands for it. Only what is made from the layer suffers from its fault."""
+    if isinstance(layer, BadPicture):
+        raise layer
+    return layer
 
 
 def opened(line: Mapping[str, Any], data: DataConfig, *, alpha: bool, mask: bool, control: bool) -> Opened | BadPicture:
@@ -63,13 +70,15 @@ def ahead(
         yield pending.popleft().result()
 
 
-def _layer(line: Mapping[str, Any], name: str, data: DataConfig) -> Image.Image | None:
+def _layer(line: Mapping[str, Any], name: str, data: DataConfig) -> Image.Image | BadPicture | None:
     if not line[name]:
         return None
     try:
-        return picture._layer(_read(line, name, line[f"{name}_id"], data), data.max_pixels)
+        return picture.decode_any(_read(line, name, line[f"{name}_id"], data), data.max_pixels)
     except BadPicture as error:
-        raise type(error)(f"its {name} file: {error}") from error
+        return type(error)(f"its {name} file: {error}")
+    except OSError as error:
+        return Passing(f"its {name} file cannot be read: {error}")
 
 
 def _read(line: Mapping[str, Any], name: str, identity: bytes, data: DataConfig) -> bytes:
