@@ -7,11 +7,14 @@ kohya's `caption_prefix`), so a comma is written where one is wanted: `prefix = 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
 
 from raytrain.dataconfig import CaptionConfig
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def compose(
@@ -42,7 +45,8 @@ def compose(
 
     def final(body: str) -> str:
         text = " ".join(part for part in (before, body, after) if part)
-        text = clean(f"{first}, {text}" if first else text, config.separator)
+        text = f"{first}, {text}" if first else text
+        text = clean(text, config.separator) if text != body else body
         if regularisation:
             return without(text, config.placeholder, config.separator)
         return triggered(text, config.trigger, config.placeholder, config.separator)
@@ -61,11 +65,20 @@ def clean(text: str, separator: str = ",") -> str:
     >>> clean(" a cat ,, on\\n a  mat, ")
     'a cat, on a mat'
     """
-    text = " ".join("".join(" " if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in text).split())
+    spaced, doubled, ends = _marks(separator)
+    text = " ".join(_CONTROLS.sub(" ", text).split())
+    return ends.sub("", doubled.sub(r"\1", spaced.sub(r"\1", text)))
+
+
+@functools.lru_cache(16)
+def _marks(separator: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """Return patterns of white space before a separator, of one that is repeated, and of those at the ends."""
     marks = "|".join(re.escape(mark) for mark in dict.fromkeys((",", separator.strip())) if mark)
-    text = re.sub(rf"\s+({marks})", r"\1", text)
-    text = re.sub(rf"({marks})(?:\s*\1)+", r"\1", text)
-    return re.sub(rf"^(?:(?:{marks})\s*)+|(?:\s*(?:{marks}))+$", "", text)
+    return (
+        re.compile(rf"\s+({marks})"),
+        re.compile(rf"({marks})(?:\s*\1)+"),
+        re.compile(rf"^(?:(?:{marks})\s*)+|(?:\s*(?:{marks}))+$"),
+    )
 
 
 def tags(text: str, separator: str = ",") -> list[str]:
@@ -134,6 +147,7 @@ def variant(body: str, config: CaptionConfig, *, identity: str, seed: int, numbe
     return joint.join([*kept, *(tag for _, tag in sorted(stay))])
 
 
+@functools.lru_cache(64)
 def _word(word: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)")
 

@@ -5,6 +5,7 @@ Pure arithmetic on each picture's size, hash and captions: a million rows take s
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pyarrow as pa
@@ -42,12 +43,13 @@ def describe(
 
 class _Describer:
     def __init__(self, data: DataConfig, recipe: Recipe, seed: int, mean_ratio: float) -> None:
-        self.data, self.seed, self.mean_ratio = data, seed, mean_ratio
-        self.prefixes = recipe.prefixes()
+        self.data, self.seed = data, seed
+        self.fits = functools.cache(lambda width, height: buckets.fits(width, height, data.buckets, mean_ratio))
+        self.prefixes = {transparent: recipe.prefixes(transparent) for transparent in (False, True)}
         self.masks, self.controls = bool(recipe.mask_version), bool(recipe.control_version)
 
     def add(self, line: dict[str, Any], found: dict[str, list[tuple[Any, ...]]]) -> None:
-        fits = buckets.fits(line["width"], line["height"], self.data.buckets, self.mean_ratio)
+        fits = self.fits(line["width"], line["height"])
         if not fits:
             reason = f"{line['width']}x{line['height']} fills no bucket and data.buckets.upscale is off"
             found["rejected"].append((line["path"], reason, "size", ""))
@@ -62,7 +64,7 @@ class _Describer:
             identity=line["id"].hex(),
             seed=self.seed,
         )
-        texts = [(address(self.prefixes[TEXT], text.encode()), text) for text in captions]
+        texts = [(address(self.prefixes[False][TEXT], text.encode()), text) for text in captions]
         for fit in fits:
             arrays = self._arrays(line, fit)
             bucket = bucket_name(*fit.bucket)
@@ -78,7 +80,7 @@ class _Describer:
 
     def _arrays(self, line: dict[str, Any], fit: buckets.Fit) -> list[tuple[Any, ...]]:
         """Return (store, version, key, transform, crop top, crop left) of every array of a picture in one bucket."""
-        identity, arrays = line["id"], []
+        identity, prefixes, arrays = line["id"], self.prefixes[line["transparent"]], []
         versions = transforms(
             line["width"], line["height"], fit, self.data.buckets, self.data.augment,
             identity.hex(), self.seed, line["centre"] and tuple(line["centre"]),
@@ -87,15 +89,13 @@ class _Describer:
         for number, version in enumerate(versions):
             crop = version.crop_top, version.crop_left
             text = version.to_json()
-            arrays.append(
-                (MOMENTS, number, address(self.prefixes[MOMENTS], identity, size, text.encode()), text, *crop)
-            )
+            arrays.append((MOMENTS, number, address(prefixes[MOMENTS], identity, size, text.encode()), text, *crop))
             if self.masks or self.controls:
                 text = colour_free(version).to_json()
             for wanted, store, other in ((self.masks, MASKS, "mask_id"), (self.controls, CONTROLS, "control_id")):
                 if wanted:
                     own = line[other] or bytes(32)
                     arrays.append(
-                        (store, number, address(self.prefixes[store], identity, own, size, text.encode()), text, *crop)
+                        (store, number, address(prefixes[store], identity, own, size, text.encode()), text, *crop)
                     )
         return arrays
