@@ -81,6 +81,28 @@ def diff(
         Console().print(compare.show(found))
 
 
+@app.command("gc")
+@interruptible
+def gc(
+    where: Where,
+    keep: Annotated[
+        int | None, typer.Option(help="Drop all snapshots but that many newest; by default all are kept.", min=1)
+    ] = None,
+    older_than: Annotated[
+        float,
+        typer.Option(metavar="HOURS", help="Delete no younger file: preparations may have just written it.", min=0),
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    set: Overrides = None,
+) -> None:
+    """Delete what no snapshot needs. Safe while a dataset is prepared or trained on; captions and scores are never lost."""
+    from rich.console import Console
+
+    from raytrain.data import collect
+
+    Console().print(collect.show(collect.collect(_dataset(where, set), keep, older_than, dry_run)))
+
+
 def _dataset(where: str, overrides: Sequence[str] | None) -> str:
     """Return the folder of the dataset that is meant: that of a config where a TOML file is given."""
     from raytrain.errors import UserError

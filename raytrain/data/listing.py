@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from raytrain import storage
 from raytrain.data import sources, tables
 from raytrain.data.item import Item, Rejected
 from raytrain.data.location import is_web
@@ -36,7 +37,7 @@ def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
 
     def flush() -> None:
         if refused:
-            part = f"{rejected}/{count['rejected']:09d}.parquet"
+            part = storage.join(rejected, f"{count['rejected']:09d}.parquet")
             count["rejected"] += tables.write_rows(part, [item.model_dump() for item in refused], tables.REJECTED)
             refused.clear()
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raytrain import storage
-from raytrain.data import tables
+from raytrain.data import leaving, tables
 from raytrain.data.recipe import Recipe
 from raytrain.data.schema import STORES, bucket_size
 from raytrain.dataconfig import EncodeConfig
@@ -33,9 +33,10 @@ _THERE = """
 def write_stored(dataset: str, stored: str) -> int:
     """Write where every array on storage is to the table `stored`; return their number.
 
-    A file that cannot be read is left out: what it held is encoded again.
+    A file that cannot be read or is being deleted is left out: what it held is encoded again.
     """
-    shards = [(store, path) for store in STORES for path in shards_of(dataset, store)]
+    going = leaving.leaving(dataset)
+    shards = [(store, path) for store in STORES for path in shards_of(dataset, store) if path not in going]
 
     def lines() -> Iterator[pa.Table]:
         with ThreadPoolExecutor(READERS) as pool:
@@ -53,7 +54,10 @@ def shards_of(dataset: str, store: str) -> list[str]:
     folder = storage.join(dataset, store)
     names = storage.names(folder)
     inner = [
-        f"{name}/{file}" for name in names if name.startswith("bucket=") for file in storage.names(f"{folder}/{name}")
+        f"{name}/{file}"
+        for name in names
+        if name.startswith("bucket=")
+        for file in storage.names(storage.join(folder, name))
     ]
     return [f"{store}/{name}" for name in [*inner, *names] if name.endswith(".parquet")]
 

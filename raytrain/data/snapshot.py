@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from raytrain import storage
-from raytrain.data import shard, tables
+from raytrain.data import leaving, shard, tables
 from raytrain.data.recipe import Recipe
 from raytrain.data.schema import (
     HELD_OUT,
@@ -76,14 +76,15 @@ def publish(
 ) -> dict[str, Any]:
     """Write the snapshot of all rows that are whole, unless the newest one says the same; return its number and counts.
 
-    With `complete`, a row that is not whole must have a fault (RuntimeError otherwise) and is listed as rejected.
+    With `complete`, a row that is not whole must have a fault and is listed as rejected. Where one has none, or a clean-up
+    of the dataset has just taken what the snapshot would name, there is no snapshot: `lost` is true.
     """
     reads: dict[str, Any] = {name: (storage.join(work, name), schema) for name, schema in tables.DESCRIBED.items()}
     reads |= {"all_stored": (stored, tables.STORED), "all_faults": (faults, tables.FAULTS)}
     with tables.database(**reads, refused=(rejected, tables.REJECTED)) as sql:
         sql.execute(_PIECES)
-        if complete:
-            _require_faults(sql)
+        if complete and _unexplained(sql):
+            return {"lost": True}
         sql.execute(_WHOLE)
         _split(sql, data.held_out)
         _balance(sql)
@@ -126,12 +127,12 @@ def write_known_faults(dataset: str, known: str) -> int:
     return tables.write_rows(known, lines, tables.FAULTS)
 
 
-def _require_faults(sql: Any) -> None:
+def _unexplained(sql: Any) -> int:
+    """Return the number of rows that lack an array without a reason."""
     [lost] = sql.execute("""
         SELECT count(*) FROM (SELECT row_key FROM pieces GROUP BY row_key
         HAVING count(*) FILTER (shard IS NULL) > 0 AND count(reason) FILTER (shard IS NULL) = 0)""").fetchall()[0]
-    if lost:
-        raise RuntimeError(f"{lost} rows were neither encoded nor rejected")
+    return int(lost)
 
 
 def _split(sql: Any, fraction: float) -> None:
@@ -280,6 +281,9 @@ def _store(dataset: str, manifest: Manifest) -> dict[str, Any]:
         tree = manifest.model_copy(update={"number": number}).model_dump(mode="json")
         if storage.write_new_json(snapshot_path(dataset, number), tree):
             break
+    if leaving.lost(dataset, manifest):
+        storage.remove(snapshot_path(dataset, number))
+        return {"number": 0, "lost": True}
     storage.write_json(storage.join(dataset, MANIFEST), tree)
     return {"number": number, "new": True}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -24,6 +25,8 @@ Entry = TypeVar("Entry")
 
 MEMORY = "400MB"
 """What one query may hold; beyond it DuckDB spills to disk."""
+MERGED = "merged"
+"""What the name of a part begins with that `raytrain data gc` made of many; its metadata of this name lists them."""
 GROUP = 4096
 """Rows of a row group, unless a stage cuts its jobs otherwise."""
 
@@ -135,7 +138,17 @@ def parts_of(uri: str) -> list[str]:
     """Return the parquet files of a table: the file itself, or all in the folder; an unfinished one is no part."""
     if uri.endswith(".parquet"):
         return [uri] if storage.exists(uri) else []
-    return [storage.join(uri, name) for name in storage.names(uri) if name.endswith(".parquet")]
+    names = [name for name in storage.names(uri) if name.endswith(".parquet")]
+    merged = [name for name in names if name.startswith(MERGED)]
+    replaced = {part for name in merged for part in stands_for(storage.join(uri, name))}
+    return [storage.join(uri, name) for name in names if name not in replaced]
+
+
+def stands_for(uri: str) -> list[str]:
+    """Return the names of the parts whose lines this part holds too; readers leave those out."""
+    filesystem, path = storage.resolve(uri)
+    notes = pq.read_schema(path, filesystem=filesystem).metadata or {}
+    return list(json.loads(notes.get(MERGED.encode(), b"[]")))
 
 
 def write(uri: str, batches: Iterable[Any], schema: pa.Schema, group_rows: int = GROUP) -> int:
