@@ -35,7 +35,7 @@ _SEEN = """
 _CHOSEN = """
     WITH looks AS (SELECT DISTINCT ON (key) * FROM all_looks)
     SELECT i.number, l.id, l.mask_id, l.control_id, i.path, i.location, i.mask, i.control, i.prefix, i.suffix,
-           l.width, l.height, CASE WHEN len(l.texts) > 0 THEN l.texts ELSE i.captions END AS captions,
+           l.width, l.height, l.transparent, CASE WHEN len(l.texts) > 0 THEN l.texts ELSE i.captions END AS captions,
            i.repeats, i.weight, i.regularisation, []::DOUBLE[] AS scores, NULL::DOUBLE AS quality, NULL::DOUBLE[] AS centre
     FROM items i JOIN looks l USING (key) JOIN seen s ON s.number = i.number
     WHERE s.rule = '' ORDER BY i.number

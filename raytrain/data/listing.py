@@ -10,6 +10,7 @@ from raytrain import storage
 from raytrain.data import sources, tables
 from raytrain.data.item import Item, Rejected
 from raytrain.data.location import is_web
+from raytrain.data.picture import DECODING
 from raytrain.data.schema import content_digest
 from raytrain.dataconfig import DataConfig, SubsetConfig
 
@@ -48,7 +49,8 @@ def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
 
 def look_rules(data: DataConfig) -> str:
     """Return what, beside the file, the outcome of a look depends on."""
-    return f"1 {data.max_pixels} {data.fetch.max_bytes} {data.quality.near_duplicates is not None}"
+    appearance = "" if data.quality.near_duplicates is None else f"{DECODING} {data.background}"
+    return f"2 {data.max_pixels} {data.fetch.max_bytes} {appearance}"
 
 
 def _each(subsets: tuple[SubsetConfig, ...]) -> Iterator[Item | Rejected]:

@@ -84,8 +84,9 @@ def _look(item: dict[str, Any], data: DataConfig) -> tuple[dict[str, Any], bool]
 def _seen(item: dict[str, Any], data: DataConfig) -> dict[str, Any]:
     read = fetcher(data.fetch).read
     content = read(item["location"])
-    width, height = picture.measure(content, data.max_pixels)
+    (width, height), transparent = picture.header(content, data.max_pixels)
     seen: dict[str, Any] = {"id": hashlib.sha256(content).digest(), "width": width, "height": height}
+    seen["transparent"] = transparent
     if item["caption_file"]:
         text = caption_text(read(item["caption_file"]))
         seen["texts"] = [text] if text else []

@@ -17,13 +17,17 @@ from typing import Any, Literal, NamedTuple
 from raytrain import plugins, storage
 from raytrain.data import tables
 from raytrain.data.opening import Passing, ahead, opened, sound
-from raytrain.data.picture import BadPicture
+from raytrain.data.picture import DECODING, BadPicture
 from raytrain.dataconfig import DataConfig
 from raytrain.errors import UserError
 
 BLOCK = 128
 """Pictures of one job: what a killed worker loses."""
-_NEED = "SELECT *, unhex(sha256($version::BLOB || id || {made_from})) AS key FROM pictures WHERE {condition}"
+_NEED = """
+    SELECT * EXCLUDE shown_on, unhex(sha256($version::BLOB || id || {made_from} || shown_on)) AS key
+    FROM (SELECT *, CASE WHEN transparent THEN encode($background) ELSE ''::BLOB END AS shown_on FROM pictures)
+    WHERE {condition}
+"""
 
 
 class Stage(NamedTuple):
@@ -41,6 +45,13 @@ class Stage(NamedTuple):
     """SQL: what, beside the picture, a note depends on."""
     number: int = 0
     """Place in [[data.quality.scores]]."""
+    background: str = ""
+    """What transparent pictures are shown on; empty where no picture is shown."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the SQL of `_need` takes."""
+        return {"version": self.version, "background": self.background}
 
 
 def stages(data: DataConfig) -> list[Stage]:
@@ -62,7 +73,7 @@ def stages(data: DataConfig) -> list[Stage]:
     if data.buckets.crop == "salience":
         maker = _maker("masks", data.masks.kind, data.masks)
         found.append(Stage("centre", data.masks.kind, *maker, made_from="coalesce(mask_id, ''::BLOB)"))
-    return found
+    return [stage if stage.kind == "rewrite" else stage._replace(background=data.background) for stage in found]
 
 
 def write_needed(stage: Stage, pictures: str, notes: str, needed: str) -> int:
@@ -70,7 +81,7 @@ def write_needed(stage: Stage, pictures: str, notes: str, needed: str) -> int:
     with tables.database(pictures=(pictures, tables.PICTURES), notes=(notes, tables.NOTES)) as sql:
         found = sql.sql(
             f"SELECT * FROM ({_need(stage)}) ANTI JOIN notes USING (key) ORDER BY number",
-            params={"version": stage.version},
+            params=stage.parameters,
         )
         return tables.write(needed, found.to_arrow_reader(BLOCK), tables.NEEDED, BLOCK)
 
@@ -90,7 +101,7 @@ def apply(stage: Stage, data: DataConfig, notes: str, faults: str, pictures: str
             faults AS (SELECT DISTINCT ON (key) key, reason FROM all_faults)
             SELECT number, path, key, texts, numbers[1] AS value, numbers, reason
             FROM needed LEFT JOIN notes USING (key) LEFT JOIN faults USING (key)""",
-            {"version": stage.version},
+            stage.parameters,
         )
         [missing] = sql.execute(
             "SELECT count(*) FROM joined WHERE texts IS NULL AND value IS NULL AND reason IS NULL"
@@ -208,7 +219,8 @@ def _maker(kind: str, name: str, config: Any) -> tuple[bytes, str]:
     facts = {"kind": kind, "name": name, "path": getattr(config, "path", ""), "version": version}
     if kind == "captioners":
         facts["prompt"] = config.prompt if config.prompt is not None else module.PROMPT
-    return hashlib.sha256(f"{kind}/{name}/{version}".encode()).digest(), json.dumps(facts, sort_keys=True)
+    shown = "" if kind == "rewriters" else f"/{DECODING}"
+    return hashlib.sha256(f"{kind}/{name}/{version}{shown}".encode()).digest(), json.dumps(facts, sort_keys=True)
 
 
 def _need(stage: Stage) -> str:

@@ -47,12 +47,20 @@ class BadPicture(Exception):  # noqa: N818 - a verdict on one file, not a fault 
     """This file cannot be a training picture; the message is the reason."""
 
 
-def measure(content: bytes, max_pixels: int) -> Size:
-    """Read width and height, as the picture is viewed (EXIF rotation applied), from the header alone."""
+def header(content: bytes, max_pixels: int) -> tuple[Size, bool]:
+    """Read from the header alone: width and height, as the picture is viewed (EXIF rotation applied), and whether it may have
+    transparency, so that its pixels depend on a background.
+    """
     with _open(content, max_pixels) as picture:
         width, height = picture.size
         turned = _orientation(picture, content) in (5, 6, 7, 8)
-    return (height, width) if turned else (width, height)
+        transparent = bool(picture.has_transparency_data)
+    return (height, width) if turned else (width, height), transparent
+
+
+def measure(content: bytes, max_pixels: int) -> Size:
+    """Read width and height, as the picture is viewed, from the header alone."""
+    return header(content, max_pixels)[0]
 
 
 def decode(content: bytes, max_pixels: int, background: str = "white") -> Image.Image:

@@ -32,9 +32,9 @@ class Recipe(Table):
     """Empty: no masks are stored."""
     control_version: str = ""
 
-    def prefixes(self) -> dict[str, bytes]:
-        """Return for each store what its content addresses begin with."""
-        pixels = (DECODING, VERSION, self.background)
+    def prefixes(self, transparent: bool = False) -> dict[str, bytes]:
+        """Return for each store what its content addresses begin with; only transparent pictures depend on the background."""
+        pixels = (DECODING, VERSION, self.background if transparent else "")
         return {
             MOMENTS: content_digest(MOMENTS, pixels, self.vae_hash, self.precision),
             MASKS: content_digest(MASKS, pixels, self.mask_version, self.latent_factor),

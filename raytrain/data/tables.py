@@ -47,8 +47,11 @@ _WORDS = {"prefix": TEXT, "suffix": TEXT, "captions": TEXTS}
 ITEMS = _columns(key=KEY, number=LONG, **_PLACE, caption_file=TEXT, **_WORDS, **_SHARE)
 """One line for each picture the sources list; `number` is its place in the listing, `key` the address of its look."""
 
-LOOKS = _columns(key=KEY, reason=TEXT, **_HASHES, width=SHORT, height=SHORT, appearance=pa.uint64(), texts=TEXTS)
-"""What looking at a picture found: content hashes, size as viewed, its captions, its perceptual hash, or why it is broken."""
+LOOKS = _columns(
+    key=KEY, reason=TEXT, **_HASHES, width=SHORT, height=SHORT, transparent=FLAG, appearance=pa.uint64(), texts=TEXTS
+)
+"""What looking at a picture found: content hashes, size as viewed, whether it needs a background, its captions, its perceptual
+hash, or why it is broken."""
 
 PICTURES = _columns(
     number=LONG,
@@ -57,6 +60,7 @@ PICTURES = _columns(
     **_WORDS,
     width=SHORT,
     height=SHORT,
+    transparent=FLAG,
     **_SHARE,
     scores=REALS,
     quality=REAL,

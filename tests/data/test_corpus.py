@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raytrain.data.picture import BadPicture, decode, decode_layers, measure
+from raytrain.data.picture import BadPicture, decode, decode_layers, header, measure
 from tests.data import corpus, corpus_pictures
 from tests.data.corpus_pictures import Bad, Good
 
@@ -45,3 +45,10 @@ def test_every_path_of_the_corpus_is_there_once(tmp_path: Path) -> None:
     assert not built.bad.keys() & built.good.keys()
     contents = [path.read_bytes() for path in (tmp_path / "source" / "good").iterdir()]
     assert len(set(contents)) == len(contents), "equal pictures would be rejected as duplicates"
+
+
+def test_the_header_tells_of_every_transparency() -> None:
+    for file in corpus_pictures.good():
+        alpha = decode_layers(file.content, LIMIT)[1]
+        transparent = header(file.content, LIMIT)[1]
+        assert transparent or alpha is None, f"{file.name}: its pixels depend on the background"
