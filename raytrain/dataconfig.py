@@ -129,12 +129,14 @@ class CaptionConfig(Table):
     def _plugins_exist(self) -> CaptionConfig:
         if self.captioner != "none":
             plugins.check("data.captioners", self.captioner)
-            plugins.check_options("data.captioners", self.captioner, self.options)
+            plugins.check_options("data.captioners", self.captioner, self.options, "data.captions.options")
             if not self.path and plugins.load("data.captioners", self.captioner).NEEDS_PATH:
                 raise ValueError(f"captioner {self.captioner!r} needs `path`, the folder or hub id of its weights")
         if self.rewriter:
             plugins.check("data.rewriters", self.rewriter)
-            plugins.check_options("data.rewriters", self.rewriter, self.rewriter_options)
+            plugins.check_options(
+                "data.rewriters", self.rewriter, self.rewriter_options, "data.captions.rewriter_options"
+            )
         return self
 
 
@@ -154,7 +156,7 @@ class MaskConfig(Table):
     def _kind_exists(self) -> MaskConfig:
         if self.kind != "none":
             plugins.check("data.masks", self.kind)
-            plugins.check_options("data.masks", self.kind, self.options)
+            plugins.check_options("data.masks", self.kind, self.options, "data.masks.options")
         return self
 
 
@@ -170,7 +172,7 @@ class ControlConfig(Table):
     def _kind_exists(self) -> ControlConfig:
         if self.kind != "none":
             plugins.check("data.controls", self.kind)
-            plugins.check_options("data.controls", self.kind, self.options)
+            plugins.check_options("data.controls", self.kind, self.options, "data.controls.options")
         return self
 
 
@@ -188,7 +190,7 @@ class ScoreConfig(Table):
     @model_validator(mode="after")
     def _kind_exists(self) -> ScoreConfig:
         plugins.check("data.scores", self.kind)
-        plugins.check_options("data.scores", self.kind, self.options)
+        plugins.check_options("data.scores", self.kind, self.options, f"data.quality.scores.{self.name}.options")
         return self
 
 
@@ -241,9 +243,9 @@ class EncodeConfig(Table):
     shard_mb: int = Field(256, ge=1)
     """Megabytes of one parquet file, about."""
     shard_rows: int = Field(2048, ge=1)
-    """Rows of one parquet file at most: the work a killed worker loses."""
+    """Rows of one parquet file at most."""
     group_rows: int = Field(64, ge=1)
-    """Rows of one parquet row group, the unit a reader fetches."""
+    """Rows of one parquet row group: what a reader fetches, and the work a killed worker loses at most."""
     publish_minutes: float | None = Field(None, gt=0)
     """Publish a snapshot of what is ready every so often, so that training can start; default: only when all is done."""
 

@@ -23,8 +23,9 @@ from raytrain.data import shard, tables
 from raytrain.data.buckets import Size
 from raytrain.data.opening import Opened, Passing, ahead, opened, sound
 from raytrain.data.picture import BadPicture
+from raytrain.data.pieces import PieceWriter
 from raytrain.data.recipe import Recipe
-from raytrain.data.schema import CONTROLS, MASKS, MOMENTS, TEXT, bucket_size
+from raytrain.data.schema import CONTROLS, MASKS, MOMENTS, TEXT, bucket_size, content_key
 from raytrain.data.transform import Transform, grey, pixels
 from raytrain.errors import UserError
 
@@ -41,12 +42,13 @@ class _Value(NamedTuple):
 class ShardEncoder:
     """One worker: the family's encoders on one device, the models of masks and control pictures, and decoding threads."""
 
-    def __init__(self, config: Config, recipe: Recipe, faults: str) -> None:
+    def __init__(self, config: Config, recipe: Recipe, faults: str, pieces: str) -> None:
         from raytrain import families
 
         encode, data = config.data.encode, config.data
         torch.set_num_threads(max(1, int(encode.cpus_per_worker)))
         self.config, self.data, self.recipe, self.faults = config, data, recipe, faults
+        self.pieces = pieces
         self.device = torch.device("cuda" if encode.gpus_per_worker > 0 else "cpu")
         dtype = torch.bfloat16 if encode.precision == "bf16" else torch.float32
         self.family = families.load(config.model.family)
@@ -58,12 +60,14 @@ class ShardEncoder:
         """Do one job: {"kind": "empty"}, or a row group of missing "arrays" or "texts". Return what was made, by store."""
         if job["kind"] == "empty":
             return self._empty()
-        table = tables.read_group(job["uri"], job["group"])
-        return self._arrays(table.to_pylist()) if job["kind"] == "arrays" else self._texts(table.to_pylist())
+        lines = tables.read_group(job["uri"], job["group"]).to_pylist()
+        pieces = storage.join(self.pieces, content_key([line["key"].hex() for line in lines]))
+        return self._arrays(lines, pieces) if job["kind"] == "arrays" else self._texts(lines, pieces)
 
-    def _arrays(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    def _arrays(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
         bucket = lines[0]["bucket"]
-        writers = {store: self._writer(f"{store}/bucket={bucket}") for store in (MOMENTS, MASKS, CONTROLS)}
+        writers = {store: self._writer(f"{store}/bucket={bucket}", storage.join(pieces, store))
+                   for store in (MOMENTS, MASKS, CONTROLS)}  # fmt: skip
         faults: list[dict[str, Any]] = []
         waiting: list[_Value] = []
 
@@ -75,7 +79,7 @@ class ShardEncoder:
                     writers[MOMENTS].add(value.line["key"], {MOMENTS: content})
             waiting.clear()
 
-        for value in self._values(lines):
+        for value in self._values([line for line in lines if line["key"] not in writers[line["store"]].made]):
             store = value.line["store"]
             if isinstance(value.array, BadPicture):
                 faults.append(_fault(value.line["key"], value.array))
@@ -89,9 +93,11 @@ class ShardEncoder:
         self._write_faults(faults)
         return {"rows": len(lines), "made": {store: rows for store in writers if (rows := writers[store].close())}}
 
-    def _writer(self, folder: str) -> shard.ShardWriter:
+    def _writer(self, folder: str, pieces: str) -> PieceWriter:
         encode = self.data.encode
-        return shard.ShardWriter(self.config.dataset, folder, encode.group_rows, encode.shard_mb * 2**20)
+        return PieceWriter(
+            shard.ShardWriter(self.config.dataset, folder, encode.group_rows, encode.shard_mb * 2**20), pieces
+        )
 
     def _values(self, lines: list[dict[str, Any]]) -> Iterator[_Value]:
         pictures = [list(group) for _, group in itertools.groupby(lines, key=lambda line: line["id"])]
@@ -114,9 +120,9 @@ class ShardEncoder:
             )
         return _half(moments)
 
-    def _texts(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
-        writer, faults = self._writer(TEXT), []
-        for batch in tables.batched(lines, self.data.encode.batch):
+    def _texts(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
+        writer, faults = self._writer(TEXT, storage.join(pieces, TEXT)), []
+        for batch in tables.batched((line for line in lines if line["key"] not in writer.made), self.data.encode.batch):
             for line, row in zip(batch, self._encode_captions([line["caption"] for line in batch]), strict=True):
                 if row is None:
                     faults.append(_fault(line["key"], BadPicture(f"the text encoder {NOT_FINITE} for its caption")))

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data import choose, describe, flow, listing, look, missing, notes, shard, snapshot, tables
+from raytrain.data import choose, describe, flow, listing, look, missing, notes, pieces, shard, snapshot, tables
 from raytrain.data.encode import ShardEncoder
 from raytrain.data.flow import Report
 from raytrain.data.item import Rejected
@@ -115,7 +115,10 @@ class Preparation:
         self._each("plan", total, flow.map_tasks(jobs, describe.describe, **settings))
 
     def _encode(self) -> None:
-        """Make what is missing, until nothing is."""
+        """Make what is missing, until nothing is; first save what runs that were killed had made of their shards."""
+        if left := pieces.left(self.dataset, self.work):
+            rows = self.data.encode.group_rows
+            flow.call(pieces.gather, dataset=self.dataset, left=left, stored=self._stored(), group_rows=rows)
         for number in itertools.count():
             found = self._missing(number)
             total = found["arrays"] + found["captions"]
@@ -143,7 +146,8 @@ class Preparation:
         return result
 
     def _run_encoders(self, jobs: list[flow.Job], name: str, total: int | None) -> list[Report]:
-        settings = {"config": self.config, "recipe": self.recipe, "faults": self.faults}
+        settings = {"config": self.config, "recipe": self.recipe, "faults": self.faults,
+                    "pieces": self._at("pieces")}  # fmt: skip
         reports = flow.map_actors(jobs, ShardEncoder, settings, self.data.encode)
         return self._each(name, total, self._publishing(reports))
 

@@ -29,7 +29,7 @@ def write_shard(
     `folder` is a store, or a store and a bucket; `columns` holds each row's raw arrays, equally long in a column.
     """
     path = f"{folder}/{hashlib.sha256(b''.join(keys)).hexdigest()}.parquet"
-    _write(storage.join(dataset, path), keys, columns, group_rows, {})
+    write_file(storage.join(dataset, path), keys, columns, group_rows, {})
     return path
 
 
@@ -66,7 +66,9 @@ class ShardWriter:
 def write_empty(dataset: str, key: bytes, columns: Mapping[str, bytes], shapes: Mapping[str, Sequence[int]]) -> None:
     """Write the encoded empty caption as a shard of its own, with the shapes of the text columns as metadata."""
     notes = {"shapes": json.dumps({name: list(shape) for name, shape in shapes.items()})}
-    _write(storage.join(dataset, empty_path(key)), [key], {name: [value] for name, value in columns.items()}, 1, notes)
+    write_file(
+        storage.join(dataset, empty_path(key)), [key], {name: [value] for name, value in columns.items()}, 1, notes
+    )
 
 
 def empty_path(key: bytes) -> str:
@@ -84,9 +86,10 @@ def read_shapes(dataset: str, key: bytes) -> dict[str, tuple[int, ...]] | None:
         return None
 
 
-def _write(
+def write_file(
     uri: str, keys: Sequence[bytes], columns: Mapping[str, Sequence[bytes]], group_rows: int, notes: dict[str, str]
 ) -> None:
+    """Write arrays as one parquet file in the layout of a shard; `notes` become its metadata."""
     widths = {"key": len(keys[0])} | {name: len(values[0]) for name, values in columns.items()}
     fields = [pa.field(name, pa.binary(width), nullable=False) for name, width in widths.items()]
     schema = pa.schema(fields, metadata=notes)
