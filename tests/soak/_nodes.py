@@ -22,7 +22,7 @@ from cluster import auth
 ROOT = Path(__file__).parents[2]
 WORKERS = 2
 OBJECT_STORE = 100 * 2**20
-OTHERS = ("IDLE", "DashboardAgent", "RuntimeEnvAgent", "_StatsActor", "AutoscalingCoordinator")
+OTHERS = ("IDLE", "DashboardAgent", "RuntimeEnvAgent", "_StatsActor", "AutoscalingCoordinator", "ActorLocationTracker")
 """Workers that do none of the stage's work."""
 
 

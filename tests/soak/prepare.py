@@ -33,7 +33,7 @@ from PIL import Image
 from raytrain.data import missing
 from raytrain.data.read import open_manifest
 from raytrain.data.schema import STORES
-from raytrain.families import sd15
+from raytrain.toy import SD15
 from raytrain.toy.draw import TRAINING_SIZES, draw
 from tests.soak import _counting, _kills
 from tests.soak._kills import Kill
@@ -58,7 +58,6 @@ def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], No
     """Prepare `size` pictures undisturbed, then kill as many preparations as asked; return what each came to."""
     chance = random.Random(seed)
     draw_pictures(folder / "pictures", size, seed)
-    sd15.tiny(str(folder / "model"))
     os.environ[_counting.COUNTS] = str(folder / "counts")
     Path(os.environ[_counting.COUNTS]).touch()
     with three_nodes() as nodes:
@@ -89,7 +88,7 @@ class _Bench:
         """Write the config of a dataset folder of that name; return its file."""
         tables = {
             "output": str(self.folder / name / "run"),
-            "model": {"family": _counting.__name__, "path": str(self.folder / "model")},
+            "model": {"family": _counting.__name__, "path": str(SD15)},
             "cluster": {"address": self.nodes.address},
             "data": {
                 "source": str(self.folder / "pictures"),
@@ -130,6 +129,11 @@ class _Bench:
         before = len(stored(self.folder / name))
         again = self.run(config)
         extra = self.encoded() - needed
+        if again.exit_code:
+            say = self.log.read_text().splitlines()[-40:]
+            raise RuntimeError(
+                "\n".join([f"run again after a kill of {struck.victim}, it ended with {again.exit_code}:", *say])
+            )
         last = state(self.folder / name)
         return Kill(
             number=number,
