@@ -103,6 +103,30 @@ def gc(
     Console().print(collect.show(collect.collect(_dataset(where, set), keep, older_than, dry_run)))
 
 
+@app.command("publish")
+@interruptible
+def publish(
+    where: Where,
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A new folder, or one of this command to go on with.")
+    ],
+    snapshot: Snapshot = "latest",
+    format: Annotated[str, typer.Option(help="imagefolder, or parquet with the pictures inside.")] = "imagefolder",
+    set: Overrides = None,
+) -> None:
+    """Write the source pictures and their captions as a folder for the `datasets` library and the hub."""
+    from raytrain.data import publish
+    from raytrain.errors import unknown
+
+    if format not in publish.FORMATS:
+        raise unknown("format", format, publish.FORMATS)
+    done = publish.publish(_dataset(where, set), folder, snapshot, format)
+    for split, count in done.pictures.items():
+        print(f"{count:,} pictures in {split}")
+    print(f"Published to {done.folder}; {done.kept:,} were there already. To send it to the hub:")
+    print(f"    {publish.upload_command(done)}")
+
+
 def _dataset(where: str, overrides: Sequence[str] | None) -> str:
     """Return the folder of the dataset that is meant: that of a config where a TOML file is given."""
     from raytrain.errors import UserError
