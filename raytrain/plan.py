@@ -13,7 +13,7 @@ from rich.table import Table
 
 from raytrain import checkpoint, families, storage
 from raytrain.config import Config
-from raytrain.data import schema, sources
+from raytrain.data import drift, schema, sources
 from raytrain.data.item import Item
 from raytrain.data.read import check_dataset
 from raytrain.data.schema import BucketCount, bucket_size
@@ -49,6 +49,8 @@ class Plan:
     memory_bytes: int = 0
     seconds: float | None = None
     resumes_from: int = 0
+    note: str = ""
+    """What to know of the dataset."""
 
 
 def plan(config: Config) -> Plan:
@@ -64,9 +66,11 @@ def plan(config: Config) -> Plan:
     made = storage.exists(storage.join(config.dataset, schema.MANIFEST))
     buckets: dict[str, BucketCount] = {}
     steps = epochs = seconds = None
+    note = ""
     if made:
         manifest = check_dataset(config)
         buckets = manifest.buckets
+        note = drift.note(manifest.settings, config.data.model_dump(mode="json"))
         ledger = ledger_of(config, {name: count.entries for name, count in buckets.items()})
         steps, epochs = ledger.total_steps, ledger.total_steps * train.global_batch / ledger.rows_per_epoch
         words = f"{config.dataset}: {sum(c.train + c.held_out for c in buckets.values())} pictures, {manifest.rejected} rejected"
@@ -85,7 +89,7 @@ def plan(config: Config) -> Plan:
         config=config, dataset=words, buckets=buckets, steps=steps, epochs=epochs, engine=engine, micro_batch=micro,
         accumulation=-(-slots // micro), denoiser_parameters=total, trainable_parameters=trainable,
         memory_bytes=memory_bytes(config, engine, total, trainable, activations), seconds=seconds,
-        resumes_from=int(checkpoint.read_state(found[-1])["step"]) if found else 0,
+        resumes_from=int(checkpoint.read_state(found[-1])["step"]) if found else 0, note=note,
     )  # fmt: skip
 
 
@@ -122,6 +126,8 @@ def show(result: Plan) -> None:
     """Print a plan."""
     console, train = Console(), result.config.train
     console.print(f"[bold]dataset[/]   {result.dataset}")
+    if result.note:
+        console.print(f"note: {result.note}", style="yellow", markup=False)
     if result.buckets:
         table = Table("bucket", "train", "held out", "batches an epoch")
         for name, count in sorted(result.buckets.items()):

@@ -11,6 +11,8 @@ import pkgutil
 from pathlib import Path
 from types import ModuleType
 
+from pydantic import ValidationError
+
 from raytrain.errors import UserError, unknown
 
 
@@ -41,13 +43,25 @@ def load(kind: str, name: str) -> ModuleType:
         raise
 
 
-def check_options(kind: str, name: str, options: dict[str, object]) -> None:
-    """Raise UserError unless `options` fit the plug-in's `Options` table; a plug-in without one takes none."""
-    module = load(kind, name)
-    table = getattr(module, "Options", None)
-    valid = list(table.model_fields) if table is not None else []
+def check_options(kind: str, name: str, options: dict[str, object], where: str) -> None:
+    """Raise UserError unless `options`, which the config has at `where`, fit the plug-in's `Options` table."""
+    table = load(kind, name).Options
     for key in options:
-        if key not in valid:
-            raise unknown(f"option of {kind} {name!r}", key, valid)
-    if table is not None:
+        if key not in table.model_fields:
+            if not table.model_fields:
+                raise UserError(f"unknown key '{where}.{key}': {kind} {name!r} takes no options. Leave it out.")
+            raise unknown(f"unknown key '{where}.{key}' of {kind} {name!r}:", key, table.model_fields)
+    try:
         table(**options)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join([where, *(str(part) for part in problem["loc"])])
+            reason = problem["msg"].removeprefix("Value error, ")
+            told = (
+                f"{key}: {reason}"
+                if problem["type"] == "value_error"
+                else f"{key} = {problem['input']!r} is not allowed: {reason}"
+            )
+            lines.append(f"{told}.")
+        raise UserError("\n".join(lines)) from None

@@ -40,6 +40,25 @@ def message(**tables: Any) -> str:
         ({"objective": {"timestep_range": [0.5, 0.5]}}, ["timestep_range", "[0.5, 0.5]"]),
         ({"data": {"buckets": {"sizes": [[65, 64]]}}}, ["65x64", "step=64"]),
         ({"data": {"captions": {"captioner": "blip"}}}, ["blip", "path"]),
+        (
+            {"data": {"captions": {"captioner": "openai", "options": {"modle": "x"}}}},
+            ["'data.captions.options.modle'", "Did you mean 'model'?", "Allowed:"],
+        ),
+        (
+            {"data": {"captions": {"rewriter": "openai", "rewriter_options": {"base_url": "http://x", "retires": 1}}}},
+            ["'data.captions.rewriter_options.retires'", "Did you mean 'retries'?"],
+        ),
+        ({"data": {"masks": {"kind": "face", "options": {"sid": 3}}}}, ["'data.masks.options.sid'", "'side'"]),
+        ({"data": {"masks": {"kind": "face", "options": {"side": 3}}}}, ["data.masks.options.side = 3", "32"]),
+        ({"data": {"masks": {"kind": "alpha", "options": {"x": 3}}}}, ["'data.masks.options.x'", "takes no options"]),
+        (
+            {"data": {"controls": {"kind": "canny", "options": {"low": "1"}}}},
+            ["data.controls.options.low = '1'", "number"],
+        ),
+        (
+            {"data": {"quality": {"scores": [{"name": "s", "kind": "sharpness", "options": {"sides": 3}}]}}},
+            ["'data.quality.scores.s.options.sides'", "Did you mean 'side'?"],
+        ),
         ({"evaluate": {"scorers": ["clip_txt"]}}, ["clip_txt", "clip_text"]),
         ({"evaluate": {"scorers": ["aesthetic"]}}, ["evaluate.aesthetic"]),
         ({"export": {"formats": ["kohia"]}}, ["kohia", "kohya"]),

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from raytrain import storage
-from raytrain.data import leaving, shard, tables
+from raytrain.data import drift, leaving, shard, tables
 from raytrain.data.recipe import Recipe
 from raytrain.data.schema import (
     HELD_OUT,
@@ -273,7 +273,8 @@ def _store(dataset: str, manifest: Manifest) -> dict[str, Any]:
     """Give the snapshot the next number and point the dataset's manifest at it, unless the newest one says the same."""
     newest = read_manifest(dataset)
     ignored = {"number", "settings", "bytes"}
-    if newest is not None and newest.model_dump(exclude=ignored) == manifest.model_dump(exclude=ignored):
+    same = newest is not None and newest.model_dump(exclude=ignored) == manifest.model_dump(exclude=ignored)
+    if newest is not None and same and not drift.differences(newest.settings, manifest.settings):
         return {"number": newest.number, "new": False}
     number = max([0, *snapshot_numbers(dataset)])
     while True:

@@ -13,6 +13,7 @@ from typing import Any
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.configfile import parse
+from raytrain.data import drift
 from raytrain.data.read import check_dataset
 from raytrain.errors import Diverged, UserError
 from raytrain.log import quiet
@@ -32,6 +33,8 @@ def launch(config: Config, callbacks: Sequence[Any] = ()) -> dict[str, float]:
         print(f"{config.output} is already trained; its result is kept. Choose another output to train anew.")
         return dict(storage.read_json(storage.join(config.output, "train.json")))
     manifest = check_dataset(config)
+    if told := drift.note(manifest.settings, config.data.model_dump(mode="json")):
+        print(f"note: {told}")
     total = ledger_of(config, {name: count.train for name, count in manifest.buckets.items()}).total_steps
     storage.remove(storage.join(config.output, FAILURE))
     with follow(config.output, total), _interruptible():
