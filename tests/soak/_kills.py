@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.soak._nodes import ROOT, Nodes
 
 KINDS = ("driver", "actor", "node")
-PATIENCE = 300.0
+PATIENCE = 900.0
 """Seconds that a command may take."""
 
 

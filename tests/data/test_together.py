@@ -1,0 +1,129 @@
+"""Several preparations of one dataset folder at once, each a process on one Ray, and damage while one runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+
+from raytrain.config import Config
+from raytrain.configfile import parse
+from raytrain.data import snapshot
+from raytrain.data.prepare import prepare
+from raytrain.data.read import Dataset
+from tests.data.conftest import SIZES, draw
+
+PICTURES = 40
+PATIENCE = 300
+HALF = {"cpus_per_worker": 0.5}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> None:
+    for number in range(PICTURES):
+        draw(tmp_path / "pictures" / f"{number:02}.png", number, SIZES[number % 3], f"picture {number}")
+
+
+@pytest.fixture
+def start(ray: None, tmp_path: Path) -> Callable[[str, Config], subprocess.Popen[str]]:
+    """Return a function that starts `python -m jobs.prepare` with a config, on the Ray of the tests."""
+    from ray import get_runtime_context
+
+    address = get_runtime_context().gcs_address
+
+    def begin(name: str, config: Config) -> subprocess.Popen[str]:
+        file = tmp_path / f"{name}.toml"
+        file.write_text(tomli_w.dumps(_plain(config.values() | {"cluster": {"address": address}})))
+        command = [sys.executable, "-m", "jobs.prepare", str(file)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    return begin
+
+
+def contents(config: Config, number: int | str = "latest") -> dict[str, bytes]:
+    """Read every array of a snapshot; return the moments by picture."""
+    dataset, found = Dataset(config.dataset, str(number)), {}
+    for split in ("train", "held_out"):
+        for bucket, count in dataset.counts(split).items():
+            rows = dataset.rows(bucket, np.arange(count), split)
+            assert all(len(values) == count for values in rows.text.values())
+            found |= {key: moments.tobytes() for key, moments in zip(rows.ids, rows.moments, strict=True)}
+    return found
+
+
+@pytest.mark.usefixtures("pictures")
+def test_equal_preparations_at_once_make_one_dataset(
+    make_config: Callable[..., Config], start: Callable[[str, Config], subprocess.Popen[str]]
+) -> None:
+    config = make_config(encode={"shard_rows": 8, "cpus_per_worker": 0.5})
+    running = [start(f"same-{number}", config) for number in range(2)]
+    for process in running:
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, output
+        assert f"{PICTURES} rows ready" in output
+    numbers = snapshot.snapshot_numbers(config.dataset)
+    read = [contents(config, number) for number in numbers]
+    assert [len(found) for found in read] == [PICTURES] * len(numbers)
+    assert all(found == read[0] for found in read)
+    assert Dataset(config.dataset).manifest.number in numbers
+
+
+@pytest.mark.usefixtures("pictures")
+def test_different_preparations_at_once_each_get_their_snapshot(
+    make_config: Callable[..., Config], start: Callable[[str, Config], subprocess.Popen[str]]
+) -> None:
+    configs = [make_config(held_out=0.0, captions={"trigger": word}, encode=HALF) for word in ("alpha", "omega")]
+    configs.append(make_config(held_out=0.0, buckets={"resolution": 48, "step": 16}, encode=HALF))
+    running = [start(f"other-{number}", config) for number, config in enumerate(configs)]
+    for process in running:
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, output
+    numbers = snapshot.snapshot_numbers(configs[0].dataset)
+    seen = []
+    for number in numbers:
+        assert len(contents(configs[0], number)) == PICTURES
+        dataset = Dataset(configs[0].dataset, str(number))
+        words = {row["captions"][0].split(",")[0] for row in dataset.details("train")}
+        seen.append((words.pop() if len(words) == 1 else "", max(dataset.counts())))
+    assert len(numbers) == 3
+    assert {word for word, _ in seen} == {"alpha", "omega", ""}
+    assert Dataset(configs[0].dataset).manifest.number in numbers
+
+
+@pytest.mark.usefixtures("pictures")
+def test_damage_while_a_preparation_runs_is_mended_by_the_next(
+    make_config: Callable[..., Config], start: Callable[[str, Config], subprocess.Popen[str]]
+) -> None:
+    config = make_config(encode={"shard_rows": 8, "group_rows": 4})
+    process = start("damaged", config)
+    moments = Path(config.dataset) / "moments"
+    shards: list[Path] = []
+    while not shards and process.poll() is None:
+        shards = sorted(moments.glob("bucket=*/*.parquet"))
+        time.sleep(0.005)
+    assert shards, process.communicate()[0]
+    shards[0].write_bytes(shards[0].read_bytes()[:-100])
+    process.communicate(timeout=PATIENCE)
+    assert prepare(config).kept == PICTURES
+    whole = parse(config.values() | {"output": f"{config.output}-whole"})
+    prepare(whole)
+    assert contents(config) == contents(whole)
+    assert len(contents(config)) == PICTURES
+
+
+def _plain(tree: Any) -> Any:
+    """Return a tree without None, which TOML does not know."""
+    if isinstance(tree, dict):
+        return {name: _plain(value) for name, value in tree.items() if value is not None}
+    return [_plain(value) for value in tree] if isinstance(tree, list | tuple) else tree
