@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs import Overrides, guard, interruptible
+
+if TYPE_CHECKING:
+    from raytrain.config import Config
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 """The commands of `raytrain data`."""
@@ -103,6 +106,22 @@ def gc(
     Console().print(collect.show(collect.collect(_dataset(where, set), keep, older_than, dry_run)))
 
 
+@app.command("preview")
+@interruptible
+def preview(
+    where: Where,
+    snapshot: Snapshot = "latest",
+    per_bucket: Annotated[int, typer.Option(help="Training rows shown of each bucket.", min=1)] = 12,
+    output: Annotated[str, typer.Option(help="The page; default preview.html in the dataset's folder.")] = "",
+    set: Overrides = None,
+) -> None:
+    """Write one HTML page with pictures of every bucket as they were cut, their captions, masks and versions."""
+    from raytrain.data import gallery
+
+    seed = _config(where, set).seed if where.endswith(".toml") else 0
+    print(f"Open {gallery.write_gallery(_dataset(where, set), snapshot, output, per_bucket, seed)}")
+
+
 @app.command("publish")
 @interruptible
 def publish(
@@ -129,17 +148,16 @@ def publish(
 
 def _dataset(where: str, overrides: Sequence[str] | None) -> str:
     """Return the folder of the dataset that is meant: that of a config where a TOML file is given."""
+    return _config(where, overrides).dataset if where.endswith(".toml") or overrides else where
+
+
+def _config(where: str, overrides: Sequence[str] | None) -> Config:
+    from raytrain.configfile import load
     from raytrain.errors import UserError
 
-    if where.endswith(".toml"):
-        from raytrain.configfile import load
-
-        return load(where, overrides or ()).dataset
-    if overrides:
-        raise UserError(
-            f"--set changes a config, but {where!r} is a dataset's folder. Give the config file, or no --set."
-        )
-    return where
+    if not where.endswith(".toml"):
+        raise UserError(f"--set changes a config, but {where!r} is a folder. Give the config file, or no --set.")
+    return load(where, overrides or ())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
