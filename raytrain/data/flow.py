@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from raytrain.dataconfig import EncodeConfig
 from raytrain.errors import UserError
+
+RETRIES = 5
+"""How often a job is given to another worker when one dies of it."""
 
 Job = dict[str, Any]
 Report = dict[str, Any]
@@ -41,7 +46,12 @@ def call(function: Callable[..., Any], **settings: Any) -> Any:
 
 def map_tasks(jobs: Sequence[Job], function: Callable[..., Report], **settings: Any) -> Iterator[Report]:
     """Call `function(job, **settings)` for every job in Ray tasks; yield the reports as they come."""
-    yield from _run(jobs, _Each, {"function": function, "settings": settings}, {"num_cpus": 1})
+    yield from _run(
+        jobs,
+        _Each,
+        {"function": function, "settings": settings},
+        {"num_cpus": 1, "max_retries": RETRIES},
+    )
 
 
 def map_actors(
@@ -50,7 +60,12 @@ def map_actors(
     """Call `actor(**settings)(job)` for every job on a pool of actors between the bounds of `[data.encode]`."""
     most = min(max(encode.workers, encode.max_workers or 0), len(jobs))
     pool = ActorPoolStrategy(min_size=min(encode.workers, most), max_size=most) if jobs else None
-    options = {"compute": pool, "num_cpus": encode.cpus_per_worker, "num_gpus": encode.gpus_per_worker}
+    options = {
+        "compute": pool,
+        "max_task_retries": RETRIES,
+        "num_cpus": encode.cpus_per_worker,
+        "num_gpus": encode.gpus_per_worker,
+    }
     yield from _run(jobs, _Pooled, {"actor": actor, "settings": dict(settings)}, options)
 
 
@@ -91,15 +106,25 @@ def _reports(block: pa.Table, function: Callable[[Job], Report]) -> pa.Table:
 
 
 def _run(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], options: dict[str, Any]) -> Iterator[Report]:
-    for report in _stream(jobs, worker, settings, options) if jobs else ():
-        if "error" in report:
-            raise UserError(report["error"])
-        yield report
+    try:
+        for report in _stream(jobs, worker, settings, options) if jobs else ():
+            if "error" in report:
+                raise UserError(report["error"])
+            yield report
+    except (WorkerCrashedError, RayActorError, OutOfMemoryError) as error:
+        raise UserError(
+            f"A job's workers must not die, but one job killed {1 + RETRIES} of them, one after the other "
+            f"({type(error).__name__}). Most likely they ran out of memory, or a picture crashes a decoder. What is finished "
+            "is kept. Give workers more memory or a smaller data.encode.batch, look into the logs of Ray, and run the same "
+            "command again."
+        ) from error
 
 
 def _stream(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], options: dict[str, Any]) -> Iterator[Report]:
-    for name in ("progress", "execution.streaming_executor"):
-        logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)  # our own bars say the same
+    for name in ("progress", "execution.streaming_executor", "execution.streaming_executor_state"):
+        logging.getLogger(f"ray.data._internal.{name}").setLevel(
+            logging.CRITICAL
+        )  # our own bars and errors say the same
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -110,7 +135,9 @@ def _stream(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], options:
         stage = worker(**settings).__call__
     with DataContext.current(context):
         data = ray.data.from_arrow([pa.table({"job": [json.dumps(job)]}) for job in jobs])
-        data = data.map_batches(stage, batch_size=None, batch_format="pyarrow", **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a later Ray names the parameter for retries otherwise
+            data = data.map_batches(stage, batch_size=None, batch_format="pyarrow", **options)
         for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from (json.loads(report) for report in batch["report"].to_pylist())
 

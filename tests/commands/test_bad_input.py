@@ -101,14 +101,16 @@ def test_bad_pictures_are_listed_and_the_good_arrive(
     config = config_file()
     arguments = [config, "--set", f'data.source="{source}"', "--set", f'data.dataset="{tmp_path / "mixed-data"}"']
     capsys.readouterr()
-    assert prepare.main(arguments) == 0
+    assert prepare.main(arguments) == 3
     printed = capsys.readouterr()
     assert "Traceback" not in printed.out + printed.err
     manifest = storage.read_json(str(tmp_path / "mixed-data" / "manifest.json"))
     assert manifest["rejected"] == 4
-    assert sum(shard["rows"] for shard in manifest["shards"]) == 6
+    assert sum(part["rows"] for part in manifest["parts"]) == 6
     for name in ("truncated.png", "nothing.jpg", "text.png", "caption"):
         assert name in printed.out
+    assert prepare.main([*arguments, "--set", "data.allow_rejected=true"]) == 0
+    capsys.readouterr()
     for file in source.glob("0*"):
         file.unlink()
     before = (tmp_path / "mixed-data" / "manifest.json").read_bytes()

@@ -90,6 +90,16 @@ def test_a_worker_that_dies_is_replaced_and_its_work_done_again(
     assert sorted(row["number"] for row in rows) == list(range(6))
 
 
+def deadly(job: dict[str, Any]) -> dict[str, Any]:
+    """Kill the process that runs it."""
+    os._exit(1)
+
+
+def test_a_job_that_kills_every_worker_ends_in_a_message() -> None:
+    with pytest.raises(UserError, match="one job killed 6 of them"):
+        list(flow.map_tasks([{"number": 1}], deadly))
+
+
 class Slow:
     """Says which process it is, after a while."""
 
