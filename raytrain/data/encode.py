@@ -121,15 +121,17 @@ class ShardEncoder:
         return _half(moments)
 
     def _texts(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
-        writer, faults = self._writer(TEXT, storage.join(pieces, TEXT)), []
+        writer, faults, cut = self._writer(TEXT, storage.join(pieces, TEXT)), [], 0
         for batch in tables.batched((line for line in lines if line["key"] not in writer.made), self.data.encode.batch):
-            for line, row in zip(batch, self._encode_captions([line["caption"] for line in batch]), strict=True):
+            captions = [line["caption"] for line in batch]
+            cut += sum(self.encoders.cut(captions))
+            for line, row in zip(batch, self._encode_captions(captions), strict=True):
                 if row is None:
                     faults.append(_fault(line["key"], BadPicture(f"the text encoder {NOT_FINITE} for its caption")))
                 else:
                     writer.add(line["key"], row)
         self._write_faults(faults)
-        return {"rows": len(lines), "made": {TEXT: writer.close()}}
+        return {"rows": len(lines), "made": {TEXT: writer.close()}, "cut": cut}
 
     def _encode_captions(self, captions: Sequence[str]) -> list[dict[str, bytes] | None]:
         columns = {name: _half(values) for name, values in self.encoders.encode_captions(captions).items()}

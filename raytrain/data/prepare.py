@@ -136,6 +136,7 @@ class Preparation:
             ]
             for report in self._run_encoders(jobs, "encode", total):
                 self.made.update(report["made"])
+                self.counts["cut"] += report.get("cut", 0)
 
     def _missing(self, number: int) -> Report:
         stored = self._stored()
@@ -246,13 +247,14 @@ def _report(done: Preparation, published: Report, earlier: Manifest | None, seco
         noted=done.noted,
         reused=done.counts["reused"],
         uncaptioned=published["uncaptioned"],
+        cut=done.counts["cut"],
         rules=published["rules"],
         rejected=tuple(rejected),
         rejected_path=rejected_path,
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=_notes(earlier, manifest),
+        notes=_notes(earlier, manifest) + _cut(done.counts["cut"], done.config.model.max_tokens),
         seconds=seconds,
     )
 
@@ -265,6 +267,15 @@ def _first_rejected(uri: str) -> list[Rejected]:
         if len(kind) < SHOWN:
             kind.append(Rejected(**row))
     return (found[True] or found[False])[:SHOWN]
+
+
+def _cut(count: int, most: int) -> tuple[str, ...]:
+    """Say that captions were longer than what is encoded of them."""
+    if not count:
+        return ()
+    remedy = f"set model.max_tokens = {most + 75}" if most < 225 else "shorten them"
+    said = "caption encoded now is" if count == 1 else "captions encoded now are"
+    return (f"{count} {said} longer than {most} tokens, whose end was cut off; {remedy}",)
 
 
 def _notes(earlier: Manifest | None, manifest: Manifest) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ class PrepareReport(Table):
     """Arrays it needs that were on storage before."""
     uncaptioned: int
     """Rows without any words but the trigger."""
+    cut: int = 0
+    """Captions encoded now whose end was lost: they are longer than `model.max_tokens`."""
     rules: dict[str, int]
     """Rejected pictures by rule."""
     rejected: Annotated[tuple[Rejected, ...], Field(strict=False)]

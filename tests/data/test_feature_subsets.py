@@ -1,0 +1,152 @@
+"""Several sources in one dataset: repeats, weights, regularisation, captions of their own; exact epochs through the loader."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raytrain import families
+from raytrain.config import Config, ObjectiveConfig
+from raytrain.data.ledger import Ledger
+from raytrain.data.loader import Batch, Loader
+from raytrain.data.prepare import prepare
+from raytrain.data.read import Dataset
+from raytrain.objective import Objective
+from tests.data.conftest import SIZES, draw
+from tests.data.contents import contents, manifest
+
+pytestmark = pytest.mark.usefixtures("here")
+Make = Callable[..., Config]
+
+
+def fill(folder: Path, count: int, seed: int, caption: str = "") -> str:
+    for number in range(count):
+        draw(
+            folder / f"{folder.name} {number}.png",
+            seed + number,
+            SIZES[number % 3],
+            f"{caption} {number}" if caption else None,
+        )
+    return str(folder)
+
+
+def rows(config: Config) -> dict[str, dict[str, Any]]:
+    return {path: row for (path, _), row in contents(config).items() if path}
+
+
+def batches(config: Config, epochs: int, size: int, world: int = 1, repeats: int = 1) -> Iterator[tuple[str, Batch]]:
+    """Yield every batch of every worker of a run, and its bucket."""
+    dataset = Dataset(config.dataset)
+    ledger = Ledger(dataset.counts(), batch=size, seed=3, epochs=epochs, repeats=repeats)
+    for rank in range(world):
+        loader = Loader(dataset, ledger, rank=rank, world=world)
+        for number in range(ledger.total_steps):
+            step = loader.step(number)
+            yield step.bucket, step.batch
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, make_config: Make) -> Config:
+    """Five pictures shown three times an epoch, and two of the class in general that count half."""
+    own = {"source": fill(tmp_path / "own", 5, 0, "own"), "repeats": 3, "prefix": "photo of"}
+    general = {
+        "source": fill(tmp_path / "general", 2, 50, "TOK thing"),
+        "regularisation": True,
+        "weight": 0.5,
+        "suffix": "outside",
+    }
+    config = make_config(source="", subsets=[own, general], held_out=0.0, captions={"trigger": "zwx"})
+    prepare(config)
+    return config
+
+
+def test_captions_of_a_subset(mixed: Config) -> None:
+    captions = sorted(caption for row in rows(mixed).values() for caption in row["captions"])
+    assert captions == ["thing 0 outside", "thing 1 outside"] + [f"zwx, photo of own {number}" for number in range(5)]
+
+
+def test_regularisation_is_balanced_and_weighs_what_its_subset_says(mixed: Config) -> None:
+    found = rows(mixed)
+    repeats: dict[bool, list[int]] = defaultdict(list)
+    for row in found.values():
+        repeats[row["regularisation"]].append(row["repeats"])
+    assert repeats[False] == [3] * 5
+    assert sorted(repeats[True]) == [7, 8], "15 of the others, so 15 of these"
+    entries = {name: sum(row["repeats"] for (_, bucket), row in contents(mixed).items() if bucket == name)
+               for name in manifest(mixed).buckets}  # fmt: skip
+    assert Dataset(mixed.dataset).counts() == entries
+    assert {name: count.entries for name, count in manifest(mixed).buckets.items()} == entries
+    weights = {row["id"].hex(): 0.5 if row["regularisation"] else 1.0 for row in found.values()}
+    shown: Counter[str] = Counter()
+    for _, batch in batches(mixed, epochs=1, size=4):
+        for identity, weight in zip(batch.ids, batch.weights.tolist(), strict=True):
+            assert weight in (0.0, weights[identity]), "0 for the padding of a short batch"
+            shown[identity] += weight > 0
+    assert shown == {row["id"].hex(): row["repeats"] for row in found.values()}
+
+
+def test_regularisation_that_is_shown_enough_is_left_alone_and_never_held_out(
+    tmp_path: Path, make_config: Make
+) -> None:
+    own = {"source": fill(tmp_path / "own", 3, 0), "repeats": 1}
+    general = {"source": fill(tmp_path / "general", 6, 50), "regularisation": True, "repeats": 2}
+    config = make_config(source="", subsets=[own, general], held_out=0.9)
+    prepare(config)
+    found = rows(config)
+    assert {row["repeats"] for row in found.values() if row["regularisation"]} == {2}
+    assert {row["split"] for row in found.values() if row["regularisation"]} == {"train"}
+    assert {row["split"] for row in found.values() if not row["regularisation"]} == {"train", "held_out"}
+
+
+def test_a_kohya_folder_says_its_repeats_and_captions(tmp_path: Path, make_config: Make) -> None:
+    fill(tmp_path / "k" / "3_sks dog", 2, 0)
+    fill(tmp_path / "k" / "1_cat", 2, 20, "a cat")
+    config = make_config(source=str(tmp_path / "k"), format="auto", held_out=0.0)
+    prepare(config)
+    said = sorted((row["repeats"], row["captions"][0]) for row in rows(config).values())
+    assert said == [(1, "a cat 0"), (1, "a cat 1"), (3, "sks dog"), (3, "sks dog")]
+
+
+@pytest.fixture
+def repeated(tmp_path: Path, make_config: Make) -> Config:
+    """Pictures of three shapes that an epoch shows once, twice and three times."""
+    subsets = [{"source": fill(tmp_path / f"x{times}", 4, 10 * times), "repeats": times} for times in (1, 2, 3)]
+    config = make_config(source="", subsets=subsets, held_out=0.0)
+    prepare(config)
+    return config
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_epochs_are_exact_on_any_number_of_workers_and_no_visit_has_the_noise_of_another(
+    repeated: Config, repeats: int
+) -> None:
+    epochs = 2
+    wanted = {
+        (row["id"].hex(), visit): 1
+        for row in rows(repeated).values()
+        for visit in range(row["repeats"] * repeats * epochs)
+    }
+    schedule = families.load("sd15").load_schedule(repeated.model)
+    objective = Objective(families.load("sd15"), schedule, ObjectiveConfig(), 0)
+    drawn: list[dict[tuple[str, int], np.ndarray]] = []
+    for world in (1, 2, 3):
+        seen: Counter[tuple[str, int]] = Counter()
+        noise: dict[tuple[str, int], np.ndarray] = {}
+        for _, batch in batches(repeated, epochs, 6, world, repeats):
+            draws = objective.draw(batch)
+            for place, key in enumerate(zip(batch.ids, batch.visits, strict=True)):
+                if batch.weights[place] > 0:
+                    seen[key] += 1
+                    noise[key] = draws.noise[place].numpy()
+        assert seen == wanted
+        drawn.append(noise)
+    for other in drawn[1:]:
+        assert all(np.array_equal(other[key], values) for key, values in drawn[0].items())
+    assert len({values.tobytes() for values in drawn[0].values()}) == len(wanted)
+    assert all(torch.isfinite(torch.from_numpy(values)).all() for values in drawn[0].values())
