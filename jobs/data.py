@@ -122,6 +122,22 @@ def preview(
     print(f"Open {gallery.write_gallery(_dataset(where, set), snapshot, output, per_bucket, seed)}")
 
 
+@app.command("audit")
+@interruptible
+def audit(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its config (.toml).")],
+    set: Overrides = None,
+) -> int:
+    """Compute again what a run was shown, and check what was promised; exit code 1 where a promise is broken."""
+    from rich.console import Console
+
+    from raytrain.train import audit
+
+    found = audit.audit(audit.config_of(run, tuple(set or ())))
+    Console().print(audit.show(found))
+    return 1 if found.broken else 0
+
+
 @app.command("publish")
 @interruptible
 def publish(
