@@ -1,0 +1,102 @@
+"""An audit finds what a run was shown, and every broken promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raytrain import checkpoint, provenance, storage
+from raytrain.checkpoint import Checkpoint
+from raytrain.config import Config
+from raytrain.data.ledger import Ledger, LedgerBatch
+from raytrain.data.read import Dataset
+from raytrain.errors import UserError
+from raytrain.train.audit import audit, config_of
+from raytrain.train.run import ledger_of
+
+
+def at_step(config: Config, step: int, **changed: Any) -> None:
+    """Leave behind what a run has at a step."""
+    manifest = Dataset.of(config).manifest
+    provenance.record(config)
+    state = {"step": step, "metrics": {}, "config": config.values(), "dataset": manifest.fingerprint,
+             "snapshot": manifest.number, **changed}  # fmt: skip
+    checkpoint.save(config.output, Checkpoint({}, {}, state), keep=1)
+
+
+@pytest.fixture
+def config(run_config: Callable[..., Config]) -> Config:
+    made = run_config(train={"steps": None, "epochs": 3})
+    return made.model_copy(update={"data": made.data.model_copy(update={"repeats": 2})})
+
+
+def test_a_run_that_kept_its_promises(config: Config) -> None:
+    dataset = Dataset.of(config)
+    entries = sum(dataset.counts().values())
+    ledger = ledger_of(config, dataset.counts())
+    at_step(config, ledger.total_steps // 2)
+    half = audit(config)
+    assert half.broken == ()
+    assert half.epochs[0].shown == 2 * entries
+    assert 0 < sum(one.shown for one in half.epochs) < 6 * entries
+    at_step(config, ledger.total_steps)
+    found = audit(config_of(config.output))
+    assert found.broken == ()
+    whole = (2 * entries, 2 * entries, entries, 0)
+    assert [(one.planned, one.shown, one.rows, one.wrong) for one in found.epochs] == [whole] * 3
+
+
+def test_rows_shown_too_often_or_never(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Ledger.at
+
+    def wrong(self: Ledger, step: int) -> LedgerBatch:
+        batch = real(self, step)
+        rows = np.full_like(batch.rows, batch.rows[0]) if step == 1 else batch.rows
+        return LedgerBatch(batch.step, batch.epoch, batch.bucket, rows, batch.visits)
+
+    at_step(config, ledger_of(config, Dataset.of(config).counts()).total_steps)
+    monkeypatch.setattr(Ledger, "at", wrong)
+    found = audit(config)
+    assert found.epochs[0].wrong > 1
+    assert found.broken[0].startswith("epoch 1: ")
+
+
+def test_a_held_out_picture_among_those_trained_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Dataset.index
+
+    def leaking(self: Dataset, bucket: str, split: str = "train") -> Any:
+        return (
+            real(self, bucket, "train")
+            if split == "held_out" and bucket == min(self.counts())
+            else real(self, bucket, split)
+        )
+
+    at_step(config, 8)
+    monkeypatch.setattr(Dataset, "index", leaking)
+    assert any("held-out pictures were trained on" in text for text in audit(config).broken)
+
+
+def test_files_that_contradict_each_other(config: Config) -> None:
+    at_step(config, 5, dataset="f" * 64)
+    assert "fingerprint ffffffffffff" in audit(config).broken[0]
+    at_step(config, 10_000)
+    assert any("the plan ends after" in text for text in audit(config).broken)
+    at_step(config, 5)
+    other = config.model_copy(update={"seed": 7})
+    assert any("seed: 0 -> 7" in text for text in audit(other).broken)
+    rows = '{"step": 1, "loss": 1.0}\n{"step": 1, "loss": 1.0}\n'
+    storage.write_bytes(storage.join(config.output, "metrics.jsonl"), rows.encode())
+    assert any("metrics.jsonl" in text for text in audit(config).broken)
+
+
+def test_no_run(config: Config) -> None:
+    with pytest.raises(UserError, match="no checkpoint"):
+        audit(config)
+    with pytest.raises(UserError, match="no run"):
+        config_of(config.dataset)
+    at_step(config, 5, snapshot=77)
+    with pytest.raises(UserError, match="77"):
+        audit(config)
