@@ -140,7 +140,7 @@ def open_table(places: str | Sequence[str], schema: pa.Schema) -> Any:
 
 def parts_of(uri: str) -> list[str]:
     """Return the parquet files of a table: the file itself, or all in the folder; an unfinished one is no part."""
-    if uri.endswith(".parquet"):
+    if (uri if storage.is_local(uri) else uri.partition("?")[0]).endswith(".parquet"):
         return [uri] if storage.exists(uri) else []
     names = [name for name in storage.names(uri) if name.endswith(".parquet")]
     merged = [name for name in names if name.startswith(MERGED)]
