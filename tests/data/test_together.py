@@ -83,21 +83,22 @@ def test_equal_preparations_at_once_make_one_dataset(
 def test_different_preparations_at_once_each_get_their_snapshot(
     make_config: Callable[..., Config], start: Callable[[str, Config], subprocess.Popen[str]]
 ) -> None:
-    configs = [make_config(held_out=0.0, captions={"trigger": word}, encode=HALF) for word in ("alpha", "omega")]
-    configs.append(make_config(held_out=0.0, buckets={"resolution": 48, "step": 16}, encode=HALF))
+    configs = [
+        make_config(held_out=0.0, captions={"trigger": "alpha"}, encode=HALF),
+        make_config(held_out=0.0, buckets={"resolution": 48, "step": 16}, encode=HALF),
+    ]
     running = [start(f"other-{number}", config) for number, config in enumerate(configs)]
     for process in running:
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, output
     numbers = snapshot.snapshot_numbers(configs[0].dataset)
-    seen = []
+    seen = set()
     for number in numbers:
         assert len(contents(configs[0], number)) == PICTURES
         dataset = Dataset(configs[0].dataset, str(number))
-        words = {row["captions"][0].split(",")[0] for row in dataset.details("train")}
-        seen.append((words.pop() if len(words) == 1 else "", max(dataset.counts())))
-    assert len(numbers) == 3
-    assert {word for word, _ in seen} == {"alpha", "omega", ""}
+        seen.add((all("alpha" in row["captions"][0] for row in dataset.details("train")), max(dataset.counts())))
+    assert len(numbers) == len(seen) == 2
+    assert {captioned for captioned, _ in seen} == {True, False}
     assert Dataset(configs[0].dataset).manifest.number in numbers
 
 
