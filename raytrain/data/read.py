@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -93,7 +94,6 @@ class Dataset:
     def __init__(self, uri: str, number: str = "latest", partial: bool = False) -> None:
         self.uri = uri
         self.manifest = open_manifest(uri, number, partial)
-        self._groups: dict[tuple[str, int, int], dict[str, np.ndarray]] = {}
         self._shards: dict[tuple[str, int], _Shard] = {}
         self._indices = {key: index for name in self.manifest.buckets for key, index in self._read_indices(name)}
         _allow_many_files()
@@ -209,44 +209,51 @@ class Dataset:
     def _arrays(self, store: str, where: np.ndarray) -> dict[str, np.ndarray]:
         """Return the columns of arrays at places (n, 4), each (n, bytes) uint8."""
         arrays: dict[str, np.ndarray] = {}
-        for slot, (number, place) in enumerate(where[:, :2].tolist()):
-            columns, row = self._group(store, number, place)
-            for name, values in columns.items():
-                if name not in arrays:
-                    arrays[name] = _uninitialised((len(where), values.shape[1]))
-                arrays[name][slot] = values[row]
+        for slot, (number, row) in enumerate(where[:, :2].tolist()):
+            for column in self._shard(store, number).columns:
+                if slot == 0:
+                    arrays[column.name] = _uninitialised((len(where), column.width))
+                column.read(row, arrays[column.name][slot])
         return arrays
 
-    def _group(self, store: str, number: int, row: int) -> tuple[dict[str, np.ndarray], int]:
-        """Return the array columns of the row group that holds a shard's row, and the row's place in it."""
+    def _shard(self, store: str, number: int) -> _Shard:
         if (store, number) not in self._shards:
             self._shards[store, number] = _Shard(storage.join(self.uri, self.manifest.shards[store][number]))
-        shard = self._shards[store, number]
-        group = int(np.searchsorted(shard.bounds, row, side="right")) - 1
-        key = (store, number, group)
-        if key not in self._groups:
-            self._groups[key] = shard.columns(group)
-        return self._groups[key], row - int(shard.bounds[group])
+        return self._shards[store, number]
 
 
 class _Shard:
-    """One mapped parquet file."""
+    """One open parquet file and its array columns."""
 
     def __init__(self, uri: str) -> None:
         path = storage.fetch(uri)
-        self.metadata = pq.read_metadata(path)
-        self.map = np.memmap(path, np.uint8, "r")
-        sizes = [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
-        self.bounds = np.cumsum([0, *sizes])
-
-    def columns(self, group: int) -> dict[str, np.ndarray]:
-        """View every column of a row group but the keys as bytes (rows, length)."""
-        layout, metadata = self.metadata.schema, self.metadata.row_group(group)
-        return {
-            layout.column(i).name: _values(self.map, metadata.column(i), layout.column(i).length, metadata.num_rows)
+        metadata = pq.read_metadata(path)
+        layout, groups = metadata.schema, [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with the dataset
+        self.columns = [
+            _Column(file, layout.column(i).name, layout.column(i).length, [(g.column(i), g.num_rows) for g in groups])
             for i in range(metadata.num_columns)
             if layout.column(i).name != "key"
-        }
+        ]
+
+
+class _Column:
+    """Equally long binary values, read straight into an array, without decoding and without another copy.
+
+    The writer stores required, plain, uncompressed, fixed-size values in one page a row group, so a chunk is a page header
+    of a few bytes and then the values to its end. Reading them at their place copies once; mapping the file and
+    copying would pay for every page of it as well.
+    """
+
+    def __init__(self, file: BinaryIO, name: str, width: int, chunks: Sequence[tuple[Any, int]]) -> None:
+        self.file, self.name, self.width = file, name, width
+        starts = [_start(chunk, width, rows) + width * np.arange(rows) for chunk, rows in chunks]
+        self.starts = np.concatenate(starts)
+
+    def read(self, row: int, into: np.ndarray) -> None:
+        """Read the value of a row into an array of `width` bytes; thread-safe."""
+        if os.preadv(self.file.fileno(), [into.data], int(self.starts[row])) != self.width:
+            raise OSError(f"{self.file.name!r} ends before its row {row}; the file was cut after it was written")
 
 
 def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Manifest:
@@ -314,26 +321,22 @@ def _places(column: Any) -> Places:
 
 
 def _allow_many_files() -> None:
-    """Raise this process's limit of open files as far as it may: every mapped shard holds one."""
+    """Raise this process's limit of open files as far as it may: every open shard is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _values(file: np.ndarray, chunk: Any, width: int, rows: int) -> np.ndarray:
-    """View a column chunk of equally long binary values as bytes (rows, length), without reading or copying it.
-
-    The writer stores required, plain, uncompressed, fixed-size values in one page, so a chunk is a page header of a few
-    bytes and then the values to its end. Mapping them is as fast as memory; decoding through Arrow is one more copy.
-    """
-    start = chunk.data_page_offset + chunk.total_compressed_size - rows * width
+def _start(chunk: Any, width: int, rows: int) -> int:
+    """Return the place in the file of a column chunk's first value."""
+    start: int = chunk.data_page_offset + chunk.total_compressed_size - rows * width
     header = start - chunk.data_page_offset
     if not width or chunk.compression != "UNCOMPRESSED" or not 0 < header < _TWO_HEADERS:
         raise UserError(
             f"The dataset's column {chunk.path_in_schema!r} is not stored as this program writes it (plain, uncompressed, one "
             "page a row group); it cannot be read safely. Prepare the dataset again."
         )
-    return file[start : start + rows * width].reshape(rows, -1)
+    return start
 
 
 def _uninitialised(shape: tuple[int, ...]) -> np.ndarray:
