@@ -146,7 +146,8 @@ def drive(folder: Path) -> dict[str, Any]:
         seconds[name] += time.perf_counter() - began
         return result
 
-    flow.call, prepare.Preparation._each = timed_call, timed_each  # type: ignore[method-assign]
+    flow.call = timed_call
+    prepare.Preparation._each = timed_each  # type: ignore[method-assign,assignment]
     with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
         report = prepare.prepare(config, Console(stderr=True))
     stages = {name: sum(seconds[part] for part in parts) for name, parts in STAGES.items()}
