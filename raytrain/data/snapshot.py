@@ -94,7 +94,8 @@ def publish(
             "WHERE caption IN ('', $trigger) AND row_key IN (SELECT row_key FROM whole)",
             {"trigger": data.captions.trigger},
         ).fetchall()[0]
-        lost = sql.sql(f"SELECT * FROM refused UNION ALL SELECT * FROM ({_REJECTED})")
+        # In an order of its own: the file's name is a hash of what it lists, and a query's rows come in any order.
+        lost = sql.sql(f"SELECT * FROM refused UNION ALL SELECT * FROM ({_REJECTED}) ORDER BY path, rule, reason")
         summary = _write_rejected(dataset, lost)
         result = {"rows": rows, "uncaptioned": uncaptioned}
         result |= {"rules": summary["rules"], "rejected_path": summary["path"]}

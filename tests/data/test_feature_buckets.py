@@ -155,3 +155,15 @@ def test_faults_of_one_array_are_listed_by_picture(tmp_path: Path, make_config: 
         "1.png": "its mask is 64x20 and the picture 64x64:", "2.png": "it has no mask file"}  # fmt: skip
     assert (report.found, report.kept, report.rules) == (3, 2, {"broken": 2})
     assert report.buckets.keys() == {"32x32", "64x64"}
+
+
+def test_the_list_of_what_is_left_out_is_the_same_in_whatever_order_it_was_found(
+    tmp_path: Path, make_config: Make
+) -> None:
+    for name in "ab":
+        draw(tmp_path / f"{name}/good {name}.png", ord(name), (64, 64))
+        (tmp_path / f"{name}/bad {name}.png").write_bytes(b"no picture")
+    subsets = [{"source": str(tmp_path / name)} for name in "ab"]
+    reports = [prepare(make_config(source="", subsets=order)) for order in (subsets, subsets[::-1])]
+    assert reports[0].rejected_path == reports[1].rejected_path
+    assert list(rejected(reports[1])) == ["bad a.png", "bad b.png"]
