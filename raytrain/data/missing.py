@@ -19,12 +19,10 @@ from raytrain.dataconfig import EncodeConfig
 
 READERS = 16
 _ARRAYS = """
-    SELECT DISTINCT ON (a.key) r.bucket, r.number, r.id, r.mask_id, r.control_id, r.path, r.location, r.mask, r.control,
-           a.store, a.transform, a.key
+    SELECT r.bucket, r.number, r.id, r.mask_id, r.control_id, r.path, r.location, r.mask, r.control, a.store, a.transform, a.key
     FROM (SELECT * FROM arrays ANTI JOIN stored USING (key) ANTI JOIN faults USING (key)) a JOIN rows r USING (row_key)
 """
-_TEXTS = "SELECT DISTINCT ON (key) key, caption FROM captions ANTI JOIN stored USING (key) ANTI JOIN faults USING (key)"
-
+_TEXTS = "SELECT key, caption FROM captions ANTI JOIN stored USING (key) ANTI JOIN faults USING (key)"
 _THERE = """
     SELECT count(DISTINCT key) FROM (SELECT key FROM arrays UNION ALL SELECT key FROM captions) SEMI JOIN stored USING (key)
 """
@@ -71,14 +69,16 @@ def write_missing(
     with tables.database(**reads, stored=(stored, tables.STORED), faults=(faults, tables.FAULTS)) as sql:
         sql.execute(f"CREATE TEMP TABLE missing AS {_ARRAYS}")
         counts = dict(sql.execute("SELECT bucket, count(*) FROM missing GROUP BY bucket").fetchall())
-        ordered = sql.sql("SELECT * FROM missing ORDER BY bucket, number, store").to_arrow_reader(tables.GROUP)
+        ordered = sql.sql("SELECT * FROM missing ORDER BY bucket, number, store, key").to_arrow_reader(tables.GROUP)
         limits = {bucket: _limit(count, _moments_bytes(bucket, recipe), encode) for bucket, count in counts.items()}
-        arrays = tables.write_groups(files["work"], tables.cut(ordered, "bucket", limits.__getitem__), tables.WORK)
+        arrays = tables.write_groups(
+            files["work"], tables.cut(tables.distinct(ordered), "bucket", limits.__getitem__), tables.WORK
+        )
         sql.execute("DROP TABLE missing")
         sql.execute(f"CREATE TEMP TABLE text_work AS {_TEXTS}")
         [captions] = sql.execute("SELECT count(*) FROM text_work").fetchall()[0]
         ordered = sql.sql("SELECT * FROM text_work ORDER BY key").to_arrow_reader(tables.GROUP)
-        tables.write(files["text_work"], ordered, tables.TEXT_WORK, _limit(captions, 0, encode))
+        tables.write(files["text_work"], tables.distinct(ordered), tables.TEXT_WORK, _limit(captions, 0, encode))
         [there] = sql.execute(_THERE).fetchall()[0]
     return {"arrays": arrays, "captions": captions, "there": there, "files": files}
 

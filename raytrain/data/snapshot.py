@@ -8,59 +8,46 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
-
 from raytrain import storage
 from raytrain.data import drift, leaving, shard, tables
+from raytrain.data.assemble import write_rows
 from raytrain.data.recipe import Recipe
 from raytrain.data.schema import (
     HELD_OUT,
     MANIFEST,
-    ROWS,
     SNAPSHOTS,
-    STORES,
-    TEXT,
     TRAIN,
     BucketCount,
     Manifest,
-    Part,
     bucket_size,
 )
 from raytrain.dataconfig import DataConfig
 
-PART_ROWS = 200_000
+_NUMBERS = """
+    CREATE TEMP TABLE shards AS
+    SELECT shard, row_number() OVER (ORDER BY shard) AS number FROM (SELECT DISTINCT shard FROM all_stored)
+"""
 _PIECES = """
     CREATE TEMP TABLE pieces AS
-    WITH stored AS (SELECT DISTINCT ON (key) * FROM all_stored ORDER BY key, shard, row),
+    WITH stored AS (
+      SELECT key, min(s.number << 32 | a.row) AS place FROM all_stored a JOIN shards s USING (shard) GROUP BY key),
     known AS (SELECT DISTINCT ON (key) key, reason, lasting FROM all_faults),
     wanted AS (
       SELECT row_key, store, version, key, crop_top, crop_left, NULL AS caption FROM arrays
       UNION ALL SELECT row_key, 'text', version, key, 0, 0, caption FROM captions)
-    SELECT w.*, s.shard, s.row, k.reason, k.lasting
-    FROM wanted w LEFT JOIN stored s USING (key) LEFT JOIN known k USING (key)
+    SELECT w.*, s.place, k.reason, k.lasting FROM wanted w LEFT JOIN stored s USING (key) LEFT JOIN known k USING (key)
 """
 _WHOLE = """
     CREATE TEMP TABLE whole AS
-    SELECT r.row_key, r.bucket, r.id, r.number, r.repeats, r.weight, r.regularisation
-    FROM rows r JOIN (SELECT row_key FROM pieces GROUP BY row_key HAVING count(shard) = count(*)) USING (row_key)
+    SELECT r.row_key, r.bucket, r.id, r.repeats, r.weight, r.regularisation, CASE
+      WHEN NOT r.regularisation AND ('0x' || substr(hex(r.id), 1, 8))::BIGINT < $limit THEN $held_out ELSE $train END AS split
+    FROM rows r JOIN (SELECT row_key FROM pieces GROUP BY row_key HAVING count(place) = count(*)) USING (row_key)
 """
 _REJECTED = """
     SELECT r.path, first(p.reason) AS reason, 'broken' AS rule,
            first(CASE WHEN p.lasting THEN lower(hex(p.key)) ELSE '' END) AS key
-    FROM (SELECT * FROM pieces WHERE shard IS NULL AND reason IS NOT NULL ORDER BY key) p JOIN rows r USING (row_key)
+    FROM (SELECT * FROM pieces WHERE place IS NULL AND reason IS NOT NULL ORDER BY key) p JOIN rows r USING (row_key)
     GROUP BY r.path, r.number ORDER BY r.number
-"""
-_ROWS = """
-    WITH places AS (
-      SELECT row_key, store,
-             list({{'shard': n.number, 'row': p.row, 'crop_top': crop_top, 'crop_left': crop_left}} ORDER BY version) AS places,
-             list(caption ORDER BY version) FILTER (caption IS NOT NULL) AS captions
-      FROM pieces p JOIN numbers n USING (shard) WHERE p.row_key IN (SELECT row_key FROM whole WHERE bucket = $bucket)
-      GROUP BY row_key, store)
-    SELECT w.row_key, w.id, w.split, r.path, r.location, {text}.captions, r.original_height, r.original_width,
-           w.repeats, w.weight, w.regularisation, r.scores, {columns}
-    FROM whole w JOIN rows r USING (row_key) {joins}
-    WHERE w.bucket = $bucket ORDER BY w.id
 """
 
 
@@ -82,16 +69,16 @@ def publish(
     reads: dict[str, Any] = {name: (storage.join(work, name), schema) for name, schema in tables.DESCRIBED.items()}
     reads |= {"all_stored": (stored, tables.STORED), "all_faults": (faults, tables.FAULTS)}
     with tables.database(**reads, refused=(rejected, tables.REJECTED)) as sql:
+        sql.execute(_NUMBERS)
         sql.execute(_PIECES)
         if complete and _unexplained(sql):
             return {"lost": True}
-        sql.execute(_WHOLE)
-        _split(sql, data.held_out)
+        sql.execute(_WHOLE, {"limit": data.held_out * 2**32, "held_out": HELD_OUT, "train": TRAIN})
+        _correct_split(sql, data.held_out)
         _balance(sql)
         [rows] = sql.execute("SELECT count(*) FROM whole").fetchall()[0]
         [uncaptioned] = sql.execute(
-            "SELECT count(DISTINCT row_key) FROM pieces "
-            "WHERE caption IN ('', $trigger) AND row_key IN (SELECT row_key FROM whole)",
+            "SELECT count(*) FROM whole SEMI JOIN (SELECT row_key FROM pieces WHERE caption IN ('', $trigger)) USING (row_key)",
             {"trigger": data.captions.trigger},
         ).fetchall()[0]
         # In an order of its own: the file's name is a hash of what it lists, and a query's rows come in any order.
@@ -101,7 +88,7 @@ def publish(
         result |= {"rules": summary["rules"], "rejected_path": summary["path"]}
         if not rows:
             return result | {"number": 0}
-        manifest = _manifest(sql, dataset, data, recipe, summary, complete)
+        manifest = _manifest(sql, dataset, work, data, recipe, summary, complete)
     return result | _store(dataset, manifest)
 
 
@@ -132,26 +119,20 @@ def _unexplained(sql: Any) -> int:
     """Return the number of rows that lack an array without a reason."""
     [lost] = sql.execute("""
         SELECT count(*) FROM (SELECT row_key FROM pieces GROUP BY row_key
-        HAVING count(*) FILTER (shard IS NULL) > 0 AND count(reason) FILTER (shard IS NULL) = 0)""").fetchall()[0]
+        HAVING count(*) FILTER (place IS NULL) > 0 AND count(reason) FILTER (place IS NULL) = 0)""").fetchall()[0]
     return int(lost)
 
 
-def _split(sql: Any, fraction: float) -> None:
-    """Assign each row to training or to the held-out set, by its picture's content alone, so that adding pictures moves no other.
+def _correct_split(sql: Any, fraction: float) -> None:
+    """Keep small sets usable.
 
-    A picture is held out when the first 32 bits of its hash, as a share of 2^32, are below `fraction`; regularisation
-    pictures never are. Two corrections keep small sets usable where there are two pictures or more: when none falls below,
-    the smallest hash is held out; when all do, the largest is trained on.
+    A picture is held out when the first 32 bits of its hash, as a share of 2^32, are below `fraction`, so that adding
+    pictures moves no other; regularisation pictures never are. Where there are two pictures or more and none falls below,
+    the smallest hash is held out; where all do, the largest is trained on.
     """
-    sql.execute("ALTER TABLE whole ADD COLUMN split VARCHAR")
-    sql.execute(
-        "UPDATE whole SET split = CASE WHEN NOT regularisation AND ('0x' || substr(hex(id), 1, 8))::BIGINT < $limit "
-        f"THEN '{HELD_OUT}' ELSE '{TRAIN}' END",
-        {"limit": fraction * 2**32},
-    )
     pictures, out, least, most = sql.execute(
-        f"SELECT count(DISTINCT id), count(DISTINCT id) FILTER (split = '{HELD_OUT}'), min(id), max(id) "
-        "FROM whole WHERE NOT regularisation"
+        f"SELECT count(*), count(*) FILTER (split = '{HELD_OUT}'), min(id), max(id) "
+        "FROM (SELECT id, min(split) AS split FROM whole WHERE NOT regularisation GROUP BY id)"
     ).fetchall()[0]
     if fraction > 0 and pictures > 1 and out in (0, pictures):
         lone, side = (least, HELD_OUT) if out == 0 else (most, TRAIN)
@@ -195,18 +176,12 @@ def _write_rejected(dataset: str, lost: Any) -> dict[str, Any]:
 
 
 def _manifest(
-    sql: Any, dataset: str, data: DataConfig, recipe: Recipe, summary: dict[str, Any], complete: bool
+    sql: Any, dataset: str, work: str, data: DataConfig, recipe: Recipe, summary: dict[str, Any], complete: bool
 ) -> Manifest:
-    shards = {store: _shards(sql, store) for store in STORES}
-    numbers = [(path, number) for paths in shards.values() for number, path in enumerate(paths)]
-    sql.register("numbers", pa.table({
-        "shard": [path for path, _ in numbers], "number": pa.array([number for _, number in numbers], pa.int32())
-    }))  # fmt: skip
     shapes = shard.read_shapes(dataset, recipe.empty_key)
     if shapes is None:
         raise RuntimeError(f"the empty caption is not encoded in {dataset!r}")
-    buckets = _buckets(sql)
-    parts = [part for name in buckets for part in _write_rows(sql, dataset, name)]
+    shards, parts = write_rows(sql, dataset, work)
     return Manifest(
         complete=complete,
         family=recipe.family,
@@ -216,8 +191,8 @@ def _manifest(
         latent_channels=recipe.latent_channels,
         latent_factor=recipe.latent_factor,
         text_shapes=shapes,
-        buckets=buckets,
-        parts=tuple(parts),
+        buckets=_buckets(sql),
+        parts=parts,
         shards=shards,
         empty_text=shard.empty_path(recipe.empty_key),
         rejected=sum(summary["rules"].values()),
@@ -227,35 +202,12 @@ def _manifest(
     )
 
 
-def _shards(sql: Any, store: str) -> tuple[str, ...]:
-    found = sql.execute(
-        "SELECT DISTINCT shard FROM pieces WHERE store = $store AND row_key IN (SELECT row_key FROM whole) ORDER BY shard",
-        {"store": store},
-    )
-    return tuple(path for (path,) in found.fetchall())
-
-
 def _buckets(sql: Any) -> dict[str, BucketCount]:
     found = sql.execute(f"""
         SELECT bucket, count(*) FILTER (split = '{TRAIN}'), count(*) FILTER (split = '{HELD_OUT}'),
                coalesce(sum(repeats) FILTER (split = '{TRAIN}'), 0) FROM whole GROUP BY bucket""").fetchall()
     counts = {name: BucketCount(train=train, held_out=held, entries=int(shown)) for name, train, held, shown in found}
     return {name: counts[name] for name in sorted(counts, key=bucket_size)}
-
-
-def _write_rows(sql: Any, dataset: str, bucket: str) -> list[Part]:
-    """Write a bucket's rows sorted by id, in parts named by the rows they hold."""
-    columns = ", ".join(f"coalesce({store}_.places, []) AS {store}" for store in STORES)
-    joins = " ".join(
-        f"LEFT JOIN places {store}_ ON {store}_.row_key = w.row_key AND {store}_.store = '{store}'" for store in STORES
-    )
-    query = _ROWS.format(columns=columns, joins=joins, text=f"{TEXT}_")
-    parts = []
-    for table in tables.regroup(sql.sql(query, params={"bucket": bucket}).to_arrow_reader(tables.GROUP), PART_ROWS):
-        path = f"rows/bucket={bucket}/{tables.digest(table)[:32]}.parquet"
-        tables.write(storage.join(dataset, path), [table], ROWS)
-        parts.append(Part(path=path, bucket=bucket, rows=len(table)))
-    return parts
 
 
 def _fingerprint(sql: Any) -> str:

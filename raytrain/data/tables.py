@@ -248,6 +248,18 @@ def cut(batches: Iterable[pa.RecordBatch], by: str, limit: Callable[[Any], int])
         yield pa.concat_tables(held)
 
 
+def distinct(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Leave out rows whose key is that of the row before: of rows sorted by key each key stays once.
+
+    SQL's DISTINCT ON would hold every row in memory; its ORDER BY does not.
+    """
+    last = None
+    for batch in batches:
+        keys = batch["key"].to_pylist()
+        yield batch.filter(pa.array([key != before for key, before in zip(keys, [last, *keys], strict=False)]))
+        last = keys[-1] if keys else last
+
+
 def _runs(values: Sequence[Any]) -> Iterator[tuple[int, int, Any]]:
     start = 0
     for value, group in itertools.groupby(values):
