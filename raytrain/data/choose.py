@@ -13,8 +13,7 @@ from raytrain.dataconfig import QualityConfig
 
 _SEEN = """
     CREATE TEMP TABLE seen AS
-    WITH looks AS (SELECT DISTINCT ON (key) * FROM all_looks),
-    known AS (
+    WITH known AS (
       SELECT i.number, i.path, l.width, l.height, l.appearance, coalesce(l.reason, 'was not looked at') AS reason,
              first_value(i.path) OVER same AS first, row_number() OVER same AS place
       FROM items i LEFT JOIN looks l USING (key) WINDOW same AS (PARTITION BY l.id ORDER BY i.number)),
@@ -33,7 +32,6 @@ _SEEN = """
     FROM ruled
 """
 _CHOSEN = """
-    WITH looks AS (SELECT DISTINCT ON (key) * FROM all_looks)
     SELECT i.number, l.id, l.mask_id, l.control_id, i.path, i.location, i.mask, i.control, i.prefix, i.suffix,
            l.width, l.height, l.transparent, CASE WHEN len(l.texts) > 0 THEN l.texts ELSE i.captions END AS captions,
            i.repeats, i.weight, i.regularisation, []::DOUBLE[] AS scores, NULL::DOUBLE AS quality, NULL::DOUBLE[] AS centre
@@ -45,6 +43,7 @@ _CHOSEN = """
 def choose(items: str, looks: tuple[str, ...], quality: QualityConfig, pictures: str, rejected: str) -> dict[str, Any]:
     """Write the chosen pictures and the rejected ones; return the number of chosen and the mean of width / height."""
     with tables.database(items=(items, tables.ITEMS), all_looks=(looks, tables.LOOKS)) as sql:
+        tables.once(sql, "looks", "all_looks")
         sql.execute(_SEEN, {"min_side": quality.min_side, "max_ratio": quality.max_ratio or float("inf")})
         if quality.near_duplicates is not None:
             _near_duplicates(sql, quality.near_duplicates)

@@ -94,11 +94,11 @@ def apply(stage: Stage, data: DataConfig, notes: str, faults: str, pictures: str
         "all_faults": (faults, tables.FAULTS),
     }
     with tables.database(**reads) as sql:
+        tables.once(sql, "notes", "all_notes")
+        tables.once(sql, "faults", "all_faults")
         sql.execute(
             f"""CREATE TEMP TABLE joined AS
-            WITH needed AS ({_need(stage)}),
-            notes AS (SELECT DISTINCT ON (key) key, texts, numbers FROM all_notes),
-            faults AS (SELECT DISTINCT ON (key) key, reason FROM all_faults)
+            WITH needed AS ({_need(stage)})
             SELECT number, path, key, texts, numbers[1] AS value, numbers, reason
             FROM needed LEFT JOIN notes USING (key) LEFT JOIN faults USING (key)""",
             stage.parameters,

@@ -31,11 +31,10 @@ _PIECES = """
     CREATE TEMP TABLE pieces AS
     WITH stored AS (
       SELECT key, min(s.number << 32 | a.row) AS place FROM all_stored a JOIN shards s USING (shard) GROUP BY key),
-    known AS (SELECT DISTINCT ON (key) key, reason, lasting FROM all_faults),
     wanted AS (
       SELECT row_key, store, version, key, crop_top, crop_left, NULL AS caption FROM arrays
       UNION ALL SELECT row_key, 'text', version, key, 0, 0, caption FROM captions)
-    SELECT w.*, s.place, k.reason, k.lasting FROM wanted w LEFT JOIN stored s USING (key) LEFT JOIN known k USING (key)
+    SELECT w.*, s.place, k.reason, k.lasting FROM wanted w LEFT JOIN stored s USING (key) LEFT JOIN faults k USING (key)
 """
 _WHOLE = """
     CREATE TEMP TABLE whole AS
@@ -69,6 +68,7 @@ def publish(
     reads: dict[str, Any] = {name: (storage.join(work, name), schema) for name, schema in tables.DESCRIBED.items()}
     reads |= {"all_stored": (stored, tables.STORED), "all_faults": (faults, tables.FAULTS)}
     with tables.database(**reads, refused=(rejected, tables.REJECTED)) as sql:
+        tables.once(sql, "faults", "all_faults")
         sql.execute(_NUMBERS)
         sql.execute(_PIECES)
         if complete and _unexplained(sql):

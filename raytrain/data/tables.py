@@ -127,6 +127,15 @@ def database(**tables: tuple[str | Sequence[str], pa.Schema]) -> Iterator[Any]:
             connection.close()
 
 
+def once(sql: Any, name: str, table: str) -> None:
+    """Define the view `name`: the lines of a registered table, each key once.
+
+    Only runs that met leave a key twice. Then DISTINCT ON holds all lines in memory; otherwise nothing does.
+    """
+    [lines, keys] = sql.execute(f"SELECT count(*), count(DISTINCT key) FROM {table}").fetchall()[0]
+    sql.execute(f"CREATE TEMP VIEW {name} AS SELECT {'* ' if lines == keys else 'DISTINCT ON (key) * '}FROM {table}")
+
+
 def open_table(places: str | Sequence[str], schema: pa.Schema) -> Any:
     """Return the parquet parts at a file or folder (or several) as one lazy table; an absent folder is an empty table."""
     parts = [part for place in ([places] if isinstance(places, str) else places) for part in parts_of(place)]
