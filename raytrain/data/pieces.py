@@ -1,4 +1,4 @@
-"""What an encoder has made of a shard that is not full yet, saved a row group at a time: a kill costs seconds, not shards.
+"""What an encoder has made of a shard that is not full yet, saved every few seconds: a kill costs seconds, not shards.
 
     <dataset>/work/<run>/pieces/<job>/<store>/<number>.parquet
 
@@ -8,6 +8,7 @@ pieces of its job; the preparation that follows on a killed one first makes shar
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 from raytrain import storage
 from raytrain.data import shard
 
+SECONDS = 2.0
+"""Between two pieces at least: small arrays fill a row group sooner than a disk has it safe."""
 _FOLDER = b"folder"
 """The metadata of a piece that names the folder of the shard it belongs to."""
 
@@ -31,7 +34,7 @@ class PieceWriter:
         self.columns: dict[str, list[bytes]] = {}
         self.made: set[bytes] = set()
         """Content addresses that an earlier attempt saved: taken over, they need no encoding."""
-        self.saved = 0
+        self.saved, self.saved_at = 0, time.monotonic()
         for table in _read(pieces):
             self.saved += 1
             for key, arrays in _rows(table):
@@ -43,7 +46,7 @@ class PieceWriter:
         self.keys.append(key)
         for name, content in arrays.items():
             self.columns.setdefault(name, []).append(content)
-        if len(self.keys) == self.shards.group_rows:
+        if len(self.keys) >= self.shards.group_rows and time.monotonic() - self.saved_at >= SECONDS:
             self._save()
         self.shards.add(key, arrays)
 
@@ -57,7 +60,7 @@ class PieceWriter:
         uri = storage.join(self.pieces, f"{self.saved:06d}.parquet")
         shard.write_file(uri, self.keys, self.columns, len(self.keys), {"folder": self.shards.folder})
         self.keys, self.columns = [], {}
-        self.saved += 1
+        self.saved, self.saved_at = self.saved + 1, time.monotonic()
 
 
 def left(dataset: str, own: str) -> list[str]:

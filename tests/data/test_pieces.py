@@ -1,4 +1,4 @@
-"""An encoder that dies in the middle of a shard loses less than a row group of work."""
+"""An encoder that dies in the middle of a shard loses less than a row group of work, or what it did since seconds ago."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data import missing, tables
+from raytrain.data import missing, pieces, tables
 from raytrain.data.encode import ShardEncoder
 from raytrain.data.prepare import prepare
 from raytrain.data.read import Dataset
@@ -36,6 +36,7 @@ def config(tmp_path: Path, make_config: Callable[..., Config]) -> Config:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[bytes]]:
     """Return a function that lets the encoder die after so many batches, and gives the list of what was encoded since."""
     original = ShardEncoder._encode
+    monkeypatch.setattr(pieces, "SECONDS", 0.0)
 
     def after(batches: int | None) -> list[bytes]:
         done: list[bytes] = []
