@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from jobs import ConfigFile, Overrides, connected, run
 
-
 REJECTED = 3
 """Exit code: the dataset is ready, but broken pictures are not in it."""
 

@@ -169,7 +169,15 @@ def atomic(uri: str) -> Iterator[str]:
         finally:
             _remove(temporary if local else os.path.dirname(temporary))
     except OSError as error:
-        if error.errno in (28, 122, 30, 13, 1, 17, 20):  # no space, quota, read-only, no permission, a file for a folder
+        if error.errno in (
+            28,
+            122,
+            30,
+            13,
+            1,
+            17,
+            20,
+        ):  # no space, quota, read-only, no permission, a file for a folder
             raise UserError(
                 f"Writing {uri!r} failed: {error.strerror}. Nothing that was there before is lost; "
                 "free some space or choose another folder, then run the same command again."
