@@ -127,7 +127,8 @@ class Dataset:
         """Return entries by their numbers; `pick` chooses among a row's versions, without it the first is read."""
         index = self.index(bucket, split)
         rows = index.entries[numbers]
-        ids = [content.tobytes().hex() for content in index.ids[rows]]
+        digits = index.ids[rows].tobytes().hex()
+        ids = [digits[start : start + 64] for start in range(0, len(digits), 64)]
         found: dict[str, dict[str, np.ndarray]] = {}
         crops = np.zeros((len(rows), 2), np.int32)
         versions: dict[str, np.ndarray] = {}
@@ -209,11 +210,13 @@ class Dataset:
     def _arrays(self, store: str, where: np.ndarray) -> dict[str, np.ndarray]:
         """Return the columns of arrays at places (n, 4), each (n, bytes) uint8."""
         arrays: dict[str, np.ndarray] = {}
+        bytes_of: dict[str, memoryview] = {}
         for slot, (number, row) in enumerate(where[:, :2].tolist()):
             for column in self._shard(store, number).columns:
                 if slot == 0:
                     arrays[column.name] = _uninitialised((len(where), column.width))
-                column.read(row, arrays[column.name][slot])
+                    bytes_of[column.name] = arrays[column.name].reshape(-1).data
+                column.read(row, bytes_of[column.name][slot * column.width : (slot + 1) * column.width])
         return arrays
 
     def _shard(self, store: str, number: int) -> _Shard:
@@ -247,12 +250,13 @@ class _Column:
 
     def __init__(self, file: BinaryIO, name: str, width: int, chunks: Sequence[tuple[Any, int]]) -> None:
         self.file, self.name, self.width = file, name, width
+        self.descriptor = file.fileno()
         starts = [_start(chunk, width, rows) + width * np.arange(rows) for chunk, rows in chunks]
         self.starts = np.concatenate(starts)
 
-    def read(self, row: int, into: np.ndarray) -> None:
-        """Read the value of a row into an array of `width` bytes; thread-safe."""
-        if os.preadv(self.file.fileno(), [into.data], int(self.starts[row])) != self.width:
+    def read(self, row: int, into: memoryview) -> None:
+        """Read the value of a row into `width` bytes; thread-safe."""
+        if os.preadv(self.descriptor, (into,), self.starts.item(row)) != self.width:
             raise OSError(f"{self.file.name!r} ends before its row {row}; the file was cut after it was written")
 
 
