@@ -15,13 +15,16 @@ from typing import Any, Protocol
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from raytrain.dataconfig import EncodeConfig
 from raytrain.errors import UserError
 
 RETRIES = 5
 """How often a job is given to another worker when one dies of it."""
+
+_LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError)
+NUMBER = "job number"
 
 Job = dict[str, Any]
 Report = dict[str, Any]
@@ -97,34 +100,42 @@ class _Pooled:
 
 def _reports(block: pa.Table, function: Callable[[Job], Report]) -> pa.Table:
     reports = []
-    for job in block["job"].to_pylist():
+    for job in map(json.loads, block["job"].to_pylist()):
+        number = job.pop(NUMBER)
         try:
-            reports.append(function(json.loads(job)))
+            reports.append({NUMBER: number, **function(job)})
         except UserError as error:
             reports.append({"error": str(error)})
     return pa.table({"report": [json.dumps(report) for report in reports]})
 
 
 def _run(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], options: dict[str, Any]) -> Iterator[Report]:
-    try:
-        for report in _stream(jobs, worker, settings, options) if jobs else ():
-            if "error" in report:
-                raise UserError(report["error"])
-            yield report
-    except (WorkerCrashedError, RayActorError, OutOfMemoryError) as error:
-        raise UserError(
-            f"A job's workers must not die, but one job killed {1 + RETRIES} of them, one after the other "
-            f"({type(error).__name__}). Most likely they ran out of memory, or a picture crashes a decoder. What is finished "
-            "is kept. Give workers more memory or a smaller data.encode.batch, look into the logs of Ray, and run the same "
-            "command again."
-        ) from error
+    """Do all jobs. A lost worker is replaced by Ray; where Ray itself lost a part, the jobs without a report begin anew."""
+    left = dict(enumerate(jobs))
+    idle = 0
+    while left:
+        before = len(left)
+        try:
+            for report in _stream([job | {NUMBER: n} for n, job in left.items()], worker, settings, options):
+                if "error" in report:
+                    raise UserError(report["error"])
+                del left[report.pop(NUMBER)]
+                yield report
+        except _LOST as error:
+            idle = 0 if len(left) < before else idle + 1
+            if idle < 2:
+                continue
+            raise UserError(
+                f"Workers must not die, but {type(error).__name__} came again and again, and none of the last {len(left)} jobs "
+                f"ended; each was tried {2 * (1 + RETRIES)} times. Most likely the workers ran out of memory, or a picture "
+                "crashes a decoder. What is finished is kept. Give workers more memory or a smaller data.encode.batch, look "
+                "into the logs of Ray, and run the same command again."
+            ) from error
 
 
 def _stream(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], options: dict[str, Any]) -> Iterator[Report]:
     for name in ("progress", "execution.streaming_executor", "execution.streaming_executor_state"):
-        logging.getLogger(f"ray.data._internal.{name}").setLevel(
-            logging.CRITICAL
-        )  # our own bars and errors say the same
+        logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.CRITICAL)  # we say the same
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
