@@ -243,9 +243,9 @@ class EncodeConfig(Table):
     shard_mb: int = Field(256, ge=1)
     """Megabytes of one parquet file, about."""
     shard_rows: int = Field(2048, ge=1)
-    """Rows of one parquet file at most."""
+    """Rows of one parquet file at most; a killed worker loses a quarter of one."""
     group_rows: int = Field(64, ge=1)
-    """Rows of one parquet row group: what a reader fetches, and the work a killed worker loses at most."""
+    """Rows of one parquet row group: the unit a reader fetches."""
     publish_minutes: float | None = Field(None, gt=0)
     """Publish a snapshot of what is ready every so often, so that training can start; default: only when all is done."""
 

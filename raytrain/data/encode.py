@@ -66,7 +66,7 @@ class ShardEncoder:
 
     def _arrays(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
         bucket = lines[0]["bucket"]
-        writers = {store: self._writer(f"{store}/bucket={bucket}", storage.join(pieces, store))
+        writers = {store: self._writer(f"{store}/bucket={bucket}", storage.join(pieces, store), len(lines))
                    for store in (MOMENTS, MASKS, CONTROLS)}  # fmt: skip
         faults: list[dict[str, Any]] = []
         waiting: list[_Value] = []
@@ -93,11 +93,10 @@ class ShardEncoder:
         self._write_faults(faults)
         return {"rows": len(lines), "made": {store: rows for store in writers if (rows := writers[store].close())}}
 
-    def _writer(self, folder: str, pieces: str) -> PieceWriter:
+    def _writer(self, folder: str, pieces: str, job_rows: int) -> PieceWriter:
         encode = self.data.encode
-        return PieceWriter(
-            shard.ShardWriter(self.config.dataset, folder, encode.group_rows, encode.shard_mb * 2**20), pieces
-        )
+        shards = shard.ShardWriter(self.config.dataset, folder, encode.group_rows, encode.shard_mb * 2**20)
+        return PieceWriter(shards, pieces, job_rows)
 
     def _values(self, lines: list[dict[str, Any]]) -> Iterator[_Value]:
         pictures = [list(group) for _, group in itertools.groupby(lines, key=lambda line: line["id"])]
@@ -108,7 +107,7 @@ class ShardEncoder:
         """Encode pixels into float16 bytes of moments (2C, h, w); None where not finite."""
         if not values:
             return []
-        stack = np.stack([value.array for value in values])
+        stack = np.stack(_filled([value.array for value in values], self.data.encode.batch))
         scaled = torch.from_numpy(stack).to(self.device).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
         moments = self.encoders.encode_pictures(scaled)
         expected = tuple(side // self.recipe.latent_factor for side in stack.shape[1:3])
@@ -118,10 +117,10 @@ class ShardEncoder:
                 f"became {tuple(moments.shape[2:])} latents, not {expected}. "
                 "Choose bucket sizes it can encode (data.buckets.step)."
             )
-        return _half(moments)
+        return _half(moments)[: len(values)]
 
     def _texts(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
-        writer, faults, cut = self._writer(TEXT, storage.join(pieces, TEXT)), [], 0
+        writer, faults, cut = self._writer(TEXT, storage.join(pieces, TEXT), len(lines)), [], 0
         for batch in tables.batched((line for line in lines if line["key"] not in writer.made), self.data.encode.batch):
             captions = [line["caption"] for line in batch]
             cut += sum(self.encoders.cut(captions))
@@ -134,7 +133,8 @@ class ShardEncoder:
         return {"rows": len(lines), "made": {TEXT: writer.close()}, "cut": cut}
 
     def _encode_captions(self, captions: Sequence[str]) -> list[dict[str, bytes] | None]:
-        columns = {name: _half(values) for name, values in self.encoders.encode_captions(captions).items()}
+        full = _filled(captions, self.data.encode.batch)
+        columns = {name: _half(values)[: len(captions)] for name, values in self.encoders.encode_captions(full).items()}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [None if None in row.values() else row for row in rows]
 
@@ -217,6 +217,15 @@ def _or_fault(function: Callable[[Opened], Any], picture: Opened) -> Any:
         return function(picture)
     except BadPicture as error:
         return error
+
+
+def _filled(entries: Sequence[Any], size: int) -> list[Any]:
+    """Repeat the last entry until a batch is full.
+
+    Encoders compute other bits for a batch of another size; with one size a picture's arrays do not depend on where a job
+    began, and so not on what was killed when.
+    """
+    return [*entries, *[entries[-1]] * (size - len(entries))]
 
 
 def _half(values: Tensor) -> list[bytes | None]:

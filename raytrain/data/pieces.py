@@ -20,7 +20,10 @@ from raytrain import storage
 from raytrain.data import shard
 
 SECONDS = 2.0
-"""Between two pieces at least: small arrays fill a row group sooner than a disk has it safe."""
+"""A piece is saved when this time has passed since the last one, or when a quarter of the job is new: so an actor that is
+killed loses a quarter of a shard at most, and small arrays, which fill a row group sooner than a disk has it safe, do not
+wait for it at every one."""
+QUARTERS = 4
 _FOLDER = b"folder"
 """The metadata of a piece that names the folder of the shard it belongs to."""
 
@@ -28,8 +31,9 @@ _FOLDER = b"folder"
 class PieceWriter:
     """Fills the shards of one store in one job, and saves meanwhile what they will hold."""
 
-    def __init__(self, shards: shard.ShardWriter, pieces: str) -> None:
+    def __init__(self, shards: shard.ShardWriter, pieces: str, job_rows: int) -> None:
         self.shards, self.pieces = shards, pieces
+        self.quarter = -(-job_rows // QUARTERS)
         self.keys: list[bytes] = []
         self.columns: dict[str, list[bytes]] = {}
         self.made: set[bytes] = set()
@@ -46,7 +50,8 @@ class PieceWriter:
         self.keys.append(key)
         for name, content in arrays.items():
             self.columns.setdefault(name, []).append(content)
-        if len(self.keys) >= self.shards.group_rows and time.monotonic() - self.saved_at >= SECONDS:
+        late = len(self.keys) >= self.shards.group_rows and time.monotonic() - self.saved_at >= SECONDS
+        if late or len(self.keys) >= self.quarter:
             self._save()
         self.shards.add(key, arrays)
 

@@ -21,12 +21,12 @@ class Encoders(nan_family.Encoders):
 
     def encode_pictures(self, pixels: Tensor) -> Tensor:
         moments = super().encode_pictures(pixels)
-        _say("moments", len(pixels))
+        _say("moments", len(torch.unique(pixels.flatten(1), dim=0)))  # a batch is filled up with copies
         return moments
 
     def encode_captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
         columns = super().encode_captions(captions)
-        _say("text", sum(bool(caption) for caption in captions))  # the empty caption is asked for its shapes
+        _say("text", len({caption for caption in captions if caption}))  # the empty caption is asked for its shapes
         return columns
 
 

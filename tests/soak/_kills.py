@@ -65,9 +65,10 @@ def run(
     log: Path,
     has_begun: Callable[[], bool],
     nodes: Nodes,
-    strike: tuple[str, float, random.Random] | None = None,
+    strike: tuple[str, Callable[[float], bool], random.Random] | None = None,
 ) -> Run:
-    """Run `python -m <command>` to its end; `strike`: what to kill, how many seconds after the stage has begun, and a chance.
+    """Run `python -m <command>` to its end; `strike`: what to kill, whether to (asked with the seconds since the stage
+    began), and a chance.
 
     An actor that is not there yet is waited for. `victim` is None when the command ended first. Raises TimeoutError.
     """
@@ -79,7 +80,7 @@ def run(
                 now = time.monotonic()
                 if begun is None and has_begun():
                     begun = now
-                if strike and victim is None and begun is not None and now - begun >= strike[1]:
+                if strike and victim is None and begun is not None and strike[1](now - begun):
                     victim = _strike(strike[0], strike[2], child, nodes)
                 if now - started > PATIENCE:
                     raise TimeoutError(f"{' '.join(command)} did not end in {PATIENCE:.0f} s; see {log}")

@@ -2,8 +2,8 @@
 every bit equals an undisturbed run.
 
 Each kill has a dataset folder of its own; pictures, model and cluster are shared. The pictures have three shapes and include
-broken files, exact duplicates and one that the VAE answers with NaN. The moments are drawn evenly over the time that an
-undisturbed run takes from its first to its last file.
+broken files, exact duplicates and one that the VAE answers with NaN. Every other moment is drawn evenly over the time that an
+undisturbed run takes from its first to its last file, the rest evenly over the arrays it encodes.
 
 What is counted:
 
@@ -40,6 +40,7 @@ from tests.soak._kills import Kill
 from tests.soak._nodes import WORKERS, Nodes, three_nodes
 
 SHARD_ROWS = 64
+Strike = tuple[str, Callable[[float], bool], random.Random]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class _Bench:
         self.folder, self.nodes = folder, nodes
         self.log = folder / "output.log"
         self.seen = 0
+        self.moment = 0.0
+        """Seconds after its begin at which the latest run was last asked about, or struck."""
         self.span = 0.0
         """Seconds of the latest run that was not disturbed, from its first file to its end."""
 
@@ -103,7 +106,7 @@ class _Bench:
         file.write_text(tomli_w.dumps(tables))
         return file
 
-    def run(self, config: Path, strike: tuple[str, float, random.Random] | None = None) -> _kills.Run:
+    def run(self, config: Path, strike: Strike | None = None) -> _kills.Run:
         """Run the config's preparation to its end."""
         work = config.with_suffix("") / "work"
         earlier = set(os.listdir(work)) if work.exists() else set()
@@ -114,9 +117,27 @@ class _Bench:
 
     def encoded(self) -> int:
         """Return the arrays that encoders made since this was last asked."""
-        total = sum(int(line.split()[1]) for line in (self.folder / "counts").read_text().splitlines())
+        total = self._counted()
         self.seen, new = total, total - self.seen
         return new
+
+    def _moment(self, number: int, chance: random.Random, needed: int) -> Callable[[float], bool]:
+        """Return when to strike: every other kill after a share of the time, the rest after a share of the encoding."""
+        if number % 2:
+            seconds = chance.uniform(0, self.span)
+            due = lambda since: since >= seconds  # noqa: E731
+        else:
+            arrays, before = chance.uniform(0, needed), self.seen
+            due = lambda since: self._counted() - before >= arrays  # noqa: E731
+
+        def strike(since: float) -> bool:
+            self.moment = since
+            return bool(due(since))
+
+        return strike
+
+    def _counted(self) -> int:
+        return sum(int(line.split()[1]) for line in (self.folder / "counts").read_text().splitlines() if " " in line)
 
     def kill(self, number: int, kind: str, chance: random.Random, expected: State, needed: int) -> Kill:
         """Disturb one preparation, run it again, compare."""
@@ -125,8 +146,8 @@ class _Bench:
             name = f"kill-{number}"
             shutil.rmtree(self.folder / name, ignore_errors=True)
             self.encoded()
-            moment, config = chance.uniform(0, self.span), self.config(name)
-            struck = self.run(config, (kind, moment, chance))
+            config = self.config(name)
+            struck = self.run(config, (kind, self._moment(number, chance, needed), chance))
             if struck.victim is None:
                 self.span = struck.seconds - struck.begun  # the machine has become faster
         before = len(stored(self.folder / name))
@@ -142,7 +163,7 @@ class _Bench:
             number=number,
             kind=kind,
             victim=struck.victim,
-            moment=round(moment, 2),
+            moment=round(self.moment, 2),
             exit_code=struck.exit_code,
             finished_by_itself=struck.exit_code == 0,
             seconds=round(struck.seconds, 1),
