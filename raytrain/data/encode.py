@@ -42,13 +42,13 @@ class _Value(NamedTuple):
 class ShardEncoder:
     """One worker: the family's encoders on one device, the models of masks and control pictures, and decoding threads."""
 
-    def __init__(self, config: Config, recipe: Recipe, faults: str, pieces: str) -> None:
+    def __init__(self, config: Config, recipe: Recipe, faults: str, pieces: str, done: str) -> None:
         from raytrain import families
 
         encode, data = config.data.encode, config.data
         torch.set_num_threads(max(1, int(encode.cpus_per_worker)))
         self.config, self.data, self.recipe, self.faults = config, data, recipe, faults
-        self.pieces = pieces
+        self.pieces, self.done = pieces, done
         self.device = torch.device("cuda" if encode.gpus_per_worker > 0 else "cpu")
         dtype = torch.bfloat16 if encode.precision == "bf16" else torch.float32
         self.family = families.load(config.model.family)
@@ -60,9 +60,15 @@ class ShardEncoder:
         """Do one job: {"kind": "empty"}, or a row group of missing "arrays" or "texts". Return what was made, by store."""
         if job["kind"] == "empty":
             return self._empty()
+        done = storage.join(self.done, f"{content_key(job['uri'], job['group'])}.json")
+        if storage.exists(done):  # Ray lost the report with the node that held it, and asks again
+            told: dict[str, Any] = storage.read_json(done)
+            return told
         lines = tables.read_group(job["uri"], job["group"]).to_pylist()
         pieces = storage.join(self.pieces, content_key([line["key"].hex() for line in lines]))
-        return self._arrays(lines, pieces) if job["kind"] == "arrays" else self._texts(lines, pieces)
+        report = self._arrays(lines, pieces) if job["kind"] == "arrays" else self._texts(lines, pieces)
+        storage.write_json(done, report)
+        return report
 
     def _arrays(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
         bucket = lines[0]["bucket"]

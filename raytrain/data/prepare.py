@@ -148,7 +148,7 @@ class Preparation:
 
     def _run_encoders(self, jobs: list[flow.Job], name: str, total: int | None) -> list[Report]:
         settings = {"config": self.config, "recipe": self.recipe, "faults": self.faults,
-                    "pieces": self._at("pieces")}  # fmt: skip
+                    "pieces": self._at("pieces"), "done": self._at("done")}  # fmt: skip
         reports = flow.map_actors(jobs, ShardEncoder, settings, self.data.encode)
         return self._each(name, total, self._publishing(reports))
 

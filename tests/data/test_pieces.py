@@ -100,7 +100,7 @@ def test_the_next_attempt_at_a_job_goes_on_from_its_pieces(
         except KilledError:
             second.extend(encoded(None))
             done = encoded(None)
-            report = call(ShardEncoder(self.config, self.recipe, self.faults, self.pieces), job)
+            report = call(ShardEncoder(self.config, self.recipe, self.faults, self.pieces, self.done), job)
             second.extend(done)
             return report
 
