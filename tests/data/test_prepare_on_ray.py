@@ -95,7 +95,8 @@ def deadly(job: dict[str, Any]) -> dict[str, Any]:
     os._exit(1)
 
 
-def test_a_job_that_kills_every_worker_ends_in_a_message() -> None:
+def test_a_job_that_kills_every_worker_ends_in_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "RETRIES", 0)
     with pytest.raises(UserError, match="none of the last 1 jobs ended"):
         list(flow.map_tasks([{"number": 1}], deadly))
 

@@ -171,5 +171,5 @@ def test_a_missing_library_is_named(folder: Callable[[str], str], monkeypatch: p
 def test_options_are_checked_with_the_config(
     options: dict[str, Any], message: str, folder: Callable[[str], str]
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         config(folder("wd14"), options)
