@@ -161,7 +161,9 @@ def _orientation(picture: Image.Image, content: bytes) -> int:
     try:
         # Not the PNG class's own `getexif`, which decodes the picture to look for EXIF behind the pixels.
         value = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
-    except Exception:  # broken metadata do not make a broken picture
+    except MemoryError:
+        raise
+    except Exception:  # whatever Pillow raises: broken metadata do not make a broken picture
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

@@ -4,7 +4,7 @@
 
 Each stage reads tables and writes tables on storage; this module only starts them, so the driver's memory does not grow
 with the dataset. What is missing is found by content address, so only that is made, whatever happened before. Several
-preparations of one folder at once are safe: files are immutable, and nothing is deleted here.
+preparations of one folder at once are safe: files are immutable, and none but working files is deleted here.
 """
 
 from __future__ import annotations
@@ -222,8 +222,8 @@ def prepare(config: Config, console: Console | None = None) -> PrepareReport:
     with bars(console) as show_bars:
         preparation = Preparation(config, known, show_bars)
         published = preparation.run()
-    report = _report(preparation, published, earlier, time.monotonic() - start)
     _tidy(config.dataset, preparation.work)
+    report = _report(preparation, published, earlier, time.monotonic() - start)
     show(report, console)
     return report
 

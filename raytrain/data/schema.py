@@ -16,7 +16,7 @@ by their content, so a run that is killed, repeated or run twice at once adds fi
 deletes.
 
 Array columns hold raw little-endian bytes, required and of fixed size, uncompressed, one page a row group, so that a
-reader maps them without decoding; Arrow's list and Ray's tensor types read ten times slower.
+reader copies them into place without decoding; Arrow's list and Ray's tensor types read ten times slower.
 """
 
 from __future__ import annotations

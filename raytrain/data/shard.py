@@ -1,4 +1,4 @@
-"""Write a shard: arrays under their content addresses, in the layout that `raytrain.data.read` maps without decoding."""
+"""Write a shard: arrays under their content addresses, in the layout that `raytrain.data.read` reads without decoding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PLAIN: dict[str, Any] = {
     "compression": "none",
     "use_dictionary": False,
     "write_statistics": False,
-    "data_page_size": 2**30,  # one page a row group: `raytrain.data.read` maps its values
+    "data_page_size": 2**30,  # one page a row group: `raytrain.data.read` finds its values
 }
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from tests.data.conftest import draw
 
 pytestmark = pytest.mark.usefixtures("here")
 Make = Callable[..., Config]
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
 
 def images(html: str) -> list[Image.Image]:
@@ -97,23 +95,6 @@ def test_sources_that_are_gone_are_said_to_be(source: Path, make_config: Make, t
     shutil.rmtree(source)
     with pytest.raises(UserError, match=r"None of the 12 pictures .* the file is not there"):
         write_gallery(config.dataset)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    binary, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("no chromium and chromedriver on PATH")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver, log_output=os.devnull))
-    yield window
-    window.quit()
 
 
 @pytest.mark.browser

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,6 @@ from raytrain.evaluate import charts, sweep_charts
 from raytrain.evaluate.report import changed_settings, setting, write_report
 from tests.evaluate import fake_run
 
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
 PHONE, DESK = 390, 1280
 
 
@@ -123,24 +117,6 @@ def test_a_sweep_alone_has_a_report(tmp_path: Path) -> None:
     text = Path(write_report(config)).read_text(encoding="utf-8")
     assert re.search(r"Trial \d+ is the best of 14, with a score of 0\.\d+\.", text)
     assert 'id="scores"' not in text
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    binary, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("no chromium and chromedriver on PATH")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(driver, log_output=os.devnull)
-    window = webdriver.Chrome(options=options, service=service)
-    yield window
-    window.quit()
 
 
 def show(browser: Any, html: Path, width: int) -> None:
