@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -44,13 +45,13 @@ def test_a_worker_no_node_can_hold_is_refused(source: Path, make_config: Callabl
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 200 KiB."""
+    """A file system of 4 MiB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder]).returncode:
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]).returncode:
         pytest.skip("mounting needs root")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.mark.usefixtures("here")
@@ -60,6 +61,7 @@ def test_a_disk_that_is_really_full(source: Path, make_config: Callable[..., Con
         path.rename(path.with_suffix(".later"))
     prepare(config)
     before = list(Dataset(config.dataset).details("train"))
+    (small_disk / "full").write_bytes(bytes(shutil.disk_usage(small_disk).free - 2**16))
     for path in sorted(source.glob("*.later")):
         path.rename(path.with_suffix(".png"))
     for number in range(20, 60):
