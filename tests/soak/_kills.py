@@ -18,31 +18,6 @@ PATIENCE = 900.0
 
 
 @dataclass(frozen=True)
-class Kill:
-    """What one kill did; `shards_lost` and the last three are measured after the command was run again."""
-
-    number: int
-    kind: str
-    victim: str
-    moment: float
-    """Seconds after the stage had begun."""
-    exit_code: int
-    """Of the command that was disturbed."""
-    finished_by_itself: bool
-    seconds: float
-    again_exit_code: int
-    again_seconds: float
-    arrays_before: int
-    """Arrays on storage when the disturbed command had ended."""
-    arrays_after: int
-    encoded_again: int
-    shards_lost: float
-    duplicates: int
-    missing: int
-    equal_to_undisturbed: bool
-
-
-@dataclass(frozen=True)
 class Run:
     """A command that ended; `begun` and `seconds` count from its start."""
 

@@ -22,6 +22,7 @@ from cluster import auth
 ROOT = Path(__file__).parents[2]
 WORKERS = 2
 OBJECT_STORE = 100 * 2**20
+ACTORS = ("MapWorker", "RayTrainWorker")
 OTHERS = ("IDLE", "DashboardAgent", "RuntimeEnvAgent", "_StatsActor", "AutoscalingCoordinator", "ActorLocationTracker")
 """Workers that do none of the stage's work."""
 
@@ -46,9 +47,9 @@ class Nodes:
             self._cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
 
     def kill_worker(self, chance: random.Random) -> str | None:
-        """Kill -9 one process that works for the stage: an encoding actor where there is one, else a task; None without."""
+        """Kill -9 one process that works for the stage: one of its actors where there are any, else a task; None without."""
         busy = [(process, title) for node in self._cluster.list_all_nodes() for process, title in _busy(node)]
-        actors = [found for found in busy if "MapWorker" in found[1]]
+        actors = [found for found in busy if any(name in found[1] for name in ACTORS)]
         if not busy:
             return None
         process, title = chance.choice(actors or busy)

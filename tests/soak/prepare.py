@@ -22,7 +22,7 @@ import hashlib
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +36,38 @@ from raytrain.data.schema import STORES
 from raytrain.toy import SD15
 from raytrain.toy.draw import TRAINING_SIZES, draw
 from tests.soak import _counting, _kills
-from tests.soak._kills import Kill
 from tests.soak._nodes import WORKERS, Nodes, three_nodes
 
+PICTURES = 2000
 SHARD_ROWS = 64
+SHOWN = ("number", "kind", "victim", "moment", "exit_code", "seconds", "again_seconds", "arrays_before", "shards_lost",
+         "duplicates", "missing", "equal_to_undisturbed")  # fmt: skip
 Strike = tuple[str, Callable[[float], bool], random.Random]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What one kill did; `shards_lost` and the last three are measured after the command was run again."""
+
+    number: int
+    kind: str
+    victim: str
+    moment: float
+    """Seconds after the stage had begun."""
+    exit_code: int
+    """Of the command that was disturbed."""
+    finished_by_itself: bool
+    seconds: float
+    again_exit_code: int
+    again_seconds: float
+    arrays_before: int
+    """Arrays on storage when the disturbed command had ended."""
+    arrays_after: int
+    encoded_again: int
+    shards_lost: float
+    duplicates: int
+    missing: int
+    equal_to_undisturbed: bool
 
 
 @dataclass(frozen=True)
@@ -74,6 +101,28 @@ def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], No
             found.append(bench.kill(number, kind, chance, expected, needed))
             say(_line(found[-1]))
     return found
+
+
+def summary(kills: Sequence[Kill]) -> dict[str, object]:
+    """Return what was promised, over all kills."""
+    return {
+        "duplicates": sum(kill.duplicates for kill in kills),
+        "missing": sum(kill.missing for kill in kills),
+        "equal_to_undisturbed": all(kill.equal_to_undisturbed for kill in kills),
+        "max_shards_lost": max(kill.shards_lost for kill in kills),
+    }
+
+
+def is_well(kills: Sequence[Kill]) -> bool:
+    """Tell whether every kill ended as it must."""
+    return all(
+        kill.again_exit_code == 0
+        and kill.equal_to_undisturbed
+        and not kill.duplicates
+        and not kill.missing
+        and kill.shards_lost <= 1
+        for kill in kills
+    )
 
 
 class _Bench:

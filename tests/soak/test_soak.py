@@ -17,11 +17,11 @@ from raytrain.config import Config
 from raytrain.data.prepare import prepare
 from tests.data.conftest import draw, here, make_config, model  # noqa: F401 - fixtures
 from tests.soak import _kills
-from tests.soak.__main__ import STAGES, is_well, summary
+from tests.soak.__main__ import STAGES
 from tests.soak._nodes import ROOT
-from tests.soak.prepare import state, stored
+from tests.soak.prepare import Kill, is_well, state, stored, summary
 
-GOOD = _kills.Kill(
+GOOD = Kill(
     number=1, kind="driver", victim="process 1", moment=1.0, exit_code=-9, finished_by_itself=False, seconds=1.0,
     again_exit_code=0, again_seconds=1.0, arrays_before=3, arrays_after=9, encoded_again=2, shards_lost=0.5,
     duplicates=0, missing=0, equal_to_undisturbed=True,
@@ -49,14 +49,14 @@ def test_a_soak_of_one_kill(tmp_path: Path) -> None:
 def test_one_bad_kill_fails_the_soak(fault: dict[str, float]) -> None:
     assert is_well([GOOD, GOOD])
     assert not is_well([GOOD, replace(GOOD, **fault)])
-    assert summary("prepare", [GOOD, replace(GOOD, shards_lost=0.7)])["max_shards_lost"] == 0.7
+    assert summary([GOOD, replace(GOOD, shards_lost=0.7)])["max_shards_lost"] == 0.7
 
 
 def test_every_kind_of_victim_has_its_turn() -> None:
     found = _kills.kinds(20, random.Random(3))
     assert {found.count(kind) for kind in _kills.KINDS} == {6, 7}
     assert found != sorted(found)
-    assert STAGES == ["prepare"]
+    assert STAGES == ["prepare", "save", "train"]
 
 
 @pytest.mark.usefixtures("here")
