@@ -12,6 +12,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +64,53 @@ def save(run: str, checkpoint: Checkpoint, keep: int) -> str:
         if old != best:
             storage.remove(old)
     return folder
+
+
+class Saver:
+    """Writes a run's checkpoints in a thread, one at a time, so that training does not wait for the disk.
+
+    A write that failed raises at the next call. What is not closed is still written before the process ends by itself.
+    """
+
+    def __init__(self, run: str, keep: int) -> None:
+        self._run, self._keep = run, keep
+        for name in storage.names(storage.join(run, FOLDER)):
+            if ".tmp-" in name or ".old-" in name:  # of a process that was killed while it wrote
+                storage.remove(storage.join(run, FOLDER, name))
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[dict[str, float]] | None = None
+
+    def save(self, checkpoint: Checkpoint) -> dict[str, float]:
+        """Wait for the earlier write, then begin this one; its tensors must not change any more. Returns as `wait` does."""
+        earlier = self.wait()
+        self._writing = self._thread.submit(self._write, checkpoint)
+        return earlier
+
+    def wait(self) -> dict[str, float]:
+        """Return when nothing is left to write: what the write cost, as metrics; nothing when there was none.
+
+        Raises what writing raised, such as UserError for a full disk.
+        """
+        writing, self._writing = self._writing, None
+        return writing.result() if writing is not None else {}
+
+    def close(self) -> dict[str, float]:
+        """Wait and end the thread. Returns as `wait` does."""
+        try:
+            return self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _write(self, checkpoint: Checkpoint) -> dict[str, float]:
+        began = time.perf_counter()
+        folder = save(self._run, checkpoint, self._keep)
+        sizes = storage.read_json(storage.join(folder, "manifest.json"))["files"]
+        return {"checkpoint_seconds": time.perf_counter() - began, "checkpoint_mb": sum(sizes.values()) / 2**20}
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies on the CPU, which the next step does not change."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
 
 
 def load(folder: str) -> Checkpoint:

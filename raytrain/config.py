@@ -86,7 +86,7 @@ class TrainConfig(Table):
     gradient_checkpointing: bool = False
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of the moving average of the trainable weights, 0.9999 is usual."""
-    engine: Literal["auto", "plain", "zero0", "zero1", "zero2", "zero3"] = "auto"
+    engine: Literal["auto", "plain", "ddp", "zero0", "zero1", "zero2", "zero3"] = "auto"
     workers: int = Field(1, ge=1)
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
@@ -112,11 +112,11 @@ class TrainConfig(Table):
                 f"got global_batch={self.global_batch} and workers={self.workers}"
             )
         if self.engine == "plain" and self.workers > 1:
-            raise ValueError(f'engine = "plain" is for one worker, got workers={self.workers}; use "auto" or "zero0"')
+            raise ValueError(f'engine = "plain" is for one worker, got workers={self.workers}; use "auto" or "ddp"')
         if self.optimizer == "adamw8bit" and self.engine in ("zero1", "zero2", "zero3"):
             raise ValueError(
                 f'optimizer = "adamw8bit" cannot be cut into ZeRO shards, got engine={self.engine!r}; '
-                'use engine = "zero0" or "plain", or optimizer = "adamw"'
+                'use engine = "ddp" or "plain", or optimizer = "adamw"'
             )
         return self
 

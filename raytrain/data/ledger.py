@@ -96,9 +96,9 @@ class Ledger:
 
 
 def share(size: int, rank: int, world: int, batch: int) -> np.ndarray:
-    """Return the positions (batch / world,) of a global batch that one worker computes; -1 pads a short batch.
+    """Return the positions (ceil(batch / world),) of a global batch that one worker computes; -1 is padding.
 
-    A short batch of `size` rows is dealt out in turn and padded, so that all workers do equal work.
+    A batch of `size` rows is dealt out in turn; where it is short, or does not divide, padding makes all workers do equal work.
     """
-    positions = np.arange(rank, batch, world)
+    positions = np.arange(rank, -(-batch // world) * world, world)
     return np.where(positions < size, positions, -1)

@@ -61,6 +61,8 @@ class Step:
     epoch: int
     bucket: str
     batch: Batch
+    live: np.ndarray
+    """(n,) bool: False for padding."""
     global_rows: int
     """Rows of all workers, padding not counted: what the loss is averaged over."""
 
@@ -96,7 +98,7 @@ class Loader:
 
         batch = to_batch(self.dataset.rows(plan.bucket, numbers, pick=pick), visits)
         batch = replace(batch, weights=batch.weights * torch.from_numpy(live))
-        return Step(number, plan.epoch, plan.bucket, self._drop_captions(batch), len(plan.rows))
+        return Step(number, plan.epoch, plan.bucket, self._drop_captions(batch), live, len(plan.rows))
 
     def _drop_captions(self, batch: Batch) -> Batch:
         if not self.caption_dropout:

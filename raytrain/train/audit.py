@@ -1,16 +1,17 @@
-"""Recompute what a run has trained on, and check what was promised of it.
+"""Recompute what a run was to train on, and check that it did and what was promised of it.
 
 A run's batches are a function of its config, the snapshot it is pinned to and the number of steps it has done, so all of
-them can be computed again. This says what the plan is, from the files the run left; that the workers followed it is not
-seen here: a trail that each worker writes as it goes comes with a later version.
+them can be computed again, and compared with the trail that its workers wrote as they went.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -25,6 +26,7 @@ from raytrain.data.schema import HELD_OUT, TRAIN
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
 from raytrain.table import Table
+from raytrain.train import trail
 from raytrain.train.run import ledger_of
 
 
@@ -49,6 +51,8 @@ class Audit(Table):
     total_steps: int
     snapshot: int
     epochs: Annotated[tuple[EpochSeen, ...], Field(strict=False)]
+    ranks: dict[int, int] | None
+    """Rows that each worker has trained on, by its own trail; None where the run left none."""
     broken: Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -69,6 +73,9 @@ def audit(config: Config) -> Audit:
         for one in epochs
         if one.wrong
     ]
+    trodden = trail.read(config.output, steps)
+    if trodden is not None:
+        broken += _departures(trodden, dataset, ledger, min(steps, ledger.total_steps))
     held_out = _held_out_trained_on(dataset, trained)
     if held_out:
         broken.append(f"{held_out} held-out pictures were trained on")
@@ -78,6 +85,7 @@ def audit(config: Config) -> Audit:
         total_steps=ledger.total_steps,
         snapshot=int(number),
         epochs=tuple(epochs),
+        ranks=None if trodden is None else dict(Counter(trodden["rank"].to_pylist())),
         broken=tuple(broken),
     )
 
@@ -146,6 +154,25 @@ def _epoch(ledger: Ledger, seen: dict[tuple[str, int], np.ndarray], epoch: int) 
     )
 
 
+def _departures(trodden: pa.Table, dataset: Dataset, ledger: Ledger, steps: int) -> Iterator[str]:
+    """Yield where the trail leaves the plan: its first step of other rows."""
+    found = np.split(
+        np.stack([trodden["id"].to_numpy(), trodden["visit"].to_numpy().astype(np.uint64)], axis=1),
+        np.searchsorted(trodden["step"].to_numpy(), np.arange(1, steps)),
+    )
+    for step in range(steps):
+        plan = ledger.at(step)
+        index = dataset.index(plan.bucket)
+        ids = index.ids[index.entries[plan.rows], :8].copy().view(">u8")[:, 0].astype(np.uint64)
+        planned = np.stack([ids, dataset.visits(plan.bucket, plan.rows, plan.visits).astype(np.uint64)], axis=1)
+        if not np.array_equal(planned[np.lexsort(planned.T[::-1])], found[step]):
+            yield (
+                f"step {step + 1}: by their trail the workers have trained on {len(found[step])} rows, "
+                f"not on the {len(planned)} that were planned, or on others"
+            )
+            return
+
+
 def _held_out_trained_on(dataset: Dataset, trained: dict[str, np.ndarray]) -> int:
     """Return how many held-out pictures are, by content, among those trained on, in whatever bucket."""
     out = {row.tobytes() for bucket in dataset.manifest.buckets for row in dataset.index(bucket, HELD_OUT).ids}
@@ -164,5 +191,10 @@ def show(found: Audit) -> RenderableType:
     verdict = [f"BROKEN: {escape(text)}" for text in found.broken] or [
         "As promised: each entry exactly once an epoch for each repeat, and nothing that is held out was trained on."
     ]
+    if found.ranks is None:
+        verdict.append("The run left no trail: this is its plan, and not seen is that its workers followed it.")
+    else:
+        rows = ", ".join(f"{rows:,} by worker {rank}" for rank, rows in sorted(found.ranks.items()))
+        verdict.append(f"By their own trail the workers have trained on these rows: {rows}.")
     title = f"{escape(found.output)}: {found.steps:,} of {found.total_steps:,} steps on snapshot {found.snapshot}"
     return Group(title, grid, *verdict)

@@ -1,7 +1,8 @@
 """Engines: how gradients of several micro-batches and workers become one optimizer step. Few verbs, one shape.
 
-`plain` is PyTorch alone on one worker; `zero0` to `zero3` are DeepSpeed on any number (Rajbhandari et al. 2020,
-arXiv:1910.02054): 0 replicates everything, 1 shards the optimizer, 2 also gradients, 3 also weights.
+`plain` is PyTorch alone on one worker; `ddp` is the same on several, each holding everything (Li et al. 2020,
+arXiv:2006.15704); `zero0` to `zero3` are DeepSpeed on any number (Rajbhandari et al. 2020, arXiv:1910.02054): 0 replicates
+everything, 1 shards the optimizer, 2 also gradients, 3 also weights.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from raytrain.config import TrainConfig
 from raytrain.train import optim
 
-AUTO = {"lora": ("plain", "zero1"), "full": ("plain", "zero2")}
+AUTO = {"lora": ("plain", "ddp"), "full": ("plain", "zero2")}
 """Method -> the lowest engine that fits for one worker and for several."""
 
 
@@ -27,7 +29,7 @@ def choose(config: TrainConfig, method: str) -> str:
         return config.engine
     one, several = AUTO.get(method, ("plain", "zero2"))
     if config.workers > 1 and config.optimizer == "adamw8bit":
-        return "zero0"
+        return "ddp"
     return one if config.workers == 1 else several
 
 
@@ -78,6 +80,32 @@ class PlainEngine:
 
     def _is_8bit(self) -> bool:
         return type(self._optimizer).__module__.startswith("bitsandbytes")
+
+
+class ParallelEngine(PlainEngine):
+    """The same on several workers, which average their gradients while the last backward pass of a step goes on."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, accumulation: int) -> None:
+        super().__init__(model, config)
+        self.model: nn.Module = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self._accumulation = accumulation
+        self._expect(0)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a micro-batch's gradients; the last of a step also averages them over workers."""
+        super().backward(loss)
+        self._expect(self._added + 1)
+
+    def step(self, learning_rate: float) -> Tensor:
+        """Clip, update the weights, forget the gradients; returns the gradient's norm before clipping."""
+        norm = super().step(learning_rate)
+        self._expect(0)
+        return norm
+
+    def _expect(self, added: int) -> None:
+        """Let only the last micro-batch of a step talk to the other workers; DDP must know before its forward pass."""
+        self._added = added
+        self.model.require_backward_grad_sync = added == self._accumulation - 1  # type: ignore[assignment]
 
 
 class DeepSpeedEngine:
@@ -173,7 +201,7 @@ class DeepSpeedEngine:
         return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
 
 
-Engine = PlainEngine | DeepSpeedEngine
+Engine = PlainEngine | ParallelEngine | DeepSpeedEngine
 
 
 def build(name: str, model: nn.Module, config: TrainConfig, slots: int) -> tuple[Engine, int]:
@@ -184,8 +212,11 @@ def build(name: str, model: nn.Module, config: TrainConfig, slots: int) -> tuple
     if not dist.is_initialized():  # one process without a Ray session
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")  # what a launcher sets and DeepSpeed asks for
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    accumulation = -(-slots // micro_batch)
+    if name == "ddp":
+        return ParallelEngine(model, config, accumulation), micro_batch
     stage = int(name.removeprefix("zero"))
-    return DeepSpeedEngine(model, config, stage, micro_batch, -(-slots // micro_batch)), micro_batch
+    return DeepSpeedEngine(model, config, stage, micro_batch, accumulation), micro_batch
 
 
 def import_deepspeed() -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
+import sys
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from raytrain import storage
@@ -18,6 +18,7 @@ from raytrain.data.read import check_dataset
 from raytrain.errors import Diverged, UserError
 from raytrain.log import quiet
 from raytrain.progress import follow
+from raytrain.train import stop
 from raytrain.train.run import finished, ledger_of
 
 FAILURE = "failure.json"
@@ -26,8 +27,9 @@ FAILURE = "failure.json"
 def launch(config: Config, callbacks: Sequence[Any] = ()) -> dict[str, float]:
     """Train on the Ray this process is connected to; returns the newest value of every metric.
 
-    A finished run is not trained again. `callbacks` are Ray Train's own. Raises UserError for a mistake, and Ray's error
-    when workers died more often than `train.max_failures`.
+    A finished run is not trained again. `callbacks` are Ray Train's own. Ctrl-C and SIGTERM raise KeyboardInterrupt once a
+    checkpoint is written. Raises UserError for a mistake, and Ray's error when workers died more often than
+    `train.max_failures`.
     """
     if finished(config):
         print(f"{config.output} is already trained; its result is kept. Choose another output to train anew.")
@@ -37,8 +39,9 @@ def launch(config: Config, callbacks: Sequence[Any] = ()) -> dict[str, float]:
         print(f"note: {told}")
     total = ledger_of(config, {name: count.train for name, count in manifest.buckets.items()}).total_steps
     storage.remove(storage.join(config.output, FAILURE))
-    with follow(config.output, total), _interruptible():
-        _trainer(config, callbacks).fit()
+    stop.forget(config.output)
+    with follow(config.output, total):
+        _fit(config, callbacks)
     failure = storage.join(config.output, FAILURE)
     if storage.exists(failure):
         facts = storage.read_json(failure)
@@ -46,18 +49,46 @@ def launch(config: Config, callbacks: Sequence[Any] = ()) -> dict[str, float]:
     return dict(storage.read_json(storage.join(config.output, "train.json")))
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ray Train stop its workers on Ctrl-C, but end as any interrupted program does, not with its own exit code."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
+class _Fit(threading.Thread):
+    """Ray Train at work, in a thread: Ctrl-C is then ours, and not its own handler's, which lets no one save."""
+
+    def __init__(self, trainer: Any) -> None:
+        super().__init__(name="ray train", daemon=True)
+        self._trainer = trainer
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as error:  # raised by `wait`
+            self._error = error
+
+    def wait(self) -> None:
+        """Wait for the end; raises what ended it."""
+        while self.is_alive():
+            self.join(0.2)  # not for ever: a signal is only seen between two waits
+        if self._error is not None:
+            raise self._error
+
+
+def _fit(config: Config, callbacks: Sequence[Any]) -> None:
+    """Train. The first Ctrl-C or SIGTERM lets the workers write a checkpoint, a second one ends at once; both raise."""
+    trainer = _trainer(config, callbacks)
+    if threading.current_thread() is not threading.main_thread():
+        trainer.fit()
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    fit = _Fit(trainer)
     try:
-        yield
-    except SystemExit as ending:
-        raise KeyboardInterrupt from ending
+        fit.wait()
+    except KeyboardInterrupt:
+        stop.ask(config.output)
+        print("Stopping after this step, with a checkpoint. Ctrl-C again ends at once.", file=sys.stderr, flush=True)
+        fit.wait()
+        raise
     finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _trainer(config: Config, callbacks: Sequence[Any]) -> Any:

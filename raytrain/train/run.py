@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raytrain import checkpoint, families, methods, provenance, storage
-from raytrain.checkpoint import Checkpoint
+from raytrain.checkpoint import Checkpoint, Saver
 from raytrain.config import Config
 from raytrain.data.ledger import Ledger
 from raytrain.data.read import Dataset, check_dataset
@@ -22,6 +22,8 @@ from raytrain.objective import Objective
 from raytrain.train import engine as engines
 from raytrain.train.ema import Ema
 from raytrain.train.engine import Engine
+from raytrain.train.stop import Watch
+from raytrain.train.trail import Trail
 
 
 @dataclass
@@ -45,8 +47,17 @@ class Run:
     ema: Ema | None
     step: int
     """Optimizer steps done."""
+    trail: Trail
     log: MetricLog | None
     """The sinks, on the first worker only."""
+    saver: Saver | None
+    """The writer of checkpoints, on the first worker only."""
+    watch: Watch | None
+    """Whether somebody asked the run to end, on the first worker only."""
+    stopping: bool = False
+    """All workers know that the run is to end after this step."""
+    saved: int = -1
+    """The step of the last checkpoint."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The newest value of every metric."""
 
@@ -81,14 +92,20 @@ class Run:
             self.log.metrics(self.step if step is None else step, values)
 
     def save(self) -> None:
-        """Write a checkpoint; a collective, since sharded weights and optimizers are gathered."""
-        weights = self.engine.gathered(lambda: {k: v.clone() for k, v in self.method.state(self.denoiser).items()})
-        optimizer = {self.method.public_name(name): value for name, value in self.engine.optimizer_state().items()}
-        if not self.leads:
+        """Copy the state and write it as a checkpoint while training goes on; a collective, since shards are gathered."""
+        if self.saved == self.step:
+            return
+        self.saved = self.step
+        self.trail.write()
+        weights = self.engine.gathered(lambda: checkpoint.copied(self.method.state(self.denoiser)))
+        optimizer = checkpoint.copied(
+            {self.method.public_name(name): value for name, value in self.engine.optimizer_state().items()}
+        )
+        if self.saver is None:
             return
         state = {
             "step": self.step,
-            "metrics": self.metrics,
+            "metrics": dict(self.metrics),
             "config": self.config.values(),
             "dataset": self.dataset.manifest.fingerprint,
             "snapshot": self.dataset.manifest.number,
@@ -96,10 +113,21 @@ class Run:
             "commit": provenance.commit(),
             "versions": provenance.versions(),
         }
-        shadow = self.ema.shadow if self.ema else None
-        checkpoint.save(
-            self.config.output, Checkpoint(weights, optimizer, state, shadow), self.config.train.keep_checkpoints
-        )
+        shadow = checkpoint.copied(self.ema.shadow) if self.ema else None
+        self._note(self.saver.save(Checkpoint(weights, optimizer, state, shadow)))
+
+    def close(self) -> None:
+        """Wait until the last checkpoint is written, and close the sinks; raises what failed in writing."""
+        try:
+            if self.saver is not None:
+                self._note(self.saver.close())
+        finally:
+            if self.log is not None:
+                self.log.close()
+
+    def _note(self, written: dict[str, float]) -> None:
+        if written and self.log is not None:  # not in `metrics`: seconds are no result, and a checkpoint holds those
+            self.log.metrics(self.step, written)
 
 
 def ledger_of(config: Config, counts: dict[str, int]) -> Ledger:
@@ -135,22 +163,24 @@ def start(config: Config, rank: int, world: int) -> Run:
         checkpoint.check_same_run(saved.state, config, dataset.manifest.fingerprint, found[-1])
         method.load_state(denoiser, saved.weights)
     name = engines.choose(config.train, config.method.name)
-    engine, micro_batch = engines.build(name, denoiser, config.train, config.train.global_batch // world)
+    engine, micro_batch = engines.build(name, denoiser, config.train, -(-config.train.global_batch // world))
     ema = _ema(config, method, denoiser, engine, saved)
     if saved is not None:
         own = {method.public_name(n): n for n, weight in denoiser.named_parameters() if weight.requires_grad}
         engine.load_optimizer_state({_own_name(key, own): value for key, value in saved.optimizer.items()})
     schedule = family.load_schedule(config.model).to(device)
     step = saved.step if saved else 0
-    log = None
+    log, saver = None, None
     if rank == 0:
         provenance.record(config)
-        log = MetricLog(config, step)
+        log, saver = MetricLog(config, step), Saver(config.output, config.train.keep_checkpoints)
     return Run(
         config=config, rank=rank, world=world, device=device, family=family, method=method, denoiser=denoiser,
-        engine=engine, engine_name=name, micro_batch=micro_batch, dataset=dataset, ledger=ledger, ema=ema, step=step, log=log,
+        engine=engine, engine_name=name, micro_batch=micro_batch, dataset=dataset, ledger=ledger, ema=ema, step=step,
+        trail=Trail(config.output, step, rank, world), log=log, saver=saver,
+        watch=Watch(config.output) if rank == 0 else None,
         objective=Objective(family, schedule, config.objective, config.seed),
-        metrics=dict(saved.state["metrics"]) if saved else {},
+        metrics=dict(saved.state["metrics"]) if saved else {}, saved=step if saved else -1,
     )  # fmt: skip
 
 

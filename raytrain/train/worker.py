@@ -26,6 +26,7 @@ from raytrain.train.run import Run, start
 def train(config: Config, report: Report | None = None, *, rank: int = 0, world: int = 1) -> dict[str, float]:
     """Train until the last step, going on from the last checkpoint; returns the newest value of every metric.
 
+    Asked to stop (`raytrain.train.stop`) it writes a checkpoint after the step that runs, and returns without a `train.json`.
     `report` gets the scores of every evaluation (`train.score_every`). Raises UserError for a mistake in config or data and
     Diverged, before the optimizer step, when the loss is no number any more.
     """
@@ -35,15 +36,14 @@ def train(config: Config, report: Report | None = None, *, rank: int = 0, world:
     try:
         loop(run, periodic.build(run, report))
     finally:
-        if run.log is not None:
-            run.log.close()
-    if run.leads:
+        run.close()
+    if run.leads and run.step == run.total_steps:
         storage.write_json(storage.join(config.output, "train.json"), {"step": run.step, **run.metrics})
     return run.metrics
 
 
 def loop(run: Run, hooks: list[Hook]) -> None:
-    """Take every step from `run.step` to the end, calling each hook when it is due."""
+    """Take every step from `run.step` to the end, or until asked to stop, calling each hook when it is due."""
     dropout = run.config.objective.caption_dropout
     loader = Loader(run.dataset, run.ledger, rank=run.rank, world=run.world, caption_dropout=dropout)
 
@@ -57,9 +57,13 @@ def loop(run: Run, hooks: list[Hook]) -> None:
         rate = learning_rate(run.step, run.config.train, run.total_steps)
         loss, norm = optimizer_step(run, step, draws, rate)
         run.step += 1
+        run.trail.add(step)
         values = {"loss": loss, "learning_rate": rate, "epoch": float(step.epoch), "gradient_norm": norm}
         run.record({name: value for name, value in values.items() if math.isfinite(value)})
         _call(hooks, run)
+        if run.stopping:
+            run.save()
+            return
 
 
 def optimizer_step(run: Run, step: Step, draws: Draws, rate: float) -> tuple[float, float]:
@@ -73,7 +77,9 @@ def optimizer_step(run: Run, step: Step, draws: Draws, rate: float) -> tuple[flo
         loss: Tensor = (losses * batch.weights).sum() * share
         total += loss.detach()
         run.engine.backward(loss)
-    mean = float(run.mean(total))
+    asked = float(run.watch is not None and run.watch.asked())
+    mean, stopping = run.mean(torch.stack([total, total.new_tensor(asked)])).tolist()
+    run.stopping = stopping > 0
     if not math.isfinite(mean):
         raise Diverged(_diverged(run, step, mean, rate))
     norm = run.engine.step(rate)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from raytrain import checkpoint, provenance, storage
@@ -14,6 +18,7 @@ from raytrain.config import Config
 from raytrain.data.ledger import Ledger, LedgerBatch
 from raytrain.data.read import Dataset
 from raytrain.errors import UserError
+from raytrain.train import worker
 from raytrain.train.audit import audit, config_of
 from raytrain.train.run import ledger_of
 
@@ -47,6 +52,25 @@ def test_a_run_that_kept_its_promises(config: Config) -> None:
     assert found.broken == ()
     whole = (2 * entries, 2 * entries, entries, 0)
     assert [(one.planned, one.shown, one.rows, one.wrong) for one in found.epochs] == [whole] * 3
+
+
+def test_a_trail_is_compared_with_the_plan(run_config: Callable[..., Config]) -> None:
+    config = run_config()
+    worker.train(config)
+    found = audit(config)
+    assert found.broken == ()
+    assert found.ranks == {0: 6 * 4}
+    [*_, last] = sorted(Path(config.output, "trail").iterdir())
+    table = pq.read_table(last)
+    pq.write_table(table.slice(1), last)
+    assert audit(config).broken == (
+        "step 5: by their trail the workers have trained on 3 rows, not on the 4 that were planned, or on others",
+    )
+    others = pa.array([7] * len(table), pa.uint64())
+    pq.write_table(table.set_column(table.schema.get_field_index("id"), "id", others), last)
+    assert "step 5" in audit(config).broken[0]
+    shutil.rmtree(last.parent)
+    assert audit(config).ranks is None
 
 
 def test_rows_shown_too_often_or_never(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
