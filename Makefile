@@ -38,9 +38,9 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two at a time: most tests compute on one thread or wait for a process to start.
+# Three at a time: most tests compute on one thread, and many wait for processes to start.
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 bench: venv
 	$(BIN)/python -m tests.bench
