@@ -38,9 +38,9 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Three at a time: most tests compute on one thread, and many wait for processes to start.
+# Two at a time: most tests compute on one thread, and many wait for processes to start.
 test: lint
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 bench: venv
 	$(BIN)/python -m tests.bench

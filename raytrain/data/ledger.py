@@ -66,8 +66,8 @@ class Ledger:
 
     def epoch_of(self, step: int) -> tuple[int, int]:
         """Return the epoch a step belongs to and that epoch's first step."""
-        # Epochs differ by at most one batch a bucket, so the guess is off by little and the walk is short.
-        epoch = max(0, step * self.batch // self.rows_per_epoch - len(self.counts))
+        # An epoch's end is off its mean by less than a batch a bucket: the guess is never too late, and the walk is short.
+        epoch = max(0, (step - len(self.counts)) * self.batch // self.rows_per_epoch - 1)
         while self._steps_until(epoch + 1) <= step:
             epoch += 1
         return epoch, self._steps_until(epoch)
