@@ -28,6 +28,7 @@ from raytrain.config import FREE_TRAIN_KEYS, Config
 from raytrain.errors import UserError
 
 FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,12 @@ def save(run: str, checkpoint: Checkpoint, keep: int) -> str:
             _save_tensors(checkpoint.ema, temporary, "ema")
         Path(temporary, "state.json").write_text(json.dumps(checkpoint.state, indent=2, sort_keys=True, default=str))
         sizes = {name: os.path.getsize(os.path.join(temporary, name)) for name in sorted(os.listdir(temporary))}
-        Path(temporary, "manifest.json").write_text(json.dumps({"files": sizes}, indent=2))
+        Path(temporary, MANIFEST).write_text(json.dumps({"files": sizes}, indent=2))
     folders = listing(run)
     best = _best(folders)
     for old in folders[:-keep]:
         if old != best:
+            storage.remove(storage.join(old, MANIFEST))  # first: what is killed half-way is then no checkpoint any more
             storage.remove(old)
     return folder
 
@@ -74,9 +76,13 @@ class Saver:
 
     def __init__(self, run: str, keep: int) -> None:
         self._run, self._keep = run, keep
+        whole = set(listing(run))
         for name in storage.names(storage.join(run, FOLDER)):
-            if ".tmp-" in name or ".old-" in name:  # of a process that was killed while it wrote
-                storage.remove(storage.join(run, FOLDER, name))
+            folder = storage.join(run, FOLDER, name)
+            if (
+                name.startswith("step-") and folder not in whole
+            ):  # of a process that was killed while it wrote or deleted
+                storage.remove(folder)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[dict[str, float]] | None = None
 
@@ -104,7 +110,7 @@ class Saver:
     def _write(self, checkpoint: Checkpoint) -> dict[str, float]:
         began = time.perf_counter()
         folder = save(self._run, checkpoint, self._keep)
-        sizes = storage.read_json(storage.join(folder, "manifest.json"))["files"]
+        sizes = storage.read_json(storage.join(folder, MANIFEST))["files"]
         return {"checkpoint_seconds": time.perf_counter() - began, "checkpoint_mb": sum(sizes.values()) / 2**20}
 
 
@@ -139,7 +145,7 @@ def listing(run: str) -> list[str]:
     """Return the folders of a run's whole checkpoints, oldest first; unfinished ones are not listed."""
     root = storage.join(run, FOLDER)
     folders = [storage.join(root, name) for name in storage.names(root) if name.startswith("step-") and "." not in name]
-    return [folder for folder in folders if storage.exists(storage.join(folder, "manifest.json"))]
+    return [folder for folder in folders if storage.exists(storage.join(folder, MANIFEST))]
 
 
 def find(run: str, which: str = "latest") -> str | None:
@@ -150,7 +156,7 @@ def find(run: str, which: str = "latest") -> str | None:
     if which == "base":
         return None
     if which not in ("latest", "best"):
-        if not storage.exists(storage.join(which, "manifest.json")):
+        if not storage.exists(storage.join(which, MANIFEST)):
             raise UserError(f"{which!r} is no whole checkpoint. Give latest, best, base or a checkpoint's folder.")
         return which
     folders = listing(run)

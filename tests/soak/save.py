@@ -26,6 +26,8 @@ from tests.soak import _training
 
 PICTURES = 60
 SHOWN = ("number", "step_before", "writing", "moment", "step_after", "resumed")
+SAVES = 4
+"""A process is killed in one of its first saves, up to this one."""
 PATIENCE = 300.0
 """Seconds until a process must have begun to save."""
 
@@ -61,7 +63,7 @@ def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], No
     say(f"undisturbed: {undisturbed.train.steps} steps, a save takes {1000 * span:.0f} ms")
     found: list[Kill] = []
     while len(found) < kills:
-        kill = _strike(disturbed, len(found) + 1, chance.uniform(0, span))
+        kill = _strike(disturbed, len(found) + 1, chance.randint(1, SAVES), chance.uniform(0, span))
         if kill is None:  # the save ended before its moment came, and the process was struck outside of one
             continue
         if found:  # what the kill before left is what this process went on from
@@ -99,7 +101,7 @@ def _prepare(folder: Path, size: int, seed: int) -> None:
 
 
 def _config(folder: Path, name: str, kills: int) -> Config:
-    train = {"steps": 3 * kills + 3, "global_batch": 2, "checkpoint_every": 1, "held_out_every": 0}
+    train = {"steps": SAVES * kills + 10, "global_batch": 2, "checkpoint_every": 1, "held_out_every": 0}
     return _training.config(folder, name, method={"name": "full"}, train=train)
 
 
@@ -121,16 +123,17 @@ def _end(process: ForkServerProcess) -> None:
         raise RuntimeError(f"training ended with {process.exitcode}")
 
 
-def _strike(config: Config, number: int, moment: float) -> Kill | None:
-    """Start training and kill it so many seconds after it began to write a checkpoint; None when that was already whole."""
+def _strike(config: Config, number: int, save: int, moment: float) -> Kill | None:
+    """Start training and kill it so many seconds after it began a save, its first is 1; None when that was already whole."""
     folder = Path(config.output, checkpoint.FOLDER)
-    earlier = set(_temporary(folder))
+    seen, earlier = list[str](), set(_temporary(folder))
     process = _start(config)
     deadline = time.monotonic() + PATIENCE
-    while not (new := set(_temporary(folder)) - earlier):
+    while len(seen) < save:
+        seen += [name for name in _temporary(folder) if name not in earlier and name not in seen]
         if process.exitcode is not None or time.monotonic() > deadline:
             raise RuntimeError(f"training did not begin to save (exit code {process.exitcode})")
-    [name] = new
+    name = seen[-1]
     before = _newest(config)
     time.sleep(moment)
     process.kill()
