@@ -79,9 +79,7 @@ class Saver:
         whole = set(listing(run))
         for name in storage.names(storage.join(run, FOLDER)):
             folder = storage.join(run, FOLDER, name)
-            if (
-                name.startswith("step-") and folder not in whole
-            ):  # of a process that was killed while it wrote or deleted
+            if name.startswith("step-") and folder not in whole:  # left by a process that was killed
                 storage.remove(folder)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[dict[str, float]] | None = None

@@ -8,6 +8,7 @@ decode wrongly or half is refused: see `integrity`.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from typing import Any
 
@@ -22,6 +23,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 DECODING = "decode/2"
 """Names what `decode` does. Change it when the pixels of any picture change: they are part of every array's content address."""
 _FOREIGN = f"not a picture that is read ({', '.join(FORMATS)})"
+_BROKEN_METADATA = (SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, EOFError,
+                    struct.error)  # fmt: skip
+"""What Pillow raises on a picture's broken EXIF, which does not make a broken picture."""
 _TURNS = dict(
     zip(
         range(2, 9),
@@ -53,7 +57,7 @@ def header(content: bytes, max_pixels: int) -> tuple[Size, bool]:
     """
     with _open(content, max_pixels) as picture:
         width, height = picture.size
-        turned = _orientation(picture, content) in (5, 6, 7, 8)
+        turned = _guard(_orientation, picture, content) in (5, 6, 7, 8)
         transparent = bool(picture.has_transparency_data)
     return (height, width) if turned else (width, height), transparent
 
@@ -106,7 +110,7 @@ def _layer(content: bytes, max_pixels: int, colours: bool = True) -> Image.Image
     """Decode to RGB, or RGBA where the picture has transparency, upright and in sRGB."""
     whole = _guard(integrity.checked, content)
     with _open(whole, max_pixels) as picture:
-        orientation = _orientation(picture, content)
+        orientation = _guard(_orientation, picture, content)
         meaning = picture.info.get("icc_profile") if colours else None
         if sixteen_bits.is_wide(picture):
             decoded = _guard(sixteen_bits.narrow, lambda: _open(whole, max_pixels))
@@ -161,9 +165,7 @@ def _orientation(picture: Image.Image, content: bytes) -> int:
     try:
         # Not the PNG class's own `getexif`, which decodes the picture to look for EXIF behind the pixels.
         value = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
-    except MemoryError:
-        raise
-    except Exception:  # whatever Pillow raises: broken metadata do not make a broken picture
+    except _BROKEN_METADATA:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

@@ -97,8 +97,9 @@ class Run:
             return
         self.saved = self.step
         self.trail.write()
-        weights = self.engine.gathered(lambda: checkpoint.copied(self.method.state(self.denoiser)))
-        optimizer = checkpoint.copied(
+        kept = checkpoint.copied if self.leads else dict  # the others only help to gather
+        weights = self.engine.gathered(lambda: kept(self.method.state(self.denoiser)))
+        optimizer = kept(
             {self.method.public_name(name): value for name, value in self.engine.optimizer_state().items()}
         )
         if self.saver is None:

@@ -10,7 +10,6 @@ import yaml
 import cluster
 
 INFRA = Path(cluster.__file__).parent.parent / "infra"
-pytestmark = pytest.mark.skipif(not INFRA.is_dir(), reason="infra/ is not part of the wheel")
 
 
 def spec_of(name):
