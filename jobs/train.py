@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
 
 from jobs import ConfigFile, Overrides, connected, run
 
+Resume = Annotated[str, typer.Option(help="Where to go on from: latest, best or a checkpoint's folder.")]
 
-def command(config: ConfigFile, set: Overrides = None) -> int | None:
+
+def command(config: ConfigFile, set: Overrides = None, resume: Resume = "latest") -> int | None:
     """Train on a prepared dataset; the same command goes on after an interruption."""
     from raytrain.configfile import load
 
@@ -16,7 +21,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     with connected(settings):
         from raytrain.train.launch import launch
 
-        launch(settings)
+        launch(settings, resume=resume)
     return 0
 
 

@@ -47,7 +47,7 @@ class Checkpoint:
         return int(self.state["step"])
 
 
-def save(run: str, checkpoint: Checkpoint, keep: int) -> str:
+def save(run: str, checkpoint: Checkpoint, keep: int, best_by: Mapping[str, float]) -> str:
     """Write a checkpoint whole or not at all, then delete all but the last `keep` and the best; returns its folder."""
     folder = storage.join(run, FOLDER, f"step-{checkpoint.step:08d}")
     with storage.atomic(folder) as temporary:
@@ -60,11 +60,10 @@ def save(run: str, checkpoint: Checkpoint, keep: int) -> str:
         sizes = {name: os.path.getsize(os.path.join(temporary, name)) for name in sorted(os.listdir(temporary))}
         Path(temporary, MANIFEST).write_text(json.dumps({"files": sizes}, indent=2))
     folders = listing(run)
-    best = _best(folders)
+    best = _best(folders, best_by)
     for old in folders[:-keep]:
         if old != best:
-            storage.remove(storage.join(old, MANIFEST))  # first: what is killed half-way is then no checkpoint any more
-            storage.remove(old)
+            _delete(old)
     return folder
 
 
@@ -74,8 +73,8 @@ class Saver:
     A write that failed raises at the next call. What is not closed is still written before the process ends by itself.
     """
 
-    def __init__(self, run: str, keep: int) -> None:
-        self._run, self._keep = run, keep
+    def __init__(self, run: str, keep: int, best_by: Mapping[str, float]) -> None:
+        self._run, self._keep, self._best_by = run, keep, best_by
         whole = set(listing(run))
         for name in storage.names(storage.join(run, FOLDER)):
             folder = storage.join(run, FOLDER, name)
@@ -107,14 +106,14 @@ class Saver:
 
     def _write(self, checkpoint: Checkpoint) -> dict[str, float]:
         began = time.perf_counter()
-        folder = save(self._run, checkpoint, self._keep)
+        folder = save(self._run, checkpoint, self._keep, self._best_by)
         sizes = storage.read_json(storage.join(folder, MANIFEST))["files"]
         return {"checkpoint_seconds": time.perf_counter() - began, "checkpoint_mb": sum(sizes.values()) / 2**20}
 
 
-def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies on the CPU, which the next step does not change."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+def copied(tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU, which the next step does not change."""
+    return tensor.detach().to("cpu", copy=True)
 
 
 def load(folder: str) -> Checkpoint:
@@ -149,7 +148,7 @@ def listing(run: str) -> list[str]:
 def find(run: str, which: str = "latest") -> str | None:
     """Return the folder of the `latest` or `best` checkpoint, None for `base`, or the given folder itself.
 
-    Best is the lowest held-out loss. Raises UserError when there is no such checkpoint.
+    Best is what the run's `train.best_by` says. Raises UserError when there is no such checkpoint.
     """
     if which == "base":
         return None
@@ -160,7 +159,34 @@ def find(run: str, which: str = "latest") -> str | None:
     folders = listing(run)
     if not folders:
         raise UserError(f"{run!r} holds no checkpoint yet. Run `raytrain train` with the same config first.")
-    return folders[-1] if which == "latest" else _best(folders)
+    if which == "latest":
+        return folders[-1]
+    return _best(folders, read_state(folders[-1])["config"]["train"]["best_by"])
+
+
+def go_back(run: str, which: str) -> str | None:
+    """Make `best` or a checkpoint's folder (also another run's) the latest of a run, and return a line that says so.
+
+    Later checkpoints and the mark of a finished run are deleted; training goes on from there. None where nothing changed.
+    """
+    folder = find(run, which)
+    if folder is None:
+        raise UserError("A run goes on from a checkpoint; for a start from the base model give another `output`.")
+    step = int(read_state(folder)["step"])
+    own = storage.join(run, FOLDER, f"step-{step:08d}")
+    if storage.resolve(folder)[1] != storage.resolve(own)[1]:
+        with storage.atomic(own) as temporary:
+            os.makedirs(temporary)
+            for name in sorted(storage.names(folder), key=lambda name: name == MANIFEST):
+                Path(temporary, name).write_bytes(storage.read_bytes(storage.join(folder, name)))
+    later = [each for each in listing(run) if each > own]
+    for each in later:
+        _delete(each)
+    ended = storage.join(run, "train.json")
+    if not later and not storage.exists(ended):
+        return None
+    storage.remove(ended)
+    return f"Going on from {folder}, step {step}; {len(later)} later checkpoints were deleted."
 
 
 def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, folder: str) -> None:
@@ -185,10 +211,18 @@ def _identity(tree: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key.removeprefix("train.") not in FREE_TRAIN_KEYS}
 
 
-def _best(folders: list[str]) -> str | None:
-    scored = [(read_state(folder)["metrics"].get("held_out_loss"), folder) for folder in folders]
-    known = [(value, folder) for value, folder in scored if value is not None]
-    return min(known)[1] if known else (folders[-1] if folders else None)
+def _delete(folder: str) -> None:
+    storage.remove(storage.join(folder, MANIFEST))  # first: what is killed half-way is then no checkpoint any more
+    storage.remove(folder)
+
+
+def _best(folders: list[str], best_by: Mapping[str, float]) -> str | None:
+    scored = []
+    for folder in folders:
+        metrics = read_state(folder)["metrics"]
+        if best_by.keys() <= metrics.keys():
+            scored.append((sum(weight * metrics[name] for name, weight in best_by.items()), folder))
+    return max(scored, key=lambda each: each[0])[1] if scored else (folders[-1] if folders else None)
 
 
 def _save_tensors(tensors: dict[str, Tensor], folder: str, name: str) -> None:

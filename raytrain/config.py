@@ -81,20 +81,36 @@ class TrainConfig(Table):
     weight_decay: float = Field(1e-2, ge=0)
     clip: float | None = Field(1.0, gt=0)
     """Largest norm of the gradient over all trainable weights; longer ones are scaled down."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast, frozen weights in bf16, trainable weights always in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16, fp16: autocast, frozen weights in that type; fp16 scales the loss so that small gradients are not lost."""
+    weights: Literal["fp32", "bf16"] = "fp32"
+    """Type of the trainable weights. bf16 takes half the memory, but its steps are coarse: see `rounding`."""
+    rounding: Literal["stochastic", "compensated", "nearest"] = "stochastic"
+    """How a step smaller than bf16 weights resolve is kept: on average, exactly (two more bytes a weight), or not at all."""
     gradient_checkpointing: bool = False
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of the moving average of the trainable weights, 0.9999 is usual."""
-    engine: Literal["auto", "plain", "ddp", "zero0", "zero1", "zero2", "zero3"] = "auto"
+    engine: Literal["auto", "plain", "ddp", "zero1", "zero2", "zero3"] = "auto"
+    """`auto`: the lowest that fits the device's memory; the higher ones cut more of the state into shards."""
+    offload: Literal["auto", "none", "optimizer", "weights"] = "auto"
+    """What ZeRO keeps in the host's memory: the optimizer's state, or all weights too (zero3). `auto`: what must be."""
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory of a worker's device in GiB; default: as found."""
     workers: int = Field(1, ge=1)
+    min_workers: int | None = Field(None, ge=1)
+    """Go on with as few as this many when workers or nodes are lost, and with more again when they are back."""
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0)
     """Worker deaths survived by restarting from the last checkpoint."""
+    hang_minutes: float = Field(30, gt=0)
+    """A step that takes longer is taken for stuck: where every worker was is written down, and they start anew."""
     log_every: int = Field(10, ge=1)
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+    """The last so many checkpoints are kept, and the best one."""
+    best_by: dict[str, float] = Field({"held_out_loss": -1.0}, min_length=1)
+    """Weights of the metrics whose weighted sum is highest in the best checkpoint."""
     held_out_every: int = Field(100, ge=0)
     """Steps between held-out losses; 0 means only at the start and the end."""
     sample_every: int = Field(0, ge=0)
@@ -111,19 +127,46 @@ class TrainConfig(Table):
                 f"global_batch must be a multiple of workers so that every worker does equal work, "
                 f"got global_batch={self.global_batch} and workers={self.workers}"
             )
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers must be at most workers, got {self.min_workers} and {self.workers}")
         if self.engine == "plain" and self.workers > 1:
             raise ValueError(f'engine = "plain" is for one worker, got workers={self.workers}; use "auto" or "ddp"')
-        if self.optimizer == "adamw8bit" and self.engine in ("zero1", "zero2", "zero3"):
+        sharded = self.engine.startswith("zero")
+        if self.optimizer == "adamw8bit" and sharded:
             raise ValueError(
                 f'optimizer = "adamw8bit" cannot be cut into ZeRO shards, got engine={self.engine!r}; '
                 'use engine = "ddp" or "plain", or optimizer = "adamw"'
             )
+        if self.offload in ("optimizer", "weights") and not (
+            sharded and (self.offload == "optimizer" or self.engine == "zero3")
+        ):
+            raise ValueError(
+                f'offload = "optimizer" needs engine = "zero1", "zero2" or "zero3", and "weights" needs "zero3", '
+                f"got offload={self.offload!r} and engine={self.engine!r}; nothing else moves its state to the host"
+            )
+        if self.weights == "bf16":
+            self._low_precision(sharded)
         return self
+
+    def _low_precision(self, sharded: bool) -> None:
+        if sharded:
+            raise ValueError(
+                f'weights = "bf16" is for engine = "plain" and "ddp", got {self.engine!r}: ZeRO keeps fp32 weights to add '
+                'its steps to; use weights = "fp32", whose shards get smaller with every worker'
+            )
+        if self.precision != "bf16":
+            raise ValueError(f'weights = "bf16" needs precision = "bf16", got {self.precision!r}')
+        if self.optimizer == "adamw8bit" and self.rounding != "nearest":
+            raise ValueError(
+                f'optimizer = "adamw8bit" rounds to the nearest bf16 number itself, got rounding={self.rounding!r}; '
+                'use optimizer = "adamw", or rounding = "nearest" if small steps may be lost'
+            )
 
 
 FREE_TRAIN_KEYS = {
-    "engine", "workers", "micro_batch", "cpus_per_worker", "gpus_per_worker", "max_failures", "log_every",
-    "checkpoint_every", "keep_checkpoints", "held_out_every", "sample_every", "score_every", "gradient_checkpointing",
+    "engine", "offload", "memory_gb", "workers", "min_workers", "hang_minutes", "best_by", "micro_batch", "cpus_per_worker",
+    "gpus_per_worker", "max_failures", "log_every", "checkpoint_every", "keep_checkpoints", "held_out_every",
+    "sample_every", "score_every", "gradient_checkpointing",
 }  # fmt: skip
 """Keys of [train] that do not change what is learned, so a run may go on with other values."""
 

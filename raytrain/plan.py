@@ -18,13 +18,11 @@ from raytrain.data.item import Item
 from raytrain.data.read import check_dataset
 from raytrain.data.schema import BucketCount, bucket_size
 from raytrain.families import _weights
-from raytrain.train.engine import choose
+from raytrain.train import memory
 from raytrain.train.run import ledger_of
 
 LISTED = 100_000
 """Pictures of a source that a plan counts."""
-MEMORY_OVERHEAD = 1.15
-"""Allocator and framework share on top of counted bytes: between the counts and peaks measured on the toy world."""
 BACKWARD_FLOPS = 3.0
 """A training step costs about three forward passes: one forward, two backward."""
 CPU_FLOPS, GPU_FLOPS = 2.5e10, 1.0e14
@@ -42,11 +40,11 @@ class Plan:
     steps: int | None = None
     epochs: float | None = None
     engine: str = ""
+    """Its name, and why it was taken."""
     micro_batch: int = 0
     accumulation: int = 1
     denoiser_parameters: int = 0
     trainable_parameters: int = 0
-    memory_bytes: int = 0
     seconds: float | None = None
     resumes_from: int = 0
     note: str = ""
@@ -79,16 +77,16 @@ def plan(config: Config) -> Plan:
     side = max(
         (bucket_size(name)[0] * bucket_size(name)[1] for name in buckets), default=config.data.buckets.resolution**2
     )
-    engine = choose(train, config.method.name)
-    activations = _activation_bytes(config, total, side, micro)
+    sizes = memory.Sizes(total, trainable, side)
+    engine = memory.choose(config, sizes, train.workers, micro, memory.device_memory(train, train.workers))
     if steps is not None:
         speed = GPU_FLOPS if train.gpus_per_worker else CPU_FLOPS * train.cpus_per_worker
         seconds = steps * BACKWARD_FLOPS * _forward_flops(total, side) * slots / speed
     found = checkpoint.listing(config.output)
     return Plan(
-        config=config, dataset=words, buckets=buckets, steps=steps, epochs=epochs, engine=engine, micro_batch=micro,
+        config=config, dataset=words, buckets=buckets, steps=steps, epochs=epochs, micro_batch=micro,
         accumulation=-(-slots // micro), denoiser_parameters=total, trainable_parameters=trainable,
-        memory_bytes=memory_bytes(config, engine, total, trainable, activations), seconds=seconds,
+        engine=str(engine), seconds=seconds,
         resumes_from=int(checkpoint.read_state(found[-1])["step"]) if found else 0, note=note,
     )  # fmt: skip
 
@@ -101,25 +99,6 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
         shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
     return shapes
-
-
-def memory_bytes(config: Config, engine: str, total: int, trainable: int, activations: int) -> int:
-    """Estimate one worker's peak bytes: weights, gradients, optimizer, moving average, activations.
-
-    ZeRO shards by stage (Rajbhandari et al. 2020, table 1): 1 optimizer, 2 also gradients, 3 also weights.
-    """
-    train = config.train
-    stage = int(engine.removeprefix("zero")) if engine.startswith("zero") else 0
-    frozen_width = 2 if train.precision == "bf16" else 4
-    weights = (total - min(trainable, total)) * frozen_width if config.method.name != "full" else 0
-    learned, gradients = 4 * trainable, 4 * trainable
-    optimizer = (2 if train.optimizer == "adamw8bit" else 8) * trainable
-    average = 4 * trainable if train.ema else 0
-    workers = train.workers
-    optimizer //= workers if stage >= 1 else 1
-    gradients //= workers if stage >= 2 else 1
-    weights, learned = (part // workers if stage >= 3 else part for part in (weights, learned))
-    return int(MEMORY_OVERHEAD * (weights + learned + gradients + optimizer + average + activations))
 
 
 def show(result: Plan) -> None:
@@ -141,10 +120,10 @@ def show(result: Plan) -> None:
     )
     length = "known after prepare" if result.steps is None else f"{result.steps} steps, {result.epochs:.1f} epochs"
     console.print(f"[bold]run[/]       {length}; global batch {train.global_batch} = {train.workers} workers x "
-                  f"{result.micro_batch} x {result.accumulation} steps; engine {result.engine}, {train.precision}")  # fmt: skip
+                  f"{result.micro_batch} x {result.accumulation} steps; {train.precision}")  # fmt: skip
     if result.resumes_from:
         console.print(f"[bold]resumes[/]   from step {result.resumes_from}")
-    console.print(f"[bold]memory[/]    about {_bytes(result.memory_bytes)} a worker at the peak")
+    console.print(f"[bold]engine[/]    {result.engine}")
     if result.seconds is not None:
         where = "GPU" if train.gpus_per_worker else "CPU"
         console.print(
@@ -175,15 +154,6 @@ def _trainable(config: Config, shapes: dict[str, tuple[int, ...]], family_target
     return count
 
 
-def _activation_bytes(config: Config, parameters: int, side: int, micro: int) -> int:
-    # Convolutional U-Nets keep about 110 values per latent cell and per square root of a thousand parameters, an empirical
-    # fit to the toy world and to published SD1.5 and SDXL peaks; checkpointing keeps about a fifth.
-    cells = side / 64
-    width = 2 if config.train.precision == "bf16" else 4
-    kept = 0.2 if config.train.gradient_checkpointing else 1.0
-    return int(kept * width * micro * cells * 110 * (parameters / 1000) ** 0.5)
-
-
 def _forward_flops(parameters: int, side: int) -> float:
     # SD1.5's U-Net: 0.86 G weights, 0.8 TFLOP a forward pass at 512 px (4,096 latent cells): about 0.23 a weight and cell.
     return 0.23 * parameters * side / 64
@@ -194,10 +164,6 @@ def _product(shape: tuple[int, ...]) -> int:
     for size in shape:
         result *= size
     return result
-
-
-def _bytes(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _duration(seconds: float) -> str:

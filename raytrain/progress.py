@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from raytrain.log import read_metrics
+from raytrain.train.notices import Notices
 
 SHOWN = ("loss", "held_out_loss", "clip_text", "learning_rate")
 LINE_SECONDS = 10.0
@@ -17,9 +18,10 @@ LINE_SECONDS = 10.0
 
 @contextlib.contextmanager
 def follow(output: str, total_steps: int) -> Iterator[None]:
-    """Show the progress of the run in `output` until the block ends."""
+    """Show the progress of the run in `output`, and what its workers want to be told, until the block ends."""
     stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(output, total_steps, stop), name="progress", daemon=True)
+    arguments = (output, total_steps, Notices(output), stop)
+    thread = threading.Thread(target=_follow, args=arguments, name="progress", daemon=True)
     thread.start()
     try:
         yield
@@ -28,13 +30,15 @@ def follow(output: str, total_steps: int) -> Iterator[None]:
         thread.join()
 
 
-def _follow(output: str, total: int, stop: threading.Event) -> None:
+def _follow(output: str, total: int, notices: Notices, stop: threading.Event) -> None:
     show = _bar(total) if sys.stderr.isatty() else _lines(total)
     first: tuple[float, int] | None = None
-    with show as update:
+    with show as (update, tell):
         done = False
         while not done:
             done = stop.wait(1.0)
+            for text in notices.new():
+                tell(text)
             rows = read_metrics(output)
             if not rows:
                 continue
@@ -61,7 +65,10 @@ def _bar(total: int) -> Iterator[Any]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("train", total=total, text="")
-        yield lambda step, rate, text, last: bar.update(task, completed=step, text=text)
+        yield (
+            lambda step, rate, text, last: bar.update(task, completed=step, text=text),
+            lambda text: bar.console.print(text, markup=False, highlight=False),
+        )
 
 
 @contextlib.contextmanager
@@ -76,4 +83,4 @@ def _lines(total: int) -> Iterator[Any]:
         print(f"step {step}/{total}  {text}  {rate:.2f} steps/s{left}", flush=True)
         printed[:] = [now, step]
 
-    yield update
+    yield update, lambda text: print(text, flush=True)

@@ -1,15 +1,15 @@
 """Engines: how gradients of several micro-batches and workers become one optimizer step. Few verbs, one shape.
 
 `plain` is PyTorch alone on one worker; `ddp` is the same on several, each holding everything (Li et al. 2020,
-arXiv:2006.15704); `zero0` to `zero3` are DeepSpeed on any number (Rajbhandari et al. 2020, arXiv:1910.02054): 0 replicates
-everything, 1 shards the optimizer, 2 also gradients, 3 also weights.
+arXiv:2006.15704); `zero1` to `zero3` are DeepSpeed on any number (`raytrain.train.zero`).
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,19 +18,48 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raytrain.config import TrainConfig
 from raytrain.train import optim
+from raytrain.train.loss_scale import LossScale
 
-AUTO = {"lora": ("plain", "ddp"), "full": ("plain", "zero2")}
-"""Method -> the lowest engine that fits for one worker and for several."""
+State = Iterator[tuple[str, Tensor]]
+"""Tensors by name, one at a time, so that a worker that does not need them need not hold them all."""
 
 
-def choose(config: TrainConfig, method: str) -> str:
-    """Return the engine's name; `auto` takes the lowest that fits: shards cost traffic and are for when weights do not fit."""
-    if config.engine != "auto":
-        return config.engine
-    one, several = AUTO.get(method, ("plain", "zero2"))
-    if config.workers > 1 and config.optimizer == "adamw8bit":
-        return "ddp"
-    return one if config.workers == 1 else several
+class Engine(Protocol):
+    """What a step, a checkpoint and a moving average need of an engine. Names are those of the denoiser's parameters."""
+
+    model: nn.Module
+    """The denoiser as the loss must call it."""
+    sharded: bool
+    """Every worker holds a part of each weight alone, so that all must take part in whatever the denoiser computes."""
+    scale: LossScale | None
+    """Of fp16, else None."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a micro-batch's gradients; the last of a step also averages them over workers."""
+
+    def step(self, learning_rate: float) -> Tensor:
+        """Clip, update the weights, forget the gradients; returns the gradient's norm before clipping.
+
+        Where the norm is not finite, no weight is changed.
+        """
+
+    def forget(self) -> None:
+        """Forget the gradients that were added, to begin the step again."""
+
+    def local(self) -> dict[str, Tensor]:
+        """Return this worker's part of every trainable weight: all of it, or a flat shard."""
+
+    def whole(self, part: Tensor, name: str) -> Tensor:
+        """Return a weight's whole from what each worker has of it (`local`, or a tensor of that shape); a collective."""
+
+    def part(self, whole: Tensor, name: str) -> Tensor:
+        """Return this worker's part of a tensor shaped as a weight."""
+
+    def optimizer_state(self) -> State:
+        """Return the whole optimizer's tensors as `<parameter>|<state>`; a collective."""
+
+    def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
+        """Put such a state back, whatever engine and number of workers it came from."""
 
 
 class PlainEngine:
@@ -39,34 +68,52 @@ class PlainEngine:
     sharded = False
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
-        self.model, self.clip = model, config.clip
+        self.model, self.clip = model, config.clip or math.inf
+        self.scale = LossScale() if config.precision == "fp16" else None
         self._names = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._optimizer = optim.build(self._names.values(), config)
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * self.scale.value if self.scale else loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, learning_rate: float) -> Tensor:
-        """Clip, update the weights, forget the gradients; returns the gradient's norm before clipping."""
+        """Clip, update the weights where the gradients are finite, forget them; returns their norm before clipping."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = nn.utils.clip_grad_norm_(self._names.values(), self.clip or float("inf"), foreach=True)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        if self.scale:
+            gradients = [weight.grad for weight in self._names.values() if weight.grad is not None]
+            torch._foreach_mul_(gradients, 1 / self.scale.value)
+        norm = nn.utils.clip_grad_norm_(self._names.values(), self.clip, foreach=True)
+        finite = bool(norm.isfinite())
+        if finite:
+            self._optimizer.step()
+        if self.scale:
+            self.scale.update(finite)
+        self.forget()
         return norm
 
-    def gathered(self, read: Callable[[], Any]) -> Any:
-        """Call `read` while every weight is whole."""
-        return read()
+    def forget(self) -> None:
+        """Forget the gradients that were added."""
+        self._optimizer.zero_grad(set_to_none=True)
 
-    def optimizer_state(self) -> dict[str, Tensor]:
+    def local(self) -> dict[str, Tensor]:
+        """Return every trainable weight."""
+        return {name: weight.detach() for name, weight in self._names.items()}
+
+    def whole(self, part: Tensor, name: str) -> Tensor:
+        """Return the tensor itself."""
+        return part
+
+    def part(self, whole: Tensor, name: str) -> Tensor:
+        """Return the tensor itself, on the weight's device."""
+        return whole.to(self._names[name].device)
+
+    def optimizer_state(self) -> State:
         """Return the optimizer's tensors as `<parameter>|<state>`."""
-        found = {}
         for name, weight in self._names.items():
             for key, value in self._optimizer.state.get(weight, {}).items():
-                found[f"{name}|{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
-        return found
+                yield f"{name}|{key}", value if isinstance(value, Tensor) else torch.tensor(value)
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
         """Put such a state back."""
@@ -96,11 +143,10 @@ class ParallelEngine(PlainEngine):
         super().backward(loss)
         self._expect(self._added + 1)
 
-    def step(self, learning_rate: float) -> Tensor:
-        """Clip, update the weights, forget the gradients; returns the gradient's norm before clipping."""
-        norm = super().step(learning_rate)
+    def forget(self) -> None:
+        """Forget the gradients that were added."""
+        super().forget()
         self._expect(0)
-        return norm
 
     def _expect(self, added: int) -> None:
         """Let only the last micro-batch of a step talk to the other workers; DDP must know before its forward pass."""
@@ -108,126 +154,16 @@ class ParallelEngine(PlainEngine):
         self.model.require_backward_grad_sync = added == self._accumulation - 1  # type: ignore[assignment]
 
 
-class DeepSpeedEngine:
-    """DeepSpeed ZeRO 0 to 3 over the process group that is already there."""
-
-    def __init__(self, model: nn.Module, config: TrainConfig, stage: int, micro_batch: int, accumulation: int) -> None:
-        deepspeed = import_deepspeed()
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
-        settings = {
-            "train_micro_batch_size_per_gpu": micro_batch,
-            "gradient_accumulation_steps": accumulation,
-            "gradient_clipping": config.clip or 0.0,
-            "zero_optimization": {"stage": stage},
-            "zero_allow_untested_optimizer": True,
-            "steps_per_print": 10**9,
-        }
-        self._stage, self._original = stage, model
-        self.sharded = stage == 3
-        self._engine, *_ = deepspeed.initialize(
-            model=model, model_parameters=weights, optimizer=optim.build(weights, config), config=settings
-        )
-        self.model: nn.Module = self._engine
-        self._names = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-
-    def backward(self, loss: Tensor) -> None:
-        """Add a micro-batch's gradients; the last of a step also averages them over workers."""
-        self._engine.backward(loss, scale_wrt_gas=False)
-        if not self._engine.is_gradient_accumulation_boundary():
-            self._engine.step()
-
-    def step(self, learning_rate: float) -> Tensor:
-        """Clip, update the weights, forget the gradients; returns the gradient's norm before clipping."""
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._engine.step()
-        norm = self._engine.get_global_grad_norm()
-        return torch.as_tensor(float("nan") if norm is None else float(norm))
-
-    def gathered(self, read: Callable[[], Any]) -> Any:
-        """Call `read` on every worker while every trainable weight is whole."""
-        if not self.sharded:
-            return read()
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters(list(self._names.values())):
-            return read()
-
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """Return the whole optimizer's tensors as `<parameter>|<state>`; a collective, every worker gets all."""
-        if self._stage == 0:
-            inner = self._inner()
-            return {
-                f"{name}|{key}": value if isinstance(value, Tensor) else torch.tensor(value)
-                for name, weight in self._names.items()
-                for key, value in inner.state.get(weight, {}).items()
-            }
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        steps = {int(state["step"]) for state in self._inner().state.values() if "step" in state}
-        found = {}
-        for name, weight in self._names.items():
-            for key in ("exp_avg", "exp_avg_sq"):
-                found[f"{name}|{key}"] = safe_get_full_optimizer_state(weight, key).detach().clone()
-            found[f"{name}|step"] = torch.tensor(float(max(steps)))
-        return found
-
-    def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
-        """Put such a state back, whatever engine and number of workers it came from."""
-        inner = self._inner()
-        if self._stage == 0:
-            for name, value in tensors.items():
-                parameter, key = name.rsplit("|", 1)
-                integer = key == "step" and type(inner).__module__.startswith("bitsandbytes")
-                inner.state[self._names[parameter]][key] = int(value) if integer else value.clone()
-            return
-        from deepspeed.utils import safe_set_full_optimizer_state
-
-        zero = self._engine.optimizer
-        flats = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
-        step = next(value for name, value in tensors.items() if name.endswith("|step"))
-        for flat in flats:  # AdamW fills its state at the first step; a resumed one must have it before
-            inner.state[flat] = {
-                "step": step.clone(), "exp_avg": torch.zeros_like(flat), "exp_avg_sq": torch.zeros_like(flat)
-            }  # fmt: skip
-        if self._stage < 3:
-            zero._lazy_init_hp_params_optimizer_state()
-        for name, weight in self._names.items():
-            for key in ("exp_avg", "exp_avg_sq"):
-                safe_set_full_optimizer_state(weight, tensors[f"{name}|{key}"].to(flats[0].device), key)
-
-    def _inner(self) -> torch.optim.Optimizer:
-        optimizer = self._engine.optimizer
-        return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
-
-
-Engine = PlainEngine | ParallelEngine | DeepSpeedEngine
-
-
-def build(name: str, model: nn.Module, config: TrainConfig, slots: int) -> tuple[Engine, int]:
-    """Return the engine and the micro-batch size for `slots` pictures per worker and step."""
-    micro_batch = min(config.micro_batch or slots, slots)
+def build(name: str, offload: str, model: nn.Module, config: TrainConfig, slots: int, micro_batch: int) -> Engine:
+    """Return the engine for `slots` pictures per worker and step, `micro_batch` of them at a time."""
     if name == "plain":
-        return PlainEngine(model, config), micro_batch
+        return PlainEngine(model, config)
     if not dist.is_initialized():  # one process without a Ray session
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")  # what a launcher sets and DeepSpeed asks for
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     accumulation = -(-slots // micro_batch)
     if name == "ddp":
-        return ParallelEngine(model, config, accumulation), micro_batch
-    stage = int(name.removeprefix("zero"))
-    return DeepSpeedEngine(model, config, stage, micro_batch, accumulation), micro_batch
+        return ParallelEngine(model, config, accumulation)
+    from raytrain.train.zero import ZeroEngine
 
-
-def import_deepspeed() -> Any:
-    """Import DeepSpeed quietly; on a CPU without its compiled collectives, which take a minute to build and save little."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import logging
-
-    import deepspeed
-
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    if not torch.cuda.is_available():
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
+    return ZeroEngine(model, config, int(name.removeprefix("zero")), offload, micro_batch, accumulation)

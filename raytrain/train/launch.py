@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from raytrain import storage
+from raytrain import checkpoint, storage
 from raytrain.config import Config
 from raytrain.configfile import parse
 from raytrain.data import drift
@@ -18,34 +18,40 @@ from raytrain.data.read import check_dataset
 from raytrain.errors import Diverged, UserError
 from raytrain.log import quiet
 from raytrain.progress import follow
-from raytrain.train import stop
+from raytrain.train import out_of_memory, stop
+from raytrain.train.out_of_memory import is_out_of_memory
 from raytrain.train.run import finished, ledger_of
 
 FAILURE = "failure.json"
+DIVERGED, MISTAKE, AGAIN = "diverged", "mistake", "again"
+RESIZE_SECONDS = 20.0
+"""How often an elastic run looks whether nodes came back: a change costs the steps since the last checkpoint."""
 
 
-def launch(config: Config, callbacks: Sequence[Any] = ()) -> dict[str, float]:
+def launch(config: Config, callbacks: Sequence[Any] = (), resume: str = "latest") -> dict[str, float]:
     """Train on the Ray this process is connected to; returns the newest value of every metric.
 
-    A finished run is not trained again. `callbacks` are Ray Train's own. Ctrl-C and SIGTERM raise KeyboardInterrupt once a
+    A finished run is not trained again, unless `resume` makes it go back to another checkpoint: `best`, or a folder.
+    `callbacks` are Ray Train's own. Ctrl-C and SIGTERM raise KeyboardInterrupt once a
     checkpoint is written. Raises UserError for a mistake, and Ray's error when workers died more often than
     `train.max_failures`.
     """
+    if resume != "latest" and (told := checkpoint.go_back(config.output, resume)):
+        print(told)
     if finished(config):
         print(f"{config.output} is already trained; its result is kept. Choose another output to train anew.")
         return dict(storage.read_json(storage.join(config.output, "train.json")))
     manifest = check_dataset(config)
     if told := drift.note(manifest.settings, config.data.model_dump(mode="json")):
         print(f"note: {told}")
-    total = ledger_of(config, {name: count.train for name, count in manifest.buckets.items()}).total_steps
-    storage.remove(storage.join(config.output, FAILURE))
+    total = ledger_of(config, {name: count.entries for name, count in manifest.buckets.items()}).total_steps
     stop.forget(config.output)
+    out_of_memory.forget(config.output)
     with follow(config.output, total):
-        _fit(config, callbacks)
-    failure = storage.join(config.output, FAILURE)
-    if storage.exists(failure):
-        facts = storage.read_json(failure)
-        raise (Diverged if facts["diverged"] else UserError)(facts["message"])
+        while (failure := _fit(config, callbacks)) and failure["kind"] == AGAIN:
+            pass
+    if failure:
+        raise (Diverged if failure["kind"] == DIVERGED else UserError)(failure["message"])
     return dict(storage.read_json(storage.join(config.output, "train.json")))
 
 
@@ -76,9 +82,20 @@ class _Fit(threading.Thread):
             raise self._error
 
 
-def _fit(config: Config, callbacks: Sequence[Any]) -> None:
-    """Train. The first Ctrl-C or SIGTERM lets the workers write a checkpoint, a second one ends at once; both raise."""
-    trainer = _trainer(config, callbacks)
+def _fit(config: Config, callbacks: Sequence[Any]) -> dict[str, str] | None:
+    """Train, and return what a worker wrote down that restarting alone does not mend: `kind` and `message`."""
+    path = storage.join(config.output, FAILURE)
+    storage.remove(path)
+    try:
+        _wait(config, _trainer(config, callbacks))
+    except Exception:
+        if not storage.exists(path):
+            raise
+    return dict(storage.read_json(path)) if storage.exists(path) else None
+
+
+def _wait(config: Config, trainer: Any) -> None:
+    """Wait for Ray Train. The first Ctrl-C or SIGTERM lets the workers write a checkpoint, a second ends at once; both raise."""
     if threading.current_thread() is not threading.main_thread():
         trainer.fit()
         return
@@ -96,17 +113,24 @@ def _fit(config: Config, callbacks: Sequence[Any]) -> None:
 
 
 def _trainer(config: Config, callbacks: Sequence[Any]) -> Any:
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
+    train, gpu = config.train, config.train.gpus_per_worker > 0
+    # Workers that may be fewer need not wait long for those that are gone.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15" if train.min_workers else "60")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    train, gpu = config.train, config.train.gpus_per_worker > 0
     resources = {"CPU": train.cpus_per_worker, **({"GPU": train.gpus_per_worker} if gpu else {})}
     return TorchTrainer(
         run_worker,
         train_loop_config=_absolute(config).values(),
-        scaling_config=ScalingConfig(num_workers=train.workers, use_gpu=gpu, resources_per_worker=resources),
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=(train.min_workers, train.workers) if train.min_workers else train.workers,
+            use_gpu=gpu,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+        ),
+        # Later than the watchdog, whose message says more.
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=int(60 * train.hang_minutes) + 30),
         run_config=RunConfig(
             # Ray's own files; ours decide what a run is, so every launch gets a new name here.
             name=f"launch-{uuid.uuid4().hex[:8]}",
@@ -135,12 +159,17 @@ def run_worker(values: dict[str, Any]) -> None:
         return
     try:
         train(config, ray.train.report, rank=rank, world=world)
+    except Diverged as error:  # every worker meets a divergence at the same step
+        if rank == 0:
+            storage.write_json(failure, {"kind": DIVERGED, "message": str(error)})
     except UserError as error:
-        if rank == 0 or not isinstance(error, Diverged):
-            facts = {"message": str(error), "diverged": isinstance(error, Diverged)}
-            storage.write_json(failure, facts)
-        if world > 1 and not isinstance(error, Diverged):  # every worker meets a divergence at the same step
+        storage.write_json(failure, {"kind": MISTAKE, "message": str(error)})
+        if world > 1:
             raise
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):  # a smaller micro-batch is written down, for all workers to begin with
+            storage.write_json(failure, {"kind": AGAIN, "message": str(error)})
+        raise
 
 
 def _absolute(config: Config) -> Config:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def build(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    """Return AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), in bitsandbytes' 8-bit form where asked for."""
+    """Return AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101): PyTorch's, bitsandbytes' 8-bit form or that for bf16 weights."""
     options = {
         "lr": config.learning_rate,
         "betas": config.betas,
@@ -26,6 +26,10 @@ def build(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.opti
 
         optimizer: torch.optim.Optimizer = AdamW8bit(list(parameters), **options)
         return optimizer
+    if config.weights == "bf16":
+        from raytrain.train.low_precision import RoundedAdamW
+
+        return RoundedAdamW(list(parameters), **options, rounding=config.rounding)  # type: ignore[arg-type]
     from torch.optim import AdamW
 
     return AdamW(list(parameters), **options)  # type: ignore[arg-type]

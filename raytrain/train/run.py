@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -14,16 +15,22 @@ from raytrain.checkpoint import Checkpoint, Saver
 from raytrain.config import Config
 from raytrain.data.ledger import Ledger
 from raytrain.data.read import Dataset, check_dataset
+from raytrain.data.schema import bucket_size
 from raytrain.errors import UserError
 from raytrain.families import Family
 from raytrain.log import MetricLog
 from raytrain.methods import Method
 from raytrain.objective import Objective
 from raytrain.train import engine as engines
+from raytrain.train import memory, notices, out_of_memory
 from raytrain.train.ema import Ema
 from raytrain.train.engine import Engine
+from raytrain.train.hang import Watchdog
+from raytrain.train.loss_scale import LossScale
 from raytrain.train.stop import Watch
 from raytrain.train.trail import Trail
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -39,12 +46,13 @@ class Run:
     denoiser: nn.Module
     """The model itself, not its engine's wrapper."""
     engine: Engine
-    engine_name: str
+    choice: memory.Choice
     micro_batch: int
     objective: Objective
     dataset: Dataset
     ledger: Ledger
     ema: Ema | None
+    """Of this worker's part of the weights; where every worker has all of them, on the first worker only."""
     step: int
     """Optimizer steps done."""
     trail: Trail
@@ -54,6 +62,8 @@ class Run:
     """The writer of checkpoints, on the first worker only."""
     watch: Watch | None
     """Whether somebody asked the run to end, on the first worker only."""
+    watchdog: Watchdog | None = None
+    """Ends this process when it is stuck."""
     stopping: bool = False
     """All workers know that the run is to end after this step."""
     saved: int = -1
@@ -72,9 +82,9 @@ class Run:
         return self.ledger.total_steps
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Compute in bfloat16 where the config says so."""
-        enabled = self.config.train.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        """Compute in half precision where the config says so."""
+        precision = self.config.train.precision
+        return torch.autocast(self.device.type, PRECISIONS[precision], enabled=precision != "fp32")
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean over workers of a small tensor, on the CPU."""
@@ -91,17 +101,41 @@ class Run:
         if self.log is not None:
             self.log.metrics(self.step if step is None else step, values)
 
+    def beat(self, doing: str) -> None:
+        """Say that there is progress, and what is done next."""
+        if self.watchdog is not None:
+            self.watchdog.beat(doing)
+
+    def tell(self, text: str) -> None:
+        """Tell the person who waits for the run."""
+        notices.tell(self.config.output, text, self.rank)
+
+    def compare_memory(self) -> None:
+        """Record the most memory that a device held so far beside what was planned, and tell where it is much more."""
+        if self.device.type != "cuda":
+            return  # a process on the CPU shares its memory with libraries, Ray and the page cache
+        peak = torch.cuda.max_memory_allocated()
+        self.record({"memory_peak_mb": peak / 2**20, "memory_planned_mb": self.choice.planned / 2**20})
+        if peak > 1.25 * self.choice.planned:
+            self.tell(f"A step holds {peak / 2**30:.1f} GiB where {self.choice.planned / 2**30:.1f} GiB were planned.")
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return copies on the CPU of what learns, by public name, on the first worker; a collective."""
+        return self._collected(self.engine.local())
+
     def save(self) -> None:
         """Copy the state and write it as a checkpoint while training goes on; a collective, since shards are gathered."""
         if self.saved == self.step:
             return
         self.saved = self.step
         self.trail.write()
-        kept = checkpoint.copied if self.leads else dict  # the others only help to gather
-        weights = self.engine.gathered(lambda: kept(self.method.state(self.denoiser)))
-        optimizer = kept(
-            {self.method.public_name(name): value for name, value in self.engine.optimizer_state().items()}
-        )
+        weights = self.weights()
+        optimizer: dict[str, Tensor] = {}
+        for name, value in self.engine.optimizer_state():  # the others only help to gather
+            if self.leads:
+                parameter, key = name.rsplit("|", 1)
+                optimizer[f"{self.method.public_name(parameter)}|{key}"] = checkpoint.copied(value)
+        shadow = self._collected(self.ema.shadow) if self.ema else None
         if self.saver is None:
             return
         state = {
@@ -111,20 +145,30 @@ class Run:
             "dataset": self.dataset.manifest.fingerprint,
             "snapshot": self.dataset.manifest.number,
             "ema_updates": self.ema.updates if self.ema else 0,
+            "loss_scale": vars(self.engine.scale) if self.engine.scale else None,
             "commit": provenance.commit(),
             "versions": provenance.versions(),
         }
-        shadow = checkpoint.copied(self.ema.shadow) if self.ema else None
         self._note(self.saver.save(Checkpoint(weights, optimizer, state, shadow)))
 
     def close(self) -> None:
         """Wait until the last checkpoint is written, and close the sinks; raises what failed in writing."""
+        if self.watchdog is not None:
+            self.watchdog.close()
         try:
             if self.saver is not None:
                 self._note(self.saver.close())
         finally:
             if self.log is not None:
                 self.log.close()
+
+    def _collected(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = {}
+        for name, part in parts.items():
+            whole = self.engine.whole(part, name)
+            if self.leads:
+                found[self.method.public_name(name)] = checkpoint.copied(whole)
+        return found
 
     def _note(self, written: dict[str, float]) -> None:
         if written and self.log is not None:  # not in `metrics`: seconds are no result, and a checkpoint holds those
@@ -153,9 +197,11 @@ def start(config: Config, rank: int, world: int) -> Run:
     dataset = Dataset.of(config)
     ledger = ledger_of(config, dataset.counts())
     family, method = families.load(config.model.family), methods.load(config.method)
-    precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-    denoiser = family.load_denoiser(config.model, precision)
+    denoiser = family.load_denoiser(config.model, PRECISIONS[config.train.precision])
     method.prepare(denoiser, family, config.method, config.seed)
+    if config.train.weights == "bf16":
+        for weight in denoiser.parameters():
+            weight.data = weight.data.bfloat16() if weight.requires_grad else weight.data
     denoiser.to(device)
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
@@ -163,23 +209,30 @@ def start(config: Config, rank: int, world: int) -> Run:
     if saved is not None:
         checkpoint.check_same_run(saved.state, config, dataset.manifest.fingerprint, found[-1])
         method.load_state(denoiser, saved.weights)
-    name = engines.choose(config.train, config.method.name)
-    engine, micro_batch = engines.build(name, denoiser, config.train, -(-config.train.global_batch // world))
-    ema = _ema(config, method, denoiser, engine, saved)
+    slots = -(-config.train.global_batch // world)
+    micro_batch = min(config.train.micro_batch or slots, out_of_memory.limit(config.output) or slots, slots)
+    choice = _choose(config, denoiser, dataset, world, micro_batch)
+    engine = engines.build(choice.engine, choice.offload, denoiser, config.train, slots, micro_batch)
+    own = {method.public_name(name): name for name in engine.local()}
     if saved is not None:
-        own = {method.public_name(n): n for n, weight in denoiser.named_parameters() if weight.requires_grad}
+        if engine.scale and saved.state.get("loss_scale"):
+            engine.scale = LossScale(**saved.state["loss_scale"])
         engine.load_optimizer_state({_own_name(key, own): value for key, value in saved.optimizer.items()})
+    ema = _ema(config, engine, own, saved) if rank == 0 or engine.sharded else None
     schedule = family.load_schedule(config.model).to(device)
     step = saved.step if saved else 0
     log, saver = None, None
     if rank == 0:
         provenance.record(config)
-        log, saver = MetricLog(config, step), Saver(config.output, config.train.keep_checkpoints)
+        workers = f"{world} worker{'s' if world > 1 else ''} from step {step}"
+        notices.tell(config.output, f"Training with {workers}, {micro_batch} pictures at a time; engine {choice}.")
+        log, saver = MetricLog(config, step), Saver(config.output, config.train.keep_checkpoints, config.train.best_by)
     return Run(
         config=config, rank=rank, world=world, device=device, family=family, method=method, denoiser=denoiser,
-        engine=engine, engine_name=name, micro_batch=micro_batch, dataset=dataset, ledger=ledger, ema=ema, step=step,
+        engine=engine, choice=choice, micro_batch=micro_batch, dataset=dataset, ledger=ledger, ema=ema, step=step,
         trail=Trail(config.output, step, rank, world), log=log, saver=saver,
         watch=Watch(config.output) if rank == 0 else None,
+        watchdog=Watchdog(config.output, rank, 60 * config.train.hang_minutes),
         objective=Objective(family, schedule, config.objective, config.seed),
         metrics=dict(saved.state["metrics"]) if saved else {}, saved=step if saved else -1,
     )  # fmt: skip
@@ -198,14 +251,24 @@ def finished(config: Config) -> bool:
     return storage.exists(storage.join(config.output, "train.json"))
 
 
-def _ema(config: Config, method: Method, denoiser: nn.Module, engine: Engine, saved: Checkpoint | None) -> Ema | None:
+def _choose(config: Config, denoiser: nn.Module, dataset: Dataset, world: int, micro_batch: int) -> memory.Choice:
+    """Return the first worker's choice: devices may differ, engines may not."""
+    weights = [(weight.numel(), weight.requires_grad) for weight in denoiser.parameters()]
+    pixels = max(width * height for width, height in map(bucket_size, dataset.manifest.buckets))
+    sizes = memory.Sizes(sum(n for n, _ in weights), sum(n for n, learns in weights if learns), pixels)
+    choice = [memory.choose(config, sizes, world, micro_batch, memory.device_memory(config.train, world))]
+    if world > 1:
+        dist.broadcast_object_list(choice)
+    return choice[0]
+
+
+def _ema(config: Config, engine: Engine, own: Mapping[str, str], saved: Checkpoint | None) -> Ema | None:
     if config.train.ema is None:
         return None
-    weights = engine.gathered(lambda: {k: v.clone() for k, v in method.state(denoiser).items()})
     if saved is None or saved.ema is None:
-        return Ema(weights, config.train.ema)
-    device = next(iter(weights.values())).device
-    return Ema({k: v.to(device) for k, v in saved.ema.items()}, config.train.ema, int(saved.state["ema_updates"]))
+        return Ema(engine.local(), config.train.ema)
+    parts = {own[name]: engine.part(value, own[name]) for name, value in saved.ema.items()}
+    return Ema(parts, config.train.ema, int(saved.state["ema_updates"]))
 
 
 def _own_name(key: str, own: dict[str, str]) -> str:

@@ -11,16 +11,19 @@ import math
 import torch
 from torch import Tensor
 
-from raytrain import checkpoint, storage
+from raytrain import storage
 from raytrain.config import Config
 from raytrain.data.loader import Loader, Step, prefetch
-from raytrain.errors import Diverged
+from raytrain.errors import UserError
 from raytrain.log import quiet
 from raytrain.objective import Draws
 from raytrain.train import hooks as periodic
+from raytrain.train import out_of_memory
+from raytrain.train.divergence import diverged
 from raytrain.train.hooks import Hook, Report
 from raytrain.train.optim import learning_rate
 from raytrain.train.run import Run, start
+from raytrain.train.self_test import SelfTest
 
 
 def train(config: Config, report: Report | None = None, *, rank: int = 0, world: int = 1) -> dict[str, float]:
@@ -53,13 +56,19 @@ def loop(run: Run, hooks: list[Hook]) -> None:
 
     if run.step == 0:
         _call(hooks, run)
+    test: SelfTest | None = SelfTest(run.denoiser, run.engine, run.world)
     for step, draws in prefetch(make, range(run.step, run.total_steps)):
+        run.beat(f"step {step.number + 1}")
         rate = learning_rate(run.step, run.config.train, run.total_steps)
         loss, norm = optimizer_step(run, step, draws, rate)
         run.step += 1
         run.trail.add(step)
         values = {"loss": loss, "learning_rate": rate, "epoch": float(step.epoch), "gradient_norm": norm}
         run.record({name: value for name, value in values.items() if math.isfinite(value)})
+        if test is not None and math.isfinite(norm):  # fp16 may pass over its first steps
+            test.check()
+            test = None
+            run.compare_memory()
         _call(hooks, run)
         if run.stopping:
             run.save()
@@ -67,7 +76,33 @@ def loop(run: Run, hooks: list[Hook]) -> None:
 
 
 def optimizer_step(run: Run, step: Step, draws: Draws, rate: float) -> tuple[float, float]:
-    """Do one optimizer step; returns the mean loss over all workers' rows and the gradient's norm before clipping."""
+    """Do one optimizer step; returns the mean loss over all workers' rows and the gradient's norm before clipping.
+
+    Out of memory, a step is done again with half as many pictures at a time. Raises Diverged before a weight is changed.
+    """
+    while True:
+        try:
+            total = _gradients(run, step, draws)
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory.is_out_of_memory(error):
+                raise
+            _shrink(run, step, error)
+    asked = float(run.watch is not None and run.watch.asked())
+    mean, stopping = run.mean(torch.stack([total, total.new_tensor(asked)])).tolist()
+    run.stopping = stopping > 0
+    if not math.isfinite(mean):
+        raise diverged(run, step, draws, rate, mean, math.nan)
+    norm = float(run.engine.step(rate))
+    if not math.isfinite(norm) and not run.engine.scale:
+        raise diverged(run, step, draws, rate, mean, norm)
+    if run.ema is not None:
+        run.ema.update(run.engine.local())
+    return mean, norm
+
+
+def _gradients(run: Run, step: Step, draws: Draws) -> Tensor:
+    """Add up the gradients of a step's micro-batches; returns this worker's part of the loss."""
     total = torch.zeros((), device=run.device)
     share = run.world / step.global_rows  # engines average over workers, rows may be padded: weigh by real rows
     for batch, draw in zip(step.batch.split(run.micro_batch), draws.split(run.micro_batch), strict=True):
@@ -77,27 +112,30 @@ def optimizer_step(run: Run, step: Step, draws: Draws, rate: float) -> tuple[flo
         loss: Tensor = (losses * batch.weights).sum() * share
         total += loss.detach()
         run.engine.backward(loss)
-    asked = float(run.watch is not None and run.watch.asked())
-    mean, stopping = run.mean(torch.stack([total, total.new_tensor(asked)])).tolist()
-    run.stopping = stopping > 0
-    if not math.isfinite(mean):
-        raise Diverged(_diverged(run, step, mean, rate))
-    norm = run.engine.step(rate)
-    if run.ema is not None:
-        run.engine.gathered(lambda: run.ema and run.ema.update(run.method.state(run.denoiser)))
-    return mean, float(norm)
+    return total
+
+
+def _shrink(run: Run, step: Step, error: Exception) -> None:
+    """Halve the micro-batch, here where this worker is alone, else for the workers that start next; raises where it cannot."""
+    where = f"Memory ran out at step {step.number + 1} (bucket {step.bucket}) with {run.micro_batch} pictures at a time"
+    if run.micro_batch == 1:
+        raise UserError(
+            f"{where} ({error}); there is no smaller micro-batch. Set train.gradient_checkpointing, a smaller "
+            "data.buckets.resolution, a higher train.engine or train.offload, or use a larger device."
+        ) from error
+    smaller = -(-run.micro_batch // 2)
+    run.tell(f"{where}. Going on with {smaller} at a time; a step is still {run.config.train.global_batch} pictures.")
+    out_of_memory.remember(run.config.output, smaller)
+    if run.choice.engine != "plain":
+        raise error  # the others wait for this worker in the middle of the step: all start anew from the checkpoint
+    run.engine.forget()
+    run.micro_batch = smaller
+    if run.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _call(hooks: list[Hook], run: Run) -> None:
     for hook in hooks:
         if hook.due(run):
+            run.beat(hook.name)
             hook.call(run)
-
-
-def _diverged(run: Run, step: Step, loss: float, rate: float) -> str:
-    found = checkpoint.listing(run.config.output)
-    kept = f"The last checkpoint, {found[-1]}, is from before it." if found else "There is no checkpoint yet."
-    return (
-        f"The loss became {loss} at step {step.number + 1} (learning rate {rate:.3g}, bucket {step.bucket}); training stopped "
-        f'before the optimizer used it. {kept} Lower train.learning_rate, add train.warmup or use precision = "fp32".'
-    )

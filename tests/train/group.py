@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,37 +14,77 @@ import torch.distributed as dist
 
 from raytrain.config import Config
 from raytrain.configfile import parse
+from raytrain.errors import UserError
 from raytrain.train import worker
 
 
-def train(config: Config, world: int, folder: Path, until: int | None = None) -> None:
-    """Train with so many processes; with `until` every one of them is gone when it begins that step."""
+def train(
+    config: Config | Sequence[Config],
+    world: int,
+    folder: Path,
+    *,
+    until: int | None = None,
+    before: Callable[[], None] | None = None,
+    fails: str | None = None,
+    code: int = 0,
+) -> None:
+    """Train configs, one after the other, with so many processes, all of which end with an exit code.
+
+    With `until` each ends when it begins that step; `before` is called in every process first; `fails` is a part of the
+    message of the UserError that training must end in.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["raytrain.families.sd15", "raytrain.methods.lora", "raytrain.train.worker"])
     store = folder / f"group-{len(list(folder.glob('group-*')))}"
+    trees = [each.values() for each in ([config] if isinstance(config, Config) else config)]
     processes = [
-        context.Process(target=_train, args=(config.values(), rank, world, str(store), until)) for rank in range(world)
+        context.Process(target=_train, args=(trees, rank, world, str(store), until, before, fails))
+        for rank in range(world)
     ]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     codes = {process.exitcode for process in processes}
-    assert codes == {0 if until is None else 3}, codes
+    assert codes == {code}, codes
 
 
-def _train(tree: dict[str, Any], rank: int, world: int, store: str, until: int | None) -> None:
+class _Ended(Exception):  # noqa: N818
+    """Stands in for processes that end between two steps."""
+
+
+def _train(
+    trees: list[dict[str, Any]],
+    rank: int,
+    world: int,
+    store: str,
+    until: int | None,
+    before: Callable[[], None] | None,
+    fails: str | None,
+) -> None:
     torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}  # what DeepSpeed asks for
     if world > 1:
         dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=120), world, rank)
+    if before is not None:
+        before()
     real = worker.optimizer_step
 
     def step(run: Any, *rest: Any) -> Any:
         if run.step == until:
-            raise SystemExit(3)
+            raise _Ended
         return real(run, *rest)
 
     worker.optimizer_step = step
-    worker.train(parse(tree), rank=rank, world=world)
+    ends: tuple[type[Exception], ...] = (_Ended,) if until is not None else (UserError,) if fails else ()
+    for tree in trees:
+        try:
+            worker.train(parse(tree), rank=rank, world=world)
+        except ends as error:
+            ended = str(error)
+        else:
+            ended = None
+        assert (ended is not None) == bool(ends), ended
+        assert fails is None or fails in str(ended), ended
     if world > 1:
         dist.destroy_process_group()

@@ -1,0 +1,137 @@
+"""What a worker's device must hold, what it can hold, and the lowest engine that fits in between."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from raytrain.config import Config, TrainConfig
+
+OVERHEAD = 1.15
+"""Allocator and framework share on top of counted bytes: between the counts and peaks measured on the toy world."""
+USABLE = 0.9
+"""Share of a device's memory that a plan may fill."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What memory depends on beside the settings."""
+
+    weights: int
+    """Weights of the denoiser."""
+    trainable: int
+    """Those that learn, adapters included."""
+    pixels: int
+    """Width times height of the largest bucket."""
+
+
+class Choice(NamedTuple):
+    """An engine and why it was taken."""
+
+    engine: str
+    offload: str
+    planned: int
+    """Bytes it needs on a worker's device, estimated."""
+    reason: str
+
+    def __str__(self) -> str:
+        offload = {"none": "", "optimizer": ", the optimizer's state on the host", "weights": ", all state on the host"}
+        return f"{self.engine}{offload[self.offload]}: {self.reason}"
+
+
+def estimate(config: Config, engine: str, offload: str, sizes: Sizes, world: int, micro_batch: int) -> int:
+    """Estimate a worker's peak bytes on its device: weights, gradients, optimizer, moving average, activations.
+
+    ZeRO shards by stage (Rajbhandari et al. 2020, table 1): 1 optimizer, 2 also gradients, 3 also weights.
+    """
+    train, learn = config.train, sizes.trainable
+    stage = int(engine.removeprefix("zero")) if engine.startswith("zero") else 0
+    frozen = (
+        0 if config.method.name == "full" else (sizes.weights - min(learn, sizes.weights)) * _width(train.precision)
+    )
+    weights = learn * _width(train.weights)
+    gradients = weights
+    optimizer = (2 if train.optimizer == "adamw8bit" else 8) * learn
+    if train.weights == "bf16" and train.rounding == "compensated":
+        optimizer += 2 * learn
+    average = 4 * learn if train.ema else 0
+    if stage:
+        optimizer += 4 * learn  # DeepSpeed keeps another copy of the weights to add its steps to
+    if stage >= 1:
+        optimizer //= world
+    if stage >= 2:
+        gradients //= world
+    if stage >= 3:
+        frozen, weights, average = frozen // world, weights // world, average // world
+    if offload in ("optimizer", "weights"):
+        optimizer = 0
+    if offload == "weights":
+        frozen, weights, average = 0, 0, 0
+    return int(
+        OVERHEAD * (frozen + weights + gradients + optimizer + average + _activations(train, sizes, micro_batch))
+    )
+
+
+def choose(config: Config, sizes: Sizes, world: int, micro_batch: int, memory: int | None) -> Choice:
+    """Return the lowest engine that fits: shards cost traffic and offload costs more, and are for what does not fit.
+
+    `memory` is what a worker's device holds, in bytes; None where that is not known, as on a machine that only plans.
+    """
+    train = config.train
+    named = [
+        each for each in _ladder(world) if train.engine in ("auto", each[0]) and train.offload in ("auto", each[1])
+    ]
+    if train.engine != "auto" and not named:  # such as zero1 on one worker, which only tests want
+        named = [(train.engine, "none" if train.offload == "auto" else train.offload)]
+    if train.optimizer == "adamw8bit" or train.weights == "bf16" or train.engine != "auto":
+        named = named[:1]  # cannot be cut into shards, or was asked for
+    room = None if memory is None else int(USABLE * memory)
+    needs = [estimate(config, *each, sizes, world, micro_batch) for each in named]
+    for (engine, offload), need in zip(named, needs, strict=True):
+        if room is None:
+            return Choice(engine, offload, need, f"needs about {_gib(need)} a worker")
+        if need <= room:
+            return Choice(engine, offload, need, f"needs about {_gib(need)} of {_gib(room)} a worker")
+    assert room is not None
+    least = min(range(len(named)), key=needs.__getitem__)
+    return Choice(
+        *named[least],
+        needs[least],
+        f"needs about {_gib(needs[least])} of {_gib(room)} a worker, the least of all: it may not fit",
+    )
+
+
+def device_memory(train: TrainConfig, world: int) -> int | None:
+    """Return the bytes of a worker's device: the GPU's, or a share of this machine's memory; None where a GPU is elsewhere."""
+    if train.memory_gb is not None:
+        return int(train.memory_gb * 2**30)
+    if train.gpus_per_worker:
+        import torch
+
+        return int(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // world
+
+
+def _ladder(world: int) -> Iterator[tuple[str, str]]:
+    if world == 1:
+        yield from (("plain", "none"), ("ddp", "none"), ("zero2", "optimizer"), ("zero3", "weights"))
+    else:
+        yield from (("ddp", "none"), ("zero1", "none"), ("zero2", "none"), ("zero3", "none"))
+        yield from (("zero1", "optimizer"), ("zero2", "optimizer"), ("zero3", "optimizer"), ("zero3", "weights"))
+
+
+def _activations(train: TrainConfig, sizes: Sizes, micro_batch: int) -> int:
+    # Convolutional U-Nets keep about 110 values per latent cell and per square root of a thousand parameters, an empirical
+    # fit to the toy world and to published SD1.5 and SDXL peaks; checkpointing keeps about a fifth.
+    kept = 0.2 if train.gradient_checkpointing else 1.0
+    return int(kept * _width(train.precision) * micro_batch * sizes.pixels / 64 * 110 * (sizes.weights / 1000) ** 0.5)
+
+
+def _width(kind: str) -> int:
+    return 4 if kind == "fp32" else 2
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,146 @@
+"""DeepSpeed's ZeRO as an engine (Rajbhandari et al. 2020, arXiv:1910.02054): 1 cuts the optimizer's state into shards, 2 also the
+gradients, 3 also the weights; with `offload` the host keeps the optimizer's state, or all weights too (arXiv:2101.06840)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from raytrain.config import TrainConfig
+from raytrain.train import optim
+from raytrain.train.engine import State
+from raytrain.train.loss_scale import LossScale
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class ZeroEngine:
+    """DeepSpeed ZeRO 1 to 3 over the process group that is already there."""
+
+    def __init__(
+        self, model: nn.Module, config: TrainConfig, stage: int, offload: str, micro_batch: int, accumulation: int
+    ) -> None:
+        deepspeed = import_deepspeed()
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        zero: dict[str, Any] = {"stage": stage}
+        if offload in ("optimizer", "weights"):
+            zero["offload_optimizer"] = {"device": "cpu"}
+        if offload == "weights":
+            zero["offload_param"] = {"device": "cpu"}
+        settings = {
+            "train_micro_batch_size_per_gpu": micro_batch,
+            "gradient_accumulation_steps": accumulation,
+            "gradient_clipping": config.clip or 0.0,
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,  # PyTorch's AdamW works on the host too, without minutes of compiling
+            "steps_per_print": 10**9,
+        }
+        self._stage = stage
+        self.sharded = stage == 3
+        self.scale = LossScale() if config.precision == "fp16" else None
+        self._engine, *_ = deepspeed.initialize(
+            model=model, model_parameters=weights, optimizer=optim.build(weights, config), config=settings
+        )
+        self.model: nn.Module = self._engine
+        self._names: dict[str, Any] = {
+            name: weight for name, weight in model.named_parameters() if weight.requires_grad
+        }
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a micro-batch's gradients; the last of a step also averages them over workers."""
+        if self.scale:
+            self._engine.optimizer.loss_scale = (
+                self.scale.value
+            )  # DeepSpeed scales the loss and unscales gradients by it
+        self._engine.backward(loss, scale_wrt_gas=False)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+
+    def step(self, learning_rate: float) -> Tensor:
+        """Clip, update the weights where the gradients are finite, forget them; returns their norm before clipping."""
+        zero = self._engine.optimizer
+        for group in zero.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        if self.scale:
+            self.scale.update(not zero.overflow)
+        norm = None if zero.overflow else self._engine.get_global_grad_norm()
+        return torch.as_tensor(float("nan") if norm is None else float(norm))
+
+    def forget(self) -> None:
+        """Forget the gradients that were added."""
+        self._engine.zero_grad()
+
+    def local(self) -> dict[str, Tensor]:
+        """Return this worker's part of every trainable weight: under ZeRO-3 a flat shard, else all of it."""
+        return {
+            name: (weight.ds_tensor if self.sharded else weight).detach() for name, weight in self._names.items()
+        }  # fmt: skip
+
+    def whole(self, part: Tensor, name: str) -> Tensor:
+        """Return a weight's whole from every worker's part; a collective under ZeRO-3."""
+        if not self.sharded:
+            return part
+        weight = self._names[name]
+        part = part.to(weight.device)
+        parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, part)
+        return torch.cat(parts)[: weight.ds_numel].view(weight.ds_shape)
+
+    def part(self, whole: Tensor, name: str) -> Tensor:
+        """Return this worker's part of a tensor shaped as a weight."""
+        weight = self._names[name]
+        if not self.sharded:
+            return whole.to(weight.device)
+        size = weight.ds_tensor.numel()
+        padded = torch.zeros(size * dist.get_world_size(), dtype=whole.dtype)
+        padded[: whole.numel()] = whole.flatten()
+        return padded[dist.get_rank() * size :][:size].to(weight.ds_tensor.device)
+
+    def optimizer_state(self) -> State:
+        """Return the whole optimizer's tensors as `<parameter>|<state>`; a collective, every worker gets all."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        steps = {int(state["step"]) for state in self._inner().state.values() if "step" in state}
+        for name, weight in self._names.items():
+            for key in MOMENTS:
+                yield f"{name}|{key}", safe_get_full_optimizer_state(weight, key).detach()
+            yield f"{name}|step", torch.tensor(float(max(steps)))
+
+    def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
+        """Put such a state back, whatever engine and number of workers it came from."""
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        inner, zero = self._inner(), self._engine.optimizer
+        flats = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
+        step = next(value for name, value in tensors.items() if name.endswith("|step"))
+        for flat in flats:  # AdamW fills its state at the first step; a resumed one must have it before
+            inner.state[flat] = {"step": step.clone(), **{key: torch.zeros_like(flat) for key in MOMENTS}}
+        if self._stage < 3:
+            zero._lazy_init_hp_params_optimizer_state()
+        for name, weight in self._names.items():
+            for key in MOMENTS:
+                safe_set_full_optimizer_state(weight, tensors[f"{name}|{key}"].to(flats[0].device), key)
+
+    def _inner(self) -> torch.optim.Optimizer:
+        optimizer = self._engine.optimizer
+        return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
+
+
+def import_deepspeed() -> Any:
+    """Import DeepSpeed quietly; on a CPU without its compiled collectives, which take a minute to build and save little."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import logging
+
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

@@ -1,0 +1,170 @@
+"""What goes wrong in a step: memory runs out, a number is none, a worker is stuck, a step does not do what it must."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from raytrain import storage
+from raytrain.config import Config
+from raytrain.errors import Diverged, UserError
+from raytrain.objective import Objective
+from raytrain.train import engine, worker
+from raytrain.train.hang import EXIT_CODE
+from raytrain.train.notices import FOLDER
+from tests.conftest import losses
+from tests.train import group
+
+
+def notices(config: Config) -> str:
+    return "\n".join(path.read_text() for path in sorted(Path(config.output, FOLDER).glob("*.txt")))
+
+
+def test_out_of_memory_ends_in_a_smaller_micro_batch(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, small = (run_config(name=name, train={"steps": 3}) for name in ("whole", "small"))
+    worker.train(whole)
+    real = Objective.losses
+
+    def losses_of(self: Objective, denoiser: Any, batch: Any, draws: Any) -> Any:
+        if len(batch.ids) > 1:
+            torch.empty(2**46)  # the allocator's own error
+        return real(self, denoiser, batch, draws)
+
+    monkeypatch.setattr(Objective, "losses", losses_of)
+    worker.train(small)
+    assert "Memory ran out at step 1 " in notices(small)
+    assert "Going on with 2 at a time; a step is still 4 pictures." in notices(small)
+    assert "Going on with 1 at a time; a step is still 4 pictures." in notices(small)
+    assert losses(small) == pytest.approx(losses(whole), abs=1e-5)
+
+
+def test_no_smaller_micro_batch_is_left(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses_of(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Objective, "losses", losses_of)
+    config = run_config()
+    with pytest.raises(UserError, match=r"with 1 pictures at a time \(CUDA out of memory\).*gradient_checkpointing"):
+        worker.train(config)
+    assert notices(config).count("Memory ran out") == 2  # 4 -> 2 -> 1
+
+
+def test_a_loss_that_is_no_number_is_written_down(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Objective.losses
+    poisoned: list[str] = []
+
+    def losses_of(self: Objective, denoiser: Any, batch: Any, draws: Any) -> Any:
+        found = real(self, denoiser, batch, draws)
+        if batch.visits.count(0) < len(batch.visits) or len(poisoned):  # from some later step on: one picture is bad
+            poisoned[:] = poisoned or [batch.ids[1]]
+        return found * torch.tensor([float("nan") if name in poisoned else 1.0 for name in batch.ids])
+
+    before: dict[str, torch.Tensor] = {}
+    real_step = engine.PlainEngine.step
+
+    def step(self: engine.PlainEngine, rate: float) -> Any:
+        norm = real_step(self, rate)
+        before.update({name: weight.clone() for name, weight in self.local().items()})
+        self_.append(self)
+        return norm
+
+    self_: list[engine.PlainEngine] = []
+    monkeypatch.setattr(Objective, "losses", losses_of)
+    monkeypatch.setattr(engine.PlainEngine, "step", step)
+    config = run_config(train={"steps": 40})
+    with pytest.raises(Diverged, match="loss became nan at step") as error:
+        worker.train(config)
+    assert poisoned[0][:12] in str(error.value)
+    path = next(Path(config.output, "diverged").glob("*.json"))
+    facts = json.loads(path.read_text())
+    assert facts["loss"] == "nan"
+    bad = [name for name, value in zip(facts["ids"], facts["losses"], strict=True) if value == "nan"]
+    assert bad == poisoned
+    tensors = load_file(path.with_suffix(".safetensors"))
+    assert len(tensors["moments"]) == len(tensors["timesteps"]) == len(facts["ids"])
+    assert all(torch.equal(weight, before[name]) for name, weight in self_[-1].local().items())
+
+
+def test_a_gradient_that_is_no_number_changes_no_weight(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("plain", "zero1", "zero2", "zero3"):
+        config = run_config(name=name, train={"engine": name})
+        with monkeypatch.context() as patch:
+            patch.setattr("raytrain.diffusion.loss.mean_squared_error", root_of_nothing)
+            with pytest.raises(Diverged, match="gradient's norm became nan at step 1"):
+                worker.train(config)
+
+
+def root_of_nothing(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """A loss of one whose gradient is no number: the square root's at 0 is infinite, times 0."""
+    error = (prediction.float() - target.float()).flatten(1).mean(1)
+    return 1 + (0 * error).sqrt()
+
+
+def never_share() -> None:
+    """Break the sharing of gradients."""
+
+    def expect(self: Any, added: int) -> None:
+        self._added, self.model.require_backward_grad_sync = added, False
+
+    engine.ParallelEngine._expect = expect  # type: ignore[method-assign]
+
+
+def test_gradients_that_are_not_shared_are_noticed(run_config: Callable[..., Config], tmp_path: Path) -> None:
+    config = run_config(train={"workers": 2, "engine": "ddp"})
+    group.train(config, 2, tmp_path, before=never_share, fails="the weights of workers 1 differ from worker 0's")
+    assert not storage.exists(storage.join(config.output, "checkpoints"))
+
+
+@pytest.mark.parametrize(("broken", "expected"), [("frozen", "1 frozen weights changed, such as conv_in.weight"),
+                                                  ("nothing", "none of the 64 trainable weights changed")])  # fmt: skip
+def test_a_step_that_is_not_sound(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, broken: str, expected: str
+) -> None:
+    real = engine.PlainEngine.step
+
+    def step(self: engine.PlainEngine, rate: float) -> Any:
+        if broken == "frozen":
+            dict(self.model.named_parameters())["conv_in.weight"].data[0, 0, 0, 0] += 1
+            return real(self, rate)
+        self.forget()
+        return torch.tensor(1.0)
+
+    monkeypatch.setattr(engine.PlainEngine, "step", step)
+    with pytest.raises(UserError, match=expected):
+        worker.train(run_config())
+
+
+def stuck() -> None:
+    """Keep the second worker from its third step."""
+    real = worker.optimizer_step
+
+    def step(run: Any, *rest: Any) -> Any:
+        if run.step == 2 and run.rank == 1:
+            time.sleep(600)
+        return real(run, *rest)
+
+    worker.optimizer_step = step
+
+
+def test_a_stuck_collective_ends(run_config: Callable[..., Config], tmp_path: Path) -> None:
+    config = run_config(train={"workers": 2, "engine": "ddp", "hang_minutes": 0.1})
+    group.train(config, 2, tmp_path, before=stuck, code=EXIT_CODE)
+    said = notices(config)
+    assert "Worker 0 made no progress for 6 s in step 3" in said
+    assert "Worker 1 made no progress for 6 s in step 3, at step (test_trouble.py" in said
+    stacks = sorted(Path(config.output, "hangs").iterdir())
+    assert len(stacks) == 2
+    assert any("_engine_run_backward" in path.read_text() for path in stacks)
