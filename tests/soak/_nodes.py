@@ -1,6 +1,6 @@
-"""A Ray cluster of three nodes on this machine, whose nodes and workers can be killed -9, each with all its processes.
+"""A Ray cluster of several nodes on this machine, whose nodes and workers can be killed -9, each with all its processes.
 
-The head holds no CPUs and is never killed: a cluster whose head is gone has no one to ask. The two others hold one CPU each.
+The head holds no CPUs and is never killed: a cluster whose head is gone has no one to ask. The others hold one CPU each.
 Ports, temporary folder and token are its own, and only processes that descend from this one are ever killed.
 """
 
@@ -30,8 +30,8 @@ OTHERS = ("IDLE", "DashboardAgent", "RuntimeEnvAgent", "_StatsActor", "Autoscali
 class Nodes:
     """The cluster: `address` is what a config's `[cluster] address` names."""
 
-    def __init__(self, cluster: Any) -> None:
-        self._cluster, self.address = cluster, str(cluster.address)
+    def __init__(self, cluster: Any, workers: int) -> None:
+        self._cluster, self._workers, self.address = cluster, workers, str(cluster.address)
 
     def kill_node(self, chance: random.Random) -> str:
         """Kill -9 every process of a random node."""
@@ -43,7 +43,7 @@ class Nodes:
 
     def mend(self) -> None:
         """Start nodes until there are as many as before."""
-        while len(self._cluster.worker_nodes) < WORKERS:
+        while len(self._cluster.worker_nodes) < self._workers:
             self._cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
 
     def kill_worker(self, chance: random.Random) -> str | None:
@@ -58,8 +58,8 @@ class Nodes:
 
 
 @contextmanager
-def three_nodes() -> Iterator[Nodes]:
-    """Run the cluster for the length of the block; nothing else of Ray on the machine is touched."""
+def local_nodes(workers: int = WORKERS) -> Iterator[Nodes]:
+    """Run a cluster of so many nodes beside its head for the block's length; nothing else of Ray on the machine is touched."""
     temporary = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))  # short: socket paths hold 107 characters
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         os.environ.pop(name, None)
@@ -78,7 +78,7 @@ def three_nodes() -> Iterator[Nodes]:
     head = {"num_cpus": 0, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        nodes = Nodes(cluster)
+        nodes = Nodes(cluster, workers)
         nodes.mend()
         yield nodes
     finally:

@@ -36,7 +36,7 @@ from raytrain.data.schema import STORES
 from raytrain.toy import SD15
 from raytrain.toy.draw import TRAINING_SIZES, draw
 from tests.soak import _counting, _kills
-from tests.soak._nodes import WORKERS, Nodes, three_nodes
+from tests.soak._nodes import WORKERS, Nodes, local_nodes
 
 PICTURES = 2000
 SHARD_ROWS = 64
@@ -88,7 +88,7 @@ def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], No
     draw_pictures(folder / "pictures", size, seed)
     os.environ[_counting.COUNTS] = str(folder / "counts")
     Path(os.environ[_counting.COUNTS]).touch()
-    with three_nodes() as nodes:
+    with local_nodes() as nodes:
         bench = _Bench(folder, nodes)
         calm = bench.run(bench.config("undisturbed"))
         if calm.exit_code:

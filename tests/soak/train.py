@@ -15,7 +15,7 @@ from raytrain.config import Config
 from raytrain.configfile import to_toml
 from raytrain.log import read_metrics
 from tests.soak import _kills, _training
-from tests.soak._nodes import WORKERS, Nodes, three_nodes
+from tests.soak._nodes import WORKERS, Nodes, local_nodes
 
 PICTURES = 60
 STEPS = 60
@@ -47,7 +47,7 @@ def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], No
     chance = random.Random(seed)
     _training.pictures(folder, size, seed)
     log = folder / "output.log"
-    with three_nodes() as nodes:
+    with local_nodes() as nodes:
         undisturbed = _config(folder, "undisturbed", nodes)
         for job in ("prepare", "train"):
             calm = _kills.run([f"jobs.{job}", _file(folder, undisturbed)], log, lambda: False, nodes)

@@ -1,0 +1,91 @@
+"""What the command that waits for training does when workers end otherwise than they should."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raytrain import checkpoint, storage
+from raytrain.config import Config
+from raytrain.errors import UserError
+from raytrain.log import read_metrics
+from raytrain.train import worker
+from raytrain.train.launch import launch
+from tests.conftest import losses
+from tests.train.test_workers import worker_process
+
+DEAD_SECONDS = 15.0
+
+
+def test_workers_that_run_out_of_memory_begin_anew_with_less(
+    ray: None, run_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = {"steps": 3, "workers": 2, "cpus_per_worker": 0.5, "max_failures": 0}
+    one = run_config(name="one", train={"steps": 3})
+    worker.train(one)
+    greedy = run_config(name="greedy", method={"name": "tests.train.greedy", "rank": 4}, train=train)
+    launch(greedy)
+    said = capsys.readouterr().out
+    assert "Training with 2 workers from step 0, 2 pictures at a time" in said
+    assert "with 2 pictures at a time. Going on with 1 at a time; a step is still 4 pictures." in said
+    assert "Training with 2 workers from step 0, 1 pictures at a time" in said
+    assert losses(greedy) == pytest.approx(losses(one), abs=1e-4)
+
+
+def test_the_command_knows_of_a_dead_run_in_time(ray: None, run_config: Callable[..., Config]) -> None:
+    config = run_config(train={"steps": 2000, "max_failures": 0, "checkpoint_every": 5})
+    killed: list[float] = []
+
+    def kill() -> None:
+        while not killed:
+            time.sleep(0.05)
+            if any(row["step"] >= 5 for row in read_metrics(config.output)):
+                killed.append(time.monotonic())
+                os.kill(worker_process(), signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(Exception, match="worker"):
+        launch(config)
+    assert time.monotonic() - killed[0] < DEAD_SECONDS
+
+
+def test_going_back_to_another_checkpoint(run_config: Callable[..., Config]) -> None:
+    config = run_config(train={"keep_checkpoints": 5, "held_out_every": 2})
+    worker.train(config)
+    whole = losses(config)
+    second = storage.join(config.output, "checkpoints", "step-00000002")
+    assert "step 2; 2 later checkpoints" in (checkpoint.go_back(config.output, second) or "")
+    assert checkpoint.listing(config.output) == [second]
+    assert not Path(config.output, "train.json").exists()
+    assert checkpoint.go_back(config.output, second) is None
+    worker.train(config)
+    assert losses(config) == whole
+    other = run_config(name="other", train={"keep_checkpoints": 5, "held_out_every": 2})
+    checkpoint.go_back(other.output, second)
+    worker.train(other)
+    assert losses(other) == whole[2:]
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        checkpoint.go_back(config.output, "nowhere")
+
+
+@pytest.mark.parametrize(("best_by", "expected"), [({"held_out_loss": -1.0}, min), ({"held_out_loss": 1.0}, max)])
+def test_the_best_is_by_the_metrics_asked_for(
+    run_config: Callable[..., Config], best_by: dict[str, float], expected: Callable[..., Any]
+) -> None:
+    train = {"keep_checkpoints": 1, "held_out_every": 2, "learning_rate": 0.3, "best_by": best_by}
+    config = run_config(train=train)
+    worker.train(config)
+    held_out = {
+        row["step"]: row["held_out_loss"]
+        for row in read_metrics(config.output)
+        if row["step"] and "held_out_loss" in row
+    }
+    best = expected(held_out, key=held_out.__getitem__)
+    assert checkpoint.read_state(checkpoint.find(config.output, "best") or "")["step"] == best
