@@ -133,10 +133,12 @@ class Dataset:
         crops = np.zeros((len(rows), 2), np.int32)
         versions: dict[str, np.ndarray] = {}
         for store in STORES:
+            if store == CONTROLS and not controls:
+                continue
             places = index.places[store]
             first = places.offsets[rows]
             counts = places.offsets[rows + 1] - first
-            if not counts.all() or (store == CONTROLS and not controls):
+            if not counts.all():
                 continue
             same = versions.get(MOMENTS) if store in (MASKS, CONTROLS) else None  # they show the same cut
             versions[store] = (
