@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +27,21 @@ class Draws:
     latent: Tensor
     """(n, C, h, w) draws that sample latents from the stored moments."""
 
-    def to(self, device: torch.device) -> Draws:
-        """Copy to a device."""
-        return Draws(self.timesteps.to(device), self.noise.to(device), self.latent.to(device))
-
     def split(self, size: int) -> list[Draws]:
         """Cut into the draws of micro-batches of at most `size` rows."""
-        ends = range(0, len(self.timesteps), size)
-        return [Draws(*(part[i : i + size] for part in (self.timesteps, self.noise, self.latent))) for i in ends]
+        parts = [slice(start, start + size) for start in range(0, len(self.timesteps), size)]
+        return [self._map(itemgetter(part)) for part in parts]
+
+    def pin(self) -> Draws:
+        """Copy to pinned memory, whence `to` copies without waiting."""
+        return self._map(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> Draws:
+        """Copy from the CPU to a device, without waiting when pinned."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Draws:
+        return Draws(change(self.timesteps), change(self.noise), change(self.latent))
 
 
 @dataclass(frozen=True)

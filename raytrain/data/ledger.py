@@ -56,12 +56,10 @@ class Ledger:
         start, stop = number * self.batch, (number + 1) * self.batch
         if self.epochs is not None:
             stop = min(stop, self.epochs * length)
-        positions = np.arange(start, stop)
-        entries = np.empty(len(positions), dtype=np.int64)
-        for pass_ in np.unique(positions // length):
-            here = positions // length == pass_
-            entries[here] = self._permutation(bucket, int(pass_))[positions[here] % length]
-        visits = (positions // length) * self.repeats + entries // self.counts[bucket]
+        passes = range(start // length, -(-stop // length))
+        parts = [self._permutation(bucket, p)[max(start - p * length, 0) : stop - p * length] for p in passes]
+        entries = np.concatenate(parts)
+        visits = np.arange(start, stop) // length * self.repeats + entries // self.counts[bucket]
         return LedgerBatch(step, epoch, bucket, entries % self.counts[bucket], visits)
 
     def epoch_of(self, step: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TypeVar
 
 import numpy as np
@@ -36,21 +37,23 @@ class Batch:
 
     def split(self, size: int) -> list[Batch]:
         """Cut into micro-batches of at most `size` rows."""
-        return [self._part(slice(start, start + size)) for start in range(0, len(self.ids), size)]
+        parts = [slice(start, start + size) for start in range(0, len(self.ids), size)]
+        return [replace(self._map(itemgetter(p)), ids=self.ids[p], visits=self.visits[p]) for p in parts]
+
+    def pin(self) -> Batch:
+        """Copy the tensors to pinned memory, whence `to` copies without waiting; Torch reuses it when those copies are done."""
+        return self._map(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
-        """Copy the tensors to a device; pinned memory copies without waiting."""
-        if device.type == "cpu":
-            return self
-        columns = {name: _move(column, device) for name, column in self.columns.items()}
-        masks = None if self.masks is None else _move(self.masks, device)
-        weights, moments = _move(self.weights, device), _move(self.moments, device)
-        return replace(self, weights=weights, moments=moments, columns=columns, masks=masks)
+        """Copy the tensors from the CPU to a device, without waiting for those in pinned memory."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def _part(self, part: slice) -> Batch:
-        columns = {name: column[part] for name, column in self.columns.items()}
-        masks = None if self.masks is None else self.masks[part]
-        return Batch(self.ids[part], self.visits[part], self.weights[part], self.moments[part], columns, masks)
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(
+            self, weights=change(self.weights), moments=change(self.moments),
+            columns={name: change(column) for name, column in self.columns.items()},
+            masks=None if self.masks is None else change(self.masks),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Loader:
         live = positions >= 0
         filled = np.where(live, positions, 0)  # padding repeats a row of the batch with weight 0
         numbers = plan.rows[filled]
-        visits = [int(visit) for visit in self.dataset.visits(plan.bucket, numbers, plan.visits[filled])]
+        visits = self.dataset.visits(plan.bucket, numbers, plan.visits[filled]).tolist()
 
         def pick(store: str, ids: list[str], counts: np.ndarray) -> np.ndarray:
             """Choose a version of each row for this visit."""
@@ -96,9 +99,9 @@ class Loader:
             chosen: np.ndarray = np.floor(shares * counts).astype(np.int64)
             return chosen
 
-        batch = to_batch(self.dataset.rows(plan.bucket, numbers, pick=pick), visits)
-        batch = replace(batch, weights=batch.weights * torch.from_numpy(live))
-        return Step(number, plan.epoch, plan.bucket, self._drop_captions(batch), live, len(plan.rows))
+        rows = self.dataset.rows(plan.bucket, numbers, pick=pick)
+        rows.weights[~live] = 0
+        return Step(number, plan.epoch, plan.bucket, self._drop_captions(to_batch(rows, visits)), live, len(plan.rows))
 
     def _drop_captions(self, batch: Batch) -> Batch:
         if not self.caption_dropout:
@@ -119,8 +122,12 @@ def to_batch(rows: Rows, visits: list[int]) -> Batch:
     return Batch(rows.ids, visits, torch.from_numpy(rows.weights), torch.from_numpy(rows.moments), columns, masks)
 
 
-def prefetch(make: Callable[[int], Made], numbers: range, depth: int = 4) -> Iterator[Made]:
-    """Yield make(number) for each number in order, up to `depth` of them made ahead by two threads."""
+def prefetch(make: Callable[[int], Made], numbers: range, depth: int = 2) -> Iterator[Made]:
+    """Yield make(number) for each number in order, up to `depth` of them made ahead by two threads.
+
+    A batch's memory is used again once nothing refers to it. So few are alive at a time that they stay in the cache, which
+    makes reading faster; more would help only where one batch takes longer than the steps of several.
+    """
     pool = ThreadPoolExecutor(2, thread_name_prefix="prefetch")
     pending: deque[Future[Made]] = deque()
     try:
@@ -132,7 +139,3 @@ def prefetch(make: Callable[[int], Made], numbers: range, depth: int = 4) -> Ite
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True)

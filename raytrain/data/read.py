@@ -133,27 +133,31 @@ class Dataset:
         crops = np.zeros((len(rows), 2), np.int32)
         versions: dict[str, np.ndarray] = {}
         for store in STORES:
+            if store == CONTROLS and not controls:
+                continue
             places = index.places[store]
-            counts = places.offsets[rows + 1] - places.offsets[rows]
-            if not counts.all() or (store == CONTROLS and not controls):
+            first = places.offsets[rows]
+            counts = places.offsets[rows + 1] - first
+            if not counts.all():
                 continue
             same = versions.get(MOMENTS) if store in (MASKS, CONTROLS) else None  # they show the same cut
             versions[store] = (
                 same if same is not None else pick(store, ids, counts) if pick else np.zeros(len(rows), np.int64)
             )
-            where = places.columns[places.offsets[rows] + versions[store]]
+            where = places.columns[first + versions[store]]
             found[store] = self._arrays(store, where)
             if store == MOMENTS:
                 crops = where[:, 2:]
         width, height = schema.bucket_size(bucket)
-        bucket_sizes = np.broadcast_to(np.array([height, width], np.int32), (len(rows), 2))
+        sizes = np.empty((len(rows), 6), np.int32)
+        sizes[:, :2], sizes[:, 2:4], sizes[:, 4:] = index.sizes[rows], crops, (height, width)
         latent = self.manifest.latent_size(bucket)
         return Rows(
             ids=ids,
             moments=found[MOMENTS][MOMENTS].view(np.float16).reshape(-1, *self.manifest.moments_shape(bucket)),
             text={name: found[TEXT][name].view(np.float16).reshape(-1, *shape)
                   for name, shape in self.manifest.text_shapes.items()},
-            sizes=np.concatenate([index.sizes[rows], crops, bucket_sizes], axis=1),
+            sizes=sizes,
             weights=index.weights[rows],
             masks=found[MASKS][MASKS].reshape(-1, *latent) if MASKS in found else None,
             controls=found[CONTROLS][CONTROLS].reshape(-1, 3, height, width) if CONTROLS in found else None,
@@ -209,14 +213,15 @@ class Dataset:
 
     def _arrays(self, store: str, where: np.ndarray) -> dict[str, np.ndarray]:
         """Return the columns of arrays at places (n, 4), each (n, bytes) uint8."""
+        shards = [self._shard(store, number) for number in where[:, 0].tolist()]
+        rows = where[:, 1].tolist()
         arrays: dict[str, np.ndarray] = {}
-        bytes_of: dict[str, memoryview] = {}
-        for slot, (number, row) in enumerate(where[:, :2].tolist()):
-            for column in self._shard(store, number).columns:
-                if slot == 0:
-                    arrays[column.name] = _uninitialised((len(where), column.width))
-                    bytes_of[column.name] = arrays[column.name].reshape(-1).data
-                column.read(row, bytes_of[column.name][slot * column.width : (slot + 1) * column.width])
+        for name, first in shards[0].columns.items():
+            array = arrays[name] = _uninitialised((len(rows), first.width))
+            into, end = array.reshape(-1).data, 0
+            for shard, row in zip(shards, rows, strict=True):
+                start, end = end, end + first.width
+                shard.columns[name].read(row, into[start:end])
         return arrays
 
     def _shard(self, store: str, number: int) -> _Shard:
@@ -233,11 +238,11 @@ class _Shard:
         metadata = pq.read_metadata(path)
         layout, groups = metadata.schema, [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with the dataset
-        self.columns = [
-            _Column(file, layout.column(i).name, layout.column(i).length, [(g.column(i), g.num_rows) for g in groups])
+        self.columns = {
+            layout.column(i).name: _Column(file, layout.column(i).length, [(g.column(i), g.num_rows) for g in groups])
             for i in range(metadata.num_columns)
             if layout.column(i).name != "key"
-        ]
+        }
 
 
 class _Column:
@@ -248,8 +253,8 @@ class _Column:
     copying would pay for every page of it as well.
     """
 
-    def __init__(self, file: BinaryIO, name: str, width: int, chunks: Sequence[tuple[Any, int]]) -> None:
-        self.file, self.name, self.width = file, name, width
+    def __init__(self, file: BinaryIO, width: int, chunks: Sequence[tuple[Any, int]]) -> None:
+        self.file, self.width = file, width
         self.descriptor = file.fileno()
         starts = [_start(chunk, width, rows) + width * np.arange(rows) for chunk, rows in chunks]
         self.starts = np.concatenate(starts)

@@ -7,6 +7,8 @@ train(config)                                 # one process, no Ray: tests, prof
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -47,17 +49,10 @@ def train(config: Config, report: Report | None = None, *, rank: int = 0, world:
 
 def loop(run: Run, hooks: list[Hook]) -> None:
     """Take every step from `run.step` to the end, or until asked to stop, calling each hook when it is due."""
-    dropout = run.config.objective.caption_dropout
-    loader = Loader(run.dataset, run.ledger, rank=run.rank, world=run.world, caption_dropout=dropout)
-
-    def make(number: int) -> tuple[Step, Draws]:
-        step = loader.step(number)
-        return step, run.objective.draw(step.batch)
-
     if run.step == 0:
         _call(hooks, run)
     test: SelfTest | None = SelfTest(run.denoiser, run.engine, run.world)
-    for step, draws in prefetch(make, range(run.step, run.total_steps)):
+    for step, draws in batches(run):
         run.beat(f"step {step.number + 1}")
         rate = learning_rate(run.step, run.config.train, run.total_steps)
         loss, norm = optimizer_step(run, step, draws, rate)
@@ -73,6 +68,21 @@ def loop(run: Run, hooks: list[Hook]) -> None:
         if run.stopping:
             run.save()
             return
+
+
+def batches(run: Run) -> Iterator[tuple[Step, Draws]]:
+    """Yield the batch and the draws of every step from `run.step` to the end, made ahead; in pinned memory for a GPU."""
+    dropout = run.config.objective.caption_dropout
+    loader = Loader(run.dataset, run.ledger, rank=run.rank, world=run.world, caption_dropout=dropout)
+
+    def make(number: int) -> tuple[Step, Draws]:
+        step = loader.step(number)
+        draws = run.objective.draw(step.batch)
+        if run.device.type == "cuda":
+            return replace(step, batch=step.batch.pin()), draws.pin()
+        return step, draws
+
+    return prefetch(make, range(run.step, run.total_steps))
 
 
 def optimizer_step(run: Run, step: Step, draws: Draws, rate: float) -> tuple[float, float]:

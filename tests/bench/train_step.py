@@ -1,4 +1,8 @@
-"""A training step through the platform against a bare PyTorch loop on the same model and batch shapes."""
+"""A training step through the platform against a bare PyTorch loop on the same model and batch shapes.
+
+`train_step`: the whole step. `loader_headroom`: batches and draws alone, against ten times the bare loop's speed: at a
+ratio of 1 and more, training ten times faster would not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from raytrain.data.prepare import prepare
 from raytrain.toy import SD15
 from raytrain.toy.draw import draw_folder
 from raytrain.train import worker
-from raytrain.train.run import start
+from raytrain.train.run import Run, start
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 BATCH = 8
@@ -25,6 +29,39 @@ BATCH = 8
 def setup(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], float]]:
     """Return two functions, each measuring steps per second: ours (loader, draws, step, metrics) and the bare loop."""
     steps = 4 if quick else 40
+    begin = _runs(folder, quick)
+    shapes = _shapes(begin(steps))
+
+    def ours() -> float:
+        run = begin(steps)
+        began = time.perf_counter()
+        worker.loop(run, hooks=[])
+        seconds = time.perf_counter() - began
+        run.close()
+        return steps / seconds
+
+    return ours, lambda: _bare(shapes)
+
+
+def setup_headroom(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Return two functions measuring steps per second: batches and draws made without training, and 10 times the bare loop."""
+    steps, made = (4, 8) if quick else (40, 800)
+    begin = _runs(folder, quick)
+    shapes = _shapes(begin(steps))
+
+    def ours() -> float:
+        run = begin(made)
+        began = time.perf_counter()
+        count = sum(1 for _ in worker.batches(run))
+        seconds = time.perf_counter() - began
+        run.close()
+        return count / seconds
+
+    return ours, lambda: 10 * _bare(shapes)
+
+
+def _runs(folder: Path, quick: bool) -> Callable[[int], Run]:
+    """Prepare toy pictures; return what begins a new run of so many steps on them."""
     draw_folder(folder / "pictures", 24 if quick else 120, style="neon", seed=0)
     tables = {
         "output": str(folder / "run"),
@@ -35,44 +72,44 @@ def setup(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], 
             "dataset": str(folder / "dataset"),
             "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
         },
-        "train": {"steps": steps, "global_batch": BATCH, "learning_rate": 1e-3},
         "log": {"tensorboard": False},
     }
+    train = {"global_batch": BATCH, "learning_rate": 1e-3}
     from cluster.connect import connect
 
     with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
-        prepare(parse(tables))
+        prepare(parse({**tables, "train": train}))
     numbers = itertools.count()
-    shapes: list[tuple[int, ...]] = []
 
-    def ours() -> float:
-        config = parse({**tables, "output": str(folder / f"run-{next(numbers)}")})
-        run = start(config, 0, 1)
-        shapes[:] = [run.dataset.manifest.moments_shape(run.ledger.at(step).bucket)[1:] for step in range(steps)]
-        began = time.perf_counter()
-        worker.loop(run, hooks=[])
-        seconds = time.perf_counter() - began
-        assert run.log is not None
-        run.log.close()
-        return steps / seconds
+    def begin(steps: int) -> Run:
+        changes = {"train": {**train, "steps": steps}, "output": str(folder / f"run-{next(numbers)}")}
+        return start(parse({**tables, **changes}), 0, 1)
 
-    def bare() -> float:
-        unet = UNet2DConditionModel.from_pretrained(SD15, subfolder="unet").eval()
-        unet.requires_grad_(False)
-        unet.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=TARGETS))
-        weights = [weight for weight in unet.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=1e-3)
-        text = torch.randn(BATCH, 32, unet.config.cross_attention_dim)
-        latents = {shape: torch.randn(BATCH, 4, *shape) for shape in set(shapes)}
-        began = time.perf_counter()
-        for shape in shapes:
-            noise = torch.randn(BATCH, 4, *shape)
-            steps_ = torch.randint(0, 1000, (BATCH,))
-            predicted = unet(latents[shape] + noise, steps_, encoder_hidden_states=text, return_dict=False)[0]
-            torch.nn.functional.mse_loss(predicted, noise).backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return steps / (time.perf_counter() - began)
+    return begin
 
-    return ours, bare
+
+def _shapes(run: Run) -> list[tuple[int, ...]]:
+    """Return the shape of each step's latents."""
+    run.close()
+    return [run.dataset.manifest.moments_shape(run.ledger.at(step).bucket)[1:] for step in range(run.total_steps)]
+
+
+def _bare(shapes: list[tuple[int, ...]]) -> float:
+    """Measure steps per second of plain PyTorch, one step for each shape of latents."""
+    unet = UNet2DConditionModel.from_pretrained(SD15, subfolder="unet").eval()
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=TARGETS))
+    weights = [weight for weight in unet.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=1e-3)
+    text = torch.randn(BATCH, 32, unet.config.cross_attention_dim)
+    latents = {shape: torch.randn(BATCH, 4, *shape) for shape in set(shapes)}
+    began = time.perf_counter()
+    for shape in shapes:
+        noise = torch.randn(BATCH, 4, *shape)
+        steps = torch.randint(0, 1000, (BATCH,))
+        predicted = unet(latents[shape] + noise, steps, encoder_hidden_states=text, return_dict=False)[0]
+        torch.nn.functional.mse_loss(predicted, noise).backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return len(shapes) / (time.perf_counter() - began)
