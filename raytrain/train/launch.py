@@ -18,7 +18,7 @@ from raytrain.data.read import check_dataset
 from raytrain.errors import Diverged, UserError
 from raytrain.log import quiet
 from raytrain.progress import follow
-from raytrain.train import stop
+from raytrain.train import beside, stop
 from raytrain.train.run import finished, ledger_of
 
 FAILURE = "failure.json"
@@ -46,6 +46,8 @@ def launch(config: Config, callbacks: Sequence[Any] = ()) -> dict[str, float]:
     if storage.exists(failure):
         facts = storage.read_json(failure)
         raise (Diverged if facts["diverged"] else UserError)(facts["message"])
+    for note in beside.notes(config.output):
+        print(f"note: {note}")
     return dict(storage.read_json(storage.join(config.output, "train.json")))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raytrain import checkpoint, families, methods, provenance, storage
 from raytrain.checkpoint import Checkpoint, Saver
-from raytrain.config import Config
+from raytrain.config import Config, TrainConfig
 from raytrain.data.ledger import Ledger
 from raytrain.data.read import Dataset, check_dataset
 from raytrain.errors import UserError
@@ -20,6 +20,7 @@ from raytrain.log import MetricLog
 from raytrain.methods import Method
 from raytrain.objective import Objective
 from raytrain.train import engine as engines
+from raytrain.train.clock import Clock
 from raytrain.train.ema import Ema
 from raytrain.train.engine import Engine
 from raytrain.train.stop import Watch
@@ -60,6 +61,9 @@ class Run:
     """The step of the last checkpoint."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The newest value of every metric."""
+    clock: Clock = field(default_factory=Clock)
+    minutes: tuple[float, float] = (0.0, 0.0)
+    """The first worker's clock, which all workers go by, after the last step but one and after the last."""
 
     @property
     def leads(self) -> bool:
@@ -73,8 +77,7 @@ class Run:
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in bfloat16 where the config says so."""
-        enabled = self.config.train.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        return autocast(self.config.train, self.device)
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean over workers of a small tensor, on the CPU."""
@@ -131,6 +134,20 @@ class Run:
             self.log.metrics(self.step, written)
 
 
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Compute in bfloat16 where the config says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def load_model(config: Config, device: torch.device) -> tuple[Family, Method, nn.Module]:
+    """Return family, method and the base denoiser as the method prepares it, on a device."""
+    family, method = families.load(config.model.family), methods.load(config.method)
+    precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    denoiser = family.load_denoiser(config.model, precision)
+    method.prepare(denoiser, family, config.method, config.seed)
+    return family, method, denoiser.to(device)
+
+
 def ledger_of(config: Config, counts: dict[str, int]) -> Ledger:
     """Return the plan of a run over a dataset's training rows."""
     if not sum(counts.values()):
@@ -152,11 +169,7 @@ def start(config: Config, rank: int, world: int) -> Run:
     check_dataset(config)
     dataset = Dataset.of(config)
     ledger = ledger_of(config, dataset.counts())
-    family, method = families.load(config.model.family), methods.load(config.method)
-    precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-    denoiser = family.load_denoiser(config.model, precision)
-    method.prepare(denoiser, family, config.method, config.seed)
-    denoiser.to(device)
+    family, method, denoiser = load_model(config, device)
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         denoiser.train()  # diffusers checkpoints only in training mode; these denoisers have no dropout
