@@ -28,6 +28,10 @@ from raytrain.train.pictures import Pictures
 from raytrain.train.run import Run, load_model
 
 NOTES = "beside.json"
+BUSY = (
+    "the actor was still busy with an earlier step. Ask more seldom (train.sample_every, train.score_every), or give it "
+    "more (train.beside_cpus, train.beside_gpus)."
+)
 PLACE_SECONDS = 600.0
 """The cluster may take so long to find a place for the actor, a new machine included."""
 
@@ -117,7 +121,7 @@ class Beside:
         weights = run.engine.gathered(lambda: kept(run.method.state(run.denoiser)))
         if run.leads:
             if self._waiting is not None:
-                self._note(self._waiting.step, "the actor was still busy with an earlier step (lower its load or rate)")
+                self._note(self._waiting.step, BUSY)
             # Arrays pass Ray's object store in a fifteenth of the time of tensors (measured); float() changes no value.
             arrays = {name: value.float().numpy() for name, value in weights.items()}
             self._waiting = Request(run.step, arrays, **self._wanted)

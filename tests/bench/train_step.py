@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -25,23 +26,8 @@ BATCH = 8
 def setup(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], float]]:
     """Return two functions, each measuring steps per second: ours (loader, draws, step, metrics) and the bare loop."""
     steps = 4 if quick else 40
-    draw_folder(folder / "pictures", 24 if quick else 120, style="neon", seed=0)
-    tables = {
-        "output": str(folder / "run"),
-        "model": {"path": str(SD15)},
-        "method": {"name": "lora", "rank": 8},
-        "data": {
-            "source": str(folder / "pictures"),
-            "dataset": str(folder / "dataset"),
-            "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
-        },
-        "train": {"steps": steps, "global_batch": BATCH, "learning_rate": 1e-3},
-        "log": {"tensorboard": False},
-    }
-    from cluster.connect import connect
-
-    with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
-        prepare(parse(tables))
+    train = {"steps": steps, "global_batch": BATCH, "learning_rate": 1e-3}
+    tables = prepared(folder, 24 if quick else 120, {"name": "lora", "rank": 8}, train)
     numbers = itertools.count()
     shapes: list[tuple[int, ...]] = []
 
@@ -76,3 +62,25 @@ def setup(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], 
         return steps / (time.perf_counter() - began)
 
     return ours, bare
+
+
+def prepared(folder: Path, pictures: int, method: dict[str, Any], train: dict[str, Any]) -> dict[str, Any]:
+    """Return the tables of a run on the toy model, its dataset made."""
+    draw_folder(folder / "pictures", pictures, style="neon", seed=0)
+    tables = {
+        "output": str(folder / "run"),
+        "model": {"path": str(SD15)},
+        "method": method,
+        "data": {
+            "source": str(folder / "pictures"),
+            "dataset": str(folder / "dataset"),
+            "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
+        },
+        "train": train,
+        "log": {"tensorboard": False},
+    }
+    from cluster.connect import connect
+
+    with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
+        prepare(parse(tables))
+    return tables

@@ -72,7 +72,8 @@ def test_what_fails_beside_is_told_and_training_ends_well(
 ) -> None:
     """From inside the workers' placement group, which has no place for the actor."""
     evaluate = {**TABLES["evaluate"], "clip": "no/such/model"}
-    config = run_config(train={**TRAIN, "sample_every": 100, "beside": True}, **{**TABLES, "evaluate": evaluate})
+    train = {**TRAIN, "sample_every": 100, "beside": True, "workers": 2, "cpus_per_worker": 0.5}
+    config = run_config(train=train, **{**TABLES, "evaluate": evaluate})
     result = launch(config)
     assert result["step"] == 4
     assert storage.exists(storage.join(config.output, "train.json"))
