@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from raytrain import plugins
 from raytrain.dataconfig import DataConfig
+from raytrain.every import Period, RealPeriod, in_steps
 from raytrain.table import Interval, Names, Size, Table
 
 
@@ -105,18 +106,27 @@ class TrainConfig(Table):
     """Worker deaths survived by restarting from the last checkpoint."""
     hang_minutes: float = Field(30, gt=0)
     """A step that takes longer is taken for stuck: where every worker was is written down, and they start anew."""
-    log_every: int = Field(10, ge=1)
-    checkpoint_every: int = Field(500, ge=1)
+    log_every: RealPeriod = in_steps(10)
+    """Between numbers for TensorBoard and wandb; `metrics.jsonl` has every step's. Like the four below, a number of steps,
+    or text: "500 steps", "2 epochs" (of the ledger), "10 minutes" (of training, hooks not counted, since the launch)."""
+    checkpoint_every: RealPeriod = in_steps(500)
     keep_checkpoints: int = Field(2, ge=1)
     """The last so many checkpoints are kept, and the best one."""
     best_by: dict[str, float] = Field({"held_out_loss": -1.0}, min_length=1)
     """Weights of the metrics whose weighted sum is highest in the best checkpoint."""
-    held_out_every: int = Field(100, ge=0)
-    """Steps between held-out losses; 0 means only at the start and the end."""
-    sample_every: int = Field(0, ge=0)
-    """Steps between validation pictures; 0 means only at the start and the end."""
-    score_every: int = Field(0, ge=0)
-    """Steps between evaluations with the scorers of [evaluate]; 0 means never (a sweep sets it)."""
+    held_out_every: Period = in_steps(100)
+    """Between held-out losses; 0 means only at the start and the end."""
+    sample_every: Period = in_steps(0)
+    """Between validation pictures; 0 means only at the start and the end."""
+    score_every: Period = in_steps(0)
+    """Between evaluations with the scorers of [evaluate]; 0 means never. With it, 0 above means never too (as in a sweep)."""
+    beside: bool = False
+    """Make validation pictures and scores on a Ray actor of its own while training goes on. Where it is still busy, the
+    newest request waits and replaces an older one. What fails there is noted at the end and does not end training."""
+    beside_cpus: float = Field(1, ge=0)
+    """CPUs of that actor, beyond what the workers hold."""
+    beside_gpus: float = Field(0, ge=0)
+    """GPUs of that actor; 0 makes the pictures on the CPU."""
 
     @model_validator(mode="after")
     def _possible(self) -> TrainConfig:
@@ -166,7 +176,7 @@ class TrainConfig(Table):
 FREE_TRAIN_KEYS = {
     "engine", "offload", "memory_gb", "workers", "min_workers", "hang_minutes", "best_by", "micro_batch", "cpus_per_worker",
     "gpus_per_worker", "max_failures", "log_every", "checkpoint_every", "keep_checkpoints", "held_out_every",
-    "sample_every", "score_every", "gradient_checkpointing",
+    "sample_every", "score_every", "beside", "beside_cpus", "beside_gpus", "gradient_checkpointing",
 }  # fmt: skip
 """Keys of [train] that do not change what is learned, so a run may go on with other values."""
 

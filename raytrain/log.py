@@ -24,6 +24,7 @@ class MetricLog:
     def __init__(self, config: Config, start: int) -> None:
         self._uri = storage.join(config.output, METRICS)
         self._rows = [row for row in read_metrics(config.output) if row["step"] <= start]
+        self._unsent: list[dict[str, Any]] = []
         self._stream = None
         if storage.is_local(self._uri):
             storage.write_bytes(self._uri, _lines(self._rows))
@@ -32,17 +33,27 @@ class MetricLog:
         self._wandb = _wandb(config)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Write one row of numbers."""
+        """Write one row of numbers to the file at once, to the other sinks with the next `send`; rows may come late."""
         row = {"step": step, **values}
         self._rows.append(row)
+        self._unsent.append(row)
         if self._stream is not None:
             self._stream.write(json.dumps(row) + "\n")
             self._stream.flush()
-        for name, value in values.items():
+
+    def send(self) -> None:
+        """Send what is new to TensorBoard and wandb: of the steps' own rows the last, with the mean of their losses."""
+        steps = [row for row in self._unsent if "loss" in row]
+        rows = [row for row in self._unsent if "loss" not in row]
+        if steps:
+            rows.append({**steps[-1], "loss": sum(row["loss"] for row in steps) / len(steps)})
+        self._unsent.clear()
+        for row in rows:
             if self._board is not None:
-                self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(values, step=step)
+                for name in row.keys() - {"step"}:
+                    self._board.add_scalar(name, row[name], row["step"])
+            if self._wandb is not None:
+                self._wandb.log(row)
 
     def picture(self, step: int, name: str, picture: Image) -> None:
         """Write one picture to the sinks that show pictures; its file is the caller's."""
@@ -53,10 +64,11 @@ class MetricLog:
         if self._wandb is not None:
             import wandb
 
-            self._wandb.log({name: wandb.Image(picture)}, step=step)
+            self._wandb.log({name: wandb.Image(picture), "step": step})
 
     def close(self) -> None:
         """Flush and close every sink."""
+        self.send()
         if self._stream is not None:
             self._stream.close()
         else:
@@ -114,7 +126,10 @@ def _wandb(config: Config) -> Any:
         return None
     import wandb
 
-    return wandb.init(
+    run = wandb.init(
         project=config.log.project, name=Path(config.output).name, dir=config.output, mode=config.log.wandb,
         config=config.values(), settings=wandb.Settings(silent=True),
     )  # fmt: skip
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")  # wandb's own count refuses what comes late
+    return run

@@ -42,7 +42,7 @@ def _follow(output: str, total: int, notices: Notices, stop: threading.Event) ->
             rows = read_metrics(output)
             if not rows:
                 continue
-            step = rows[-1]["step"]
+            step = max(row["step"] for row in rows)  # scores of earlier steps may come late
             first = first or (time.monotonic(), step)
             rate = (step - first[1]) / max(1e-9, time.monotonic() - first[0])
             latest: dict[str, float] = {}

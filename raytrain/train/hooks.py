@@ -1,18 +1,15 @@
-"""Everything periodic in a run: held-out loss, validation pictures, scores, checkpoints; each a hook with `every=N`."""
+"""Everything periodic in a run: log, held-out loss, validation pictures, scores, checkpoints; each a hook with a period."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
-import torch
-from PIL import Image
-
-from raytrain import held_out, sample, storage
-from raytrain.evaluate.run import scores
-from raytrain.evaluate.subject import Judges, Subject
+from raytrain import held_out
+from raytrain.every import Every
+from raytrain.train.beside import Beside
+from raytrain.train.pictures import WITHOUT_PICTURES, Pictures, needs_pictures
 from raytrain.train.run import Run
 
 Report = Callable[[dict[str, float]], None]
@@ -20,34 +17,52 @@ Report = Callable[[dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Hook:
-    """Something done every `every` steps (0: never in between), and at the start and the end where asked."""
+    """Something done when a multiple of `every` is reached (0: never in between), and at the start and the end where asked."""
 
     name: str
     call: Callable[[Run], None]
-    every: int
+    every: Every
     at_start: bool = False
     at_end: bool = True
 
     def due(self, run: Run) -> bool:
-        """Tell whether the hook is due after `run.step` steps."""
+        """Tell whether the hook is due after `run.step` steps; the same on every worker.
+
+        An epoch ends with the last step that the ledger counts to it.
+        """
         if run.step == 0:
             return self.at_start
         if run.step == run.total_steps:
             return self.at_end
-        return bool(self.every) and run.step % self.every == 0
+        if self.every.unit == "minutes":
+            return self.every.passed(*run.minutes)
+        before, now = run.step - 1, run.step
+        if self.every.unit == "epochs":
+            before, now = run.ledger.epoch_of(before)[0], run.ledger.epoch_of(now)[0]
+        return self.every.passed(before, now)
 
 
-def build(run: Run, report: Report | None) -> list[Hook]:
-    """Return a run's hooks in the order they run; the checkpoint is last, so that it holds the others' metrics."""
-    train, pictures = run.config.train, Pictures(run)
-    hooks = [
-        Hook("held_out", held_out_loss, train.held_out_every, at_start=True),
-        Hook("sample", pictures.validate, train.sample_every, at_start=True),
-    ]
-    if train.score_every:
-        # A sweep looks at numbers alone: its trials make pictures only where scores need them.
-        hooks = [Hook("score", lambda run: pictures.score(run, report), train.score_every)]
-    return [*hooks, Hook("checkpoint", Run.save, train.checkpoint_every)]
+@contextmanager
+def build(run: Run, report: Report | None) -> Iterator[list[Hook]]:
+    """Make a run's hooks; the block's end waits for what is made beside the run, unless an exception ends it."""
+    with Beside(run) if run.config.train.beside else nullcontext() as beside:
+        yield _hooks(run, report, beside)
+
+
+def _hooks(run: Run, report: Report | None, beside: Beside | None) -> list[Hook]:
+    """Return the hooks in the order they run; the checkpoint is last, so that it holds the others' metrics."""
+    train = run.config.train
+    pictures = Pictures(run.config, run.dataset, run.family, run.denoiser, run.device)
+    hooks = []
+    if train.held_out_every.number or not train.score_every.number:
+        hooks.append(Hook("held_out", held_out_loss, train.held_out_every, at_start=True))
+    if train.sample_every.number or not train.score_every.number:
+        hooks.append(Hook("sample", lambda run: _sample(run, pictures, beside), train.sample_every, at_start=True))
+    if train.score_every.number:
+        hooks.append(Hook("score", lambda run: _score(run, pictures, beside, report), train.score_every))
+    if beside is not None:
+        hooks.append(Hook("beside", beside.turn, Every(1), at_start=True))
+    return [*hooks, Hook("log", _send, train.log_every), Hook("checkpoint", Run.save, train.checkpoint_every)]
 
 
 def held_out_loss(run: Run) -> None:
@@ -57,62 +72,33 @@ def held_out_loss(run: Run) -> None:
         run.record({"held_out_loss": sum(losses) / len(losses)})
 
 
-class Pictures:
-    """Pictures of the live model: validation grids and scores. The pipeline around the denoiser is built once."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def validate(self, run: Run) -> None:
-        """Write validation pictures and their grid to `samples/step-<n>`; every worker runs where weights are sharded."""
-        made = self._generate()
-        if made is None or not run.leads:
-            return
-        folder = storage.join(run.config.output, "samples", f"step-{run.step:08d}")
-        for number, picture in enumerate(made):
-            sample.save_picture(picture, storage.join(folder, f"{number:03d}.png"))
-        columns = run.config.sample.pictures_per_prompt
-        rows = [made[i : i + columns] for i in range(0, len(made), columns)]
-        sheet = sample.grid(list(zip(*rows, strict=True)), column_labels=self._texts)
-        sample.save_picture(sheet, storage.join(folder, "grid.png"))
-        storage.write_json(storage.join(folder, "prompts.json"), self._texts)
+def _sample(run: Run, pictures: Pictures, beside: Beside | None) -> None:
+    """Write validation pictures; every worker draws where weights are sharded."""
+    if beside is not None:
+        beside.want_pictures()
+    elif run.leads:
+        sheet = pictures.write(run.step)
         if run.log is not None:
             run.log.picture(run.step, "samples", sheet)
+    elif run.engine.sharded:
+        pictures.draw(run.step)
 
-    def score(self, run: Run, report: Report | None) -> None:
-        """Record the scorers' means and hand them to `report`; every worker takes part where it must."""
-        losses = _held_out_losses(run)
-        wanted = run.config.evaluate.scorers
-        made = self._generate() if set(wanted) - {"held_out_loss"} else []
-        values: dict[str, float] = {}
-        if run.leads and made is not None:
-            per_prompt = run.config.sample.pictures_per_prompt if made else 0
-            texts = [text for text in self._texts for _ in range(per_prompt)]
-            subject = Subject(run.config, made, texts, self._judges, (lambda: losses) if losses else None)
-            values = {name: score.mean for name, score in scores(subject).items()}
-            run.record(values)
-        if report is not None:
-            report({"step": float(run.step), **values})
 
-    def _generate(self) -> list[Image.Image] | None:
-        if not (self._run.leads or self._run.engine.sharded):
-            return None
-        width, height = sample.size(self._run.config, self._run.dataset.manifest)
-        with torch.no_grad(), self._run.autocast():
-            return sample.generate(self._pipeline, self._texts, self._run.config.sample, width, height)
-
-    @cached_property
-    def _pipeline(self) -> Any:
-        run = self._run
-        return run.family.pipeline(run.config.model, run.denoiser, run.config.sample.scheduler, run.device)
-
-    @cached_property
-    def _texts(self) -> list[str]:
-        return sample.prompts(self._run.config, self._run.dataset)
-
-    @cached_property
-    def _judges(self) -> Judges:
-        return Judges(self._run.config, self._run.device)
+def _score(run: Run, pictures: Pictures, beside: Beside | None, report: Report | None) -> None:
+    """Record the scorers' means and hand them to `report`; what is scored beside the run arrives later, unreported."""
+    losses = _held_out_losses(run)
+    scorers = run.config.evaluate.scorers
+    here = [name for name in scorers if beside is None or name in WITHOUT_PICTURES]
+    values: dict[str, float] = {}
+    if run.leads:
+        values = pictures.score(run.step, here, losses)
+        run.record(values)
+    elif run.engine.sharded and needs_pictures(here):
+        pictures.draw(run.step)
+    if beside is not None:
+        beside.want_scores([name for name in scorers if name not in here], losses)
+    if report is not None:
+        report({"step": float(run.step), **values})
 
 
 def _held_out_losses(run: Run) -> list[float]:
@@ -120,3 +106,8 @@ def _held_out_losses(run: Run) -> list[float]:
         return held_out.losses(
             run.objective, run.denoiser, run.dataset, run.config.evaluate, rank=run.rank, world=run.world
         )
+
+
+def _send(run: Run) -> None:
+    if run.log is not None:
+        run.log.send()

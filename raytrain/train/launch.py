@@ -18,7 +18,7 @@ from raytrain.data.read import check_dataset
 from raytrain.errors import Diverged, UserError
 from raytrain.log import quiet
 from raytrain.progress import follow
-from raytrain.train import out_of_memory, stop
+from raytrain.train import beside, out_of_memory, stop
 from raytrain.train.out_of_memory import is_out_of_memory
 from raytrain.train.run import finished, ledger_of
 
@@ -52,6 +52,8 @@ def launch(config: Config, callbacks: Sequence[Any] = (), resume: str = "latest"
             pass
     if failure:
         raise (Diverged if failure["kind"] == DIVERGED else UserError)(failure["message"])
+    for note in beside.notes(config.output):
+        print(f"note: {note}")
     return dict(storage.read_json(storage.join(config.output, "train.json")))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raytrain import checkpoint, families, methods, provenance, storage
 from raytrain.checkpoint import Checkpoint, Saver
-from raytrain.config import Config
+from raytrain.config import Config, TrainConfig
 from raytrain.data.ledger import Ledger
 from raytrain.data.read import Dataset, check_dataset
 from raytrain.data.schema import bucket_size
@@ -23,6 +23,7 @@ from raytrain.methods import Method
 from raytrain.objective import Objective
 from raytrain.train import engine as engines
 from raytrain.train import memory, notices, out_of_memory
+from raytrain.train.clock import Clock
 from raytrain.train.ema import Ema
 from raytrain.train.engine import Engine
 from raytrain.train.hang import Watchdog
@@ -70,6 +71,9 @@ class Run:
     """The step of the last checkpoint."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The newest value of every metric."""
+    clock: Clock = field(default_factory=Clock)
+    minutes: tuple[float, float] = (0.0, 0.0)
+    """The first worker's clock, which all workers go by, after the last step but one and after the last."""
 
     @property
     def leads(self) -> bool:
@@ -83,8 +87,7 @@ class Run:
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in half precision where the config says so."""
-        precision = self.config.train.precision
-        return torch.autocast(self.device.type, PRECISIONS[precision], enabled=precision != "fp32")
+        return autocast(self.config.train, self.device)
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean over workers of a small tensor, on the CPU."""
@@ -175,6 +178,22 @@ class Run:
             self.log.metrics(self.step, written)
 
 
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Compute in half precision where the config says so."""
+    return torch.autocast(device.type, PRECISIONS[config.precision], enabled=config.precision != "fp32")
+
+
+def load_model(config: Config, device: torch.device) -> tuple[Family, Method, nn.Module]:
+    """Return family, method and the base denoiser as the method prepares it, on a device."""
+    family, method = families.load(config.model.family), methods.load(config.method)
+    denoiser = family.load_denoiser(config.model, PRECISIONS[config.train.precision])
+    method.prepare(denoiser, family, config.method, config.seed)
+    if config.train.weights == "bf16":
+        for weight in denoiser.parameters():
+            weight.data = weight.data.bfloat16() if weight.requires_grad else weight.data
+    return family, method, denoiser.to(device)
+
+
 def ledger_of(config: Config, counts: dict[str, int]) -> Ledger:
     """Return the plan of a run over a dataset's training rows."""
     if not sum(counts.values()):
@@ -196,13 +215,7 @@ def start(config: Config, rank: int, world: int) -> Run:
     check_dataset(config)
     dataset = Dataset.of(config)
     ledger = ledger_of(config, dataset.counts())
-    family, method = families.load(config.model.family), methods.load(config.method)
-    denoiser = family.load_denoiser(config.model, PRECISIONS[config.train.precision])
-    method.prepare(denoiser, family, config.method, config.seed)
-    if config.train.weights == "bf16":
-        for weight in denoiser.parameters():
-            weight.data = weight.data.bfloat16() if weight.requires_grad else weight.data
-    denoiser.to(device)
+    family, method, denoiser = load_model(config, device)
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         denoiser.train()  # diffusers checkpoints only in training mode; these denoisers have no dropout

@@ -39,7 +39,8 @@ def train(config: Config, report: Report | None = None, *, rank: int = 0, world:
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
     run = start(config, rank, world)
     try:
-        loop(run, periodic.build(run, report))
+        with periodic.build(run, report) as hooks:
+            loop(run, hooks)
     finally:
         run.close()
     if run.leads and run.step == run.total_steps:
@@ -99,8 +100,9 @@ def optimizer_step(run: Run, step: Step, draws: Draws, rate: float) -> tuple[flo
                 raise
             _shrink(run, step, error)
     asked = float(run.watch is not None and run.watch.asked())
-    mean, stopping = run.mean(torch.stack([total, total.new_tensor(asked)])).tolist()
-    run.stopping = stopping > 0
+    clock = run.clock.minutes() if run.leads else 0.0
+    mean, stopping, minutes = run.mean(torch.stack([total, total.new_tensor(asked), total.new_tensor(clock)])).tolist()
+    run.stopping, run.minutes = stopping > 0, (run.minutes[1], minutes * run.world)
     if not math.isfinite(mean):
         raise diverged(run, step, draws, rate, mean, math.nan)
     norm = float(run.engine.step(rate))
@@ -145,7 +147,8 @@ def _shrink(run: Run, step: Step, error: Exception) -> None:
 
 
 def _call(hooks: list[Hook], run: Run) -> None:
-    for hook in hooks:
-        if hook.due(run):
-            run.beat(hook.name)
-            hook.call(run)
+    with run.clock.paused():
+        for hook in hooks:
+            if hook.due(run):
+                run.beat(hook.name)
+                hook.call(run)

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import loader, prepare, train_step
+from tests.bench import hooks, loader, prepare, train_step
 
 
 class Bench(NamedTuple):
@@ -34,6 +34,10 @@ class Bench(NamedTuple):
 
 BENCHES = {
     "train_step": Bench(train_step.setup, "steps/s", 0.98),
+    "async_save": Bench(hooks.setup_save, "steps/s", 0.98, repeats=3),
+    "async_save_call": Bench(hooks.setup_save_call, "steps/s", 0.98, repeats=3),
+    "hooks_beside": Bench(hooks.setup_beside, "steps/s", 0.99, repeats=3),
+    "hooks_beside_call": Bench(hooks.setup_beside_call, "steps/s", 0.99, repeats=3),
     "loader": Bench(loader.setup, "MB/s", 0.9),
     "loader_headroom": Bench(train_step.setup_headroom, "steps/s", 1.0),
     "dataset_read": Bench(loader.setup_read, "MB/s", 0.9),

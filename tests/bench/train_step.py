@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -62,23 +63,8 @@ def setup_headroom(folder: Path, quick: bool) -> tuple[Callable[[], float], Call
 
 def _runs(folder: Path, quick: bool) -> Callable[[int], Run]:
     """Prepare toy pictures; return what begins a new run of so many steps on them."""
-    draw_folder(folder / "pictures", 24 if quick else 120, style="neon", seed=0)
-    tables = {
-        "output": str(folder / "run"),
-        "model": {"path": str(SD15)},
-        "method": {"name": "lora", "rank": 8},
-        "data": {
-            "source": str(folder / "pictures"),
-            "dataset": str(folder / "dataset"),
-            "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
-        },
-        "log": {"tensorboard": False},
-    }
     train = {"global_batch": BATCH, "learning_rate": 1e-3}
-    from cluster.connect import connect
-
-    with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
-        prepare(parse({**tables, "train": train}))
+    tables = prepared(folder, 24 if quick else 120, {"name": "lora", "rank": 8}, train)
     numbers = itertools.count()
 
     def begin(steps: int) -> Run:
@@ -113,3 +99,25 @@ def _bare(shapes: list[tuple[int, ...]]) -> float:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return len(shapes) / (time.perf_counter() - began)
+
+
+def prepared(folder: Path, pictures: int, method: dict[str, Any], train: dict[str, Any]) -> dict[str, Any]:
+    """Return the tables of a run on the toy model, its dataset made."""
+    draw_folder(folder / "pictures", pictures, style="neon", seed=0)
+    tables = {
+        "output": str(folder / "run"),
+        "model": {"path": str(SD15)},
+        "method": method,
+        "data": {
+            "source": str(folder / "pictures"),
+            "dataset": str(folder / "dataset"),
+            "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
+        },
+        "train": train,
+        "log": {"tensorboard": False},
+    }
+    from cluster.connect import connect
+
+    with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
+        prepare(parse(tables))
+    return tables

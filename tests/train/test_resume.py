@@ -14,7 +14,7 @@ from raytrain import checkpoint, storage
 from raytrain.config import Config
 from raytrain.errors import Diverged, UserError
 from raytrain.log import read_metrics
-from raytrain.train import hooks, worker
+from raytrain.train import worker
 from tests.conftest import losses
 
 
@@ -164,14 +164,3 @@ def test_scores_are_reported(run_config: Callable[..., Config]) -> None:
     worker.train(config, reports.append)
     assert [report["step"] for report in reports] == [3, 6]
     assert all(report["held_out_loss"] > 0 for report in reports)
-
-
-def test_hooks_are_due() -> None:
-    class At:
-        def __init__(self, step: int) -> None:
-            self.step, self.total_steps = step, 10
-
-    hook = hooks.Hook("x", lambda run: None, every=4, at_start=True)
-    assert [step for step in range(11) if hook.due(At(step))] == [0, 4, 8, 10]  # type: ignore[arg-type]
-    never = hooks.Hook("x", lambda run: None, every=0)
-    assert [step for step in range(11) if never.due(At(step))] == [10]  # type: ignore[arg-type]

@@ -53,7 +53,8 @@ def train(config: Config, report: Callable[[dict[str, float]], None]) -> dict[st
     metrics: dict[str, float] = {}
     if config.values()["method"]["rank"] == 13:
         raise ValueError("thirteen")
-    for step in range(config.train.score_every, 41, config.train.score_every):
+    every = int(config.train.score_every.number)
+    for step in range(every, 41, every):
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
         loss = abs(math.log10(rate / BEST)) + 1.0 / step
         metrics = {"step": step, "held_out_loss": math.nan if rate > 0.5 else loss, "clip_text": 0.3}
