@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
 
 from jobs import ConfigFile, Overrides, connected, run
 
 
-def command(config: ConfigFile, set: Overrides = None) -> int | None:
+def command(
+    config: ConfigFile,
+    set: Overrides = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Record 5 steps into <output>/profile; other counts: --set train.profile=N."),
+    ] = False,
+) -> int | None:
     """Train on a prepared dataset; the same command goes on after an interruption."""
     from raytrain.configfile import load
 
-    settings = load(config, set or ())
+    settings = load(config, [*(["train.profile=5"] if profile else []), *(set or ())])
     with connected(settings):
         from raytrain.train.launch import launch
 

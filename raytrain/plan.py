@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,8 @@ MEMORY_OVERHEAD = 1.15
 """Allocator and framework share on top of counted bytes: between the counts and peaks measured on the toy world."""
 BACKWARD_FLOPS = 3.0
 """A training step costs about three forward passes: one forward, two backward."""
+QUANTIZED_BITS = {"int8": 8.1, "nf4": 4.13}
+"""Bits of a quantized weight: its own and its share of the scales, one a row (int8) or twice quantized a block of 64 (nf4)."""
 CPU_FLOPS, GPU_FLOPS = 2.5e10, 1.0e14
 """Sustained floating point operations a second: one CPU core measured on the toy world; a bf16 data-centre GPU, a guess."""
 
@@ -88,7 +91,7 @@ def plan(config: Config) -> Plan:
     return Plan(
         config=config, dataset=words, buckets=buckets, steps=steps, epochs=epochs, engine=engine, micro_batch=micro,
         accumulation=-(-slots // micro), denoiser_parameters=total, trainable_parameters=trainable,
-        memory_bytes=memory_bytes(config, engine, total, trainable, activations), seconds=seconds,
+        memory_bytes=memory_bytes(config, engine, frozen_bytes(config, shapes), trainable, activations), seconds=seconds,
         resumes_from=int(checkpoint.read_state(found[-1])["step"]) if found else 0, note=note,
     )  # fmt: skip
 
@@ -103,23 +106,31 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def memory_bytes(config: Config, engine: str, total: int, trainable: int, activations: int) -> int:
+def frozen_bytes(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """Return the bytes of the denoiser's weights that do not learn; linear layers have weights of two dimensions."""
+    if config.method.name == "full":
+        return 0
+    width = 2 if config.train.precision == "bf16" else 4
+    linear = QUANTIZED_BITS.get(config.model.quantize, 8 * width) / 8
+    return sum(_product(shape) * (linear if len(shape) == 2 else width) for shape in shapes.values())
+
+
+def memory_bytes(config: Config, engine: str, frozen: float, trainable: int, activations: int) -> int:
     """Estimate one worker's peak bytes: weights, gradients, optimizer, moving average, activations.
 
     ZeRO shards by stage (Rajbhandari et al. 2020, table 1): 1 optimizer, 2 also gradients, 3 also weights.
     """
     train = config.train
     stage = int(engine.removeprefix("zero")) if engine.startswith("zero") else 0
-    frozen_width = 2 if train.precision == "bf16" else 4
-    weights = (total - min(trainable, total)) * frozen_width if config.method.name != "full" else 0
     learned, gradients = 4 * trainable, 4 * trainable
-    optimizer = (2 if train.optimizer == "adamw8bit" else 8) * trainable
+    optimizer = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 0 if train.gpus_per_worker else 2}[train.optimizer]
+    optimizer *= trainable  # pages that do not fit wait on the host
     average = 4 * trainable if train.ema else 0
     workers = train.workers
     optimizer //= workers if stage >= 1 else 1
     gradients //= workers if stage >= 2 else 1
-    weights, learned = (part // workers if stage >= 3 else part for part in (weights, learned))
-    return int(MEMORY_OVERHEAD * (weights + learned + gradients + optimizer + average + activations))
+    frozen, learned = (frozen / workers, learned // workers) if stage >= 3 else (frozen, learned)
+    return int(MEMORY_OVERHEAD * (frozen + learned + gradients + optimizer + average + activations))
 
 
 def show(result: Plan) -> None:

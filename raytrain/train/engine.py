@@ -28,7 +28,7 @@ def choose(config: TrainConfig, method: str) -> str:
     if config.engine != "auto":
         return config.engine
     one, several = AUTO.get(method, ("plain", "zero2"))
-    if config.workers > 1 and config.optimizer == "adamw8bit":
+    if config.workers > 1 and config.optimizer != "adamw":
         return "ddp"
     return one if config.workers == 1 else several
 
@@ -72,14 +72,7 @@ class PlainEngine:
         """Put such a state back."""
         for name, value in tensors.items():
             parameter, key = name.rsplit("|", 1)
-            weight = self._names[parameter]
-            if key == "step" and self._is_8bit():
-                self._optimizer.state[weight][key] = int(value)
-            else:
-                self._optimizer.state[weight][key] = value.clone() if key == "step" else value.to(weight.device).clone()
-
-    def _is_8bit(self) -> bool:
-        return type(self._optimizer).__module__.startswith("bitsandbytes")
+            optim.restore(self._optimizer, self._names[parameter], key, value)
 
 
 class ParallelEngine(PlainEngine):
@@ -178,8 +171,7 @@ class DeepSpeedEngine:
         if self._stage == 0:
             for name, value in tensors.items():
                 parameter, key = name.rsplit("|", 1)
-                integer = key == "step" and type(inner).__module__.startswith("bitsandbytes")
-                inner.state[self._names[parameter]][key] = int(value) if integer else value.clone()
+                optim.restore(inner, self._names[parameter], key, value)
             return
         from deepspeed.utils import safe_set_full_optimizer_state
 
@@ -188,7 +180,7 @@ class DeepSpeedEngine:
         step = next(value for name, value in tensors.items() if name.endswith("|step"))
         for flat in flats:  # AdamW fills its state at the first step; a resumed one must have it before
             inner.state[flat] = {
-                "step": step.clone(), "exp_avg": torch.zeros_like(flat), "exp_avg_sq": torch.zeros_like(flat)
+                "step": step.to(flat.device, copy=True), "exp_avg": torch.zeros_like(flat), "exp_avg_sq": torch.zeros_like(flat)
             }  # fmt: skip
         if self._stage < 3:
             zero._lazy_init_hp_params_optimizer_state()

@@ -104,7 +104,7 @@ class Pictures:
     @cached_property
     def _pipeline(self) -> Any:
         run = self._run
-        return run.family.pipeline(run.config.model, run.denoiser, run.config.sample.scheduler, run.device)
+        return sample.build_pipeline(run.config, run.denoiser, run.device)
 
     @cached_property
     def _texts(self) -> list[str]:

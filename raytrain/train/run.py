@@ -20,6 +20,7 @@ from raytrain.log import MetricLog
 from raytrain.methods import Method
 from raytrain.objective import Objective
 from raytrain.train import engine as engines
+from raytrain.train import speed
 from raytrain.train.ema import Ema
 from raytrain.train.engine import Engine
 from raytrain.train.stop import Watch
@@ -157,6 +158,7 @@ def start(config: Config, rank: int, world: int) -> Run:
     denoiser = family.load_denoiser(config.model, precision)
     method.prepare(denoiser, family, config.method, config.seed)
     denoiser.to(device)
+    speed.prepare(denoiser, config.train, device)
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         denoiser.train()  # diffusers checkpoints only in training mode; these denoisers have no dropout

@@ -18,6 +18,7 @@ from raytrain.errors import Diverged
 from raytrain.log import quiet
 from raytrain.objective import Draws
 from raytrain.train import hooks as periodic
+from raytrain.train import profile
 from raytrain.train.hooks import Hook, Report
 from raytrain.train.optim import learning_rate
 from raytrain.train.run import Run, start
@@ -34,7 +35,7 @@ def train(config: Config, report: Report | None = None, *, rank: int = 0, world:
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
     run = start(config, rank, world)
     try:
-        loop(run, periodic.build(run, report))
+        loop(run, [*profile.hooks(run), *periodic.build(run, report)])
     finally:
         run.close()
     if run.leads and run.step == run.total_steps:
