@@ -12,12 +12,18 @@ from jobs import ConfigFile, Overrides, connected, run
 
 Resume = Annotated[str, typer.Option(help="Where to go on from: latest, best or a checkpoint's folder.")]
 
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Record 5 steps into <output>/profile; other counts: --set train.profile=N.")
+]
 
-def command(config: ConfigFile, set: Overrides = None, resume: Resume = "latest") -> int | None:
+
+def command(
+    config: ConfigFile, set: Overrides = None, resume: Resume = "latest", profile: Profile = False
+) -> int | None:
     """Train on a prepared dataset; the same command goes on after an interruption."""
     from raytrain.configfile import load
 
-    settings = load(config, set or ())
+    settings = load(config, [*(["train.profile=5"] if profile else []), *(set or ())])
     with connected(settings):
         from raytrain.train.launch import launch
 

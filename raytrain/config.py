@@ -28,6 +28,8 @@ class ModelConfig(Table):
     """Folder or hub id of another VAE to use instead of the model's own."""
     max_tokens: Literal[75, 150, 225] = 75
     """Caption length in tokens; above 75 the text encoders see chunks of 75 whose hidden states are joined."""
+    quantize: Literal["none", "int8", "nf4"] = "none"
+    """Linear layers of the denoiser in 8 bits (LLM.int8, arXiv:2208.07339) or 4 (QLoRA, arXiv:2305.14314), under a LoRA."""
 
     @field_validator("family")
     @classmethod
@@ -76,7 +78,8 @@ class TrainConfig(Table):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: int = Field(0, ge=0)
     """Steps of linear warm-up."""
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
+    """8-bit forms keep a quarter of the state; the paged one's moves to the host while a GPU's memory is full."""
     betas: Interval = (0.9, 0.999)
     epsilon: float = Field(1e-8, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
@@ -89,6 +92,10 @@ class TrainConfig(Table):
     rounding: Literal["stochastic", "compensated", "nearest"] = "stochastic"
     """How a step smaller than bf16 weights resolve is kept: on average, exactly (two more bytes a weight), or not at all."""
     gradient_checkpointing: bool = False
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """Order of a convolution's weights in memory; `auto` is channels_last on a GPU, whose kernels want it."""
+    compile: bool = False
+    """Compile the denoiser's repeated blocks: minutes before the first step of each shape, then faster ones."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of the moving average of the trainable weights, 0.9999 is usual."""
     engine: Literal["auto", "plain", "ddp", "zero1", "zero2", "zero3"] = "auto"
@@ -127,6 +134,8 @@ class TrainConfig(Table):
     """CPUs of that actor, beyond what the workers hold."""
     beside_gpus: float = Field(0, ge=0)
     """GPUs of that actor; 0 makes the pictures on the CPU."""
+    profile: int = Field(0, ge=0)
+    """Steps to record with PyTorch's profiler, after a few to warm up, into <output>/profile."""
 
     @model_validator(mode="after")
     def _possible(self) -> TrainConfig:
@@ -142,9 +151,9 @@ class TrainConfig(Table):
         if self.engine == "plain" and self.workers > 1:
             raise ValueError(f'engine = "plain" is for one worker, got workers={self.workers}; use "auto" or "ddp"')
         sharded = self.engine.startswith("zero")
-        if self.optimizer == "adamw8bit" and sharded:
+        if self.optimizer != "adamw" and sharded:
             raise ValueError(
-                f'optimizer = "adamw8bit" cannot be cut into ZeRO shards, got engine={self.engine!r}; '
+                f'optimizer = "{self.optimizer}" cannot be cut into ZeRO shards, got engine={self.engine!r}; '
                 'use engine = "ddp" or "plain", or optimizer = "adamw"'
             )
         if self.offload in ("optimizer", "weights") and not (
@@ -166,9 +175,9 @@ class TrainConfig(Table):
             )
         if self.precision != "bf16":
             raise ValueError(f'weights = "bf16" needs precision = "bf16", got {self.precision!r}')
-        if self.optimizer == "adamw8bit" and self.rounding != "nearest":
+        if self.optimizer != "adamw" and self.rounding != "nearest":
             raise ValueError(
-                f'optimizer = "adamw8bit" rounds to the nearest bf16 number itself, got rounding={self.rounding!r}; '
+                f'optimizer = "{self.optimizer}" rounds to the nearest bf16 number itself, got rounding={self.rounding!r}; '
                 'use optimizer = "adamw", or rounding = "nearest" if small steps may be lost'
             )
 
@@ -177,6 +186,7 @@ FREE_TRAIN_KEYS = {
     "engine", "offload", "memory_gb", "workers", "min_workers", "hang_minutes", "best_by", "micro_batch", "cpus_per_worker",
     "gpus_per_worker", "max_failures", "log_every", "checkpoint_every", "keep_checkpoints", "held_out_every",
     "sample_every", "score_every", "beside", "beside_cpus", "beside_gpus", "gradient_checkpointing",
+    "memory_format", "compile", "profile",
 }  # fmt: skip
 """Keys of [train] that do not change what is learned, so a run may go on with other values."""
 
@@ -199,6 +209,8 @@ class SampleConfig(Table):
     """Default: the dataset's largest bucket."""
     seed: int = Field(0, ge=0)
     batch: int = Field(4, ge=1)
+    offload: bool = False
+    """Keep text encoders and VAE on the host; each of their layers is on the GPU only while it works."""
 
 
 class EvaluateConfig(Table):
@@ -342,6 +354,21 @@ class Config(Table):
     @classmethod
     def _load_method(cls, value: Any) -> MethodConfig:
         return value if isinstance(value, MethodConfig) else _method(value)
+
+    @model_validator(mode="after")
+    def _quantizable(self) -> Config:
+        kind = self.model.quantize
+        if kind != "none" and self.method.name != "lora":
+            raise ValueError(
+                f'model.quantize = "{kind}" is for method.name = "lora", got {self.method.name!r}: quantized weights cannot '
+                'learn. Use a LoRA, or model.quantize = "none"'
+            )
+        if kind != "none" and self.train.engine == "zero3":
+            raise ValueError(
+                f'model.quantize = "{kind}" cannot go with train.engine = "zero3": its shards would be cut from the packed '
+                'bits and lose their scales. Use "auto", "ddp", "zero1" or "zero2"'
+            )
+        return self
 
     @property
     def dataset(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,8 @@ LISTED = 100_000
 """Pictures of a source that a plan counts."""
 BACKWARD_FLOPS = 3.0
 """A training step costs about three forward passes: one forward, two backward."""
+QUANTIZED_BITS = {"int8": 8.1, "nf4": 4.13}
+"""Bits of a quantized weight: its own and its share of the scales, one a row (int8) or twice quantized a block of 64 (nf4)."""
 CPU_FLOPS, GPU_FLOPS = 2.5e10, 1.0e14
 """Sustained floating point operations a second: one CPU core measured on the toy world; a bf16 data-centre GPU, a guess."""
 
@@ -77,7 +80,7 @@ def plan(config: Config) -> Plan:
     side = max(
         (bucket_size(name)[0] * bucket_size(name)[1] for name in buckets), default=config.data.buckets.resolution**2
     )
-    sizes = memory.Sizes(total, trainable, side)
+    sizes = memory.Sizes(total, trainable, frozen_bytes(config, shapes), side)
     engine = memory.choose(config, sizes, train.workers, micro, memory.device_memory(train, train.workers))
     if steps is not None:
         speed = GPU_FLOPS if train.gpus_per_worker else CPU_FLOPS * train.cpus_per_worker
@@ -99,6 +102,15 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
         shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
     return shapes
+
+
+def frozen_bytes(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """Return the bytes of the denoiser's weights that do not learn; linear layers have weights of two dimensions."""
+    if config.method.name == "full":
+        return 0
+    width = 2 if config.train.precision == "bf16" else 4
+    linear = QUANTIZED_BITS.get(config.model.quantize, 8 * width) / 8
+    return sum(_product(shape) * (linear if len(shape) == 2 else width) for shape in shapes.values())
 
 
 def show(result: Plan) -> None:

@@ -34,8 +34,29 @@ def load_denoiser(
 
 def load_pipeline(config: Config, folder: str | None, device: torch.device, *, ema: bool = False) -> Any:
     """Return the diffusers pipeline of the base model (None) or of a checkpoint."""
-    denoiser = load_denoiser(config, folder, ema=ema).to(device)
-    return families.load(config.model.family).pipeline(config.model, denoiser, config.sample.scheduler, device)
+    return build_pipeline(config, load_denoiser(config, folder, ema=ema).to(device), device)
+
+
+def build_pipeline(config: Config, denoiser: nn.Module, device: torch.device) -> Any:
+    """Return the diffusers pipeline around a denoiser that is on `device`; the rest stays on the host with `sample.offload`."""
+    family, offloads = families.load(config.model.family), config.sample.offload and device.type != "cpu"
+    place = torch.device("cpu") if offloads else device
+    pipeline = family.pipeline(config.model, denoiser, config.sample.scheduler, place)
+    if offloads:
+        offload(pipeline, denoiser, device)
+    return pipeline
+
+
+def offload(pipeline: Any, denoiser: nn.Module, device: torch.device) -> None:
+    """Let every layer of a pipeline's text encoders and VAE come to `device` only while it works; the denoiser stays there.
+
+    They run once a batch, so that moving them layer by layer costs no more than moving them whole, and holds far less.
+    """
+    from accelerate import cpu_offload
+
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module) and part is not denoiser:
+            cpu_offload(part, device)
 
 
 def prompts(config: Config, dataset: Dataset | None) -> list[str]:

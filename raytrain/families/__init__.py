@@ -49,7 +49,7 @@ class Family(Protocol):
         """Load the VAE and the text encoders."""
 
     def load_denoiser(self, model: ModelConfig, dtype: torch.dtype) -> nn.Module:
-        """Load the denoiser on the CPU."""
+        """Load the denoiser on the CPU, its linear layers quantized where `model.quantize` asks for it."""
 
     def load_schedule(self, model: ModelConfig) -> NoiseSchedule:
         """Read the noise schedule, the prediction type and the latent scale from the model folder."""

@@ -106,13 +106,17 @@ class LongPrompts:
 
 
 def load_denoiser(model: ModelConfig, dtype: torch.dtype) -> nn.Module:
-    """Load the U-Net on the CPU, in evaluation mode."""
+    """Load the U-Net on the CPU, in evaluation mode, its linear layers quantized where `model.quantize` asks for it."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     root = _weights.folder(model)
     unet: nn.Module = UNet2DConditionModel.from_pretrained(
         root, subfolder="unet", torch_dtype=dtype, variant=_variant(model), use_safetensors=True
     )
+    if model.quantize != "none":
+        from raytrain.families._quantize import quantize
+
+        quantize(unet, model.quantize)
     return unet.eval()
 
 

@@ -32,7 +32,7 @@ class Encoders:
         self.vae = _stable_diffusion.load_vae(model, dtype).to(device)
         self.tokenizer, self.text_encoder = _stable_diffusion.load_text(model, "CLIPTextModel", "text_encoder", dtype)
         self.text_encoder.to(device)
-        self.max_tokens = model.max_tokens
+        self.max_tokens, self.device = model.max_tokens, device
 
     def encode_pictures(self, pixels: Tensor) -> Tensor:
         """Map pixels (B, 3, H, W) in [-1, 1] to moments (B, 2C, H/f, W/f), float32."""
@@ -40,7 +40,7 @@ class Encoders:
 
     def encode_captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Map B captions to `text` (B, L, D), L = 77, 152 or 227 for `model.max_tokens`; longer captions are cut."""
-        return _encode(self.tokenizer, self.text_encoder, captions, self.max_tokens)
+        return _encode(self.tokenizer, self.text_encoder, captions, self.max_tokens, self.device)
 
     def cut(self, captions: Sequence[str]) -> list[bool]:
         """Return for each caption whether it is too long, so that its end is not encoded."""
@@ -82,14 +82,16 @@ def pipeline(model: ModelConfig, denoiser: nn.Module, scheduler: str, device: to
     pipe.set_progress_bar_config(disable=True)
     if model.max_tokens == _stable_diffusion.CHUNK:
         return pipe
-    encode = functools.partial(_encode, tokenizer, text_encoder, max_tokens=model.max_tokens)
+    encode = functools.partial(_encode, tokenizer, text_encoder, max_tokens=model.max_tokens, device=device)
     return _stable_diffusion.LongPrompts(pipe, encode, {"text": "prompt_embeds"})
 
 
-def _encode(tokenizer: Any, encoder: Any, captions: Sequence[str], max_tokens: int) -> dict[str, Tensor]:
+def _encode(
+    tokenizer: Any, encoder: Any, captions: Sequence[str], max_tokens: int, device: torch.device
+) -> dict[str, Tensor]:
     tokens = _stable_diffusion.tokens(tokenizer, captions, max_tokens)
     with torch.no_grad():
-        states = encoder(tokens.flatten(0, 1).to(encoder.device))[0]
+        states = encoder(tokens.flatten(0, 1).to(device))[0]
     return {"text": _stable_diffusion.join(states, tokens.shape[1]).float()}
 
 

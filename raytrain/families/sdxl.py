@@ -30,7 +30,7 @@ class Encoders:
         self.text = [_stable_diffusion.load_text(model, kind, name, dtype) for kind, name in _ENCODERS]
         for _, encoder in self.text:
             encoder.to(device)
-        self.max_tokens = model.max_tokens
+        self.max_tokens, self.device = model.max_tokens, device
 
     def encode_pictures(self, pixels: Tensor) -> Tensor:
         """Map pixels (B, 3, H, W) in [-1, 1] to moments (B, 2C, H/f, W/f), float32."""
@@ -41,7 +41,7 @@ class Encoders:
 
         L is 77, 152 or 227 for `model.max_tokens`; longer captions are cut. `pooled` is of the first 75 tokens.
         """
-        return _encode(self.text, captions, self.max_tokens)
+        return _encode(self.text, captions, self.max_tokens, self.device)
 
     def cut(self, captions: Sequence[str]) -> list[bool]:
         """Return for each caption whether it is too long, so that its end is not encoded."""
@@ -90,18 +90,23 @@ def pipeline(model: ModelConfig, denoiser: nn.Module, scheduler: str, device: to
     if model.max_tokens == _stable_diffusion.CHUNK:
         return pipe
     encode = functools.partial(
-        _encode, ((first, pipe.text_encoder), (second, pipe.text_encoder_2)), max_tokens=model.max_tokens
+        _encode,
+        ((first, pipe.text_encoder), (second, pipe.text_encoder_2)),
+        max_tokens=model.max_tokens,
+        device=device,
     )
     return _stable_diffusion.LongPrompts(pipe, encode, {"text": "prompt_embeds", "pooled": "pooled_prompt_embeds"})
 
 
-def _encode(text: Sequence[tuple[Any, Any]], captions: Sequence[str], max_tokens: int) -> dict[str, Tensor]:
+def _encode(
+    text: Sequence[tuple[Any, Any]], captions: Sequence[str], max_tokens: int, device: torch.device
+) -> dict[str, Tensor]:
     layers, pooled = [], None
     for tokenizer, encoder in text:
         tokens = _stable_diffusion.tokens(tokenizer, captions, max_tokens)
         chunks = tokens.shape[1]
         with torch.no_grad():
-            output = encoder(tokens.flatten(0, 1).to(encoder.device), output_hidden_states=True)
+            output = encoder(tokens.flatten(0, 1).to(device), output_hidden_states=True)
         layers.append(_stable_diffusion.join(output.hidden_states[-2], chunks).float())
         pooled = output[0][::chunks].float()
     assert pooled is not None

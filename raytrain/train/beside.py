@@ -82,8 +82,8 @@ class Maker:
 
     @cached_property
     def _pictures(self) -> Pictures:
-        family, _, denoiser = self._model
-        return Pictures(self._config, Dataset.of(self._config), family, denoiser, self._device)
+        *_, denoiser = self._model
+        return Pictures(self._config, Dataset.of(self._config), denoiser, self._device)
 
 
 class Beside:

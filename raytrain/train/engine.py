@@ -119,14 +119,7 @@ class PlainEngine:
         """Put such a state back."""
         for name, value in tensors.items():
             parameter, key = name.rsplit("|", 1)
-            weight = self._names[parameter]
-            if key == "step" and self._is_8bit():
-                self._optimizer.state[weight][key] = int(value)
-            else:
-                self._optimizer.state[weight][key] = value.clone() if key == "step" else value.to(weight.device).clone()
-
-    def _is_8bit(self) -> bool:
-        return type(self._optimizer).__module__.startswith("bitsandbytes")
+            optim.restore(self._optimizer, self._names[parameter], key, value)
 
 
 class ParallelEngine(PlainEngine):

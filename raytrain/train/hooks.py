@@ -52,7 +52,7 @@ def build(run: Run, report: Report | None) -> Iterator[list[Hook]]:
 def _hooks(run: Run, report: Report | None, beside: Beside | None) -> list[Hook]:
     """Return the hooks in the order they run; the checkpoint is last, so that it holds the others' metrics."""
     train = run.config.train
-    pictures = Pictures(run.config, run.dataset, run.family, run.denoiser, run.device)
+    pictures = Pictures(run.config, run.dataset, run.denoiser, run.device)
     hooks = []
     if train.held_out_every.number or not train.score_every.number:
         hooks.append(Hook("held_out", held_out_loss, train.held_out_every, at_start=True))

@@ -23,6 +23,8 @@ class Sizes:
     """Weights of the denoiser."""
     trainable: int
     """Those that learn, adapters included."""
+    frozen_bytes: float
+    """Bytes of those that do not, quantized or not."""
     pixels: int
     """Width times height of the largest bucket."""
 
@@ -51,9 +53,12 @@ def estimate(config: Config, engine: str, offload: str, sizes: Sizes, world: int
     frozen = (
         0 if config.method.name == "full" else (sizes.weights - min(learn, sizes.weights)) * _width(train.precision)
     )
-    weights = learn * _width(train.weights)
-    gradients = weights
-    optimizer = (2 if train.optimizer == "adamw8bit" else 8) * learn
+    frozen = sizes.frozen_bytes
+    weights = gradients = learn * _width(train.weights)
+    # Pages that do not fit wait on the host.
+    optimizer = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 0 if train.gpus_per_worker else 2}[
+        train.optimizer
+    ] * learn
     if train.weights == "bf16" and train.rounding == "compensated":
         optimizer += 2 * learn
     average = 4 * learn if train.ema else 0
@@ -64,7 +69,7 @@ def estimate(config: Config, engine: str, offload: str, sizes: Sizes, world: int
     if stage >= 2:
         gradients //= world
     if stage >= 3:
-        frozen, weights, average = frozen // world, weights // world, average // world
+        frozen, weights, average = frozen / world, weights // world, average // world
     if offload in ("optimizer", "weights"):
         optimizer = 0
     if offload == "weights":
@@ -85,7 +90,7 @@ def choose(config: Config, sizes: Sizes, world: int, micro_batch: int, memory: i
     ]
     if train.engine != "auto" and not named:  # such as zero1 on one worker, which only tests want
         named = [(train.engine, "none" if train.offload == "auto" else train.offload)]
-    if train.optimizer == "adamw8bit" or train.weights == "bf16" or train.engine != "auto":
+    if train.optimizer != "adamw" or train.weights == "bf16" or train.engine != "auto":
         named = named[:1]  # cannot be cut into shards, or was asked for
     room = None if memory is None else int(USABLE * memory)
     needs = [estimate(config, *each, sizes, world, micro_batch) for each in named]

@@ -15,7 +15,6 @@ from raytrain.config import Config
 from raytrain.data.read import Dataset
 from raytrain.evaluate.run import scores
 from raytrain.evaluate.subject import Judges, Subject
-from raytrain.families import Family
 from raytrain.train.run import autocast
 
 WITHOUT_PICTURES = ("held_out_loss",)
@@ -25,11 +24,8 @@ WITHOUT_PICTURES = ("held_out_loss",)
 class Pictures:
     """Pictures of a denoiser whose weights change. The pipeline around it is built once, a step's pictures drawn once."""
 
-    def __init__(
-        self, config: Config, dataset: Dataset, family: Family, denoiser: nn.Module, device: torch.device
-    ) -> None:
-        self._config, self._dataset, self._family = config, dataset, family
-        self._denoiser, self._device = denoiser, device
+    def __init__(self, config: Config, dataset: Dataset, denoiser: nn.Module, device: torch.device) -> None:
+        self._config, self._dataset, self._denoiser, self._device = config, dataset, denoiser, device
         self._drawn: tuple[int, list[Image.Image]] = (-1, [])
 
     def draw(self, step: int) -> list[Image.Image]:
@@ -65,8 +61,7 @@ class Pictures:
 
     @cached_property
     def _pipeline(self) -> Any:
-        config = self._config
-        return self._family.pipeline(config.model, self._denoiser, config.sample.scheduler, self._device)
+        return sample.build_pipeline(self._config, self._denoiser, self._device)
 
     @cached_property
     def _texts(self) -> list[str]:

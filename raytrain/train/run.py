@@ -22,7 +22,7 @@ from raytrain.log import MetricLog
 from raytrain.methods import Method
 from raytrain.objective import Objective
 from raytrain.train import engine as engines
-from raytrain.train import memory, notices, out_of_memory
+from raytrain.train import memory, notices, out_of_memory, speed
 from raytrain.train.clock import Clock
 from raytrain.train.ema import Ema
 from raytrain.train.engine import Engine
@@ -216,6 +216,7 @@ def start(config: Config, rank: int, world: int) -> Run:
     dataset = Dataset.of(config)
     ledger = ledger_of(config, dataset.counts())
     family, method, denoiser = load_model(config, device)
+    speed.prepare(denoiser, config.train, device)
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         denoiser.train()  # diffusers checkpoints only in training mode; these denoisers have no dropout
@@ -266,9 +267,12 @@ def finished(config: Config) -> bool:
 
 def _choose(config: Config, denoiser: nn.Module, dataset: Dataset, world: int, micro_batch: int) -> memory.Choice:
     """Return the first worker's choice: devices may differ, engines may not."""
-    weights = [(weight.numel(), weight.requires_grad) for weight in denoiser.parameters()]
-    pixels = max(width * height for width, height in map(bucket_size, dataset.manifest.buckets))
-    sizes = memory.Sizes(sum(n for n, _ in weights), sum(n for n, learns in weights if learns), pixels)
+    sizes = memory.Sizes(
+        weights=sum(weight.numel() for weight in denoiser.parameters()),
+        trainable=sum(weight.numel() for weight in denoiser.parameters() if weight.requires_grad),
+        frozen_bytes=sum(weight.nbytes for weight in denoiser.parameters() if not weight.requires_grad),
+        pixels=max(width * height for width, height in map(bucket_size, dataset.manifest.buckets)),
+    )
     choice = [memory.choose(config, sizes, world, micro_batch, memory.device_memory(config.train, world))]
     if world > 1:
         dist.broadcast_object_list(choice)

@@ -20,7 +20,7 @@ from raytrain.errors import UserError
 from raytrain.log import quiet
 from raytrain.objective import Draws
 from raytrain.train import hooks as periodic
-from raytrain.train import out_of_memory
+from raytrain.train import out_of_memory, profile
 from raytrain.train.divergence import diverged
 from raytrain.train.hooks import Hook, Report
 from raytrain.train.optim import learning_rate
@@ -40,7 +40,7 @@ def train(config: Config, report: Report | None = None, *, rank: int = 0, world:
     run = start(config, rank, world)
     try:
         with periodic.build(run, report) as hooks:
-            loop(run, hooks)
+            loop(run, [*profile.hooks(run), *hooks])
     finally:
         run.close()
     if run.leads and run.step == run.total_steps:

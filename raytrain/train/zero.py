@@ -120,7 +120,10 @@ class ZeroEngine:
         flats = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
         step = next(value for name, value in tensors.items() if name.endswith("|step"))
         for flat in flats:  # AdamW fills its state at the first step; a resumed one must have it before
-            inner.state[flat] = {"step": step.clone(), **{key: torch.zeros_like(flat) for key in MOMENTS}}
+            inner.state[flat] = {
+                "step": step.to(flat.device, copy=True),
+                **{key: torch.zeros_like(flat) for key in MOMENTS},
+            }
         if self._stage < 3:
             zero._lazy_init_hp_params_optimizer_state()
         for name, weight in self._names.items():

@@ -38,9 +38,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     [
         {},
         {"optimizer": "adamw8bit", "ema": 0.9, "schedule": "cosine", "warmup": 2},
+        {"optimizer": "paged_adamw8bit", "memory_format": "channels_last"},
         {"precision": "bf16", "gradient_checkpointing": True, "micro_batch": 2},
     ],
-    ids=["adamw", "adamw8bit-ema-cosine", "bf16-checkpointing-accumulation"],
+    ids=["adamw", "adamw8bit-ema-cosine", "paged", "bf16-checkpointing-accumulation"],
 )
 def test_resume_is_bit_for_bit(
     run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, train: dict[str, Any]

@@ -1,0 +1,40 @@
+"""Text encoders and VAE that come to the device only while they work draw the same pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from raytrain import sample
+from raytrain.config import Config
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("max_tokens", [75, 150])
+def test_offloaded_parts_draw_the_same(run_config: Callable[..., Config], family: str, max_tokens: int) -> None:
+    config = run_config(family, sample={"steps": 2})
+    config = config.model_copy(update={"model": config.model.model_copy(update={"max_tokens": max_tokens})})
+
+    def draw(pipeline: object) -> list[np.ndarray]:
+        return [np.asarray(p) for p in sample.generate(pipeline, ["a red circle", ""], config.sample, 64, 64)]
+
+    pipeline = sample.load_pipeline(config, None, CPU)
+    expected = draw(pipeline)
+    sample.offload(pipeline, pipeline.unet, CPU)
+    for _ in range(2):
+        # Nothing of them is on the device between their turns: a weight without data is on `meta`.
+        parts = [part for name, part in pipeline.components.items() if name == "vae" or name.startswith("text_encoder")]
+        assert {weight.device.type for part in parts for weight in part.parameters()} == {"meta"}
+        assert {weight.device.type for weight in pipeline.unet.parameters()} == {"cpu"}
+        assert all(np.array_equal(a, b) for a, b in zip(draw(pipeline), expected, strict=True))
+
+
+def test_offload_is_for_gpus(run_config: Callable[..., Config]) -> None:
+    config = run_config(sample={"offload": True})
+    pipeline = sample.load_pipeline(config, None, CPU)
+    assert {weight.device.type for weight in pipeline.vae.parameters()} == {"cpu"}

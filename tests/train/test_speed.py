@@ -1,0 +1,138 @@
+"""What makes steps faster changes neither the result, nor a weight's name, nor whether a run resumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from raytrain import families
+from raytrain.config import Config
+from raytrain.data.loader import Loader
+from raytrain.errors import UserError
+from raytrain.train import engine, optim, profile, speed, worker
+from raytrain.train.run import start
+from tests.conftest import losses
+from tests.train.test_resume import Killed, stop_after
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_channels_last_learns_the_same_and_resumes_bit_for_bit(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    train = {"learning_rate": 1e-3, "memory_format": "channels_last"}
+    plain = run_config(name="plain", method={"name": method}, train={"learning_rate": 1e-3})
+    whole = run_config(name="whole", method={"name": method}, train=train)
+    broken = run_config(name="broken", method={"name": method}, train=train)
+    worker.train(plain)
+    worker.train(whole)
+    assert losses(whole) == pytest.approx(losses(plain), abs=1e-5)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Killed):
+            worker.train(broken)
+    worker.train(broken)
+    assert losses(broken) == losses(whole)
+
+
+def test_a_restored_state_lies_as_the_weight_does(run_config: Callable[..., Config]) -> None:
+    """The fused kernel takes a contiguous state for a channels_last one and computes nonsense."""
+    config = run_config().train
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(4, 6, 3, 3).to(memory_format=torch.channels_last))
+    optimizer = optim.build([weight], config)
+    for key in ("exp_avg", "exp_avg_sq"):
+        value = torch.rand(weight.shape)
+        optim.restore(optimizer, weight, key, value)
+        assert optimizer.state[weight][key].stride() == weight.stride()
+        assert torch.equal(optimizer.state[weight][key], value)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+def test_auto_is_channels_last_on_a_gpu_alone(run_config: Callable[..., Config], optimizer: str) -> None:
+    config = run_config(train={"optimizer": optimizer})
+
+    def conv(config: Config, device: str) -> nn.Parameter:
+        denoiser = families.load("sd15").load_denoiser(config.model, torch.float32)
+        speed.prepare(denoiser, config.train, torch.device(device))
+        weight: nn.Parameter = denoiser.get_parameter("down_blocks.0.resnets.0.conv1.weight")
+        return weight
+
+    assert conv(config, "cpu").is_contiguous()
+    assert conv(config, "cuda").is_contiguous(memory_format=torch.channels_last) is (optimizer == "adamw")
+
+
+def test_compiled_blocks_compute_the_same_under_the_same_names(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+    real = nn.Module.compile
+
+    def compile_without_a_compiler(module: nn.Module) -> None:  # the C++ one takes minutes
+        compiled.append(type(module).__name__)
+        real(module, backend="eager")
+
+    def gradients(config: Config) -> dict[str, torch.Tensor]:
+        run = start(config, 0, 1)
+        batch = Loader(run.dataset, run.ledger).step(0).batch
+        run.objective.losses(run.engine.model, batch, run.objective.draw(batch)).sum().backward()
+        run.close()
+        return {name: w.grad for name, w in run.denoiser.named_parameters() if w.grad is not None}
+
+    monkeypatch.setattr(nn.Module, "compile", compile_without_a_compiler)
+    eager = gradients(run_config(name="eager", train={"gradient_checkpointing": True}))
+    assert not compiled
+    fast = gradients(run_config(name="fast", train={"gradient_checkpointing": True, "compile": True}))
+    assert set(compiled) == {"BasicTransformerBlock"}
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert fast.keys() == eager.keys()
+    for name, gradient in eager.items():
+        torch.testing.assert_close(fast[name], gradient, rtol=0, atol=1e-5, msg=name)
+
+
+def test_a_denoiser_without_repeated_blocks_is_not_compiled(run_config: Callable[..., Config]) -> None:
+    config = run_config(train={"compile": True}).train
+    with pytest.raises(UserError, match=r"train\.compile .* Linear names none"):
+        speed.prepare(nn.Linear(2, 2), config, CPU)
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_attention_is_pytorchs_fused_one(run_config: Callable[..., Config], family: str) -> None:
+    config = run_config(family)
+    denoiser: Any = families.load(family).load_denoiser(config.model, torch.float32)
+    processors = {type(each).__name__ for each in denoiser.attn_processors.values()}
+    assert processors == {"AttnProcessor2_0"}  # scaled_dot_product_attention; the older one builds the whole matrix
+
+
+@pytest.mark.parametrize(("precision", "device", "asked"), [("bf16", "cuda", ["high"]), ("fp32", "cuda", []),
+                                                            ("bf16", "cpu", [])])  # fmt: skip
+def test_tensor_float_32_is_for_mixed_precision_on_a_gpu(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, precision: str, device: str, asked: list[str]
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", found.append)
+    speed.prepare(nn.Linear(2, 2), run_config(train={"precision": precision}).train, torch.device(device))
+    assert found == asked
+
+
+def test_adamw_is_fused(run_config: Callable[..., Config]) -> None:
+    plain = engine.PlainEngine(nn.Linear(2, 2), run_config().train)
+    assert plain._optimizer.defaults["fused"]
+
+
+@pytest.mark.parametrize(("steps", "recorded"), [(2, 2), (9, 6)], ids=["after a warm-up", "all of a short run"])
+def test_a_profile_is_written(run_config: Callable[..., Config], steps: int, recorded: int) -> None:
+    config = run_config(train={"profile": steps})
+    worker.train(config)
+    folder = Path(config.output, profile.FOLDER)
+    names = [event.get("name", "") for event in json.loads((folder / "trace.json").read_text())["traceEvents"]]
+    assert sum(name.startswith("Optimizer.step#") for name in names) == recorded
+    assert "scaled_dot_product" in (folder / "operators.txt").read_text()
+    assert sorted(path.name for path in folder.iterdir()) == ["operators.txt", "trace.json"]
