@@ -1,10 +1,10 @@
 """An SDXL-size LoRA step on one GPU: `python -m tests.bench.gpu --peak-tflops 989`. NOT RUN YET: no GPU was at hand.
 
 The U-Net of SDXL (2.57 G random weights, nothing is downloaded), LoRA of rank 16, latents of 1024 pixels (128 x 128), bfloat16,
-batches of 1, 4 and 8, with and without gradient checkpointing, through our own objective and engine. Printed are pictures per second,
-peak memory and MFU: the FLOPs of forward and backward pass as PyTorch counts them, recomputation not counted, over the time and
-the device's peak (--peak-tflops: dense bfloat16 of the data sheet, 989 for an H100 SXM). A profile of the last
-case that fitted says where the rest goes; --trace keeps it for chrome://tracing.
+batches of 1, 4 and 8, with and without gradient checkpointing, through our own objective and engine. Printed are pictures
+per second, peak memory and MFU: the FLOPs of forward and backward pass as PyTorch counts them, recomputation not counted, over
+the time and the device's peak (--peak-tflops: dense bfloat16 of the data sheet, 989 for an H100 SXM). A profile of the
+last case that fitted says where the rest goes; --trace keeps it for chrome://tracing.
 
 What is left out: reading batches and drawing noise, which a thread does beside the step. `--tiny --device cpu` tests the script.
 """
