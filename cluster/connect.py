@@ -72,6 +72,7 @@ def connect(
         with _session(target, address=target, **common) as connection:
             yield connection
         return
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # no cloud takes this node; saves a process a run
     with _temporary_directory() as directory:
         with _session(
             "a private Ray",

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy
 from numpy.typing import NDArray
-from scipy import stats
 
 from raytrain.evaluate.scorers import Better
 
@@ -118,6 +117,8 @@ def interval(values: Sequence[float], resamples: int, confidence: float, seed: i
         return math.nan, math.nan, math.nan
     if len(data) == 1 or float(data.max() - data.min()) <= 1e-12 * max(1.0, abs(mean)):
         return mean, mean, mean
+    from scipy import stats  # a second of imports that only an evaluation needs
+
     methods = ("BCa", "percentile") if len(data) <= MAX_JACKKNIFE else ("percentile",)
     for method in methods:
         with warnings.catch_warnings():
