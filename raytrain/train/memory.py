@@ -50,23 +50,19 @@ def estimate(config: Config, engine: str, offload: str, sizes: Sizes, world: int
     """
     train, learn = config.train, sizes.trainable
     stage = int(engine.removeprefix("zero")) if engine.startswith("zero") else 0
-    frozen = (
-        0 if config.method.name == "full" else (sizes.weights - min(learn, sizes.weights)) * _width(train.precision)
-    )
     frozen: float = sizes.frozen_bytes
     weights: float = learn * _width(train.weights)
     gradients = weights
     # Pages that do not fit wait on the host.
-    optimizer = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 0 if train.gpus_per_worker else 2}[
-        train.optimizer
-    ] * learn
+    each = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 0 if train.gpus_per_worker else 2}
+    optimizer: float = each[train.optimizer] * learn
     if train.weights == "bf16" and train.rounding == "compensated":
         optimizer += 2 * learn
     average: float = 4 * learn if train.ema else 0
     if stage:
         optimizer += 4 * learn  # DeepSpeed keeps another copy of the weights to add its steps to
     if stage >= 1:
-        optimizer //= world
+        optimizer /= world
     if stage >= 2:
         gradients /= world
     if stage >= 3:

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
 
-from raytrain.config import Config
 from raytrain.errors import UserError, unknown
-from raytrain.plan import memory_bytes
 
-ENGINES = ("plain", "ddp", "zero0", "zero1", "zero2", "zero3")
+ENGINES = ("plain", "ddp", "zero1", "zero2", "zero3")
 BUCKET_BYTES = 25 * 2**20
 """Bytes of gradients that engines send in one collective (the default of PyTorch's DDP)."""
 
@@ -130,9 +128,3 @@ def expected_maximum(count: int) -> float:
     powers = [normal.cdf(step * number) ** count for number in range(int(9 / step) + 1)]
     below = [normal.cdf(-step * number) ** count for number in range(int(9 / step) + 1)]
     return step * (sum(1 - power for power in powers) - (1 - powers[0]) / 2 - sum(below) + below[0] / 2)
-
-
-def memory(config: Config, engine: str, workers: int, total: int, trainable: int, activations: int) -> int:
-    """Return one worker's bytes by `raytrain plan`'s estimate, as if the config asked for so many workers."""
-    train = config.train.model_copy(update={"workers": workers})
-    return memory_bytes(config.model_copy(update={"train": train}), engine, total, trainable, activations)

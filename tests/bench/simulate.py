@@ -33,9 +33,9 @@ from raytrain.config import Config
 from raytrain.configfile import parse
 from raytrain.toy import SD15
 from raytrain.toy.draw import draw_folder
-from raytrain.train import worker
+from raytrain.train import memory, worker
 from raytrain.train.run import start
-from raytrain.train.simulate import Network, Workload, memory, predict
+from raytrain.train.simulate import Network, Workload, predict
 from tests.bench.__main__ import machine
 
 LOCAL = (1, 2, 4)
@@ -171,10 +171,11 @@ def table(config: Config, work: Workload, network: Network) -> Table:
     title = f"predicted: {network.bandwidth / 1e9:g} GB/s, {network.latency * 1e6:g} us a message, nothing hidden"
     grid = Table("workers", "engine", "ms a step", "pictures/s", "efficiency", "MB sent", "MiB of memory", title=title)
     weights = work.weight_bytes // 4
+    sizes = memory.Sizes(weights=weights, trainable=weights, frozen_bytes=0, pixels=64 * 64)
     for workers in MANY:
         for engine in ENGINES:
             found = predict(work, network, engine, workers)
-            held = memory(config, engine, workers, weights, weights, activations=0) / 2**20
+            held = memory.estimate(config, engine, "none", sizes, workers, 0) / 2**20
             grid.add_row(
                 f"{workers:,}", engine, f"{1e3 * found.seconds:,.1f}", f"{found.pictures_per_second:,.0f}",
                 f"{found.efficiency:.2f}", f"{found.sent / 1e6:.1f}", f"{held:.1f}",

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from raytrain.config import Config
-from raytrain.errors import UserError
-from raytrain.plan import memory_bytes
-from raytrain.train.simulate import ENGINES, Network, Workload, expected_maximum, memory, predict, traffic
+from raytrain.train.simulate import ENGINES, Network, Workload, expected_maximum, predict, traffic
 
 SEVERAL = [engine for engine in ENGINES if engine != "plain"]
 seconds = st.floats(1e-3, 100)
@@ -74,19 +70,3 @@ def test_workers_that_share_cores_slow_each_other() -> None:
     shared = Network(bandwidth=1e12, latency=0.0, cores=2)
     times = [predict(work, shared, "ddp", workers).compute for workers in (1, 2, 4)]
     assert times == [0.5, 0.5, 1.0]
-
-
-def test_memory_is_the_plans_for_so_many_workers(run_config: Callable[..., Config]) -> None:
-    config = run_config(name="memory")
-    sizes = {"total": 10**9, "trainable": 10**9, "activations": 10**8}
-    assert memory(config, "zero3", 1, **sizes) == memory_bytes(config, "zero3", **sizes)
-    assert memory(config, "ddp", 64, **sizes) == memory(config, "ddp", 1, **sizes)
-    assert (
-        memory(config, "zero3", 64, **sizes) < memory(config, "zero2", 64, **sizes) < memory(config, "ddp", 64, **sizes)
-    )
-
-
-@pytest.mark.parametrize(("engine", "workers"), [("plain", 2), ("ddp", 0), ("zero4", 8)])
-def test_what_cannot_run_is_a_users_mistake(engine: str, workers: int) -> None:
-    with pytest.raises(UserError, match=engine):
-        predict(WORK, Network(1e9, 0.0), engine, workers)
