@@ -93,7 +93,7 @@ class TrainConfig(Table):
     """How a step smaller than bf16 weights resolve is kept: on average, exactly (two more bytes a weight), or not at all."""
     gradient_checkpointing: bool = False
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
-    """Order of a convolution's weights in memory; `auto` is channels_last on a GPU, whose kernels want it."""
+    """Order of a convolution's weights in memory; `auto` is channels_last on a GPU. Under ZeRO always contiguous."""
     compile: bool = False
     """Compile the denoiser's repeated blocks: minutes before the first step of each shape, then faster ones."""
     ema: float | None = Field(None, gt=0, lt=1)

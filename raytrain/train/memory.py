@@ -85,6 +85,8 @@ def choose(config: Config, sizes: Sizes, world: int, micro_batch: int, memory: i
     named = [
         each for each in _ladder(world) if train.engine in ("auto", each[0]) and train.offload in ("auto", each[1])
     ]
+    if config.model.quantize != "none":
+        named = [each for each in named if each[0] != "zero3"]  # it would cut packed bits off their scales
     if train.engine != "auto" and not named:  # such as zero1 on one worker, which only tests want
         named = [(train.engine, "none" if train.offload == "auto" else train.offload)]
     if train.optimizer != "adamw" or train.weights == "bf16" or train.engine != "auto":

@@ -18,6 +18,7 @@ from raytrain.data.read import Dataset, check_dataset
 from raytrain.data.schema import bucket_size
 from raytrain.errors import UserError
 from raytrain.families import Family
+from raytrain.families._quantize import weight_count
 from raytrain.log import MetricLog
 from raytrain.methods import Method
 from raytrain.objective import Objective
@@ -268,7 +269,7 @@ def finished(config: Config) -> bool:
 def _choose(config: Config, denoiser: nn.Module, dataset: Dataset, world: int, micro_batch: int) -> memory.Choice:
     """Return the first worker's choice: devices may differ, engines may not."""
     sizes = memory.Sizes(
-        weights=sum(weight.numel() for weight in denoiser.parameters()),
+        weights=weight_count(denoiser),
         trainable=sum(weight.numel() for weight in denoiser.parameters() if weight.requires_grad),
         frozen_bytes=sum(weight.nbytes for weight in denoiser.parameters() if not weight.requires_grad),
         pixels=max(width * height for width, height in map(bucket_size, dataset.manifest.buckets)),

@@ -43,6 +43,9 @@ class ZeroEngine:
         self._stage = stage
         self.sharded = stage == 3
         self.scale = LossScale() if config.precision == "fp16" else None
+        for weight in model.parameters():  # DeepSpeed sends and cuts weights as flat memory: channels_last will not do
+            if weight.dim() == 4:
+                weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         self._engine, *_ = deepspeed.initialize(
             model=model, model_parameters=weights, optimizer=optim.build(weights, config), config=settings
         )

@@ -46,6 +46,13 @@ def test_it_says_why() -> None:
     assert "it may not fit" in tight.reason
 
 
+def test_a_quantized_base_is_not_cut_into_shards() -> None:
+    lora = config("lora")
+    quantized = lora.model_copy(update={"model": lora.model.model_copy(update={"quantize": "nf4"})})
+    assert choose(lora, ADAPTER, 8, 1, GIB)[0] == "zero3"
+    assert choose(quantized, ADAPTER, 8, 1, GIB)[0] == "zero2"
+
+
 def test_what_was_asked_for_is_taken() -> None:
     assert choose(config(engine="zero3", offload="weights"), SDXL, 2, 1, 1000 * GIB)[:2] == ("zero3", "weights")
     assert choose(config(engine="zero1"), SDXL, 1, 1, 1000 * GIB)[:2] == ("zero1", "none")

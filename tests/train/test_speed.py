@@ -42,6 +42,18 @@ def test_channels_last_learns_the_same_and_resumes_bit_for_bit(
     assert losses(broken) == losses(whole)
 
 
+@pytest.mark.parametrize("engine", ["zero2", "zero3"])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_channels_last_under_zero(run_config: Callable[..., Config], engine: str, method: str) -> None:
+    tables: dict[str, Any] = {"method": {"name": method}}
+    train = {"steps": 3, "learning_rate": 1e-3}
+    plain = run_config(name="plain", train={**train, "engine": "plain"}, **tables)
+    worker.train(plain)
+    sharded = run_config(name="zero", train={**train, "engine": engine, "memory_format": "channels_last"}, **tables)
+    worker.train(sharded)
+    assert losses(sharded) == pytest.approx(losses(plain), abs=1e-5)
+
+
 def test_a_restored_state_lies_as_the_weight_does(run_config: Callable[..., Config]) -> None:
     """The fused kernel takes a contiguous state for a channels_last one and computes nonsense."""
     config = run_config().train
