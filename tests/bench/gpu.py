@@ -122,7 +122,7 @@ def step_of(denoiser: nn.Module, shape: dict[str, Any], device: torch.device, ba
         denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
         denoiser.eval()
     config = TrainConfig(global_batch=batch, precision="bf16", gradient_checkpointing=checkpointing)
-    engine, _ = engines.build("plain", denoiser, config, batch)
+    engine = engines.build("plain", "none", denoiser, config, batch, batch)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     schedule = NoiseSchedule(scheduler.alphas_cumprod, "epsilon", 0.13025).to(device)
     objective = Objective(families.load("sdxl"), schedule, ObjectiveConfig(), seed=0)

@@ -47,7 +47,7 @@ def test_one_worker_does_what_was_measured(work: Workload, network: Network, eng
 def test_every_engine_sends_what_its_paper_says(work: Workload, workers: int) -> None:
     sent = {engine: traffic(work, engine, workers)[0] for engine in SEVERAL}
     ring = 2 * (workers - 1) / workers * work.gradient_bytes
-    assert sent["ddp"] == sent["zero0"] == sent["zero1"] == pytest.approx(ring)
+    assert sent["ddp"] == sent["zero1"] == pytest.approx(ring)
     assert sent["zero2"] == pytest.approx(ring * (work.accumulation + 1) / 2)
     full = Workload(1, 1.0, 0.0, work.gradient_bytes, weight_bytes=work.gradient_bytes)
     assert traffic(full, "zero3", workers)[0] == pytest.approx(1.5 * ring)
