@@ -33,14 +33,16 @@ class Engine(Protocol):
     """Every worker holds a part of each weight alone, so that all must take part in whatever the denoiser computes."""
     scale: LossScale | None
     """Of fp16, else None."""
+    waits: bool
+    """Whether a step waits for its device anyway, so that its numbers may as well be read at once."""
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients; the last of a step also averages them over workers."""
 
-    def step(self, learning_rate: float) -> Tensor:
+    def step(self, learning_rate: float, loss: Tensor) -> Tensor:
         """Clip, update the weights, forget the gradients; returns the gradient's norm before clipping.
 
-        Where the norm is not finite, no weight is changed.
+        Where it or the loss is not finite, no weight is changed; without `waits` in no later step either.
         """
 
     def forget(self) -> None:
@@ -72,24 +74,31 @@ class PlainEngine:
         self.scale = LossScale() if config.precision == "fp16" else None
         self._names = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._optimizer = optim.build(self._names.values(), config)
+        device = next(iter(self._names.values())).device
+        self.waits = device.type == "cpu" or self.scale is not None or not self._optimizer.defaults.get("fused")
+        self._broken = torch.zeros((), device=device)
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients."""
         (loss * self.scale.value if self.scale else loss).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, learning_rate: float) -> Tensor:
-        """Clip, update the weights where the gradients are finite, forget them; returns their norm before clipping."""
+    def step(self, learning_rate: float, loss: Tensor) -> Tensor:
+        """Clip, update the weights where all is finite, forget the gradients; returns their norm before clipping."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         if self.scale:
             gradients = [weight.grad for weight in self._names.values() if weight.grad is not None]
             torch._foreach_mul_(gradients, 1 / self.scale.value)
         norm = nn.utils.clip_grad_norm_(self._names.values(), self.clip, foreach=True)
-        finite = bool(norm.isfinite())
-        if finite:
+        finite = norm.isfinite() & loss.isfinite()
+        if not self.waits:  # the fused kernel itself leaves the weights alone where it is told of something infinite
+            self._broken = self._broken.maximum((~finite).float())
+            self._optimizer.found_inf = self._broken  # type: ignore[attr-defined]
+            self._optimizer.step()
+        elif finite:
             self._optimizer.step()
         if self.scale:
-            self.scale.update(finite)
+            self.scale.update(bool(finite))
         self.forget()
         return norm
 

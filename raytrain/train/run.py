@@ -91,13 +91,13 @@ class Run:
         return autocast(self.config.train, self.device)
 
     def mean(self, value: Tensor) -> Tensor:
-        """Return the mean over workers of a small tensor, on the CPU."""
+        """Return the mean over workers of a small tensor."""
         value = value.detach()
         if self.world > 1:
             value = value.clone()
             dist.all_reduce(value)
             value = value / self.world
-        return value.cpu()
+        return value
 
     def record(self, values: dict[str, float], *, step: int | None = None) -> None:
         """Keep metrics and write them to the sinks."""

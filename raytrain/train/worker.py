@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from raytrain.train.hooks import Hook, Report
 from raytrain.train.optim import learning_rate
 from raytrain.train.run import Run, start
 from raytrain.train.self_test import SelfTest
+
+READ_STEPS = 10
+"""Steps of a GPU whose numbers are read together."""
 
 
 def train(config: Config, report: Report | None = None, *, rank: int = 0, world: int = 1) -> dict[str, float]:
@@ -48,19 +51,33 @@ def train(config: Config, report: Report | None = None, *, rank: int = 0, world:
     return run.metrics
 
 
+@dataclass(frozen=True)
+class Done:
+    """A step that was done, whose numbers may still be on the device."""
+
+    step: Step
+    draws: Draws
+    rate: float
+    numbers: Tensor
+    """(4,): the mean loss over all workers' rows, whether one is asked to stop, the clock's minutes, the gradient's norm."""
+
+
 def loop(run: Run, hooks: list[Hook]) -> None:
     """Take every step from `run.step` to the end, or until asked to stop, calling each hook when it is due."""
     if run.step == 0:
         _call(hooks, run)
     test: SelfTest | None = SelfTest(run.denoiser, run.engine, run.world)
+    unread: list[Done] = []
     for step, draws in batches(run):
         run.beat(f"step {step.number + 1}")
         rate = learning_rate(run.step, run.config.train, run.total_steps)
-        loss, norm = optimizer_step(run, step, draws, rate)
+        unread.append(Done(step, draws, rate, optimizer_step(run, step, draws, rate)))
         run.step += 1
         run.trail.add(step)
-        values = {"loss": loss, "learning_rate": rate, "epoch": float(step.epoch), "gradient_norm": norm}
-        run.record({name: value for name, value in values.items() if math.isfinite(value)})
+        due = test is not None or any(hook.due(run) for hook in hooks)
+        if not (due or run.engine.waits or len(unread) == READ_STEPS):
+            continue  # whoever reads a number waits for the device, which could begin the next step meanwhile
+        norm = read(run, unread)
         if test is not None and math.isfinite(norm):  # fp16 may pass over its first steps
             test.check()
             test = None
@@ -69,6 +86,23 @@ def loop(run: Run, hooks: list[Hook]) -> None:
         if run.stopping:
             run.save()
             return
+
+
+def read(run: Run, unread: list[Done]) -> float:
+    """Record the numbers of steps in order and forget the steps; returns the last gradient's norm.
+
+    Raises Diverged for the first that was not finite; the engine has changed no weight since.
+    """
+    for done, numbers in zip(unread, torch.stack([done.numbers for done in unread]).tolist(), strict=True):
+        loss, stopping, minutes, norm = numbers
+        run.stopping, run.minutes = run.stopping or stopping > 0, (run.minutes[1], minutes * run.world)
+        if not math.isfinite(loss) or not (math.isfinite(norm) or run.engine.scale):
+            raise diverged(run, done.step, done.draws, done.rate, loss, norm)
+        values = {"loss": loss, "learning_rate": done.rate, "epoch": float(done.step.epoch), "gradient_norm": norm}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        run.record(finite, step=done.step.number + 1)
+    unread.clear()
+    return float(norm)
 
 
 def batches(run: Run) -> Iterator[tuple[Step, Draws]]:
@@ -86,10 +120,10 @@ def batches(run: Run) -> Iterator[tuple[Step, Draws]]:
     return prefetch(make, range(run.step, run.total_steps))
 
 
-def optimizer_step(run: Run, step: Step, draws: Draws, rate: float) -> tuple[float, float]:
-    """Do one optimizer step; returns the mean loss over all workers' rows and the gradient's norm before clipping.
+def optimizer_step(run: Run, step: Step, draws: Draws, rate: float) -> Tensor:
+    """Do one optimizer step and return its numbers (see `Done`), without waiting for the device.
 
-    Out of memory, a step is done again with half as many pictures at a time. Raises Diverged before a weight is changed.
+    Out of memory, a step is done again with half as many pictures at a time.
     """
     while True:
         try:
@@ -101,16 +135,11 @@ def optimizer_step(run: Run, step: Step, draws: Draws, rate: float) -> tuple[flo
             _shrink(run, step, error)
     asked = float(run.watch is not None and run.watch.asked())
     clock = run.clock.minutes() if run.leads else 0.0
-    mean, stopping, minutes = run.mean(torch.stack([total, total.new_tensor(asked), total.new_tensor(clock)])).tolist()
-    run.stopping, run.minutes = stopping > 0, (run.minutes[1], minutes * run.world)
-    if not math.isfinite(mean):
-        raise diverged(run, step, draws, rate, mean, math.nan)
-    norm = float(run.engine.step(rate))
-    if not math.isfinite(norm) and not run.engine.scale:
-        raise diverged(run, step, draws, rate, mean, norm)
+    shared = run.mean(torch.cat([total[None], torch.tensor([asked, clock]).to(run.device, non_blocking=True)]))
+    norm = run.engine.step(rate, shared[0])
     if run.ema is not None:
         run.ema.update(run.engine.local())
-    return mean, norm
+    return torch.cat([shared, norm.detach().to(run.device)[None]])
 
 
 def _gradients(run: Run, step: Step, draws: Draws) -> Tensor:

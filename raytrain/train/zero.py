@@ -41,7 +41,7 @@ class ZeroEngine:
             "steps_per_print": 10**9,
         }
         self._stage = stage
-        self.sharded = stage == 3
+        self.sharded, self.waits = stage == 3, True
         self.scale = LossScale() if config.precision == "fp16" else None
         for weight in model.parameters():  # DeepSpeed sends and cuts weights as flat memory: channels_last will not do
             if weight.dim() == 4:
@@ -64,8 +64,11 @@ class ZeroEngine:
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
 
-    def step(self, learning_rate: float) -> Tensor:
-        """Clip, update the weights where the gradients are finite, forget them; returns their norm before clipping."""
+    def step(self, learning_rate: float, loss: Tensor) -> Tensor:
+        """Clip, update the weights where all is finite, forget the gradients; returns their norm before clipping."""
+        if not loss.isfinite():
+            self.forget()
+            return loss
         zero = self._engine.optimizer
         for group in zero.param_groups:
             group["lr"] = learning_rate

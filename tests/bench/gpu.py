@@ -149,8 +149,9 @@ def step_of(denoiser: nn.Module, shape: dict[str, Any], device: torch.device, ba
     def step() -> object:
         with torch.autocast(device.type, torch.bfloat16):
             losses = objective.losses(engine.model, rows, draws)
-        engine.backward((losses * rows.weights).mean())
-        return engine.step(config.learning_rate)
+        loss = (losses * rows.weights).mean()
+        engine.backward(loss)
+        return engine.step(config.learning_rate, loss.detach())
 
     return step
 

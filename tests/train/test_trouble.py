@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.errors import Diverged, UserError
+from raytrain.log import read_metrics
 from raytrain.objective import Objective
 from raytrain.train import engine, worker
 from raytrain.train.hang import EXIT_CODE
@@ -58,31 +59,59 @@ def test_no_smaller_micro_batch_is_left(run_config: Callable[..., Config], monke
     assert notices(config).count("Memory ran out") == 2  # 4 -> 2 -> 1
 
 
-def test_a_loss_that_is_no_number_is_written_down(
+def read_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the numbers of several steps together, as on a GPU."""
+    build = engine.PlainEngine.__init__
+
+    def init(self: engine.PlainEngine, *given: Any) -> None:
+        build(self, *given)
+        self.waits = False
+
+    monkeypatch.setattr(engine.PlainEngine, "__init__", init)
+
+
+def test_numbers_that_are_read_later_are_the_same(
     run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Objective.losses
+    train = {"steps": 25, "checkpoint_every": 8, "held_out_every": 0}
+    at_once, later = (run_config(name=name, train=train) for name in ("at-once", "later"))
+    worker.train(at_once)
+    read_later(monkeypatch)
+    worker.train(later)
+    assert losses(later) == losses(at_once)
+    steps = [row["step"] for row in read_metrics(later.output) if "loss" in row]
+    assert steps == list(range(1, 26))
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_loss_that_is_no_number_is_written_down(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, later: bool
+) -> None:
+    real, real_step = Objective.losses, engine.PlainEngine.step
     poisoned: list[str] = []
 
     def losses_of(self: Objective, denoiser: Any, batch: Any, draws: Any) -> Any:
         found = real(self, denoiser, batch, draws)
-        if batch.visits.count(0) < len(batch.visits) or len(poisoned):  # from some later step on: one picture is bad
+        if batch.visits.count(0) < len(batch.visits):  # from the second epoch on one picture is bad
             poisoned[:] = poisoned or [batch.ids[1]]
         return found * torch.tensor([float("nan") if name in poisoned else 1.0 for name in batch.ids])
 
-    before: dict[str, torch.Tensor] = {}
-    real_step = engine.PlainEngine.step
+    before: list[dict[str, torch.Tensor]] = []
 
-    def step(self: engine.PlainEngine, rate: float) -> Any:
-        norm = real_step(self, rate)
-        before.update({name: weight.clone() for name, weight in self.local().items()})
-        self_.append(self)
-        return norm
+    def step(self: engine.PlainEngine, *given: Any) -> Any:
+        if not poisoned or not before:
+            before[:] = [{name: weight.clone() for name, weight in self.local().items()}]
+        elif len(before) == 1:  # the step whose loss is none
+            before.insert(0, {name: weight.clone() for name, weight in self.local().items()})
+            ran.append(self)
+        return real_step(self, *given)
 
-    self_: list[engine.PlainEngine] = []
+    ran: list[engine.PlainEngine] = []
     monkeypatch.setattr(Objective, "losses", losses_of)
     monkeypatch.setattr(engine.PlainEngine, "step", step)
-    config = run_config(train={"steps": 40})
+    if later:
+        read_later(monkeypatch)
+    config = run_config(train={"steps": 40, "checkpoint_every": 100, "held_out_every": 0})
     with pytest.raises(Diverged, match="loss became nan at step") as error:
         worker.train(config)
     assert poisoned[0][:12] in str(error.value)
@@ -91,9 +120,11 @@ def test_a_loss_that_is_no_number_is_written_down(
     assert facts["loss"] == "nan"
     bad = [name for name, value in zip(facts["ids"], facts["losses"], strict=True) if value == "nan"]
     assert bad == poisoned
+    assert losses(config)[-1] > 0
+    assert len(losses(config)) == facts["step"] - 1
     tensors = load_file(path.with_suffix(".safetensors"))
     assert len(tensors["moments"]) == len(tensors["timesteps"]) == len(facts["ids"])
-    assert all(torch.equal(weight, before[name]) for name, weight in self_[-1].local().items())
+    assert all(torch.equal(weight, before[0][name]) for name, weight in ran[0].local().items())
 
 
 def test_a_gradient_that_is_no_number_changes_no_weight(
@@ -135,10 +166,10 @@ def test_a_step_that_is_not_sound(
 ) -> None:
     real = engine.PlainEngine.step
 
-    def step(self: engine.PlainEngine, rate: float) -> Any:
+    def step(self: engine.PlainEngine, *given: Any) -> Any:
         if broken == "frozen":
             dict(self.model.named_parameters())["conv_in.weight"].data[0, 0, 0, 0] += 1
-            return real(self, rate)
+            return real(self, *given)
         self.forget()
         return torch.tensor(1.0)
 
