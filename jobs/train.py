@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -24,9 +26,11 @@ def command(
     from raytrain.configfile import load
 
     settings = load(config, [*(["train.profile=5"] if profile else []), *(set or ())])
-    with connected(settings):
-        from raytrain.train.launch import launch
+    from cluster.connect import choose
+    from raytrain.train.launch import launch, needs_ray
 
+    here = choose(settings.cluster.address, os.environ) is None
+    with nullcontext() if here and not needs_ray(settings) else connected(settings):
         launch(settings, resume=resume)
     return 0
 

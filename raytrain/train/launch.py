@@ -8,7 +8,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raytrain import checkpoint, storage
 from raytrain.config import Config
@@ -18,9 +18,13 @@ from raytrain.data.read import check_dataset
 from raytrain.errors import Diverged, UserError
 from raytrain.log import quiet
 from raytrain.progress import follow
-from raytrain.train import beside, out_of_memory, stop
+from raytrain.train import out_of_memory, stop
+from raytrain.train.alone import AloneTrainer
 from raytrain.train.out_of_memory import is_out_of_memory
 from raytrain.train.run import finished, ledger_of
+
+if TYPE_CHECKING:
+    from raytrain.train.hooks import Report
 
 FAILURE = "failure.json"
 DIVERGED, MISTAKE, AGAIN = "diverged", "mistake", "again"
@@ -29,12 +33,12 @@ RESIZE_SECONDS = 20.0
 
 
 def launch(config: Config, callbacks: Sequence[Any] = (), resume: str = "latest") -> dict[str, float]:
-    """Train on the Ray this process is connected to; returns the newest value of every metric.
+    """Train on the Ray this process is connected to; where it is not, and one worker is enough, in a process of its own.
 
-    A finished run is not trained again, unless `resume` makes it go back to another checkpoint: `best`, or a folder.
-    `callbacks` are Ray Train's own. Ctrl-C and SIGTERM raise KeyboardInterrupt once a
-    checkpoint is written. Raises UserError for a mistake, and Ray's error when workers died more often than
-    `train.max_failures`.
+    Returns the newest value of every metric. A finished run is not trained again, unless `resume` makes it go back to
+    another checkpoint: `best`, or a folder. `callbacks` are Ray Train's own. Ctrl-C and SIGTERM raise KeyboardInterrupt
+    once a checkpoint is written. Raises UserError for a mistake, and Ray's error or WorkerDied when workers died more
+    often than `train.max_failures`.
     """
     if resume != "latest" and (told := checkpoint.go_back(config.output, resume)):
         print(told)
@@ -52,16 +56,19 @@ def launch(config: Config, callbacks: Sequence[Any] = (), resume: str = "latest"
             pass
     if failure:
         raise (Diverged if failure["kind"] == DIVERGED else UserError)(failure["message"])
-    for note in beside.notes(config.output):
-        print(f"note: {note}")
+    if config.train.beside:
+        from raytrain.train import beside
+
+        for note in beside.notes(config.output):
+            print(f"note: {note}")
     return dict(storage.read_json(storage.join(config.output, "train.json")))
 
 
 class _Fit(threading.Thread):
-    """Ray Train at work, in a thread: Ctrl-C is then ours, and not its own handler's, which lets no one save."""
+    """A trainer at work, in a thread: Ctrl-C is then ours, and not Ray Train's own handler's, which lets no one save."""
 
     def __init__(self, trainer: Any) -> None:
-        super().__init__(name="ray train", daemon=True)
+        super().__init__(name="trainer", daemon=True)
         self._trainer = trainer
         self._error: BaseException | None = None
         self._ended = threading.Event()
@@ -97,7 +104,7 @@ def _fit(config: Config, callbacks: Sequence[Any]) -> dict[str, str] | None:
 
 
 def _wait(config: Config, trainer: Any) -> None:
-    """Wait for Ray Train. The first Ctrl-C or SIGTERM lets the workers write a checkpoint, a second ends at once; both raise."""
+    """Wait for a trainer. The first Ctrl-C or SIGTERM lets the workers write a checkpoint, a second ends at once; both raise."""
     if threading.current_thread() is not threading.main_thread():
         trainer.fit()
         return
@@ -114,8 +121,15 @@ def _wait(config: Config, trainer: Any) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+def needs_ray(config: Config) -> bool:
+    """Tell whether training needs Ray: one worker on this machine, with nothing beside it, is a process."""
+    return config.train.workers > 1 or config.train.beside
+
+
 def _trainer(config: Config, callbacks: Sequence[Any]) -> Any:
     train, gpu = config.train, config.train.gpus_per_worker > 0
+    if not (needs_ray(config) or _connected()):
+        return AloneTrainer(_absolute(config))
     # Workers that may be fewer need not wait long for those that are gone.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15" if train.min_workers else "60")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -144,23 +158,27 @@ def _trainer(config: Config, callbacks: Sequence[Any]) -> Any:
 
 
 def run_worker(values: dict[str, Any]) -> None:
-    """Train as one worker of Ray Train. A user's mistake is written down, since restarting would not mend it.
+    """Train as one worker of Ray Train."""
+    import ray.train
+
+    context = ray.train.get_context()
+    work(parse(values), rank=context.get_world_rank(), world=context.get_world_size(), report=ray.train.report)
+
+
+def work(config: Config, *, rank: int, world: int, report: Report | None) -> None:
+    """Train as one worker. A user's mistake is written down, since restarting would not mend it.
 
     A mistake that only one of several workers met ends the group, so that the others do not wait for it; the group that
     Ray starts next finds the note and ends at once.
     """
-    import ray.train
-
+    quiet()
     from raytrain.train.worker import train
 
-    quiet()
-    config, context = parse(values), ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
     failure = storage.join(config.output, FAILURE)
     if storage.exists(failure):
         return
     try:
-        train(config, ray.train.report, rank=rank, world=world)
+        train(config, report, rank=rank, world=world)
     except Diverged as error:  # every worker meets a divergence at the same step
         if rank == 0:
             storage.write_json(failure, {"kind": DIVERGED, "message": str(error)})
@@ -172,6 +190,10 @@ def run_worker(values: dict[str, Any]) -> None:
         if is_out_of_memory(error):  # a smaller micro-batch is written down, for all workers to begin with
             storage.write_json(failure, {"kind": AGAIN, "message": str(error)})
         raise
+
+
+def _connected() -> bool:
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def _absolute(config: Config) -> Config:

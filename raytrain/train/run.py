@@ -18,7 +18,6 @@ from raytrain.data.read import Dataset, check_dataset
 from raytrain.data.schema import bucket_size
 from raytrain.errors import UserError
 from raytrain.families import Family
-from raytrain.families._quantize import weight_count
 from raytrain.log import MetricLog
 from raytrain.methods import Method
 from raytrain.objective import Objective
@@ -209,6 +208,11 @@ def ledger_of(config: Config, counts: dict[str, int]) -> Ledger:
 
 def start(config: Config, rank: int, world: int) -> Run:
     """Build a run, going on from its last checkpoint where it has one."""
+    if config.train.gpus_per_worker and not torch.cuda.is_available():
+        raise UserError(
+            f"train.gpus_per_worker = {config.train.gpus_per_worker:g}, but PyTorch finds no GPU on this machine; nothing was "
+            "trained. Set it to 0, or run where there is one."
+        )
     device = torch.device("cuda", torch.cuda.current_device()) if config.train.gpus_per_worker else torch.device("cpu")
     found = checkpoint.listing(config.output)
     saved = checkpoint.load(found[-1]) if found else None
@@ -266,10 +270,18 @@ def finished(config: Config) -> bool:
     return storage.exists(storage.join(config.output, "train.json"))
 
 
+def _count(config: Config, denoiser: nn.Module) -> int:
+    if config.model.quantize == "none":
+        return sum(weight.numel() for weight in denoiser.parameters())
+    from raytrain.families._quantize import weight_count  # two seconds of imports that only a quantized base needs
+
+    return weight_count(denoiser)
+
+
 def _choose(config: Config, denoiser: nn.Module, dataset: Dataset, world: int, micro_batch: int) -> memory.Choice:
     """Return the first worker's choice: devices may differ, engines may not."""
     sizes = memory.Sizes(
-        weights=weight_count(denoiser),
+        weights=_count(config, denoiser),
         trainable=sum(weight.numel() for weight in denoiser.parameters() if weight.requires_grad),
         frozen_bytes=sum(weight.nbytes for weight in denoiser.parameters() if not weight.requires_grad),
         pixels=max(width * height for width, height in map(bucket_size, dataset.manifest.buckets)),

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from raytrain import checkpoint, storage
 from raytrain.config import Config
+from raytrain.configfile import to_toml
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
 from raytrain.train import worker
 from raytrain.train.launch import launch
 from tests.conftest import losses
+from tests.soak._nodes import ROOT
+from tests.train.test_trouble import notices
 from tests.train.test_workers import worker_process
 
 DEAD_SECONDS = 15.0
@@ -54,6 +60,53 @@ def test_the_command_knows_of_a_dead_run_in_time(ray: None, run_config: Callable
     with pytest.raises(Exception, match="worker"):
         launch(config)
     assert time.monotonic() - killed[0] < DEAD_SECONDS
+
+
+def start(config: Config, folder: Path) -> subprocess.Popen[str]:
+    """Start the command on a config; it needs no Ray."""
+    file = folder / "config.toml"
+    file.write_text(to_toml(config))
+    command = [sys.executable, "-m", "jobs.train", str(file)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def alone(command: subprocess.Popen[str], config: Config, step: int) -> psutil.Process:
+    """Return the command's worker once it has done so many steps."""
+    while not any(row["step"] >= step for row in read_metrics(config.output)):
+        assert command.poll() is None, command.communicate()[0]
+        time.sleep(0.02)
+    [worker_of] = [one for one in psutil.Process(command.pid).children() if "raytrain.train.alone" in one.cmdline()]
+    return worker_of
+
+
+def test_one_worker_on_this_machine_needs_no_ray(run_config: Callable[..., Config], tmp_path: Path) -> None:
+    train = {"steps": 120, "checkpoint_every": 5, "held_out_every": 0}
+    whole = run_config(name="whole", train=train)
+    worker.train(whole)
+    config = run_config(name="killed", train=train)
+    command = start(config, tmp_path)
+    alone(command, config, 7).kill()
+    second = alone(command, config, 12)
+    command.kill()  # the whole command: its worker ends with it
+    command.wait()
+    psutil.wait_procs([second], timeout=10)
+    assert not second.is_running()
+    again = start(config, tmp_path)
+    said, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert losses(config) == losses(whole)
+    assert "The worker ended with SIGKILL; it starts anew from the last checkpoint (1 of 3)." in notices(config)
+
+
+def test_a_lone_worker_that_dies_too_often(run_config: Callable[..., Config], tmp_path: Path) -> None:
+    config = run_config(train={"steps": 2000, "max_failures": 0, "checkpoint_every": 5})
+    command = start(config, tmp_path)
+    alone(command, config, 5).kill()
+    killed = time.monotonic()
+    said, _ = command.communicate(timeout=60)
+    assert time.monotonic() - killed < DEAD_SECONDS
+    assert command.returncode == 1
+    assert "The worker ended with SIGKILL, after 0 others" in said
 
 
 def test_going_back_to_another_checkpoint(run_config: Callable[..., Config]) -> None:
