@@ -1,7 +1,7 @@
 """How long after the command a local run takes its first step, and where the time goes: `python -m tests.bench.first_step`.
 
 A toy dataset is prepared, then `python -m jobs.train` runs as a user starts it, a few times, each in a folder of its own. Nothing
-of ours is patched: what happens when is seen from outside, by the processes Ray starts and the files the run writes.
+of ours is patched: what happens when is seen from outside, by its processes and the files the run writes.
 """
 
 from __future__ import annotations
@@ -31,11 +31,9 @@ from tests.bench.__main__ import machine
 
 POLL, SHOWN = 0.05, 10
 FIRST_STEP = "first step"
+WORKER = "raytrain.train.alone"
 PHASES = {
-    "import in the command": "gcs_server",
-    "Ray's own processes": "raylet",
-    "command connects, its controller starts": "ray::TrainController",
-    "controller starts a worker": "ray::RayTrainWorker",
+    "command imports and checks": WORKER,
     "worker imports, loads the model": "config.toml",
     "first hooks, first step": FIRST_STEP,
     "other steps and the last checkpoint": "train.json",
@@ -178,7 +176,8 @@ def _processes(root: int, cpu: dict[int, tuple[str, float]]) -> list[str]:
     for process in family:
         try:
             times = process.cpu_times()
-            name = os.path.basename((process.cmdline() or [""])[0]).split(".")[0]
+            line = process.cmdline() or [""]
+            name = WORKER if WORKER in line else os.path.basename(line[0]).split(".")[0]
             cpu[process.pid] = (name, times.user + times.system)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue  # it ended while we looked

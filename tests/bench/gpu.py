@@ -34,6 +34,7 @@ from raytrain.diffusion.schedule import NoiseSchedule
 from raytrain.methods.lora import Config as LoraConfig
 from raytrain.objective import Draws, Objective
 from raytrain.train import engine as engines
+from raytrain.train import speed
 
 COMMON: dict[str, Any] = {
     "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "use_linear_projection": True,
@@ -122,6 +123,7 @@ def step_of(denoiser: nn.Module, shape: dict[str, Any], device: torch.device, ba
         denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
         denoiser.eval()
     config = TrainConfig(global_batch=batch, precision="bf16", gradient_checkpointing=checkpointing)
+    speed.prepare(denoiser, config, device)
     engine = engines.build("plain", "none", denoiser, config, batch, batch)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     schedule = NoiseSchedule(scheduler.alphas_cumprod, "epsilon", 0.13025).to(device)
