@@ -31,6 +31,10 @@ from raytrain.train.loss_scale import LossScale
 from raytrain.train.stop import Watch
 from raytrain.train.trail import Trail
 
+NEAREST = (
+    'train.weights = "bf16" with train.rounding = "nearest": steps smaller than 1/256 of a weight are lost. '
+    'Set train.rounding to "stochastic" or "compensated", unless the optimizer is an 8-bit one, which has neither.'
+)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -245,6 +249,8 @@ def start(config: Config, rank: int, world: int) -> Run:
         provenance.record(config)
         workers = f"{world} worker{'s' if world > 1 else ''} from step {step}"
         notices.tell(config.output, f"Training with {workers}, {micro_batch} pictures at a time; engine {choice}.")
+        if config.train.weights == "bf16" and config.train.rounding == "nearest":
+            notices.tell(config.output, NEAREST)
         log, saver = MetricLog(config, step), Saver(config.output, config.train.keep_checkpoints, config.train.best_by)
     return Run(
         config=config, rank=rank, world=world, device=device, family=family, method=method, denoiser=denoiser,

@@ -23,13 +23,17 @@ ENGINES: dict[str, dict[str, Any]] = {
     "zero3": {"engine": "zero3"},
     "zero3-offload": {"engine": "zero3", "offload": "weights"},
 }
-STEPS, SAVED = 30, 15
+WHOLE = bool(os.environ.get("RAYTRAIN_WHOLE_MATRIX"))
+"""Both methods in both precisions for 30 steps, and every engine's checkpoint under every other (`make engines`); otherwise one
+of the four, shorter, and each engine's checkpoint under one other."""
+COMBINATIONS = (
+    [(method, precision) for method in ("lora", "full") for precision in ("fp32", "bf16")]
+    if WHOLE
+    else [("lora", "fp32")]
+)
+STEPS, SAVED = (30, 15) if WHOLE else (12, 6)
 TRAIN = {"steps": STEPS, "checkpoint_every": SAVED, "micro_batch": 1, "learning_rate": 1e-3, "held_out_every": 0,
          "keep_checkpoints": 3, "ema": 0.9}  # fmt: skip
-WHOLE = bool(os.environ.get("RAYTRAIN_WHOLE_MATRIX"))
-"""Both methods in both precisions, and every engine's checkpoint under every other (`make engines`, a quarter of an hour);
-otherwise two of the four, and each engine's checkpoint under one other."""
-COMBINATIONS = [("lora", "fp32"), ("full", "bf16"), *([("lora", "bf16"), ("full", "fp32")] if WHOLE else [])]
 
 
 def train_all(configs: Sequence[Config], folder: Path, until: int | None = None) -> None:

@@ -73,6 +73,55 @@ def test_a_resumed_run_must_be_the_same_run(run_config: Callable[..., Config]) -
         worker.train(other)
 
 
+def test_a_checkpoint_of_an_earlier_version_goes_on(run_config: Callable[..., Config]) -> None:
+    config = run_config()
+    worker.train(config)
+    folder = checkpoint.find(config.output) or ""
+    state = checkpoint.read_state(folder)
+    for key in ("weights", "rounding"):
+        del state["config"]["train"][key]
+    checkpoint.check_same_run(state, config, state["dataset"], folder)
+    coarse = run_config(train={"precision": "bf16", "weights": "bf16"})
+    with pytest.raises(UserError, match=r"train\.weights: 'fp32' -> 'bf16'"):
+        checkpoint.check_same_run(state, coarse, state["dataset"], folder)
+
+
+@pytest.mark.parametrize("rounding", ["stochastic", "compensated", "nearest"])
+def test_bf16_weights_resume_bit_for_bit(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, rounding: str
+) -> None:
+    train = {"precision": "bf16", "weights": "bf16", "rounding": rounding}
+    whole, broken = (run_config(name=name, train=train) for name in ("whole", "broken"))
+    worker.train(whole)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Killed):
+            worker.train(broken)
+    worker.train(broken)
+    assert losses(broken) == losses(whole)
+    first, second = (checkpoint.load(checkpoint.find(c.output) or "") for c in (whole, broken))
+    assert all(torch.equal(value, second.weights[name]) for name, value in first.weights.items())
+    assert {str(value.dtype) for value in first.weights.values()} == {"torch.bfloat16"}
+    told = [path.read_text() for path in Path(whole.output, "notices").iterdir()]
+    assert any("are lost" in text for text in told) == (rounding == "nearest")
+
+
+def test_fp16_scales_its_loss(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    train = {"precision": "fp16", "steps": 8, "held_out_every": 0}
+    full = run_config(name="full", train={**train, "precision": "fp32"})
+    worker.train(full)
+    config = run_config(name="half", train=train)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(Killed):
+            worker.train(config)
+    worker.train(config)
+    assert losses(config) == pytest.approx(losses(full), abs=2e-2)
+    state = checkpoint.read_state(checkpoint.find(config.output) or "")
+    assert state["loss_scale"]["value"] > 1
+    assert state["loss_scale"]["finite_steps"] <= 8
+
+
 def test_interrupted_save_leaves_the_previous_checkpoint(
     run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
