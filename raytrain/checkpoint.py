@@ -29,6 +29,8 @@ from raytrain.errors import UserError
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
+BEST_BY = {"held_out_loss": -1.0}
+"""What `train.best_by` is by default, and was before there was such a key."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Checkpoint:
         return int(self.state["step"])
 
 
-def save(run: str, checkpoint: Checkpoint, keep: int, best_by: Mapping[str, float]) -> str:
+def save(run: str, checkpoint: Checkpoint, keep: int, best_by: Mapping[str, float] = BEST_BY) -> str:
     """Write a checkpoint whole or not at all, then delete all but the last `keep` and the best; returns its folder."""
     folder = storage.join(run, FOLDER, f"step-{checkpoint.step:08d}")
     with storage.atomic(folder) as temporary:
@@ -161,7 +163,7 @@ def find(run: str, which: str = "latest") -> str | None:
         raise UserError(f"{run!r} holds no checkpoint yet. Run `raytrain train` with the same config first.")
     if which == "latest":
         return folders[-1]
-    return _best(folders, read_state(folders[-1])["config"]["train"]["best_by"])
+    return _best(folders, read_state(folders[-1])["config"]["train"].get("best_by", BEST_BY))
 
 
 def go_back(run: str, which: str) -> str | None:
