@@ -136,7 +136,7 @@ class ParallelEngine(PlainEngine):
 
     def __init__(self, model: nn.Module, config: TrainConfig, accumulation: int) -> None:
         super().__init__(model, config)
-        self.model: nn.Module = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.model: nn.Module = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
         self._accumulation = accumulation
         self._expect(0)
 

@@ -80,7 +80,7 @@ def alone(command: subprocess.Popen[str], config: Config, step: int) -> psutil.P
 
 
 def test_one_worker_on_this_machine_needs_no_ray(run_config: Callable[..., Config], tmp_path: Path) -> None:
-    train = {"steps": 120, "checkpoint_every": 5, "held_out_every": 0}
+    train = {"steps": 60, "checkpoint_every": 5, "held_out_every": 0}
     whole = run_config(name="whole", train=train)
     assert start(whole, tmp_path).wait() == 0
     config = run_config(name="killed", train=train)
