@@ -34,7 +34,9 @@ def train(
     message of the UserError that training must end in.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["raytrain.families.sd15", "raytrain.methods.lora", "raytrain.train.worker"])
+    context.set_forkserver_preload([
+            "raytrain.train.worker", "diffusers.models.unets.unet_2d_condition", "diffusers.pipelines.stable_diffusion", "peft",
+        ])  # fmt: skip
     store = folder / f"group-{len(list(folder.glob('group-*')))}"
     trees = [each.values() for each in ([config] if isinstance(config, Config) else config)]
     processes = [
