@@ -20,7 +20,7 @@ from raytrain.objective import Objective
 from raytrain.train import worker
 from raytrain.train.run import ledger_of
 from tests.conftest import losses
-from tests.train.test_resume import Killed, stop_after
+from tests.train.test_resume import check_resume
 
 TOLERANCE = {"int8": 5e-4, "nf4": 1e-2}
 """Relative difference of a loss to the unquantized base's: 1.2e-4 and 2.6e-3 were measured on these random weights."""
@@ -96,16 +96,8 @@ def test_resume_is_bit_for_bit(
     run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, kind: str, train: dict[str, Any]
 ) -> None:
     whole = quantized(run_config, kind, name="whole", train={**train, "held_out_every": 1})
-    worker.train(whole)
     broken = quantized(run_config, kind, name="broken", train={**train, "held_out_every": 1})
-    with monkeypatch.context() as patch:
-        stop_after(patch, 3)
-        with pytest.raises(Killed):
-            worker.train(broken)
-    worker.train(broken)
-    assert losses(broken) == losses(whole)
-    first, second = (checkpoint.load(checkpoint.find(c.output) or "") for c in (whole, broken))
-    assert all(torch.equal(value, second.weights[name]) for name, value in first.weights.items())
+    check_resume(whole, broken, monkeypatch)
     unquantized = broken.model_copy(update={"model": broken.model.model_copy(update={"quantize": "none"})})
     with pytest.raises(UserError, match=rf"model\.quantize: '{kind}' -> 'none'"):
         worker.train(unquantized)
