@@ -97,7 +97,7 @@ def _fit(config: Config, callbacks: Sequence[Any]) -> dict[str, str] | None:
     storage.remove(path)
     try:
         _wait(config, _trainer(config, callbacks))
-    except Exception:
+    except Exception:  # of the workers that end with the one that wrote down why; without such a note it travels on
         if not storage.exists(path):
             raise
     return dict(storage.read_json(path)) if storage.exists(path) else None
