@@ -133,6 +133,7 @@ def _strike(config: Config, number: int, save: int, moment: float) -> Kill | Non
         seen += [name for name in _temporary(folder) if name not in earlier and name not in seen]
         if process.exitcode is not None or time.monotonic() > deadline:
             raise RuntimeError(f"training did not begin to save (exit code {process.exitcode})")
+        time.sleep(0.0005)  # leave the processor to the training
     name = seen[-1]
     before = _newest(config)
     time.sleep(moment)
