@@ -10,9 +10,10 @@ A job module defines `command`, a typer function whose docstring is its help (or
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,10 @@ from raytrain.errors import UserError
 if TYPE_CHECKING:
     from raytrain.config import Config
 
-STAGES = ("prepare", "train", "sample", "evaluate", "tune", "export", "plan", "data", "submit", "quickstart")
+STAGES = ("run", "prepare", "train", "sample", "evaluate", "tune", "export", "plan", "data", "submit", "quickstart")
+
+REJECTED = 3
+"""Exit code: the dataset is ready, but broken pictures are not in it."""
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="config.toml", help="TOML file with the settings of all stages.")]
 Overrides = Annotated[
@@ -33,7 +37,7 @@ Overrides = Annotated[
 Checkpoint = Annotated[str, typer.Option(help="Which checkpoint: latest, best, base or a checkpoint's folder.")]
 
 
-def run(command: Callable[..., int | None], arguments: Sequence[str] | None) -> int:
+def execute(command: Callable[..., int | None], arguments: Sequence[str] | None) -> int:
     """Run one job's typer function on command line arguments (None: the process's own) and return the exit code.
 
     0 or what the function returns; 2 for a user's mistake (its message on stderr, no traceback); 130 for Ctrl-C.
@@ -83,3 +87,18 @@ def connected(config: Config) -> AbstractContextManager[Any]:
         object_store_mb=cluster.object_store_mb,
         log_to_driver=config.log.worker_output,
     )
+
+
+def is_here(config: Config) -> bool:
+    """Tell whether the work is this machine's, and not a cluster's."""
+    from cluster.connect import choose
+
+    return choose(config.cluster.address, os.environ) is None
+
+
+def without_ray(config: Config) -> AbstractContextManager[Any]:
+    """Work on this machine in processes of our own, for the length of a `with` block."""
+    from raytrain import local
+
+    local.show(config.log.worker_output)
+    return nullcontext()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs import Checkpoint, ConfigFile, Overrides, run
+from jobs import Checkpoint, ConfigFile, Overrides, execute
 
 
 def command(config: ConfigFile, checkpoint: Checkpoint = "latest", set: Overrides = None) -> int | None:
@@ -23,7 +23,7 @@ def command(config: ConfigFile, checkpoint: Checkpoint = "latest", set: Override
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run(command, arguments)
+    return execute(command, arguments)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs import ConfigFile, Overrides, connected, run
-
-REJECTED = 3
-"""Exit code: the dataset is ready, but broken pictures are not in it."""
+from jobs import REJECTED, ConfigFile, Overrides, connected, execute, is_here, without_ray
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
@@ -19,7 +16,12 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     from raytrain.configfile import load
 
     settings = load(config, set or ())
-    with connected(settings):
+    from raytrain.data import flow, on_machine
+
+    alone = is_here(settings) and not flow.needs_ray(settings)
+    if alone:
+        on_machine.reserve(settings)
+    with without_ray(settings) if alone else connected(settings):
         from raytrain.data.prepare import prepare
 
         report = prepare(settings)
@@ -28,7 +30,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run(command, arguments)
+    return execute(command, arguments)
 
 
 if __name__ == "__main__":

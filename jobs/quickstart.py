@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import connected, run
+from jobs import connected, execute
 
 
 def command(
@@ -52,7 +52,7 @@ def command(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run(command, arguments)
+    return execute(command, arguments)
 
 
 def _say(number: int, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import Checkpoint, ConfigFile, Overrides, run
+from jobs import Checkpoint, ConfigFile, Overrides, execute
 
 
 def command(
@@ -29,7 +29,7 @@ def command(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run(command, arguments)
+    return execute(command, arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import STAGES, ConfigFile, Overrides, run
+from jobs import STAGES, ConfigFile, Overrides, execute
 
 SUBMITTABLE = tuple(stage for stage in STAGES if stage not in ("submit", "data"))
 """`data` is a group of commands and runs on no worker: any machine that reaches the dataset's storage can run it."""
@@ -68,7 +68,7 @@ def _variable(text: str) -> tuple[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run(command, arguments)
+    return execute(command, arguments)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
-from jobs import ConfigFile, Overrides, connected, run
+from jobs import ConfigFile, Overrides, connected, execute, is_here, without_ray
 
 Resume = Annotated[str, typer.Option(help="Where to go on from: latest, best or a checkpoint's folder.")]
 
@@ -26,18 +24,21 @@ def command(
     from raytrain.configfile import load
 
     settings = load(config, [*(["train.profile=5"] if profile else []), *(set or ())])
-    from cluster.connect import choose
-    from raytrain.train.launch import launch, needs_ray
+    from raytrain.train import alone
 
-    here = choose(settings.cluster.address, os.environ) is None
-    with nullcontext() if here and not needs_ray(settings) else connected(settings):
+    here = is_here(settings) and not alone.needs_ray(settings)
+    if here:
+        alone.reserve(settings)
+    with without_ray(settings) if here else connected(settings):
+        from raytrain.train.launch import launch
+
         launch(settings, resume=resume)
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run(command, arguments)
+    return execute(command, arguments)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs import ConfigFile, Overrides, connected, run
+from jobs import ConfigFile, Overrides, connected, execute
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
@@ -33,7 +33,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run(command, arguments)
+    return execute(command, arguments)
 
 
 if __name__ == "__main__":

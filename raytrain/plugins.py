@@ -28,10 +28,15 @@ def check(kind: str, name: str) -> None:
         raise unknown(f"{kind.split('.')[-1]} plug-in", name, names(kind))
 
 
+def module_name(kind: str, name: str) -> str:
+    """Return the module that plug-in `name` of `kind` is."""
+    return name if "." in name else f"raytrain.{kind}.{name}"
+
+
 def load(kind: str, name: str) -> ModuleType:
     """Import and return the plug-in module `name` of `kind`."""
     check(kind, name)
-    path = name if "." in name else f"raytrain.{kind}.{name}"
+    path = module_name(kind, name)
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:

@@ -46,6 +46,11 @@ class ShardEncoder:
         from raytrain import families
 
         encode, data = config.data.encode, config.data
+        if encode.gpus_per_worker and not torch.cuda.is_available():
+            raise UserError(
+                f"data.encode.gpus_per_worker = {encode.gpus_per_worker:g}, but PyTorch finds no GPU on this machine; nothing "
+                "was encoded. Set it to 0, or run where there is one."
+            )
         torch.set_num_threads(max(1, int(encode.cpus_per_worker)))
         self.config, self.data, self.recipe, self.faults = config, data, recipe, faults
         self.pieces, self.done = pieces, done

@@ -1,29 +1,27 @@
-"""Run one stage on Ray, quietly: a single task, many tasks, or a pool of actors. Jobs and reports are small JSON values.
+"""Run one stage: a single call, many tasks, or a pool of actors. Jobs and reports are small JSON values.
 
 What a stage reads and writes lies on storage; a job only names it (a file and a row group of it), and so memory on the
-driver does not grow with the dataset. Ray Data starts, feeds, restarts and scales the workers.
+driver does not grow with the dataset. Ray Data starts, feeds, restarts and scales the workers; where this process is not
+connected to Ray, processes of this machine do the same work (`on_machine`).
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
-import ray
-from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
+from raytrain import local
+from raytrain.config import Config
 from raytrain.dataconfig import EncodeConfig
 from raytrain.errors import UserError
 
 RETRIES = 5
-"""How often a job is given to another worker when one dies of it."""
-
-_LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError)
+"""How often Ray gives a job to another worker when one dies of it."""
+ROUNDS = 2
+"""How often jobs whose workers were lost begin anew while none of them ends."""
 NUMBER = "job number"
 
 Job = dict[str, Any]
@@ -37,39 +35,31 @@ class Worker(Protocol):
         """Do one job."""
 
 
+def needs_ray(config: Config) -> bool:
+    """Tell whether preparing needs Ray: one encoder on this machine is a process."""
+    encode = config.data.encode
+    return max(encode.workers, encode.max_workers or 0) > 1
+
+
 def call(function: Callable[..., Any], **settings: Any) -> Any:
-    """Call a function in a Ray task and return its result; a UserError of the task is raised here."""
-    try:
-        return ray.get(ray.remote(num_cpus=0)(function).remote(**settings))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
+    """Call a function, in a Ray task where there is Ray, and return its result; a UserError of the task is raised here."""
+    if not local.connected():
+        return function(**settings)
+    from raytrain.data import on_ray
+
+    return on_ray.call(function, settings)
 
 
 def map_tasks(jobs: Sequence[Job], function: Callable[..., Report], **settings: Any) -> Iterator[Report]:
-    """Call `function(job, **settings)` for every job in Ray tasks; yield the reports as they come."""
-    yield from _run(
-        jobs,
-        _Each,
-        {"function": function, "settings": settings},
-        {"num_cpus": 1, "max_retries": RETRIES},
-    )
+    """Call `function(job, **settings)` for every job in tasks; yield the reports as they come."""
+    yield from _run(jobs, _Each, {"function": function, "settings": settings}, None)
 
 
 def map_actors(
     jobs: Sequence[Job], actor: Callable[..., Worker], settings: Mapping[str, Any], encode: EncodeConfig
 ) -> Iterator[Report]:
     """Call `actor(**settings)(job)` for every job on a pool of actors between the bounds of `[data.encode]`."""
-    most = min(max(encode.workers, encode.max_workers or 0), len(jobs))
-    pool = ActorPoolStrategy(min_size=min(encode.workers, most), max_size=most) if jobs else None
-    options = {
-        "compute": pool,
-        "max_task_retries": RETRIES,
-        "num_cpus": encode.cpus_per_worker,
-        "num_gpus": encode.gpus_per_worker,
-    }
-    yield from _run(jobs, _Pooled, {"actor": actor, "settings": dict(settings)}, options)
+    yield from _run(jobs, _Pooled, {"actor": actor, "settings": dict(settings)}, encode)
 
 
 class _Each:
@@ -109,59 +99,59 @@ def _reports(block: pa.Table, function: Callable[[Job], Report]) -> pa.Table:
     return pa.table({"report": [json.dumps(report) for report in reports]})
 
 
-def _run(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], options: dict[str, Any]) -> Iterator[Report]:
+def _run(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None) -> Iterator[Report]:
     """Do all jobs. A lost worker is replaced by Ray; where Ray itself lost a part, the jobs without a report begin anew."""
     left = dict(enumerate(jobs))
     idle = 0
     while left:
         before = len(left)
         try:
-            for report in _stream([job | {NUMBER: n} for n, job in left.items()], worker, settings, options):
+            for report in _stream([job | {NUMBER: n} for n, job in left.items()], worker, settings, pool):
                 if "error" in report:
                     raise UserError(report["error"])
                 del left[report.pop(NUMBER)]
                 yield report
-        except _LOST as error:
+        except Exception as error:
+            lost = _lost(error)
+            if not lost:
+                raise
             idle = 0 if len(left) < before else idle + 1
-            if idle < 2:
+            if idle < ROUNDS:
                 continue
+            tries = ROUNDS * (1 + RETRIES) if local.connected() else ROUNDS
             raise UserError(
-                f"Workers must not die, but {type(error).__name__} came again and again, and none of the last {len(left)} jobs "
-                f"ended; each was tried {2 * (1 + RETRIES)} times. Most likely the workers ran out of memory, or a picture "
+                f"Workers must not die, but {lost} came again and again, and none of the last {len(left)} jobs "
+                f"ended; each was tried {tries} times. Most likely the workers ran out of memory, or a picture "
                 "crashes a decoder. What is finished is kept. Give workers more memory or a smaller data.encode.batch, look "
-                "into the logs of Ray, and run the same command again."
+                "into the workers' logs (log.worker_output = true), and run the same command again."
             ) from error
 
 
-def _stream(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], options: dict[str, Any]) -> Iterator[Report]:
-    for name in ("progress", "execution.streaming_executor", "execution.streaming_executor_state"):
-        logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.CRITICAL)  # we say the same
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    if "compute" in options:
-        stage: Any = worker
-        options = {**options, "fn_constructor_kwargs": settings}
-    else:
-        stage = worker(**settings).__call__
-    with DataContext.current(context):
-        data = ray.data.from_arrow([pa.table({"job": [json.dumps(job)]}) for job in jobs])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a later Ray names the parameter for retries otherwise
-            data = data.map_batches(stage, batch_size=None, batch_format="pyarrow", **options)
-        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from (json.loads(report) for report in batch["report"].to_pylist())
+def _lost(error: Exception) -> str:
+    """Return how a worker was lost, empty where it was not."""
+    if isinstance(error, local.Died):
+        return str(error)
+    if not local.connected():
+        return ""
+    from raytrain.data import on_ray
+
+    return type(error).__name__ if isinstance(error, on_ray.LOST) else ""
+
+
+def _stream(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None) -> Iterator[Report]:
+    """Yield the reports of jobs as they come; raises what a worker was lost by."""
+    if local.connected():
+        from raytrain.data import on_ray
+
+        return on_ray.stream(jobs, worker, settings, pool, RETRIES)
+    from raytrain.data import on_machine
+
+    return on_machine.stream(jobs, worker, settings, pool)
 
 
 def check_room(encode: EncodeConfig) -> None:
-    """Raise UserError when no node has room for one encoding worker; call it where no autoscaler can add a node."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    needs = {"CPU": encode.cpus_per_worker, "GPU": encode.gpus_per_worker}
-    if any(all(node.get(kind, 0) >= amount for kind, amount in needs.items()) for node in nodes):
-        return
-    most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in needs}
-    raise UserError(
-        f"An encoding worker asks for {encode.cpus_per_worker:g} CPUs and {encode.gpus_per_worker:g} GPUs "
-        f"(data.encode.cpus_per_worker, gpus_per_worker), but the largest node has {most['CPU']:g} CPUs and "
-        f"{most['GPU']:g} GPUs: it would wait for ever. Ask for less, or join a larger cluster."
-    )
+    """Raise UserError when nothing here has room for one encoding worker; call it where no autoscaler can add a node."""
+    if local.connected():
+        from raytrain.data import on_ray
+
+        on_ray.check_room(encode)

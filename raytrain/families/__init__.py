@@ -44,6 +44,8 @@ class Family(Protocol):
     LORA_TARGETS: tuple[str, ...]
     KOHYA_BASE: str
     """`ss_base_model_version` of kohya's files."""
+    NEEDS: tuple[str, ...]
+    """Modules that its functions import, which take seconds: a process that waits for work imports them meanwhile."""
 
     def load_encoders(self, model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Encoders:
         """Load the VAE and the text encoders."""

@@ -23,6 +23,7 @@ DENOISER = "unet"
 TEXT_COMPONENTS = ("tokenizer", "text_encoder")
 TEXT_COLUMNS = ("text",)
 KOHYA_BASE = "sd_v1"
+NEEDS = ("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",)
 
 
 class Encoders:

@@ -19,6 +19,7 @@ DENOISER = "unet"
 TEXT_COMPONENTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 TEXT_COLUMNS = ("text", "pooled")
 KOHYA_BASE = "sdxl_base_v1-0"
+NEEDS = ("diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",)
 _ENCODERS = (("CLIPTextModel", "text_encoder"), ("CLIPTextModelWithProjection", "text_encoder_2"))
 
 

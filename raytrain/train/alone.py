@@ -1,27 +1,40 @@
-"""One worker on this machine, without Ray: a process of its own, watched and started anew as Ray Train does with its workers.
-
-    python -m raytrain.train.alone          # reads the config from its first line, and ends when its input does
-
-So the worker is gone when the command that waits for it is gone, however that ended.
-"""
+"""One worker on this machine, without Ray: a process of its own, watched and started anew as Ray Train does with its workers."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
 
+from raytrain import local, plugins, storage
 from raytrain.config import Config
+from raytrain.configfile import parse
 from raytrain.train import notices
-
-EXIT_CODE = 76
 
 
 class WorkerDied(RuntimeError):  # noqa: N818
     """The worker ended more often than it may."""
+
+
+def needs_ray(config: Config) -> bool:
+    """Tell whether training needs Ray: one worker on this machine, with nothing beside it, is a process."""
+    return config.train.workers > 1 or config.train.beside
+
+
+def reserve(config: Config) -> None:
+    """Start the worker's process while the command still checks, where there is something to train."""
+    if not storage.exists(storage.join(config.output, "train.json")):
+        local.reserve(*_modules(config))
+
+
+_trained: list[local.Process] = []
+"""The process of the last run that ended well."""
+
+
+def call(config: Config, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in the worker's process, where one is left over from training, else in a new one."""
+    with _trained.pop() if _trained else local.take(*_modules(config)) as process:
+        return process.call(function, *arguments)
 
 
 class AloneTrainer:
@@ -33,8 +46,7 @@ class AloneTrainer:
     def fit(self) -> None:
         """Train to the end; raises WorkerDied when the worker died more often than `train.max_failures`."""
         budget, failures = self._config.train.max_failures, 0
-        while code := self._run():
-            ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        while ended := self._run():
             failures += 1
             if failures > budget:
                 raise WorkerDied(
@@ -44,31 +56,28 @@ class AloneTrainer:
             told = f"The worker ended with {ended}; it starts anew from the last checkpoint ({failures} of {budget})."
             notices.tell(self._config.output, told)
 
-    def _run(self) -> int:
-        command = [sys.executable, "-m", "raytrain.train.alone"]
-        # A session of its own: Ctrl-C is the command's, which lets the worker save.
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
-        assert process.stdin is not None
-        with process.stdin as stream:
-            stream.write(json.dumps(self._config.values()) + "\n")
-            stream.flush()
-            return process.wait()
+    def _run(self) -> str | None:
+        """Train in a new process; returns how it ended, if it did before its time."""
+        while _trained:  # of a run before: every run has a process of its own
+            _trained.pop().end()
+        process = local.take(*_modules(self._config))
+        try:
+            process.call(_train, self._config.values())
+        except local.Died as died:
+            return str(died)
+        _trained.append(process)
+        return None
 
 
-def main() -> None:
-    """Train with the config on the first line of the input."""
-    from raytrain.configfile import parse
+def _modules(config: Config) -> tuple[str, ...]:
+    return ("raytrain.train.worker", plugins.module_name("families", config.model.family))
+
+
+def _train(values: dict[str, Any]) -> None:
     from raytrain.train.launch import work
 
-    values = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_input, name="parent", daemon=True).start()
-    work(parse(values), rank=0, world=1, report=None)
-
-
-def _end_with_input() -> None:
-    sys.stdin.read()
-    os._exit(EXIT_CODE)
-
-
-if __name__ == "__main__":
-    main()
+    try:
+        work(parse(values), rank=0, world=1, report=None)
+    except Exception:  # the process has failed, and says why; the next one starts from the checkpoint
+        traceback.print_exc()
+        raise SystemExit(1) from None

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from raytrain import checkpoint, storage
+from raytrain import checkpoint, local, storage
 from raytrain.config import Config
 from raytrain.configfile import parse
 from raytrain.data import drift
@@ -19,7 +19,7 @@ from raytrain.errors import Diverged, UserError
 from raytrain.log import quiet
 from raytrain.progress import follow
 from raytrain.train import out_of_memory, stop
-from raytrain.train.alone import AloneTrainer
+from raytrain.train.alone import AloneTrainer, needs_ray
 from raytrain.train.out_of_memory import is_out_of_memory
 from raytrain.train.run import finished, ledger_of
 
@@ -121,14 +121,9 @@ def _wait(config: Config, trainer: Any) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def needs_ray(config: Config) -> bool:
-    """Tell whether training needs Ray: one worker on this machine, with nothing beside it, is a process."""
-    return config.train.workers > 1 or config.train.beside
-
-
 def _trainer(config: Config, callbacks: Sequence[Any]) -> Any:
     train, gpu = config.train, config.train.gpus_per_worker > 0
-    if not (needs_ray(config) or _connected()):
+    if not (needs_ray(config) or local.connected()):
         return AloneTrainer(_absolute(config))
     # Workers that may be fewer need not wait long for those that are gone.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15" if train.min_workers else "60")
@@ -190,10 +185,6 @@ def work(config: Config, *, rank: int, world: int, report: Report | None) -> Non
         if is_out_of_memory(error):  # a smaller micro-batch is written down, for all workers to begin with
             storage.write_json(failure, {"kind": AGAIN, "message": str(error)})
         raise
-
-
-def _connected() -> bool:
-    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def _absolute(config: Config) -> Config:

@@ -7,8 +7,8 @@
 
 Both get the same folder (an imagefolder with `metadata.jsonl`), base model, resolution, centre cut, batch, epochs, rank, learning
 rate and number of threads, and one process that trains, without validation pictures (ours always draws its own at
-the start and at the end: one picture of one step here). Ours is what a user types: `prepare`, `train`, `export`, whole
-commands one after the other. Beside wall time stands processor time, which other work on the machine disturbs less.
+the start and at the end: one picture of one step here). Ours is what a user types, `raytrain run`: pictures prepared, trained
+on, weights exported. Beside wall time stands processor time, which other work on the machine disturbs less.
 
 Where the script's Python cannot import torchvision, it runs over `stand_in`, and the output says so.
 """
@@ -35,7 +35,7 @@ from raytrain.toy import SD15
 from raytrain.toy.draw import draw_folder
 from tests.bench import stand_in
 from tests.bench.__main__ import machine
-from tests.bench.first_step import FIRST_STEP, stage, train, watch
+from tests.bench.first_step import FIRST_STEP, command_of, files, watch
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 Figures = dict[str, float]
@@ -114,18 +114,16 @@ def ours(root: Path, pictures: Path, options: argparse.Namespace) -> Figures:
     })  # fmt: skip
     path = root / "config.toml"
     path.write_text(to_toml(config))
-    prepared, trained, exported = stage("prepare", path), train(path, config.output), stage("export", path)
-    preparing = float(re.search(r"ready in ([\d.]+) s", prepared.printed)[1])  # type: ignore[index]
-    steps = trained.marks["train.json"] - trained.marks[FIRST_STEP]
+    seen = watch(command_of("run", path), lambda printed: _our_marks(printed, config.output))
+    preparing = float(re.search(r"ready in ([\d.]+) s", seen.printed)[1])  # type: ignore[index]
     return {
-        "prepare: starting and ending": prepared.seconds - preparing,
-        "prepare: pictures": preparing,
-        "train: until the first step": trained.marks[FIRST_STEP],
-        "train: the other steps": steps,
-        "train: ending": trained.seconds - trained.marks["train.json"],
-        "export": exported.seconds,
-        "all": prepared.seconds + trained.seconds + exported.seconds,
-        "processor time": prepared.processor + trained.processor + exported.processor,
+        "start": seen.marks["prepared"] - preparing,
+        "pictures listed and encoded": preparing,
+        "until the first step": seen.marks[FIRST_STEP] - seen.marks["prepared"],
+        "the other steps": seen.marks["train.json"] - seen.marks[FIRST_STEP],
+        "export, end": seen.seconds - seen.marks["train.json"],
+        "all": seen.seconds,
+        "processor time": seen.processor,
     }
 
 
@@ -187,6 +185,12 @@ def show(pairs: list[tuple[Figures, Figures]], options: argparse.Namespace, torc
         console.print(
             "torchvision cannot be imported here: the script ran over a stand-in of its transforms, with Pillow"
         )
+
+
+def _our_marks(printed: str, output: str) -> Iterator[str]:
+    if "ready in" in printed:
+        yield "prepared"
+        yield from files(output)
 
 
 def _script_marks(printed: str, options: argparse.Namespace) -> Iterator[str]:

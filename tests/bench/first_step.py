@@ -29,9 +29,9 @@ from raytrain.toy import SD15
 from raytrain.toy.draw import draw_folder
 from tests.bench.__main__ import machine
 
-POLL, SHOWN = 0.05, 10
+POLL, SHOWN = 0.1, 10
 FIRST_STEP = "first step"
-WORKER = "raytrain.train.alone"
+WORKER = "raytrain.train.worker"
 PHASES = {
     "command imports and checks": WORKER,
     "worker imports, loads the model": "config.toml",
@@ -120,7 +120,7 @@ def command_of(name: str, config: Path, *overrides: str) -> list[str]:
 
 def train(config: Path, output: str) -> Seen:
     """Run the training command and watch it; RuntimeError where it failed."""
-    seen = watch(command_of("train", config, f"output={output}"), lambda _: _files(output))
+    seen = watch(command_of("train", config, f"output={output}"), lambda _: files(output))
     if FIRST_STEP not in seen.marks:
         raise RuntimeError(f"{output} has no step:\n{seen.printed}")
     return seen
@@ -185,7 +185,8 @@ def _processes(root: int, cpu: dict[int, tuple[str, float]]) -> list[str]:
     return found
 
 
-def _files(output: str) -> list[str]:
+def files(output: str) -> list[str]:
+    """Return the marks that the files of a training run are."""
     found = [name for name in ("config.toml", "train.json") if os.path.exists(os.path.join(output, name))]
     if os.path.exists(os.path.join(output, METRICS)) and any("loss" in row for row in read_metrics(output)):
         found.append(FIRST_STEP)

@@ -75,7 +75,7 @@ def alone(command: subprocess.Popen[str], config: Config, step: int) -> psutil.P
     while not any(row["step"] >= step for row in read_metrics(config.output)):
         assert command.poll() is None, command.communicate()[0]
         time.sleep(0.02)
-    [worker_of] = [one for one in psutil.Process(command.pid).children() if "raytrain.train.alone" in one.cmdline()]
+    [worker_of] = [one for one in psutil.Process(command.pid).children() if "raytrain.train.worker" in one.cmdline()]
     return worker_of
 
 

@@ -1,0 +1,54 @@
+"""From a folder of pictures to exported weights: `raytrain run config.toml`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs import REJECTED, ConfigFile, Overrides, connected, execute, is_here, without_ray
+
+
+def command(config: ConfigFile, set: Overrides = None) -> int | None:
+    """Prepare, train and export, each as its own command does; what is done already is not done again.
+
+    Exit code 3: broken pictures were left out of the dataset, and nothing was trained (data.allow_rejected = true goes on).
+    """
+    from raytrain.configfile import load
+
+    settings = load(config, set or ())
+    from raytrain.data import flow, on_machine
+    from raytrain.train import alone
+
+    here = is_here(settings) and not (flow.needs_ray(settings) or alone.needs_ray(settings))
+    if here:
+        on_machine.reserve(settings)
+        alone.reserve(settings)
+    with without_ray(settings) if here else connected(settings):
+        from raytrain.data.prepare import prepare
+
+        report = prepare(settings)
+        if report.broken and not settings.data.allow_rejected:
+            print(
+                "Stopped before training: broken pictures, listed above, were left out. Mend or remove them, or train "
+                "without them (data.allow_rejected = true), and run the same command again.",
+                file=sys.stderr,
+            )
+            return REJECTED
+        from raytrain.export.run import export, how_to_load
+        from raytrain.train.launch import launch
+
+        launch(settings)
+        for path in alone.call(settings, export, settings) if here else export(settings):
+            print(path)
+            for line in how_to_load(path, settings):
+                print(f"    {line}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return execute(command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

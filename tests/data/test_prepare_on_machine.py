@@ -1,0 +1,81 @@
+"""Preparation without Ray: the same dataset from processes of this machine, and what becomes of those that die."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raytrain import local
+from raytrain.config import Config
+from raytrain.data import flow, on_machine
+from raytrain.data.prepare import prepare
+from raytrain.errors import UserError
+from tests.data.contents import contents
+from tests.data.test_prepare import counts
+from tests.data.test_prepare_on_ray import Mortal, Slow, deadly
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another test of this process may be connected."""
+    monkeypatch.setattr(local, "connected", lambda: False)
+
+
+def test_the_dataset_is_the_same_as_with_workers_in_this_process(
+    source: Path, make_config: Callable[..., Config], request: pytest.FixtureRequest
+) -> None:
+    (source / "05.png").write_bytes((source / "05.png").read_bytes()[:-30])
+    config = make_config()
+    on_machine.reserve(config)
+    report = prepare(config)
+    assert counts(report) == (11, 12, 0)
+    assert [item.path for item in report.rejected] == ["05.png"]
+    assert counts(prepare(config)) == (0, 0, 23)
+    request.getfixturevalue("here")
+    again = make_config(dataset=f"{config.output}-here")
+    prepare(again)
+    assert contents(config) == contents(again)
+
+
+def test_a_worker_that_dies_is_replaced_and_its_work_done_again(
+    tmp_path: Path, make_config: Callable[..., Config]
+) -> None:
+    jobs = [{"number": number} for number in range(6)]
+    rows = flow.map_actors(jobs, Mortal, {"mark": str(tmp_path / "mark")}, make_config().data.encode)
+    assert [row["number"] for row in rows] == list(range(6))
+
+
+def test_a_job_that_kills_every_worker_ends_in_a_message() -> None:
+    with pytest.raises(UserError, match=r"exit code 1 came again and again, .* tried 2 times"):
+        list(flow.map_tasks([{"number": 1}, {"number": 2}], deadly))
+
+
+def wrong(job: dict[str, Any]) -> dict[str, Any]:
+    """Find a mistake of the user's in the second job."""
+    if job["number"] == 1:
+        raise UserError("A picture must be a picture.")
+    return job
+
+
+def test_a_mistake_that_a_worker_meets_is_told() -> None:
+    with pytest.raises(UserError, match="must be a picture"):
+        list(flow.map_tasks([{"number": number} for number in range(4)], wrong))
+
+
+def test_several_workers_share_the_jobs(make_config: Callable[..., Config]) -> None:
+    encode = make_config(encode={"workers": 2}).data.encode
+    reports = list(flow.map_actors([{"number": number} for number in range(6)], Slow, {}, encode))
+    assert len(reports) == 6
+    assert len({report["process"] for report in reports} - {os.getpid()}) == 2
+
+
+def test_an_encoder_on_a_gpu_that_is_not_there(
+    source: Path, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match=r"data\.encode\.gpus_per_worker = 1.*finds no GPU"):
+        prepare(make_config(encode={"gpus_per_worker": 1}))
