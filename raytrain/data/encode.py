@@ -11,11 +11,9 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from raytrain import plugins, storage
 from raytrain.config import Config
@@ -28,6 +26,9 @@ from raytrain.data.recipe import Recipe
 from raytrain.data.schema import CONTROLS, MASKS, MOMENTS, TEXT, bucket_size, content_key
 from raytrain.data.transform import Transform, grey, pixels
 from raytrain.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NOT_FINITE = "gave NaN or values beyond half precision"
 
@@ -43,6 +44,8 @@ class ShardEncoder:
     """One worker: the family's encoders on one device, the models of masks and control pictures, and decoding threads."""
 
     def __init__(self, config: Config, recipe: Recipe, faults: str, pieces: str, done: str) -> None:
+        import torch  # here and below: the command that only names this class starts a second earlier
+
         from raytrain import families
 
         encode, data = config.data.encode, config.data
@@ -116,6 +119,8 @@ class ShardEncoder:
 
     def _encode(self, values: Sequence[_Value]) -> list[bytes | None]:
         """Encode pixels into float16 bytes of moments (2C, h, w); None where not finite."""
+        import torch
+
         if not values:
             return []
         stack = np.stack(_filled([value.array for value in values], self.data.encode.batch))
@@ -241,6 +246,8 @@ def _filled(entries: Sequence[Any], size: int) -> list[Any]:
 
 def _half(values: Tensor) -> list[bytes | None]:
     """Return each row of (B, ...) as raw little-endian float16 bytes; None where a value is not finite in float16."""
+    import torch
+
     half = values.detach().to(torch.float16)
     finite = torch.isfinite(half).flatten(1).all(dim=1).tolist()
     return [row.tobytes() if good else None for row, good in zip(half.cpu().numpy(), finite, strict=True)]

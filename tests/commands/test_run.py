@@ -36,29 +36,22 @@ def write_config(folder: Path, **tables: dict[str, Any]) -> Path:
     return path
 
 
-def test_pictures_become_weights_and_what_is_done_is_kept(tmp_path: Path) -> None:
-    config = write_config(tmp_path)
-    first = run(config)
-    assert first.returncode == 0, first.stderr
-    weights = tmp_path / "run/export/pytorch_lora_weights.safetensors"
-    with safe_open(weights, "pt") as file:
-        assert file.metadata()["raytrain.step"] == "4"
-    assert str(weights) in first.stdout
-    assert "load_lora_weights" in first.stdout
-    assert not first.stderr
-    again = run(config)
-    assert again.returncode == 0, again.stderr
-    assert "0 reused" not in again.stdout
-    assert "already trained" in again.stdout
-
-
-def test_broken_pictures_stop_it_before_hours_of_training(tmp_path: Path) -> None:
+def test_a_folder_becomes_weights_in_one_command_and_what_is_done_is_kept(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     (tmp_path / "pictures" / "broken.png").write_bytes(b"no picture")
     stopped = run(config)
     assert stopped.returncode == 3
     assert "broken.png" in stopped.stdout
-    assert stopped.stderr.startswith("Stopped before training")
+    assert stopped.stderr.startswith("Stopped before training: broken pictures")
     assert not (tmp_path / "run" / "checkpoints").exists()
-    went_on = run(config, "data.allow_rejected=true")
-    assert went_on.returncode == 0, went_on.stderr
+    whole = run(config, "data.allow_rejected=true")
+    assert whole.returncode == 0, whole.stderr
+    assert not whole.stderr
+    weights = tmp_path / "run" / "export" / "pytorch_lora_weights.safetensors"
+    with safe_open(weights, "pt") as file:
+        assert file.metadata()["raytrain.step"] == "4"
+    assert str(weights) in whole.stdout
+    assert "load_lora_weights" in whole.stdout
+    again = run(config, "data.allow_rejected=true")
+    assert again.returncode == 0, again.stderr
+    assert "already trained" in again.stdout

@@ -89,7 +89,7 @@ def test_a_misused_command_line_is_exit_code_2(arguments, capsys):
 
 
 def test_all_stages_but_submit_can_be_sent():
-    assert set(SUBMITTABLE) == {"prepare", "train", "sample", "evaluate", "tune", "export", "plan", "quickstart"}
+    assert set(SUBMITTABLE) == {"run", "prepare", "train", "sample", "evaluate", "tune", "export", "plan", "quickstart"}
 
 
 def test_a_job_runs_on_a_real_head_and_its_exit_code_comes_back(tmp_path, config, monkeypatch, capsys):
