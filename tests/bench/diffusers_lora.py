@@ -114,7 +114,7 @@ def ours(root: Path, pictures: Path, options: argparse.Namespace) -> Figures:
     })  # fmt: skip
     path = root / "config.toml"
     path.write_text(to_toml(config))
-    seen = watch(command_of("run", path), lambda printed: _our_marks(printed, config.output))
+    seen = watch(command_of("run", path), lambda printed: _our_marks(printed, config.output), each_process=False)
     preparing = float(re.search(r"ready in ([\d.]+) s", seen.printed)[1])  # type: ignore[index]
     return {
         "start": seen.marks["prepared"] - preparing,
@@ -143,7 +143,7 @@ def theirs(root: Path, pictures: Path, options: argparse.Namespace, torchvision:
         "OMP_NUM_THREADS": str(options.threads),
         "PYTHONPATH": "",
     }
-    seen = watch(command, lambda printed: _script_marks(printed, options), environment)
+    seen = watch(command, lambda printed: _script_marks(printed, options), environment, each_process=False)
     return {
         "start, pictures listed": seen.marks["training"],
         "steps, each with its pictures": seen.marks["steps done"] - seen.marks["training"],

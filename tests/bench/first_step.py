@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -24,13 +25,15 @@ from rich.console import Console
 from rich.table import Table
 
 from raytrain.configfile import parse, to_toml
-from raytrain.log import METRICS, read_metrics
+from raytrain.log import METRICS
 from raytrain.toy import SD15
 from raytrain.toy.draw import draw_folder
 from tests.bench.__main__ import machine
 
-POLL, SHOWN = 0.1, 10
+POLL, SHOWN = 0.2, 10
 FIRST_STEP = "first step"
+HEAD = 2**16
+"""Bytes of a run's metrics that are looked at: looking often must not cost what is measured."""
 WORKER = "raytrain.train.worker"
 PHASES = {
     "command imports and checks": WORKER,
@@ -127,9 +130,16 @@ def train(config: Path, output: str) -> Seen:
 
 
 def watch(
-    command: Sequence[str], look: Callable[[str], Iterable[str]], environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    look: Callable[[str], Iterable[str]],
+    environment: Mapping[str, str] | None = None,
+    each_process: bool = True,
 ) -> Seen:
-    """Run a command to its end and note when each mark is first seen; `look` finds marks, given what is printed so far."""
+    """Run a command to its end and note when each mark is first seen; `look` finds marks, given what is printed so far.
+
+    Not looking at `each_process` below the command disturbs it less; `processor` is then what those that ended took.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     marks: dict[str, float] = {}
     cpu: dict[int, tuple[str, float]] = {}
     with tempfile.NamedTemporaryFile() as printed:
@@ -142,7 +152,7 @@ def watch(
         while process.poll() is None:
             now = time.time() - began
             text = Path(printed.name).read_text(errors="replace")
-            for mark in [*_processes(process.pid, cpu), *look(text)]:
+            for mark in [*(_processes(process.pid, cpu) if each_process else ()), *look(text)]:
                 marks.setdefault(mark, now)
             if not until_step and FIRST_STEP in marks:
                 until_step = dict(cpu)
@@ -154,7 +164,9 @@ def watch(
     seconds: dict[str, float] = defaultdict(float)
     for name, spent in (until_step or cpu).values():
         seconds[name] += spent
-    return Seen(marks, dict(seconds), sum(spent for _, spent in cpu.values()), text)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Seen(marks, dict(seconds), sum(spent for _, spent in cpu.values()) if each_process else ended, text)
 
 
 def durations(marks: dict[str, float]) -> dict[str, float]:
@@ -188,8 +200,11 @@ def _processes(root: int, cpu: dict[int, tuple[str, float]]) -> list[str]:
 def files(output: str) -> list[str]:
     """Return the marks that the files of a training run are."""
     found = [name for name in ("config.toml", "train.json") if os.path.exists(os.path.join(output, name))]
-    if os.path.exists(os.path.join(output, METRICS)) and any("loss" in row for row in read_metrics(output)):
-        found.append(FIRST_STEP)
+    metrics = Path(output, METRICS)
+    if metrics.exists():
+        with metrics.open("rb") as file:
+            if b'"loss"' in file.read(HEAD):
+                found.append(FIRST_STEP)
     return found
 
 
