@@ -12,8 +12,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,16 +89,18 @@ def connected(config: Config) -> AbstractContextManager[Any]:
     )
 
 
-def is_here(config: Config) -> bool:
-    """Tell whether the work is this machine's, and not a cluster's."""
+@contextmanager
+def workers(config: Config, needs_ray: bool, *reserve: Callable[[Config], None]) -> Iterator[None]:
+    """Have workers for the length of a `with` block: Ray's, or, where this machine is enough, processes that `reserve` starts."""
     from cluster.connect import choose
 
-    return choose(config.cluster.address, os.environ) is None
-
-
-def without_ray(config: Config) -> AbstractContextManager[Any]:
-    """Work on this machine in processes of our own, for the length of a `with` block."""
+    if needs_ray or choose(config.cluster.address, os.environ) is not None:
+        with connected(config):
+            yield
+        return
     from raytrain import local
 
     local.show(config.log.worker_output)
-    return nullcontext()
+    for start in reserve:
+        start(config)
+    yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs import REJECTED, ConfigFile, Overrides, connected, execute, is_here, without_ray
+from jobs import REJECTED, ConfigFile, Overrides, execute, workers
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
@@ -18,10 +18,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     settings = load(config, set or ())
     from raytrain.data import flow, on_machine
 
-    alone = is_here(settings) and not flow.needs_ray(settings)
-    if alone:
-        on_machine.reserve(settings)
-    with without_ray(settings) if alone else connected(settings):
+    with workers(settings, flow.needs_ray(settings), on_machine.reserve):
         from raytrain.data.prepare import prepare
 
         report = prepare(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs import REJECTED, ConfigFile, Overrides, connected, execute, is_here, without_ray
+from jobs import REJECTED, ConfigFile, Overrides, execute, workers
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
@@ -19,11 +19,8 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     from raytrain.data import flow, on_machine
     from raytrain.train import alone
 
-    here = is_here(settings) and not (flow.needs_ray(settings) or alone.needs_ray(settings))
-    if here:
-        on_machine.reserve(settings)
-        alone.reserve(settings)
-    with without_ray(settings) if here else connected(settings):
+    needs_ray = flow.needs_ray(settings) or alone.needs_ray(settings)
+    with workers(settings, needs_ray, on_machine.reserve, alone.reserve):
         from raytrain.data.prepare import prepare
 
         report = prepare(settings)
@@ -38,7 +35,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
         from raytrain.train.launch import launch
 
         launch(settings)
-        for path in alone.call(settings, export, settings) if here else export(settings):
+        for path in alone.call(settings, export, settings):
             print(path)
             for line in how_to_load(path, settings):
                 print(f"    {line}")

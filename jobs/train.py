@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import ConfigFile, Overrides, connected, execute, is_here, without_ray
+from jobs import ConfigFile, Overrides, execute, workers
 
 Resume = Annotated[str, typer.Option(help="Where to go on from: latest, best or a checkpoint's folder.")]
 
@@ -26,10 +26,7 @@ def command(
     settings = load(config, [*(["train.profile=5"] if profile else []), *(set or ())])
     from raytrain.train import alone
 
-    here = is_here(settings) and not alone.needs_ray(settings)
-    if here:
-        alone.reserve(settings)
-    with without_ray(settings) if here else connected(settings):
+    with workers(settings, alone.needs_ray(settings), alone.reserve):
         from raytrain.train.launch import launch
 
         launch(settings, resume=resume)

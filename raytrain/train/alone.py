@@ -32,7 +32,9 @@ _trained: list[local.Process] = []
 
 
 def call(config: Config, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in the worker's process, where one is left over from training, else in a new one."""
+    """Call a function in the worker's process that training left, else in a new one; with Ray, in this process."""
+    if local.connected():
+        return function(*arguments)
     with _trained.pop() if _trained else local.take(*_modules(config)) as process:
         return process.call(function, *arguments)
 
