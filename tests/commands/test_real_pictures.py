@@ -91,7 +91,7 @@ def by_subprocess(stage: str, config: str) -> None:
     assert result.returncode == 0, f"{stage}: {result.stdout[-2000:]} {result.stderr[-3000:]}"
 
 
-def check_results(folder: Path) -> None:
+def check_results(folder: Path, models: Path) -> None:
     output = folder / "run"
     dataset = Dataset(str(folder / "dataset"))
     assert sum(dataset.counts("train").values()) + sum(dataset.counts("held_out").values()) == PICTURES
@@ -106,7 +106,6 @@ def check_results(folder: Path) -> None:
     assert len(storage.read_json(str(output / "tune" / "leaderboard.json"))) == 2
     from diffusers import StableDiffusionXLPipeline
 
-    [models] = folder.parent.glob("models*")
     pipe = StableDiffusionXLPipeline.from_pretrained(models / "sdxl")
     pipe.load_lora_weights(str(output / "export"), weight_name="pytorch_lora_weights.safetensors")
     assert pipe.get_active_adapters()
@@ -122,4 +121,4 @@ def test_each_stage_as_its_own_command(photographs: Path, models: Path, place: P
     config = write_config(place, photographs, models)
     for stage in STAGES:
         by_subprocess(stage, config)
-    check_results(place)
+    check_results(place, models)
