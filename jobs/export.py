@@ -11,13 +11,10 @@ from jobs import Checkpoint, ConfigFile, Overrides, execute
 def command(config: ConfigFile, checkpoint: Checkpoint = "latest", set: Overrides = None) -> int | None:
     """Write a checkpoint's weights in the formats of [export] and say how to load them."""
     from raytrain.configfile import load
-    from raytrain.export.run import export, how_to_load
+    from raytrain.export.run import export, told
 
     settings = load(config, set or ())
-    for path in export(settings, checkpoint):
-        print(path)
-        for line in how_to_load(path, settings):
-            print(f"    {line}")
+    print(told(export(settings, checkpoint), settings))
     return 0
 
 

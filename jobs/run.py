@@ -31,14 +31,11 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
                 file=sys.stderr,
             )
             return REJECTED
-        from raytrain.export.run import export, how_to_load
+        from raytrain.export.run import export, told
         from raytrain.train.launch import launch
 
         launch(settings)
-        for path in alone.call(settings, export, settings):
-            print(path)
-            for line in how_to_load(path, settings):
-                print(f"    {line}")
+        print(told(alone.call(settings, export, settings), settings))
     return 0
 
 

@@ -8,7 +8,8 @@ connected to Ray, processes of this machine do the same work (`on_machine`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -106,11 +107,12 @@ def _run(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: Encod
     while left:
         before = len(left)
         try:
-            for report in _stream([job | {NUMBER: n} for n, job in left.items()], worker, settings, pool):
-                if "error" in report:
-                    raise UserError(report["error"])
-                del left[report.pop(NUMBER)]
-                yield report
+            with closing(_stream([job | {NUMBER: n} for n, job in left.items()], worker, settings, pool)) as reports:
+                for report in reports:
+                    if "error" in report:
+                        raise UserError(report["error"])
+                    del left[report.pop(NUMBER)]
+                    yield report
         except Exception as error:
             lost = _lost(error)
             if not lost:
@@ -138,8 +140,10 @@ def _lost(error: Exception) -> str:
     return type(error).__name__ if isinstance(error, on_ray.LOST) else ""
 
 
-def _stream(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None) -> Iterator[Report]:
-    """Yield the reports of jobs as they come; raises what a worker was lost by."""
+def _stream(
+    jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None
+) -> Generator[Report, None, None]:
+    """Yield the reports of jobs as they come; raises what a worker was lost by. Closed, it ends its workers."""
     if local.connected():
         from raytrain.data import on_ray
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
@@ -29,7 +29,7 @@ def reserve(config: Config) -> None:
 
 def stream(
     jobs: Sequence[dict[str, Any]], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Yield the reports of jobs in order: `worker(**settings)` maps a block of jobs to one of reports, one in each process.
 
     Raises local.Died when a process ends before its job.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -32,7 +32,7 @@ def call(function: Callable[..., Any], settings: dict[str, Any]) -> Any:
 
 def stream(
     jobs: Sequence[dict[str, Any]], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None, retries: int
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Yield the reports of jobs: `worker(**settings)` maps a block of jobs to one of reports, in tasks or on a pool of actors."""
     for name in ("progress", "execution.streaming_executor", "execution.streaming_executor_state"):
         logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.CRITICAL)  # we say the same

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raytrain import checkpoint, families, methods, plugins, storage
@@ -54,6 +54,11 @@ def assemble(config: Config, weights: Mapping[str, Tensor], state: Mapping[str, 
     )
     _check_fit(bundle)
     return bundle
+
+
+def told(written: Sequence[str], config: Config) -> str:
+    """Return the lines that say what was exported, and how each is loaded."""
+    return "\n".join("\n    ".join([path, *how_to_load(path, config)]) for path in written)
 
 
 def how_to_load(path: str, config: Config) -> list[str]:
