@@ -65,7 +65,9 @@ def interruptible(command: Callable[..., int | None]) -> Callable[..., int | Non
 def guard(body: Callable[[], int | None]) -> int:
     """Call `body` and turn a user's mistake into one message and an exit code."""
     from cluster.errors import ClusterError
+    from raytrain.startup import before_imports
 
+    before_imports()
     try:
         return body() or 0
     except (UserError, ClusterError) as error:

@@ -27,7 +27,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import IO, Any, Self
 
-from raytrain.log import quiet_imports
+from raytrain.startup import before_imports
 
 ORPHAN = 76
 """Exit code of a process whose command is gone."""
@@ -123,7 +123,7 @@ def main() -> None:
     pipe = Connection(descriptor)
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, calls), name="calls", daemon=True).start()
-    quiet_imports()
+    before_imports()
     for module in sys.argv[2:]:
         with suppress(ImportError):  # whoever needs it will say so
             for needed in getattr(importlib.import_module(module), "NEEDS", ()):

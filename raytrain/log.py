@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,29 +88,6 @@ def read_metrics(output: str) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
-
-
-def quiet() -> None:
-    """Silence the libraries' progress bars and notices; errors and our own lines stay."""
-    quiet_imports()
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()
-        library.set_verbosity_error()
-
-
-def quiet_imports() -> None:
-    """Silence what the libraries say while they are imported, and later where they have no switch of their own."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    for name in ("transformers", "diffusers"):
-        os.environ.setdefault(f"{name.upper()}_VERBOSITY", "error")
-    for name in ("DeepSpeed", "bitsandbytes"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _lines(rows: list[dict[str, Any]]) -> bytes:

@@ -163,7 +163,7 @@ def _wrap(text: str, width: int, font: Any) -> str:
 
 def sample(config: Config, which: str = "latest", output: str | None = None) -> str:
     """Make the config's pictures from a checkpoint (`latest`, `best`, `base` or a folder); returns the grid's path."""
-    from raytrain.log import quiet
+    from raytrain.startup import quiet
 
     quiet()
     dataset = Dataset(config.dataset) if storage.exists(storage.join(config.dataset, MANIFEST)) else None

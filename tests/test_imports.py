@@ -116,7 +116,7 @@ def test_families_and_methods_do_not_know_each_other() -> None:
 
 def test_a_lower_room_never_imports_a_higher_one() -> None:
     floors = [
-        ("config", "configfile", "errors", "plugins", "storage", "log"),
+        ("config", "configfile", "errors", "plugins", "storage", "log", "startup"),
         ("data", "diffusion"),
         ("families", "methods"),
         ("checkpoint",),

@@ -25,8 +25,9 @@ from raytrain.evaluate.report import write_report
 from raytrain.evaluate.statistics import Difference, Score, compare, summarise
 from raytrain.evaluate.subject import Judges, Subject
 from raytrain.evaluate.verdict import headline, overfit
-from raytrain.log import quiet, read_metrics
+from raytrain.log import read_metrics
 from raytrain.objective import Objective
+from raytrain.startup import quiet
 
 Values = dict[str, list[float]]
 """Scorer name -> one value a sample."""

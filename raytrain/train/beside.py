@@ -23,7 +23,7 @@ from raytrain.config import TrainConfig
 from raytrain.configfile import parse
 from raytrain.data.read import Dataset
 from raytrain.errors import UserError
-from raytrain.log import quiet
+from raytrain.startup import quiet
 from raytrain.train.pictures import Pictures
 from raytrain.train.run import Run, load_model
 

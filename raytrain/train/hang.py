@@ -37,11 +37,16 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         """Look now and then."""
-        while not self._ended.wait(min(1.0, self._seconds / 4)):
+        pause = min(1.0, self._seconds / 4)
+        while not self._ended.wait(pause):
             if time.monotonic() - self._since > self._seconds:
-                self._end()
+                self._tell()
+                # The others stopped at the same place: a worker that ended at once would break their connections, and the one
+                # to blame might be ended before it had said where it was.
+                time.sleep(2 * pause)
+                os._exit(EXIT_CODE)
 
-    def _end(self) -> None:
+    def _tell(self) -> None:
         path = storage.join(self._output, FOLDER, f"{time.time_ns():020d}-{self._rank:05d}.txt")
         with tempfile.TemporaryFile() as file:
             faulthandler.dump_traceback(file)
@@ -56,4 +61,3 @@ class Watchdog(threading.Thread):
         )
         notices.tell(self._output, text, self._rank)
         print(text, file=sys.stderr, flush=True)
-        os._exit(EXIT_CODE)

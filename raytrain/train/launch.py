@@ -16,8 +16,8 @@ from raytrain.configfile import parse
 from raytrain.data import drift
 from raytrain.data.read import check_dataset
 from raytrain.errors import Diverged, UserError
-from raytrain.log import quiet
 from raytrain.progress import follow
+from raytrain.startup import quiet
 from raytrain.train import out_of_memory, stop
 from raytrain.train.alone import AloneTrainer, needs_ray
 from raytrain.train.out_of_memory import is_out_of_memory

@@ -17,8 +17,8 @@ from raytrain import storage
 from raytrain.config import Config
 from raytrain.data.loader import Loader, Step, prefetch
 from raytrain.errors import UserError
-from raytrain.log import quiet
 from raytrain.objective import Draws
+from raytrain.startup import quiet
 from raytrain.train import hooks as periodic
 from raytrain.train import out_of_memory, profile
 from raytrain.train.divergence import diverged
