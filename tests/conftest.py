@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from raytrain.config import Config
 from raytrain.configfile import parse
+from raytrain.startup import before_imports
+
+before_imports()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,8 +36,28 @@ def ray() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def workers_here() -> Iterator[None]:
+    """Make preparation's workers work in this process, where starting one costs nothing."""
+    from raytrain.data import flow
+
+    def stream(
+        jobs: Sequence[dict[str, Any]], worker: Any, settings: dict[str, Any], options: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        stage = worker(**settings)
+        for job in jobs:
+            block = stage(pa.table({"job": [json.dumps(job)]}))
+            yield from (json.loads(report) for report in block["report"].to_pylist())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "_stream", stream)
+        patch.setattr(flow, "call", lambda function, **settings: function(**settings))
+        patch.setattr(flow, "check_room", lambda encode: None)
+        yield
+
+
 @pytest.fixture(scope="session")
-def world(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """Return a maker (kept for the session) of a tiny model with a dataset prepared by it, as a config's tables."""
     made: dict[str, dict[str, Any]] = {}
 
@@ -54,7 +80,8 @@ def world(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
                     "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
                 },
             }
-            prepare(parse(tables))
+            with workers_here():
+                prepare(parse(tables))
             made[family] = tables
         return made[family]
 

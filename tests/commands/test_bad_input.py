@@ -59,9 +59,7 @@ def test_config_mistakes(config_file: Callable[..., str], capsys: pytest.Capture
     refused(plan.main, [str(tmp_path / "broken.toml")], capsys, "no valid TOML")
 
 
-def test_missing_things(
-    ray: None, config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_missing_things(config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     config = config_file()
     new = ["--set", f'data.dataset="{tmp_path / "new"}"']
     refused(prepare.main, [config, *new, "--set", 'data.source="/no/such/folder"'], capsys, "/no/such/folder")
@@ -74,9 +72,7 @@ def test_missing_things(
     assert not storage.exists(str(tmp_path / "new" / "manifest.json"))
 
 
-def test_broken_models(
-    ray: None, config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_broken_models(config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     config = config_file()
     sd15.tiny(str(tmp_path / "other"), seed=5)
     other = ["--set", f'model.path="{tmp_path / "other"}"']
@@ -87,7 +83,7 @@ def test_broken_models(
 
 
 def test_bad_pictures_are_listed_and_the_good_arrive(
-    ray: None, config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     source = tmp_path / "mixed"
     draw_folder(source, 6, style="flat", seed=0)
@@ -119,7 +115,7 @@ def test_bad_pictures_are_listed_and_the_good_arrive(
 
 
 def test_another_run_in_the_output_folder(
-    ray: None, config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], run_config: Callable[..., Config]
+    config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], run_config: Callable[..., Config]
 ) -> None:
     from raytrain.train import worker
 
@@ -131,7 +127,7 @@ def test_another_run_in_the_output_folder(
 
 
 def test_full_disk_while_a_checkpoint_is_written(
-    ray: None, config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     output = tmp_path / "small"
     output.mkdir()

@@ -30,7 +30,7 @@ PHOTOGRAPHS = {
 }  # fmt: skip
 SHAPES = ((120, 120), (150, 100), (100, 150))
 PICTURES = 72
-STAGES = ("plan", "prepare", "train", "sample", "evaluate", "tune", "export")
+STAGES = ("plan", "run", "sample", "evaluate", "tune")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def test_each_stage_as_its_own_command(photographs: Path, models: Path, place: Path) -> None:
+def test_every_stage_by_command(photographs: Path, models: Path, place: Path) -> None:
     config = write_config(place, photographs, models)
     for stage in STAGES:
         by_subprocess(stage, config)

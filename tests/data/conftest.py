@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
 from raytrain.config import Config
 from raytrain.configfile import parse
-
-
-@pytest.fixture(scope="session")
-def ray() -> Iterator[None]:
-    from cluster.connect import connect
-
-    with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
-        yield
+from tests.conftest import workers_here
 
 
 @pytest.fixture(scope="session")
@@ -72,18 +63,6 @@ def make_config(tmp_path: Path, model: str) -> Callable[..., Config]:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the workers in this process, where starting one costs nothing."""
-    from raytrain.data import flow
-
-    def stream(
-        jobs: Sequence[dict[str, Any]], worker: Any, settings: dict[str, Any], options: dict[str, Any]
-    ) -> Iterator[dict[str, Any]]:
-        stage = worker(**settings)
-        for job in jobs:
-            block = stage(pa.table({"job": [json.dumps(job)]}))
-            yield from (json.loads(report) for report in block["report"].to_pylist())
-
-    monkeypatch.setattr(flow, "_stream", stream)
-    monkeypatch.setattr(flow, "call", lambda function, **settings: function(**settings))
-    monkeypatch.setattr(flow, "check_room", lambda encode: None)
+def here() -> Iterator[None]:
+    with workers_here():
+        yield

@@ -31,7 +31,7 @@ COMBINATIONS = (
     if WHOLE
     else [("lora", "fp32")]
 )
-STEPS, SAVED = (30, 15) if WHOLE else (12, 6)
+STEPS, SAVED = (30, 15) if WHOLE else (8, 4)
 TRAIN = {"steps": STEPS, "checkpoint_every": SAVED, "micro_batch": 1, "learning_rate": 1e-3, "held_out_every": 0,
          "keep_checkpoints": 3, "ema": 0.9}  # fmt: skip
 

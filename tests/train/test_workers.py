@@ -1,4 +1,4 @@
-"""Real Ray Train runs: one worker and two give the same losses, and a killed worker loses nothing."""
+"""Real Ray Train runs: one worker and two give the same losses, and killed workers lose nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from raytrain.train.launch import launch
 from tests.conftest import losses
 
 ENGINES = ("ddp", "zero3")
-STEPS = 20
+STEPS = 15
+DEAD_SECONDS = 15.0
+"""Within which the command knows of a dead run."""
 
 
 def train_all(trees: list[dict[str, Any]]) -> None:
@@ -36,7 +38,7 @@ def test_one_and_two_workers_agree(ray: None, run_config: Callable[..., Config])
     from ray.train.torch import TorchConfig, TorchTrainer
 
     # 30 pictures in three buckets and a batch of 4: batches cross epochs, and the last ones of the run come short
-    train = {"steps": None, "epochs": 4, "global_batch": 4, "learning_rate": 3e-3, "checkpoint_every": 1000}
+    train = {"steps": None, "epochs": 3, "global_batch": 4, "learning_rate": 3e-3, "checkpoint_every": 1000}
     one = run_config(name="one", train={**train, "engine": "plain"})
     worker.train(one)
     expected = losses(one)
@@ -61,25 +63,28 @@ def test_one_and_two_workers_agree(ray: None, run_config: Callable[..., Config])
     assert held_out == pytest.approx([held_out[0]] * len(held_out), abs=1e-4)
 
 
-def test_killed_worker_goes_on_from_its_checkpoint(ray: None, run_config: Callable[..., Config]) -> None:
-    train = {"steps": 60, "learning_rate": 3e-3, "checkpoint_every": 5}
+def test_a_killed_worker_is_replaced_and_one_too_many_ends_the_command(
+    ray: None, run_config: Callable[..., Config]
+) -> None:
+    train = {"steps": 30, "learning_rate": 3e-3, "checkpoint_every": 5, "max_failures": 1}
     whole = run_config(name="whole", train=train)
-    launch(whole)
+    worker.train(whole)
     config = run_config(name="killed", train=train)
-    killed: list[int] = []
+    killed: list[float] = []
 
     def kill() -> None:
-        while not killed:
-            time.sleep(0.02)
-            if any(row["step"] >= 13 for row in read_metrics(config.output)):
-                killed.append(worker_process())
-                os.kill(killed[0], signal.SIGKILL)
+        for step in (8, 18):
+            while not any(row["step"] >= step for row in read_metrics(config.output)):
+                time.sleep(0.02)
+            os.kill(worker_process(), signal.SIGKILL)
+            killed.append(time.monotonic())
 
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(Exception, match="worker"):
+        launch(config)
+    assert len(killed) == 2
+    assert time.monotonic() - killed[1] < DEAD_SECONDS
     launch(config)
-    thread.join(timeout=1)
-    assert killed
     assert losses(config) == losses(whole)  # bit for bit: the world is of the same size
 
 

@@ -139,7 +139,9 @@ def test_what_a_stopped_trial_s_workers_held_is_freed(ray: None) -> None:
         time.sleep(0.1)
 
 
-def test_real_trials_train_on_the_shared_dataset_and_the_best_is_exported(run_config: Callable[..., Config]) -> None:
+def test_real_trials_train_on_the_shared_dataset_and_the_best_is_exported(
+    ray: None, run_config: Callable[..., Config]
+) -> None:
     settings = {
         "trials": 2, "concurrent": 2, "stopper": "none", "evaluations": 2, "objective": {"held_out_loss": -1.0},
         "space": {"train.learning_rate": {"choice": [1e-2, 1e-9]}},
