@@ -21,6 +21,7 @@ from raytrain.train import worker
 from raytrain.train.launch import launch
 from tests.conftest import losses
 from tests.soak._nodes import ROOT
+from tests.train import group
 from tests.train.test_trouble import notices
 from tests.train.test_workers import DEAD_SECONDS
 
@@ -60,7 +61,7 @@ def alone(command: subprocess.Popen[str], config: Config, step: int) -> psutil.P
 def test_one_worker_on_this_machine_needs_no_ray(run_config: Callable[..., Config], tmp_path: Path) -> None:
     train = {"steps": 40, "checkpoint_every": 5, "held_out_every": 0}
     whole = run_config(name="whole", train=train)
-    worker.train(whole)
+    group.train(whole, 1, tmp_path)
     config = run_config(name="killed", train=train)
     command = start(config, tmp_path)
     alone(command, config, 7).kill()
