@@ -26,7 +26,7 @@ from raytrain.data.item import Rejected
 Entry = TypeVar("Entry")
 
 MEMORY = "400MB"
-"""What one query may hold; beyond it DuckDB spills to disk."""
+"""What the queries of one process may hold; beyond it DuckDB spills to disk."""
 MERGED = "merged"
 """What the name of a part begins with that `raytrain data gc` made of many; its metadata of this name lists them."""
 GROUP = 4096
