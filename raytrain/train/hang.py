@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 from raytrain import storage
 from raytrain.train import notices
@@ -40,7 +41,10 @@ class Watchdog(threading.Thread):
         pause = min(1.0, self._seconds / 4)
         while not self._ended.wait(pause):
             if time.monotonic() - self._since > self._seconds:
-                self._tell()
+                try:
+                    self._tell()
+                except Exception:  # nothing may keep a stuck worker: it ends, and says this too
+                    traceback.print_exc()
                 # The others stopped at the same place: a worker that ended at once would break their connections, and the one
                 # to blame might be ended before it had said where it was.
                 time.sleep(2 * pause)

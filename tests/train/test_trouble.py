@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -199,3 +201,11 @@ def test_a_stuck_collective_ends(run_config: Callable[..., Config], tmp_path: Pa
     stacks = sorted(Path(config.output, "hangs").iterdir())
     assert len(stacks) == 2
     assert any("_engine_run_backward" in path.read_text() for path in stacks)
+
+
+def test_a_stuck_worker_ends_even_where_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file where the folder should be")
+    script = f"import time; from raytrain.train.hang import Watchdog; Watchdog({str(tmp_path / 'run')!r}, 0, 0.4); time.sleep(60)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == EXIT_CODE
+    assert "NotADirectoryError" in done.stderr or "FileExistsError" in done.stderr
