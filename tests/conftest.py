@@ -28,6 +28,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Give every test the same random numbers, whichever tests ran before it in its process."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def ray() -> Iterator[None]:
     from cluster.connect import connect

@@ -29,8 +29,11 @@ def test_what_bf16_can_hold_is_not_changed() -> None:
 
 def test_nothing_is_missing() -> None:
     values = torch.randn(100_000) * torch.logspace(-30, 30, 100_000)
+    ties = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, -1 - 3 * 2**-8])  # as near to one bf16 as to another
+    values = torch.cat([values, ties])
     rounded, missing = split(values)
-    assert torch.equal(rounded, values.bfloat16())  # to the nearest, but for ties
+    nearest = values.bfloat16()  # of a tie the even one, where `split` takes the larger
+    assert torch.equal((rounded.double() - values).abs(), (nearest.double() - values).abs())
     assert torch.equal(join(rounded, missing), values)
 
 
