@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from jobs import STAGES, guard, interruptible
 from raytrain import __version__
 from raytrain.errors import unknown
+from raytrain.startup import leave
 
 
 def _show_version(wanted: bool) -> None:
@@ -55,5 +56,10 @@ def main() -> int:
     return guard(lambda: app(args=arguments or ["--help"], standalone_mode=False))
 
 
+def start() -> NoReturn:
+    """Be the `raytrain` command."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    start()

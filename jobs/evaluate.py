@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from jobs import Checkpoint, ConfigFile, Overrides, execute
+from raytrain.startup import leave
 
 
 def command(config: ConfigFile, set: Overrides = None, checkpoint: Checkpoint = "latest") -> int | None:
@@ -31,4 +31,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

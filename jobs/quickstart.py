@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from jobs import connected, execute
+from raytrain.startup import leave
 
 
 def command(
@@ -60,4 +60,4 @@ def _say(number: int, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs import REJECTED, ConfigFile, Overrides, execute, workers
+from raytrain.startup import leave
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
@@ -45,4 +46,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from jobs import STAGES, ConfigFile, Overrides, execute
+from raytrain.startup import leave
 
 SUBMITTABLE = tuple(stage for stage in STAGES if stage not in ("submit", "data"))
 """`data` is a group of commands and runs on no worker: any machine that reaches the dataset's storage can run it."""
@@ -72,4 +72,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

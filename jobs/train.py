@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from jobs import ConfigFile, Overrides, execute, workers
+from raytrain.startup import leave
 
 Resume = Annotated[str, typer.Option(help="Where to go on from: latest, best or a checkpoint's folder.")]
 
@@ -39,4 +39,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

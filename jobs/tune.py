@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs import ConfigFile, Overrides, connected, execute
+from raytrain.startup import leave
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
@@ -37,4 +38,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

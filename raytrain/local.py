@@ -27,7 +27,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import IO, Any, Self
 
-from raytrain.startup import before_imports
+from raytrain.startup import before_imports, quiet
 
 ORPHAN = 76
 """Exit code of a process whose command is gone."""
@@ -126,7 +126,10 @@ def main() -> None:
     before_imports()
     for module in sys.argv[2:]:
         with suppress(ImportError):  # whoever needs it will say so
-            for needed in getattr(importlib.import_module(module), "NEEDS", ()):
+            needs = getattr(importlib.import_module(module), "NEEDS", ())
+            if needs:
+                quiet()
+            for needed in needs:
                 importlib.import_module(needed)
     while True:
         pipe.send(_answer(calls.get()))

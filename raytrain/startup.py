@@ -1,11 +1,16 @@
-"""How a process of ours starts: it says little, and is sooner ready."""
+"""How a process of ours starts, and ends: it says little, is sooner ready, and sooner gone."""
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import os
+import sys
+import threading
 import warnings
+from contextlib import suppress
+from typing import NoReturn
 
 THRESHOLD = 50_000
 """New objects after which garbage is looked for. Python's own 700 makes it look a thousand times while the libraries are
@@ -26,11 +31,38 @@ def before_imports() -> None:
 
 
 def quiet() -> None:
-    """Silence the libraries' progress bars and notices; errors and our own lines stay."""
+    """Import the libraries that every model needs, and silence their progress bars and notices; errors and our lines stay."""
     before_imports()
+    _import_bitsandbytes()
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()
+
+
+def _import_bitsandbytes() -> None:
+    """Import bitsandbytes, which diffusers would, but without PyTorch's compiler: that alone takes 0.9 s.
+
+    It compiles two functions, for devices it has no kernels for, and calls them as they are where that fails.
+    """
+    import torch
+
+    compile_function = torch.compile
+    torch.compile = lambda function, **_: function  # type: ignore[assignment]
+    try:
+        with suppress(ImportError):  # whoever needs it will say so
+            import bitsandbytes  # noqa: F401
+    finally:
+        torch.compile = compile_function
+
+
+def leave(code: int) -> NoReturn:
+    """End the process as `sys.exit` does, but without taking its objects apart, which takes 1.5 s with all libraries loaded."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does at its end
+    atexit._run_exitfuncs()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the descriptor was closed
+        with suppress(BrokenPipeError):  # whoever read it has seen enough
+            stream.flush()
+    os._exit(code)

@@ -9,7 +9,7 @@ from typing import Any
 from raytrain import local, plugins, storage
 from raytrain.config import Config
 from raytrain.configfile import parse
-from raytrain.train import notices
+from raytrain.train import notices, out_of_memory
 
 
 class WorkerDied(RuntimeError):  # noqa: N818
@@ -62,13 +62,24 @@ class AloneTrainer:
         """Train in a new process; returns how it ended, if it did before its time."""
         while _trained:  # of a run before: every run has a process of its own
             _trained.pop().end()
-        process = local.take(*_modules(self._config))
+        process, kills = local.take(*_modules(self._config)), out_of_memory.kernel_kills()
         try:
             process.call(_train, self._config.values())
         except local.Died as died:
-            return str(died)
+            how = str(died)
+            return how + self._for_memory() if how == "SIGKILL" and out_of_memory.kernel_kills() > kills else how
         _trained.append(process)
         return None
+
+    def _for_memory(self) -> str:
+        """Let the next process take half as many pictures at a time; returns what to say of it."""
+        taken = out_of_memory.micro_batch(self._config, 1)
+        told = f" by the kernel, as memory ran out with {taken} pictures at a time"
+        if taken == 1:
+            return f"{told} (there is no smaller micro-batch. {out_of_memory.REMEDY})"
+        smaller = -(-taken // 2)
+        out_of_memory.remember(self._config.output, smaller)
+        return f"{told} (from now on {smaller}; a step is still {self._config.train.global_batch} pictures)"
 
 
 def _modules(config: Config) -> tuple[str, ...]:

@@ -233,7 +233,7 @@ def start(config: Config, rank: int, world: int) -> Run:
         checkpoint.check_same_run(saved.state, config, dataset.manifest.fingerprint, found[-1])
         method.load_state(denoiser, saved.weights)
     slots = -(-config.train.global_batch // world)
-    micro_batch = min(config.train.micro_batch or slots, out_of_memory.limit(config.output) or slots, slots)
+    micro_batch = out_of_memory.micro_batch(config, world)
     choice = _choose(config, denoiser, dataset, world, micro_batch)
     engine = engines.build(choice.engine, choice.offload, denoiser, config.train, slots, micro_batch)
     own = {method.public_name(name): name for name in engine.local()}

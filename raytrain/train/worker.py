@@ -160,10 +160,7 @@ def _shrink(run: Run, step: Step, error: Exception) -> None:
     """Halve the micro-batch, here where this worker is alone, else for the workers that start next; raises where it cannot."""
     where = f"Memory ran out at step {step.number + 1} (bucket {step.bucket}) with {run.micro_batch} pictures at a time"
     if run.micro_batch == 1:
-        raise UserError(
-            f"{where} ({error}); there is no smaller micro-batch. Set train.gradient_checkpointing, a smaller "
-            "data.buckets.resolution, a higher train.engine or train.offload, or use a larger device."
-        ) from error
+        raise UserError(f"{where} ({error}); there is no smaller micro-batch. {out_of_memory.REMEDY}") from error
     smaller = -(-run.micro_batch // 2)
     run.tell(f"{where}. Going on with {smaller} at a time; a step is still {run.config.train.global_batch} pictures.")
     out_of_memory.remember(run.config.output, smaller)

@@ -27,7 +27,6 @@ def seen(ledger: Ledger, world: int = 1) -> Counter[tuple[str, int, int]]:
     return found
 
 
-@settings(deadline=None, max_examples=100)
 @example({"64x64": 1, "80x48": 1}, 1, 1, 0, 1, 6)  # batches larger than buckets: the last one was once lost
 @given(HISTOGRAMS, st.integers(1, 3), st.integers(1, 3), st.integers(0, 5), st.integers(1, 5), st.integers(1, 60))
 def test_epochs_show_every_row_exactly(
@@ -40,7 +39,7 @@ def test_epochs_show_every_row_exactly(
     assert set(found.values()) == {1}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(HISTOGRAMS, st.integers(1, 9), st.integers(0, 3), st.data())
 def test_a_step_depends_on_nothing_but_its_number(
     counts: dict[str, int], batch: int, seed: int, data: st.DataObject

@@ -16,7 +16,7 @@ from raytrain.evaluate import charts, sweep_charts
 from raytrain.evaluate.report import changed_settings, setting, write_report
 from tests.evaluate import fake_run
 
-PHONE, DESK = 390, 1280
+PHONE, TABLET, DESK = 390, 820, 1280
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def show(browser: Any, html: Path, width: int) -> None:
 @pytest.mark.browser
 def test_the_report_in_a_browser(browser: Any, config: Config, html: str) -> None:
     file = Path(config.output) / "report.html"
-    for width in (DESK, PHONE):
+    for width in (DESK, TABLET, PHONE):
         show(browser, file, width)
         sizes = browser.execute_script("return [...document.images].map(i => [i.naturalWidth, i.alt])")
         pictures = [alt for natural, alt in sizes if natural > 1]
@@ -139,6 +139,8 @@ def test_the_report_in_a_browser(browser: Any, config: Config, html: str) -> Non
         assert min(curves) > 100
         wide = browser.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width, f"{wide} pixels do not fit on a screen of {width}"
+        cut = "return [...document.querySelectorAll('.scores')].filter(t => t.scrollWidth > t.parentElement.clientWidth).length"
+        assert browser.execute_script(cut) == 0, f"the scores are cut on a screen of {width}"
         assert browser.execute_script("return document.querySelectorAll('.trial').length") == 13
     assert browser.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

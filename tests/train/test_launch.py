@@ -12,12 +12,13 @@ from typing import Any
 import psutil
 import pytest
 
-from raytrain import checkpoint, storage
+from raytrain import checkpoint, local, storage
 from raytrain.config import Config
 from raytrain.configfile import to_toml
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
-from raytrain.train import worker
+from raytrain.train import out_of_memory, worker
+from raytrain.train.alone import AloneTrainer, WorkerDied
 from raytrain.train.launch import launch
 from tests.conftest import losses
 from tests.soak._nodes import ROOT
@@ -86,6 +87,30 @@ def test_a_lone_worker_that_dies_too_often(run_config: Callable[..., Config], tm
     assert time.monotonic() - killed < DEAD_SECONDS
     assert command.returncode == 1
     assert "The worker ended with SIGKILL, after 0 others" in said
+
+
+def test_a_worker_the_kernel_ends_for_memory_begins_anew_with_less(
+    run_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = tmp_path / "vmstat"
+    counts.write_text("nr_free_pages 7\noom_kill 3\n")
+    monkeypatch.setattr(out_of_memory, "KILLS", counts)
+
+    class Killed:
+        def call(self, *_: object) -> None:
+            counts.write_text(f"oom_kill {out_of_memory.kernel_kills() + 1}\n")
+            raise local.Died("SIGKILL")
+
+    monkeypatch.setattr(local, "take", lambda *_: Killed())
+    config = run_config(train={"max_failures": 2})
+    with pytest.raises(WorkerDied, match=r"with 1 pictures at a time \(there is no smaller.*gradient_checkpointing"):
+        AloneTrainer(config).fit()
+    told = "The worker ended with SIGKILL by the kernel, as memory ran out with"
+    assert f"{told} 4 pictures at a time (from now on 2; a step is still 4 pictures); it starts anew" in notices(config)
+    assert f"{told} 2 pictures at a time (from now on 1; a step is still 4 pictures); it starts anew" in notices(config)
+    assert out_of_memory.micro_batch(config, world=1) == 1
+    counts.unlink()  # another system
+    assert out_of_memory.kernel_kills() == 0
 
 
 def test_going_back_to_another_checkpoint(run_config: Callable[..., Config]) -> None:

@@ -22,6 +22,7 @@ from raytrain.objective import Objective
 from raytrain.train import engine, worker
 from raytrain.train.hang import EXIT_CODE
 from raytrain.train.notices import FOLDER
+from raytrain.train.out_of_memory import is_out_of_memory
 from tests.conftest import losses
 from tests.train import group
 
@@ -48,6 +49,22 @@ def test_out_of_memory_ends_in_a_smaller_micro_batch(
     assert "Going on with 2 at a time; a step is still 4 pictures." in notices(small)
     assert "Going on with 1 at a time; a step is still 4 pictures." in notices(small)
     assert losses(small) == pytest.approx(losses(whole), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("could not create a primitive"), True),  # oneDNN
+        (RuntimeError("The size of tensor a (4) must match the size of tensor b (5)"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_says_that_memory_ran_out(error: Exception, memory: bool) -> None:
+    assert is_out_of_memory(error) == memory
 
 
 def test_no_smaller_micro_batch_is_left(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:

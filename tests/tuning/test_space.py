@@ -100,7 +100,7 @@ def test_default_parameters_are_the_config_s_own_values_inside_the_ranges() -> N
 
 
 @given(st.floats(1e-5, 1e-2), st.sampled_from([4, 8]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_what_is_stored_comes_back(rate: float, rank: int) -> None:
     base = config(train__learning_rate={"log": [1e-5, 1e-2]}, method__rank={"choice": [4, 8]})
     values = {"train.learning_rate": rate, "method.rank": rank}
