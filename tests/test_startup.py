@@ -27,7 +27,7 @@ leave({code})
 
 
 @pytest.mark.parametrize(
-    ("output", "code", "told"), [("| true", 2, ""), (">&-", 2, ""), ("> /dev/full", 1, "No space left on device")]
+    ("output", "code", "told"), [("| true", 2, ""), (">&-", 2, ""), ("> /dev/full", 120, "No space left on device")]
 )
 def test_output_that_cannot_be_written_is_told_where_someone_wanted_it(output: str, code: int, told: str) -> None:
     script = "import time; from raytrain.startup import leave; print(1); time.sleep(0.5); leave(2)"
