@@ -14,7 +14,7 @@ from raytrain.toy import CLIP, SD15
 from raytrain.toy.draw import draw_folder
 from tests.conftest import workers_here
 
-STEPS = 160
+STEPS = 110
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ LONGEST = 2**24
 """Bytes of one record at most."""
 CHUNK = 2**18
 SPACE = re.compile(r"[ \t\r\n]*")
-EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 
 class Row(NamedTuple):
