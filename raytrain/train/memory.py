@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from raytrain.config import Config, TrainConfig
@@ -13,6 +14,8 @@ OVERHEAD = 1.15
 """Allocator and framework share on top of counted bytes: between the counts and peaks measured on the toy world."""
 USABLE = 0.9
 """Share of a device's memory that a plan may fill."""
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux tells a container what it may take (cgroups 2 and 1)."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,13 @@ def device_memory(train: TrainConfig, world: int) -> int | None:
         import torch
 
         return int(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // world
+    return _host_memory() // world
+
+
+def _host_memory() -> int:
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [path.read_text().strip() for path in LIMITS if path.exists()]
+    return min([whole, *(int(limit) for limit in limits if limit.isdigit())])  # or "max"
 
 
 def _ladder(world: int) -> Iterator[tuple[str, str]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from raytrain.config import Config
 from raytrain.configfile import parse
+from raytrain.train import memory
 from raytrain.train.memory import Sizes, choose, device_memory, estimate
 
 SDXL = Sizes(weights=2_567_000_000, trainable=2_567_000_000, frozen_bytes=0, pixels=1024 * 1024)
@@ -72,3 +74,16 @@ def test_memory_of_a_device(run_config: Callable[..., Config]) -> None:
     found = device_memory(config().train, 2)
     assert found is not None
     assert found == pytest.approx((device_memory(config().train, 1) or 0) / 2, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("2147483648\n", 2 * GIB), ("max\n", None), (f"{2**63 - 4096}\n", None)]
+)
+def test_a_container_has_what_it_may_take(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, expected: int | None
+) -> None:
+    monkeypatch.setattr(memory, "LIMITS", (tmp_path / "none",))
+    whole = device_memory(config().train, 1)
+    (tmp_path / "limit").write_text(text)
+    monkeypatch.setattr(memory, "LIMITS", (tmp_path / "none", tmp_path / "limit"))
+    assert device_memory(config().train, 1) == (expected or whole)
