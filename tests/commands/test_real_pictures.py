@@ -1,4 +1,4 @@
-"""Real photographs through every command a user would type, on a tiny sdxl folder; for sd15 see `test_run.py`."""
+"""Real photographs through every command a user would type, on a tiny sdxl folder, in processes of this machine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import skimage
 import sklearn.datasets
 from PIL import Image
+from safetensors import safe_open
 
 from raytrain import families, storage
 from raytrain.configfile import parse, to_toml
@@ -19,6 +20,7 @@ from raytrain.data import tables
 from raytrain.data.captioners import blip
 from raytrain.data.read import Dataset
 from raytrain.toy import CLIP
+from tests.soak._nodes import ROOT
 
 PHOTOGRAPHS = {
     "astronaut.png": "an astronaut in an orange suit", "chelsea.png": "a tabby cat looking up",
@@ -30,7 +32,7 @@ PHOTOGRAPHS = {
 }  # fmt: skip
 SHAPES = ((120, 120), (150, 100), (100, 150))
 PICTURES = 72
-STAGES = ("plan", "run", "sample", "evaluate", "tune")
+STAGES = ("plan", "sample", "evaluate", "tune")
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +87,9 @@ def write_config(folder: Path, photographs: Path, models: Path) -> str:
     return str(path)
 
 
-def by_subprocess(stage: str, config: str) -> None:
-    command = [sys.executable, "-m", f"jobs.{stage}", config]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, f"{stage}: {result.stdout[-2000:]} {result.stderr[-3000:]}"
+def by_subprocess(stage: str, config: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"jobs.{stage}", config, *(word for key in overrides for word in ("--set", key))]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
 
 
 def check_results(folder: Path, models: Path) -> None:
@@ -119,6 +120,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_stage_by_command(photographs: Path, models: Path, place: Path) -> None:
     config = write_config(place, photographs, models)
+    (photographs / "broken.png").write_bytes(b"no picture")
+    stopped = by_subprocess("run", config)
+    assert stopped.returncode == 3
+    assert "broken.png" in stopped.stdout
+    assert stopped.stderr.startswith("Stopped before training: broken pictures")
+    assert not (place / "run" / "checkpoints").exists()
+    whole = by_subprocess("run", config, "data.allow_rejected=true")
+    assert whole.returncode == 0, whole.stderr
+    assert not whole.stderr
+    weights = place / "run" / "export" / "pytorch_lora_weights.safetensors"
+    with safe_open(weights, "pt") as file:
+        assert file.metadata()["raytrain.step"] == "6"
+    assert str(weights) in whole.stdout
+    assert "load_lora_weights" in whole.stdout
+    again = by_subprocess("run", config, "data.allow_rejected=true")
+    assert again.returncode == 0, again.stderr
+    assert "already trained" in again.stdout
     for stage in STAGES:
-        by_subprocess(stage, config)
+        done = by_subprocess(stage, config, "data.allow_rejected=true")
+        assert done.returncode == 0, f"{stage}: {done.stdout[-2000:]} {done.stderr[-3000:]}"
     check_results(place, models)

@@ -1,4 +1,4 @@
-"""Several preparations of one dataset folder at once, each a process on one Ray, and damage while one runs."""
+"""Several preparations of one dataset folder at once, each a command of its own, and damage while one runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from tests.data.conftest import SIZES, draw
 
 PICTURES = 40
 PATIENCE = 300
-HALF = {"cpus_per_worker": 0.5}
 
 
 @pytest.fixture
@@ -34,13 +33,10 @@ def pictures(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def start(ray: None, tmp_path: Path) -> Callable[[str, Config], subprocess.Popen[str]]:
-    """Return a function that starts `python -m jobs.prepare` with a config, on the Ray of the tests."""
-    from ray import get_runtime_context
+def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Return a function that starts `python -m jobs.prepare` with a config, on the Ray at an address or on this machine."""
 
-    address = get_runtime_context().gcs_address
-
-    def begin(name: str, config: Config) -> subprocess.Popen[str]:
+    def begin(name: str, config: Config, address: str | None = None) -> subprocess.Popen[str]:
         file = tmp_path / f"{name}.toml"
         file.write_text(tomli_w.dumps(_plain(config.values() | {"cluster": {"address": address}})))
         command = [sys.executable, "-m", "jobs.prepare", str(file)]
@@ -65,10 +61,13 @@ def contents(config: Config, number: int | str = "latest") -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("pictures")
 def test_equal_preparations_at_once_make_one_dataset(
-    make_config: Callable[..., Config], start: Callable[[str, Config], subprocess.Popen[str]]
+    ray: None, make_config: Callable[..., Config], start: Callable[..., subprocess.Popen[str]]
 ) -> None:
+    from ray import get_runtime_context
+
     config = make_config(encode={"shard_rows": 8, "cpus_per_worker": 0.5})
-    running = [start(f"same-{number}", config) for number in range(2)]
+    address = get_runtime_context().gcs_address
+    running = [start(f"same-{number}", config, address) for number in range(2)]
     for process in running:
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, output
@@ -82,11 +81,11 @@ def test_equal_preparations_at_once_make_one_dataset(
 
 @pytest.mark.usefixtures("pictures")
 def test_different_preparations_at_once_each_get_their_snapshot(
-    make_config: Callable[..., Config], start: Callable[[str, Config], subprocess.Popen[str]]
+    make_config: Callable[..., Config], start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     configs = [
-        make_config(held_out=0.0, captions={"trigger": "alpha"}, encode=HALF),
-        make_config(held_out=0.0, buckets={"resolution": 48, "step": 16}, encode=HALF),
+        make_config(held_out=0.0, captions={"trigger": "alpha"}),
+        make_config(held_out=0.0, buckets={"resolution": 48, "step": 16}),
     ]
     running = [start(f"other-{number}", config) for number, config in enumerate(configs)]
     for process in running:
@@ -105,7 +104,7 @@ def test_different_preparations_at_once_each_get_their_snapshot(
 
 @pytest.mark.usefixtures("pictures")
 def test_damage_while_a_preparation_runs_is_mended_by_the_next(
-    make_config: Callable[..., Config], start: Callable[[str, Config], subprocess.Popen[str]]
+    make_config: Callable[..., Config], start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     config = make_config(encode={"shard_rows": 8, "group_rows": 4})
     process = start("damaged", config)

@@ -30,7 +30,7 @@ GOOD = Kill(
 
 def test_a_soak_of_one_kill(tmp_path: Path) -> None:
     output = tmp_path / "soak.json"
-    command = [sys.executable, "-m", "tests.soak", "--kills", "1", "--pictures", "60", "--output", str(output)]
+    command = [sys.executable, "-m", "tests.soak", "--kills", "1", "--pictures", "24", "--output", str(output)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(output.read_text())
