@@ -26,6 +26,7 @@ from raytrain.data.recipe import Recipe
 from raytrain.data.schema import CONTROLS, MASKS, MOMENTS, TEXT, bucket_size, content_key
 from raytrain.data.transform import Transform, grey, pixels
 from raytrain.errors import UserError
+from raytrain.startup import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +55,7 @@ class ShardEncoder:
                 f"data.encode.gpus_per_worker = {encode.gpus_per_worker:g}, but PyTorch finds no GPU on this machine; nothing "
                 "was encoded. Set it to 0, or run where there is one."
             )
+        quiet()
         torch.set_num_threads(max(1, int(encode.cpus_per_worker)))
         self.config, self.data, self.recipe, self.faults = config, data, recipe, faults
         self.pieces, self.done = pieces, done

@@ -18,7 +18,7 @@ from raytrain import local
 from raytrain.config import Config
 from raytrain.dataconfig import EncodeConfig
 from raytrain.errors import UserError
-from raytrain.startup import quiet
+from raytrain.startup import before_imports
 
 RETRIES = 5
 """How often Ray gives a job to another worker when one dies of it."""
@@ -78,7 +78,7 @@ class _Pooled:
     """Holds an actor and runs it on each job."""
 
     def __init__(self, actor: Callable[..., Worker], settings: dict[str, Any]) -> None:
-        quiet()
+        before_imports()
         self.error, self.worker = "", None
         try:
             self.worker = actor(**settings)
