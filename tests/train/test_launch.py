@@ -31,15 +31,18 @@ def test_a_worker_that_runs_out_of_memory_between_others_begins_anew_with_less(
     run_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
     # ddp, since its workers must not shrink alone; one worker is enough to see it begin anew
-    train = {"steps": 3, "engine": "ddp", "max_failures": 0}
-    plain = run_config(name="plain", train={"steps": 3})
+    train = {"steps": 3, "global_batch": 2}
+    plain = run_config(name="plain", train=train)
     worker.train(plain)
-    greedy = run_config(name="greedy", method={"name": "tests.train.greedy", "rank": 4}, train=train)
+    greedy = run_config(
+        name="greedy",
+        method={"name": "tests.train.greedy", "rank": 4},
+        train={**train, "engine": "ddp", "max_failures": 0},
+    )
     launch(greedy)
     said = capsys.readouterr().out
-    assert "Training with 1 worker from step 0, 4 pictures at a time" in said
-    assert "with 4 pictures at a time. Going on with 2 at a time; a step is still 4 pictures." in said
-    assert "with 2 pictures at a time. Going on with 1 at a time; a step is still 4 pictures." in said
+    assert "Training with 1 worker from step 0, 2 pictures at a time" in said
+    assert "with 2 pictures at a time. Going on with 1 at a time; a step is still 2 pictures." in said
     assert "Training with 1 worker from step 0, 1 pictures at a time" in said
     assert losses(greedy) == pytest.approx(losses(plain), abs=1e-4)
 
