@@ -19,7 +19,7 @@ import atexit, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from raytrain.startup import leave
 atexit.register(print, "third", end="")
-ThreadPoolExecutor(1).submit(lambda: (time.sleep(0.2), print("second")))
+ThreadPoolExecutor(1).submit(lambda: (time.sleep(1.0), print("second")))
 threading.Thread(target=lambda: (time.sleep(0.1), print("first"))).start()
 leave({code})
 """)
