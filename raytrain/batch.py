@@ -48,8 +48,8 @@ class Batch:
     def split(self, size: int) -> list[Batch]:
         """Cut into micro-batches of at most `size` rows."""
         cuts = [slice(at, at + size) for at in range(0, len(self.ids), size)]
-        pieces = zip(cuts, self.weights.split(size), self.columns.split(size), strict=True)
-        return [Batch(self.ids[cut], self.occurrences[cut], weights, part) for cut, weights, part in pieces]
+        parts = zip(cuts, self.columns.split(size), strict=True)
+        return [Batch(self.ids[cut], self.occurrences[cut], self.weights[cut], part) for cut, part in parts]
 
     def pin(self) -> Batch:
         """Copy the tensors to pinned memory."""
@@ -57,6 +57,4 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Copy the tensors from the CPU to a device, without waiting for those in pinned memory."""
-        return replace(
-            self, weights=self.weights.to(device, non_blocking=True), columns=self.columns.to(device)
-        )
+        return replace(self, weights=self.weights.to(device, non_blocking=True), columns=self.columns.to(device))

@@ -47,7 +47,7 @@ class MethodConfig(Table):
 class ObjectiveConfig(Table):
     """`[objective]`: target, weighting, noise and timesteps of the diffusion loss."""
 
-    prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    prediction: Literal["auto", "epsilon", "v_prediction", "flow"] = "auto"
     """`auto` follows the model's scheduler."""
     min_snr_gamma: float | None = Field(None, gt=0)
     """Min-SNR-gamma loss weight (Hang et al. 2023, arXiv:2303.09556); 5 is usual."""
@@ -203,7 +203,8 @@ class SampleConfig(Table):
     negative: str = ""
     steps: int = Field(30, ge=1)
     guidance: float = Field(7.5, ge=0)
-    scheduler: Literal["ddim", "euler", "euler_ancestral", "dpmpp_2m", "unipc"] = "ddim"
+    scheduler: Literal["auto", "ddim", "euler", "euler_ancestral", "dpmpp_2m", "unipc"] = "auto"
+    """`auto`: ddim, and for flow matching euler."""
     width: int | None = Field(None, ge=16)
     height: int | None = Field(None, ge=16)
     """Default: the dataset's largest bucket."""
@@ -358,10 +359,11 @@ class Config(Table):
     @model_validator(mode="after")
     def _quantizable(self) -> Config:
         kind = self.model.quantize
-        if kind != "none" and self.method.name != "lora":
+        frozen = getattr(plugins.load("methods", self.method.name), "FREEZES_BASE", False)
+        if kind != "none" and not frozen:
             raise ValueError(
-                f'model.quantize = "{kind}" is for method.name = "lora", got {self.method.name!r}: quantized weights cannot '
-                'learn. Use a LoRA, or model.quantize = "none"'
+                f'model.quantize = "{kind}" is for a method that freezes the base, got method.name = {self.method.name!r}: '
+                'quantized weights cannot learn. Use a LoRA, or model.quantize = "none"'
             )
         if kind != "none" and self.train.engine == "zero3":
             raise ValueError(

@@ -10,21 +10,20 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from raytrain.config import EvaluateConfig, ObjectiveConfig
-from raytrain.data.loader import Batch, to_batch
+from raytrain.batch import Batch, Columns
+from raytrain.config import EvaluateConfig
+from raytrain.data.loader import to_batch
 from raytrain.data.read import Dataset
-from raytrain.diffusion import noise
-from raytrain.objective import Draws, Objective
+from raytrain.model import Model
 
 ROWS = 8
 """Pictures of one forward pass."""
 
 
 def losses(
-    objective: Objective,
-    denoiser: nn.Module,
+    model: Model,
     dataset: Dataset,
     config: EvaluateConfig,
     *,
@@ -35,16 +34,18 @@ def losses(
 
     Pictures come in the order of buckets and ids, at most `config.max_held_out` of them.
     """
-    device = objective.schedule.alphas_cumprod.device
+    device = next(model.parameters()).device
+    objective = model.objective.comparable()
     chunks = plan(dataset.counts("held_out"), config.max_held_out, world)
     found: list[Tensor] = []
     with torch.no_grad():
         for bucket, numbers in chunks:
             mine = numbers[rank::world]
-            batch = to_batch(dataset.rows(bucket, np.maximum(mine, 0), "held_out"), [0] * len(mine)).to(device)
+            rows = dataset.rows(bucket, np.maximum(mine, 0), "held_out", columns=model.columns)
+            batch = to_batch(rows, [0] * len(mine)).to(device)
             errors = torch.zeros(len(numbers))
             total = sum(
-                objective.errors(denoiser, batch, fixed_draws(objective, batch, k, config.timesteps).to(device))
+                model.losses(batch, fixed_draws(model, batch, k, config.timesteps).to(device), objective)
                 for k in range(config.timesteps)
             )
             assert isinstance(total, Tensor)
@@ -57,17 +58,15 @@ def losses(
     return torch.cat(found).tolist() if found else []
 
 
-def fixed_draws(objective: Objective, batch: Batch, number: int, count: int) -> Draws:
+def fixed_draws(model: Model, batch: Batch, number: int, count: int) -> Columns:
     """Return the draws of held-out timestep `number` of `count`: a function of the picture and `number` alone.
 
     Timesteps are the middles of `count` equal parts of the whole schedule. The run's seed, noise offset and timestep range
     do not matter, so that runs can be compared.
     """
-    fixed = replace(objective, seed=0, config=ObjectiveConfig())
-    named = replace(batch, ids=[f"held_out/{id_}" for id_ in batch.ids], visits=[number] * len(batch.ids))
-    shares = np.full(len(batch.ids), (number + 0.5) / count)
-    steps = noise.timesteps(shares, (0.0, 1.0), objective.schedule.num_timesteps)
-    return replace(fixed.draw(named), timesteps=steps)
+    named = replace(batch, ids=[f"held_out/{id_}" for id_ in batch.ids], occurrences=[number] * len(batch.ids))
+    draws = model.draw(named, model.objective.comparable())
+    return Columns(draws, timestep=torch.full((len(batch.ids),), (number + 0.5) / count, dtype=torch.float64))
 
 
 def plan(counts: dict[str, int], limit: int, world: int) -> list[tuple[str, np.ndarray]]:

@@ -1,93 +1,101 @@
-"""The loss of a batch: draws that belong to each sample, the forward process, the denoiser, the weighted error."""
+"""The loss of a batch: what is drawn for each row, the forward process, the weighted error of a prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from operator import itemgetter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from raytrain.config import ObjectiveConfig
-from raytrain.data.loader import Batch
+from raytrain import families
+from raytrain.batch import Batch, Columns
+from raytrain.config import Config, ModelConfig, ObjectiveConfig
 from raytrain.diffusion import loss, noise
-from raytrain.diffusion.schedule import NoiseSchedule, add_noise, signal_to_noise, target
+from raytrain.diffusion.process import Process
+from raytrain.errors import UserError
 from raytrain.families import Family
+from raytrain.rng import Draw
 
 
 @dataclass(frozen=True)
-class Draws:
-    """Every random number a batch needs."""
+class Noised:
+    """Rows on their way to noise, and what a model should say of them."""
 
-    timesteps: Tensor
-    """(n,) int64."""
-    noise: Tensor
-    """(n, C, h, w) noise offset included."""
-    latent: Tensor
-    """(n, C, h, w) draws that sample latents from the stored moments."""
-
-    def split(self, size: int) -> list[Draws]:
-        """Cut into the draws of micro-batches of at most `size` rows."""
-        parts = [slice(start, start + size) for start in range(0, len(self.timesteps), size)]
-        return [self._map(itemgetter(part)) for part in parts]
-
-    def pin(self) -> Draws:
-        """Copy to pinned memory, whence `to` copies without waiting."""
-        return self._map(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> Draws:
-        """Copy from the CPU to a device, without waiting when pinned."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Draws:
-        return Draws(change(self.timesteps), change(self.noise), change(self.latent))
+    noisy: Tensor
+    """(n, C, *S)."""
+    time: Tensor
+    """(n,) in the process's own unit."""
+    target: Tensor
+    """(n, C, *S)."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of one run: pure in (batch, draws)."""
+    """The loss of one run: pure in (batch, draws, prediction)."""
 
     family: Family
-    schedule: NoiseSchedule
+    process: Process
+    model: ModelConfig
     config: ObjectiveConfig
     seed: int
 
-    @property
-    def prediction(self) -> str:
-        """`epsilon` or `v_prediction`: the config's, else the model's own."""
-        return self.schedule.prediction if self.config.prediction == "auto" else self.config.prediction
+    @classmethod
+    def of(cls, config: Config, device: torch.device) -> Objective:
+        """Return the objective a config asks for; UserError where the model cannot predict what it asks for."""
+        family = families.load(config.model.family)
+        process: Any = family.process(config.model).to(device)
+        asked = config.objective.prediction
+        if asked not in ("auto", *process.PREDICTIONS):
+            raise UserError(
+                f"objective.prediction = {asked!r} is nothing a {config.model.family} model predicts; it would learn "
+                f'another model\'s target. Use "auto" or one of {", ".join(process.PREDICTIONS)}.'
+            )
+        if asked != "auto":
+            process = replace(process, prediction=asked)
+        return cls(family, process, config.model, config.objective, config.seed)
 
-    def draw(self, batch: Batch) -> Draws:
-        """Draw timesteps and noise of every sample from its own streams."""
-        shape = (batch.moments.shape[1] // 2, *batch.moments.shape[2:])
-        ids, visits = batch.ids, batch.visits
-        shares = noise.uniform(self.seed, "timestep", ids, visits)
-        sample = noise.normal(self.seed, "noise", ids, visits, shape)
+    def comparable(self) -> Objective:
+        """Return the objective by which runs are compared: no weights, offsets, ranges or seed of the run's own."""
+        return replace(self, config=ObjectiveConfig(), seed=0)
+
+    def draws(self, batch: Batch) -> dict[str, Draw]:
+        """Return what each row needs: `timestep` (), `noise` and `latent` (C, *S), `noise_offset` (C,)."""
+        stored = batch.columns["latents"].shape[1:]
+        posterior = self.family.latent(self.model).posterior
+        shape = (stored[0] // 2 if posterior else stored[0], *stored[1:])
+        specs = {"timestep": Draw("uniform"), "noise": Draw("normal", shape)}
+        if posterior:
+            specs["latent"] = Draw("normal", shape)
         if self.config.noise_offset:
-            offsets = noise.normal(self.seed, "noise_offset", ids, visits, shape[:1])
-            sample = noise.offset_noise(sample, offsets, self.config.noise_offset)
-        return Draws(
-            noise.timesteps(shares, self.config.timestep_range, self.schedule.num_timesteps),
-            sample,
-            noise.normal(self.seed, "latent", ids, visits, shape),
-        )
+            specs["noise_offset"] = Draw("normal", shape[:1])
+        return specs
 
-    def losses(self, denoiser: nn.Module, batch: Batch, draws: Draws) -> Tensor:
-        """Return each sample's weighted loss, (n,) float32; batch and draws on the schedule's device."""
-        errors = self.errors(denoiser, batch, draws)
+    def noised(self, batch: Batch, draws: Columns) -> Noised:
+        """Return the rows with noise; batch and draws are on the process's device."""
+        clean = self.family.latents(batch.columns["latents"], draws.get("latent"), self.model)
+        added = draws["noise"]
+        if "noise_offset" in draws:
+            added = noise.offset_noise(added, draws["noise_offset"], self.config.noise_offset)
+        share = noise.interval(draws["timestep"], *self.config.timestep_range)
+        time = self.process.time(share, clean.shape[1:])
+        target = self.process.target(clean, added, time)
+        return Noised(self.process.noised(clean, added, time), time, target)
+
+    def predict(self, denoiser: nn.Module, noised: Noised, condition: Mapping[str, Tensor], **extra: Any) -> Tensor:
+        """Run the family's denoiser, (n, C, *S); `extra` is what a control branch adds to the call."""
+        return self.family.predict(denoiser, noised.noisy, noised.time, condition, self.model, **extra)
+
+    def losses(self, predicted: Tensor, noised: Noised, batch: Batch) -> Tensor:
+        """Return each row's weighted error, (n,) float32; over the row's mask where the batch has masks."""
+        masks = batch.columns.get("mask")
+        errors = (
+            loss.mean_squared_error(predicted, noised.target)
+            if masks is None
+            else loss.masked_mean_squared_error(predicted, noised.target, masks.float() / 255)
+        )
         if self.config.min_snr_gamma is None:
             return errors
-        snr = signal_to_noise(self.schedule, draws.timesteps)
-        return errors * loss.min_snr_weight(snr, self.config.min_snr_gamma, self.prediction)
-
-    def errors(self, denoiser: nn.Module, batch: Batch, draws: Draws) -> Tensor:
-        """Return each sample's plain squared error, (n,) float32."""
-        latents = noise.sample_latents(batch.moments, draws.latent, self.schedule)
-        noisy = add_noise(self.schedule, latents, draws.noise, draws.timesteps)
-        wanted = target(self.schedule, latents, draws.noise, draws.timesteps, self.prediction)
-        condition = self.family.condition({name: column.float() for name, column in batch.columns.items()})
-        predicted = self.family.predict(denoiser, noisy, draws.timesteps, condition)
-        if batch.masks is None:
-            return loss.mean_squared_error(predicted, wanted)
-        return loss.masked_mean_squared_error(predicted, wanted, batch.masks.float() / 255)
+        snr = self.process.snr(noised.time)
+        return errors * loss.min_snr_weight(snr, self.config.min_snr_gamma, self.process.prediction)

@@ -12,13 +12,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from raytrain import checkpoint, families, storage
+from raytrain import checkpoint, families, pretrained, storage
 from raytrain.config import Config
 from raytrain.data import drift, schema, sources
 from raytrain.data.item import Item
 from raytrain.data.read import check_dataset
 from raytrain.data.schema import BucketCount, bucket_size
-from raytrain.families import _weights
 from raytrain.train import memory
 from raytrain.train.run import ledger_of
 
@@ -57,10 +56,11 @@ class Plan:
 def plan(config: Config) -> Plan:
     """Check config, model folder and dataset; UserError says what is wrong."""
     family = families.load(config.model.family)
-    _weights.check_components(config.model, family)
-    shapes = weight_shapes(_weights.folder(config.model) / family.DENOISER)
+    pretrained.check_parts(config.model, tuple(family.PARTS))
+    part = families.denoiser(family)
+    shapes = weight_shapes(pretrained.folder(config.model) / part)
     total = sum(_product(shape) for shape in shapes.values())
-    trainable = _trainable(config, shapes, family.LORA_TARGETS)
+    trainable = _trainable(config, shapes, family.LORA_TARGETS[part])
     train = config.train
     slots = train.global_batch // train.workers
     micro = min(train.micro_batch or slots, slots)

@@ -48,9 +48,7 @@ def stream(seed: int, name: str, row: str = "", occurrence: int = 0) -> np.rando
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
 
 
-def normal(
-    seed: int, name: str, rows: Sequence[str], occurrences: Sequence[int], shape: tuple[int, ...]
-) -> Tensor:
+def normal(seed: int, name: str, rows: Sequence[str], occurrences: Sequence[int], shape: tuple[int, ...]) -> Tensor:
     """Return standard normal draws (n, *shape) in float32, each row from its own stream."""
     draws = np.empty((len(rows), *shape), dtype=np.float32)
     for out, row, occurrence in zip(draws, rows, occurrences, strict=True):

@@ -12,50 +12,41 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from raytrain import checkpoint, families, methods, storage
+from raytrain import checkpoint, storage
 from raytrain.config import Config, SampleConfig
 from raytrain.data.read import Dataset
 from raytrain.data.schema import MANIFEST, Manifest, bucket_size
 from raytrain.errors import UserError
+from raytrain.model import Model, build
 
 
-def load_denoiser(
-    config: Config, folder: str | None, *, ema: bool = False, dtype: torch.dtype = torch.float32
-) -> nn.Module:
-    """Load the base denoiser and, unless `folder` is None, put a checkpoint's weights on it."""
-    family = families.load(config.model.family)
-    denoiser = family.load_denoiser(config.model, dtype)
+def load_model(config: Config, folder: str | None, device: torch.device, *, ema: bool = False) -> Model:
+    """Return the model of a checkpoint on a device, or as it begins (None): what a method adds has no effect then."""
+    model = build(config, device)
     if folder is not None:
-        method = methods.load(config.method)
-        method.prepare(denoiser, family, config.method, config.seed)
-        method.load_state(denoiser, checkpoint.load_weights(folder, ema=ema))
-    return denoiser.eval()
+        model.load(checkpoint.load_weights(folder, ema=ema))
+    return model.eval()
 
 
-def load_pipeline(config: Config, folder: str | None, device: torch.device, *, ema: bool = False) -> Any:
-    """Return the diffusers pipeline of the base model (None) or of a checkpoint."""
-    return build_pipeline(config, load_denoiser(config, folder, ema=ema).to(device), device)
-
-
-def build_pipeline(config: Config, denoiser: nn.Module, device: torch.device) -> Any:
-    """Return the diffusers pipeline around a denoiser that is on `device`; the rest stays on the host with `sample.offload`."""
-    family, offloads = families.load(config.model.family), config.sample.offload and device.type != "cpu"
+def build_pipeline(config: Config, model: Model, device: torch.device) -> Any:
+    """Return the diffusers pipeline around a model that is on `device`; the rest stays on the host with `sample.offload`."""
+    offloads = config.sample.offload and device.type != "cpu"
     place = torch.device("cpu") if offloads else device
-    pipeline = family.pipeline(config.model, denoiser, config.sample.scheduler, place)
+    pipeline = model.method.pipeline(config, model.parts, place)
     if offloads:
-        offload(pipeline, denoiser, device)
+        offload(pipeline, model, device)
     return pipeline
 
 
-def offload(pipeline: Any, denoiser: nn.Module, device: torch.device) -> None:
-    """Let every layer of a pipeline's text encoders and VAE come to `device` only while it works; the denoiser stays there.
+def offload(pipeline: Any, model: Model, device: torch.device) -> None:
+    """Let every layer of a pipeline's frozen parts come to `device` only while it works; the model's own parts stay there.
 
     They run once a batch, so that moving them layer by layer costs no more than moving them whole, and holds far less.
     """
     from accelerate import cpu_offload
 
     for part in pipeline.components.values():
-        if isinstance(part, nn.Module) and part is not denoiser:
+        if isinstance(part, nn.Module) and not any(part is own for own in model.parts.values()):
             cpu_offload(part, device)
 
 
@@ -170,7 +161,8 @@ def sample(config: Config, which: str = "latest", output: str | None = None) -> 
     folder = checkpoint.find(config.output, which)
     texts = prompts(config, dataset)
     device = device_for(config.train.gpus_per_worker)
-    pipeline = load_pipeline(config, folder, device, ema=config.export.ema)
+    model = load_model(config, folder, device, ema=config.export.ema)
+    pipeline = build_pipeline(config, model, device)
     pictures = generate(pipeline, texts, config.sample, *size(config, dataset.manifest if dataset else None))
     target = output or storage.join(config.output, "pictures")
     for number, picture in enumerate(pictures):

@@ -47,7 +47,7 @@ class ShardEncoder:
     def __init__(self, config: Config, recipe: Recipe, faults: str, pieces: str, done: str) -> None:
         import torch  # here and below: the command that only names this class starts a second earlier
 
-        from raytrain import families
+        from raytrain.encoders import Encoders
 
         encode, data = config.data.encode, config.data
         if encode.gpus_per_worker and not torch.cuda.is_available():
@@ -61,8 +61,7 @@ class ShardEncoder:
         self.pieces, self.done = pieces, done
         self.device = torch.device("cuda" if encode.gpus_per_worker > 0 else "cpu")
         dtype = torch.bfloat16 if encode.precision == "bf16" else torch.float32
-        self.family = families.load(config.model.family)
-        self.encoders = self.family.load_encoders(config.model, self.device, dtype)
+        self.encoders = Encoders(config.model, self.device, dtype)
         self.pool = ThreadPoolExecutor(max(2, int(encode.cpus_per_worker)))
         self.layers = _Layers(config, recipe)
 
@@ -127,7 +126,7 @@ class ShardEncoder:
             return []
         stack = np.stack(_filled([value.array for value in values], self.data.encode.batch))
         scaled = torch.from_numpy(stack).to(self.device).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
-        moments = self.encoders.encode_pictures(scaled)
+        moments = self.encoders.encode_images(scaled)
         expected = tuple(side // self.recipe.latent_factor for side in stack.shape[1:3])
         if tuple(moments.shape[2:]) != expected:
             raise UserError(
@@ -141,7 +140,7 @@ class ShardEncoder:
         writer, faults, cut = self._writer(TEXT, storage.join(pieces, TEXT), len(lines)), [], 0
         for batch in tables.batched((line for line in lines if line["key"] not in writer.made), self.data.encode.batch):
             captions = [line["caption"] for line in batch]
-            cut += sum(self.encoders.cut(captions))
+            cut += sum(self.encoders.too_long(captions))
             for line, row in zip(batch, self._encode_captions(captions), strict=True):
                 if row is None:
                     faults.append(_fault(line["key"], BadPicture(f"the text encoder {NOT_FINITE} for its caption")))

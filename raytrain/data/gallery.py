@@ -97,7 +97,7 @@ class _Drawer:
             text_hash=manifest.text_hash,
             precision=data.encode.precision,
             background=data.background,
-            latent_channels=manifest.latent_channels,
+            stored_channels=manifest.stored_channels,
             latent_factor=manifest.latent_factor,
         )
         self.prefixes = [recipe.prefixes(transparent)[MOMENTS] for transparent in (False, True)]

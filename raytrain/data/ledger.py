@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raytrain.diffusion.noise import stream
+from raytrain.rng import stream
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LedgerBatch:
     bucket: str
     rows: np.ndarray
     """(n,) row numbers in the bucket's order of ids; n is the batch size, less only after the last epoch."""
-    visits: np.ndarray
+    occurrences: np.ndarray
     """(n,) how often each of these rows was used before."""
 
 
@@ -59,8 +59,8 @@ class Ledger:
         passes = range(start // length, -(-stop // length))
         parts = [self._permutation(bucket, p)[max(start - p * length, 0) : stop - p * length] for p in passes]
         entries = np.concatenate(parts)
-        visits = np.arange(start, stop) // length * self.repeats + entries // self.counts[bucket]
-        return LedgerBatch(step, epoch, bucket, entries % self.counts[bucket], visits)
+        occurrences = np.arange(start, stop) // length * self.repeats + entries // self.counts[bucket]
+        return LedgerBatch(step, epoch, bucket, entries % self.counts[bucket], occurrences)
 
     def epoch_of(self, step: int) -> tuple[int, int]:
         """Return the epoch a step belongs to and that epoch's first step."""
@@ -85,7 +85,7 @@ class Ledger:
             for bucket in self.counts
             for number in range(self._batches_until(bucket, epoch), self._batches_until(bucket, epoch + 1))
         ]
-        order = stream(self.seed, "batches", visit=epoch).permutation(len(batches))
+        order = stream(self.seed, "batches", occurrence=epoch).permutation(len(batches))
         return [batches[i] for i in order]
 
     @functools.lru_cache(maxsize=64)  # noqa: B019

@@ -95,7 +95,7 @@ def _limit(count: int, row_bytes: int, encode: EncodeConfig) -> int:
 
 def _moments_bytes(bucket: str, recipe: Recipe) -> int:
     width, height = bucket_size(bucket)
-    return 2 * 2 * recipe.latent_channels * (width // recipe.latent_factor) * (height // recipe.latent_factor)
+    return 2 * recipe.stored_channels * (width // recipe.latent_factor) * (height // recipe.latent_factor)
 
 
 def _keys(uri: str) -> pa.ChunkedArray | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytrain import storage
+from raytrain import pretrained, storage
 from raytrain.data.picture import BadPicture
 from raytrain.errors import UserError
 
@@ -43,9 +43,7 @@ def weights_hash(path: str, setting: str) -> str:
 
 def folder(path: str) -> Path:
     """Return a model's local folder: `path` itself, or the snapshot of a hub id."""
-    from raytrain.families import _weights
-
-    return _weights.resolve(path)
+    return pretrained.resolve(path)
 
 
 def device() -> torch.device:

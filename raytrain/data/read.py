@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -21,6 +21,9 @@ from raytrain.errors import UserError
 
 _TWO_HEADERS = 42
 """Bytes of two page headers at least; one takes about 21."""
+
+READ = ("latents", "text")
+"""Columns that are read where nothing else is asked for."""
 
 Pick = Callable[[str, list[str], np.ndarray], np.ndarray]
 """(store, picture hashes, number of versions of each) -> which version of each is read."""
@@ -67,21 +70,13 @@ class Index:
 
 @dataclass(frozen=True)
 class Rows:
-    """Arrays of n entries of one bucket."""
+    """n entries of one bucket."""
 
     ids: list[str]
-    moments: np.ndarray
-    """(n, 2C, h, w) float16."""
-    text: dict[str, np.ndarray]
-    """Column -> (n, ...) float16."""
-    sizes: np.ndarray
-    """(n, 6) int32: original height, width, crop top, left, bucket height, width."""
     weights: np.ndarray
-    """(n,) float32."""
-    masks: np.ndarray | None = None
-    """(n, h, w) uint8 where the dataset has masks."""
-    controls: np.ndarray | None = None
-    """(n, 3, H, W) uint8 where the dataset has control pictures."""
+    """(n,) float32: factor on the loss."""
+    columns: dict[str, np.ndarray]
+    """As in `raytrain.batch.Batch`."""
 
 
 class Dataset:
@@ -115,16 +110,19 @@ class Dataset:
         """Return the entries of every bucket in a split: rows, in training as often as they repeat."""
         return {bucket: len(index) for (bucket, part), index in sorted(self._indices.items()) if part == split}
 
-    def visits(self, bucket: str, numbers: np.ndarray, visits: np.ndarray) -> np.ndarray:
+    def occurrences(self, bucket: str, numbers: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
         """Return how often each entry's row was used before, from how often the entry itself was."""
         index = self.index(bucket)
-        again: np.ndarray = visits * index.repeats[index.entries[numbers]] + index.ordinals[numbers]
+        again: np.ndarray = occurrences * index.repeats[index.entries[numbers]] + index.ordinals[numbers]
         return again
 
     def rows(
-        self, bucket: str, numbers: np.ndarray, split: str = TRAIN, pick: Pick | None = None, controls: bool = False
+        self, bucket: str, numbers: np.ndarray, split: str = TRAIN, pick: Pick | None = None, columns: Collection[str] = READ
     ) -> Rows:
-        """Return entries by their numbers; `pick` chooses among a row's versions, without it the first is read."""
+        """Return entries by their numbers, with these columns and, where there are masks, those.
+
+        `pick` chooses among a row's versions, without it the first is read.
+        """
         index = self.index(bucket, split)
         rows = index.entries[numbers]
         digits = index.ids[rows].tobytes().hex()
@@ -133,7 +131,7 @@ class Dataset:
         crops = np.zeros((len(rows), 2), np.int32)
         versions: dict[str, np.ndarray] = {}
         for store in STORES:
-            if store == CONTROLS and not controls:
+            if store == CONTROLS and "control" not in columns:
                 continue
             places = index.places[store]
             first = places.offsets[rows]
@@ -149,19 +147,19 @@ class Dataset:
             if store == MOMENTS:
                 crops = where[:, 2:]
         width, height = schema.bucket_size(bucket)
-        sizes = np.empty((len(rows), 6), np.int32)
+        sizes = np.empty((len(rows), 6), np.float32)
         sizes[:, :2], sizes[:, 2:4], sizes[:, 4:] = index.sizes[rows], crops, (height, width)
-        latent = self.manifest.latent_size(bucket)
-        return Rows(
-            ids=ids,
-            moments=found[MOMENTS][MOMENTS].view(np.float16).reshape(-1, *self.manifest.moments_shape(bucket)),
-            text={name: found[TEXT][name].view(np.float16).reshape(-1, *shape)
-                  for name, shape in self.manifest.text_shapes.items()},
-            sizes=sizes,
-            weights=index.weights[rows],
-            masks=found[MASKS][MASKS].reshape(-1, *latent) if MASKS in found else None,
-            controls=found[CONTROLS][CONTROLS].reshape(-1, 3, height, width) if CONTROLS in found else None,
-        )  # fmt: skip
+        arrays: dict[str, np.ndarray] = {
+            "latents": found[MOMENTS][MOMENTS].view(np.float16).reshape(-1, *self.manifest.moments_shape(bucket)),
+            **{name: found[TEXT][name].view(np.float16).reshape(-1, *shape)
+               for name, shape in self.manifest.text_shapes.items()},
+            "sizes": sizes,
+        }  # fmt: skip
+        if MASKS in found:
+            arrays["mask"] = found[MASKS][MASKS].reshape(-1, *self.manifest.latent_size(bucket))
+        if CONTROLS in found:
+            arrays["control"] = found[CONTROLS][CONTROLS].reshape(-1, 3, height, width)
+        return Rows(ids, index.weights[rows], arrays)
 
     def empty_text(self) -> dict[str, np.ndarray]:
         """Return the text columns of the empty caption, each without a row axis."""
@@ -303,13 +301,13 @@ def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Man
 
 def check_dataset(config: Config) -> Manifest:
     """Return the manifest of the config's dataset, or UserError when it was made for another model."""
+    from raytrain import pretrained
     from raytrain.data import recipe
-    from raytrain.families import _weights
 
     manifest = open_manifest(config.dataset, config.data.snapshot, config.data.partial)
     hashes = {
         "family": (manifest.family, config.model.family),
-        "VAE": (manifest.vae_hash, _weights.vae_hash(config.model)),
+        "VAE": (manifest.vae_hash, pretrained.vae_hash(config.model)),
         "text encoder": (manifest.text_hash, recipe.text_hash(config)),
     }
     for what, (made_with, wanted) in hashes.items():

@@ -25,7 +25,8 @@ class Recipe(Table):
     text_hash: str
     precision: str
     background: str
-    latent_channels: int
+    stored_channels: int
+    """Channels stored of a latent: mean and log-variance, or the latent itself."""
     latent_factor: int
     """Pixels per latent cell along one side."""
     mask_version: str = ""
@@ -55,30 +56,28 @@ def address(prefix: bytes, *parts: bytes) -> bytes:
 
 def recipe(config: Config) -> Recipe:
     """Check the model folder, the buckets against its VAE and the plug-ins; hash what decides the arrays. No model is loaded."""
-    from raytrain import families
-    from raytrain.families import _weights
+    from raytrain import families, pretrained
 
     data = config.data
     family = families.load(config.model.family)
-    _weights.check_components(config.model, family)
-    root, name = _weights.vae_source(config.model)
-    vae = _weights.read_config(root / name, "config.json")
-    factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+    pretrained.check_parts(config.model, tuple(family.PARTS))
+    latent = family.latent(config.model)
+    factor = latent.multiple
     for width, height in buckets.all_sizes(data.buckets):
         if width % factor or height % factor:
             raise UserError(
-                f"Every side of a bucket must be a multiple of {factor}, the VAE's pixels per latent, but "
+                f"Every side of a bucket must be a multiple of {factor}, which a {config.model.family} model needs, but "
                 f"[data.buckets] gives {width}x{height}; it could not be encoded. Make `step` a multiple of {factor}."
             )
     masks = data.masks.kind != "none" and data.masks.train
     return Recipe(
         family=config.model.family,
-        vae_hash=_weights.vae_hash(config.model),
+        vae_hash=pretrained.vae_hash(config.model),
         text_hash=text_hash(config),
         precision=data.encode.precision,
         background=data.background,
-        latent_channels=int(vae.get("latent_channels", 4)),
-        latent_factor=factor,
+        stored_channels=latent.stored,
+        latent_factor=latent.factor,
         mask_version=_version("masks", data.masks) if masks else "",
         control_version=_version("controls", data.controls) if data.controls.kind != "none" else "",
     )
@@ -86,10 +85,9 @@ def recipe(config: Config) -> Recipe:
 
 def text_hash(config: Config) -> str:
     """Return the content hash of the text encoders and of the length they encode."""
-    from raytrain import families
-    from raytrain.families import _weights
+    from raytrain import families, pretrained
 
-    weights = _weights.text_hash(config.model, families.load(config.model.family).TEXT_COMPONENTS)
+    weights = pretrained.hash_of(config.model, families.text_parts(families.load(config.model.family)))
     return content_digest(weights, config.model.max_tokens).hex()
 
 

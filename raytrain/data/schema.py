@@ -87,7 +87,8 @@ class Manifest(Table):
     text_hash: str
     fingerprint: str
     """Hash over all rows, their splits, repeats and weights: equal fingerprints mean equal training data."""
-    latent_channels: int
+    stored_channels: int
+    """Channels stored of a latent."""
     latent_factor: int
     """Pixels per latent cell along one side."""
     text_shapes: dict[str, Shape]
@@ -107,8 +108,8 @@ class Manifest(Table):
     """The [data] table the dataset was made with."""
 
     def moments_shape(self, bucket: str) -> tuple[int, int, int]:
-        """Shape (2C, h, w) of one row's moments in a bucket named `WxH`."""
-        return 2 * self.latent_channels, *self.latent_size(bucket)
+        """Shape (channels, h, w) of what is stored of one row's latents in a bucket named `WxH`."""
+        return self.stored_channels, *self.latent_size(bucket)
 
     def latent_size(self, bucket: str) -> tuple[int, int]:
         """Shape (h, w) of one row's latents in a bucket named `WxH`."""

@@ -188,7 +188,7 @@ def _manifest(
         vae_hash=recipe.vae_hash,
         text_hash=recipe.text_hash,
         fingerprint=_fingerprint(sql),
-        latent_channels=recipe.latent_channels,
+        stored_channels=recipe.stored_channels,
         latent_factor=recipe.latent_factor,
         text_shapes=shapes,
         buckets=_buckets(sql),

@@ -18,6 +18,12 @@ def masked_mean_squared_error(prediction: Tensor, target: Tensor, mask: Tensor) 
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction: str) -> Tensor:
-    """Return the Min-SNR-gamma weight, (B,): min(SNR, gamma)/SNR, over SNR + 1 for v (Hang et al. 2023, arXiv:2303.09556)."""
+    """Return the Min-SNR-gamma weight, (B,), of the error of what is predicted (Hang et al. 2023, arXiv:2303.09556).
+
+    The error of x_0 weighs min(SNR, gamma). Of the noise that is over SNR, of v over SNR + 1, of a velocity over
+    (sqrt(SNR) + 1)^2, since x_0 is off by s times the velocity's error and s = 1 / (sqrt(SNR) + 1).
+    """
     clipped = torch.clamp(snr, max=gamma)
-    return clipped / (snr + 1) if prediction == "v_prediction" else clipped / snr
+    if prediction == "epsilon":
+        return clipped / snr
+    return clipped / (snr + 1 if prediction == "v_prediction" else (snr.sqrt() + 1).square())

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from raytrain import checkpoint, families, held_out, provenance, sample, storage
+from raytrain import checkpoint, held_out, provenance, sample, storage
 from raytrain.config import Config
 from raytrain.data.read import Dataset
 from raytrain.errors import Diverged, UserError
@@ -26,7 +26,6 @@ from raytrain.evaluate.statistics import Difference, Score, compare, summarise
 from raytrain.evaluate.subject import Judges, Subject
 from raytrain.evaluate.verdict import headline, overfit
 from raytrain.log import read_metrics
-from raytrain.objective import Objective
 from raytrain.startup import quiet
 
 Values = dict[str, list[float]]
@@ -107,15 +106,14 @@ def _draw(
 ) -> tuple[list[Image.Image], list[float]]:
     """Return one model's pictures and its held-out losses, then free its memory."""
     average = config.train.ema is not None and config.export.ema
-    pipeline = sample.load_pipeline(config, folder, device, ema=average)
+    model = sample.load_model(config, folder, device, ema=average)
+    pipeline = sample.build_pipeline(config, model, device)
     width, height = sample.size(config, dataset.manifest if dataset else None)
     losses: list[float] = []
     if dataset is not None and "held_out_loss" in config.evaluate.scorers:
-        family = families.load(config.model.family)
-        objective = Objective(family, family.load_schedule(config.model).to(device), config.objective, config.seed)
-        losses = held_out.losses(objective, getattr(pipeline, family.DENOISER), dataset, config.evaluate)
+        losses = held_out.losses(model, dataset, config.evaluate)
     pictures = sample.generate(pipeline, texts, config.sample, width, height)
-    del pipeline
+    del model, pipeline
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

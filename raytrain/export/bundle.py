@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from raytrain import storage
+from raytrain import families, pretrained, storage
 from raytrain.config import Config
-from raytrain.families import Family, _weights
+from raytrain.families import Family
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -54,6 +54,11 @@ class Bundle:
     """Provenance, for every safetensors file's metadata."""
 
     @property
+    def part(self) -> str:
+        """The denoiser's folder."""
+        return families.denoiser(self.family)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of the written weights."""
         return DTYPES[self.config.export.precision]
@@ -63,7 +68,7 @@ class Bundle:
         import diffusers
 
         model = self.config.model
-        settings = _weights.read_config(_weights.folder(model), self.family.DENOISER, "config.json")
+        settings = pretrained.read_config(pretrained.folder(model), self.part, "config.json")
         with torch.device("meta"):
             denoiser: nn.Module = getattr(diffusers, settings["_class_name"]).from_config(settings)
         return denoiser

@@ -10,18 +10,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from raytrain import __version__
+from raytrain import __version__, families, pretrained
 from raytrain.config import Config
-from raytrain.families import _weights
-
-_ARCHITECTURES = {"sd15": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
 
 
 def header(
     name: str, config: Config, denoiser: str, learned: Mapping[str, Any], *, adapter: bool, ema: bool
 ) -> dict[str, str]:
     """Return the header of one run's export; `learned` holds the checkpoint's step, commit and dataset fingerprint."""
-    family = config.model.family
     side = config.data.buckets.resolution
     facts = {
         "raytrain.version": __version__,
@@ -31,9 +27,9 @@ def header(
         "raytrain.ema": ema,
         "raytrain.config": json.dumps(config.values(), sort_keys=True),
         "raytrain.model": config.model.path,
-        "raytrain.model_hash": _weights.text_hash(config.model, (denoiser,)),
+        "raytrain.model_hash": pretrained.hash_of(config.model, (denoiser,)),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": _ARCHITECTURES.get(family, family) + ("/lora" if adapter else ""),
+        "modelspec.architecture": families.load(config.model.family).MODELSPEC + ("/lora" if adapter else ""),
         "modelspec.implementation": "diffusers",
         "modelspec.title": name,
         "modelspec.date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -12,6 +12,7 @@ from raytrain.data.snapshot import read_manifest
 from raytrain.errors import UserError
 from raytrain.export import provenance
 from raytrain.export.bundle import DTYPES, Bundle, is_lora
+from raytrain.model import of_part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,9 @@ def assemble(config: Config, weights: Mapping[str, Tensor], state: Mapping[str, 
     dtype = DTYPES[trained.export.precision]
     facts = methods.load(trained.method).facts(trained.method)
     name = config.output.rstrip("/").rsplit("/", 1)[-1]
-    header = provenance.header(name, trained, family.DENOISER, state, adapter=is_lora(weights), ema=ema)
+    part = families.denoiser(family)
+    weights = of_part(weights, part)
+    header = provenance.header(name, trained, part, state, adapter=is_lora(weights), ema=ema)
     bundle = Bundle(
         name=name,
         config=trained,

@@ -1,80 +1,137 @@
 """Families: one base model a file; a family is a module with the members of `Family` below.
 
+What a base model's own conventions are (packing, position ids, sign, direction of time, guidance) never leaves its file.
 Families never import methods or each other, so m families and n methods cost m + n files. What several share lives in
 modules whose name starts with an underscore, which the registry does not list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from raytrain import plugins
 from raytrain.config import ModelConfig
+from raytrain.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from raytrain.diffusion.schedule import NoiseSchedule
+    from raytrain.diffusion.process import Process
+
+Role = Literal["denoiser", "text", "tokenizer", "vae", "image"]
 
 
-class Encoders(Protocol):
-    """A family's frozen VAE and text encoders, loaded on one device."""
+@dataclass(frozen=True)
+class Latent:
+    """What a family's VAE makes of an image."""
 
-    def encode_pictures(self, pixels: Tensor) -> Tensor:
-        """Map pixels (B, 3, H, W) in [-1, 1] to VAE moments (B, 2C, H/f, W/f): mean and log-variance."""
+    channels: int
+    factor: int
+    """Pixels per latent cell along one side."""
+    multiple: int
+    """Every side of an image must be a multiple of so many pixels."""
+    posterior: bool = True
+    """A mean and a log-variance are stored, from which training samples; else the latents themselves."""
 
-    def encode_captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Map B captions to the family's text columns, each (B, ...)."""
-
-    def cut(self, captions: Sequence[str]) -> list[bool]:
-        """Return for each caption whether it is longer than `model.max_tokens`, so that its end is not encoded."""
+    @property
+    def stored(self) -> int:
+        """Channels that are stored of an image."""
+        return 2 * self.channels if self.posterior else self.channels
 
 
 class Family(Protocol):
     """What a file in `raytrain/families` offers."""
 
-    COMPONENTS: tuple[str, ...]
-    """Sub-folders a model folder must hold, denoiser last but for the scheduler."""
-    DENOISER: str
-    """The sub-folder of the weights that learn: `unet` or `transformer`."""
-    TEXT_COMPONENTS: tuple[str, ...]
-    TEXT_COLUMNS: tuple[str, ...]
-    LORA_TARGETS: tuple[str, ...]
+    PARTS: Mapping[str, Role]
+    """Sub-folders that a model folder must hold, beside `scheduler`."""
+    CONDITION: tuple[str, ...]
+    """Text columns that `encode_text` makes and `predict` reads."""
+    LORA_TARGETS: Mapping[str, tuple[str, ...]]
+    """For each part that can take a LoRA, the endings of its layers' names."""
+    CONV_TARGETS: Mapping[str, tuple[str, ...]]
+    """The same for convolutions."""
+    KOHYA: Mapping[str, tuple[str, Callable[[str, nn.Module], str]]]
+    """For each part kohya's prefix, and a function from a module's path to kohya's name of it, without the prefix."""
     KOHYA_BASE: str
     """`ss_base_model_version` of kohya's files."""
+    MODELSPEC: str
+    """`modelspec.architecture` of Stability's ModelSpec."""
     NEEDS: tuple[str, ...]
     """Modules that its functions import, which take seconds: a process that waits for work imports them meanwhile."""
 
-    def load_encoders(self, model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Encoders:
-        """Load the VAE and the text encoders."""
+    def load(self, model: ModelConfig, part: str, dtype: torch.dtype) -> Any:
+        """Load a part on the CPU, a tokenizer without weights; linear layers of the denoiser quantized where asked."""
 
-    def load_denoiser(self, model: ModelConfig, dtype: torch.dtype) -> nn.Module:
-        """Load the denoiser on the CPU, its linear layers quantized where `model.quantize` asks for it."""
+    def process(self, model: ModelConfig) -> Process:
+        """Read the forward process and the prediction type from the model folder."""
 
-    def load_schedule(self, model: ModelConfig) -> NoiseSchedule:
-        """Read the noise schedule, the prediction type and the latent scale from the model folder."""
+    def latent(self, model: ModelConfig) -> Latent:
+        """Read the shape of latents from the model folder."""
 
-    def condition(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Build the denoiser's conditioning from text columns and the `sizes` column (B, 6).
+    def encode_image(self, vae: nn.Module, pixels: Tensor) -> Tensor:
+        """Map pixels (n, 3, H, W) in [-1, 1] to what is stored of them (n, `Latent.stored`, H/f, W/f), float32."""
 
-        `sizes` is original height, width, crop top, left, bucket height, width.
+    def latents(self, stored: Tensor, normal: Tensor | None, model: ModelConfig) -> Tensor:
+        """Map what is stored, and normal draws (n, C, h, w) where that is a posterior, to scaled latents (n, C, h, w)."""
+
+    def tokenize(self, tokenizers: Mapping[str, Any], captions: Sequence[str], model: ModelConfig) -> dict[str, Tensor]:
+        """Map n captions to token ids, (n, ...) int64 columns named after the tokenizers' folders."""
+
+    def too_long(self, tokenizers: Mapping[str, Any], captions: Sequence[str], model: ModelConfig) -> list[bool]:
+        """Tell for each caption whether its end is not encoded, since it has more tokens than the family reads."""
+
+    def encode_text(
+        self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor], model: ModelConfig
+    ) -> dict[str, Tensor]:
+        """Map token ids to the columns of `CONDITION`, (n, ...) float32, differentiable."""
+
+    def predict(
+        self, denoiser: nn.Module, noisy: Tensor, time: Tensor, condition: Mapping[str, Tensor], model: ModelConfig,
+        **extra: Any,
+    ) -> Tensor:  # fmt: skip
+        """Predict of latents (n, C, h, w) at times (n,), in the process's convention, (n, C, h, w).
+
+        `condition` has the columns of `CONDITION` and `sizes` (n, 6): original height, width, crop top, left, bucket height,
+        width.
         """
 
-    def predict(self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: dict[str, Tensor]) -> Tensor:
-        """Run the denoiser: noisy latents (B, C, h, w), timesteps (B,) -> prediction (B, C, h, w)."""
-
-    def pipeline(self, model: ModelConfig, denoiser: nn.Module, scheduler: str, device: torch.device) -> Any:
-        """Assemble the diffusers pipeline around this denoiser, for sampling."""
-
-    def kohya_module(self, name: str, denoiser: nn.Module) -> str:
-        """Map a denoiser module path to kohya's name for it, without the `lora_unet_` prefix."""
+    def pipeline(self, model: ModelConfig, parts: Mapping[str, Any], scheduler: str, device: torch.device) -> Any:
+        """Assemble the diffusers pipeline around `parts`, loading the others, for sampling."""
 
     def tiny(self, folder: str, seed: int = 0) -> None:
         """Write a model folder with tiny random weights, built offline."""
+
+    # Verbs that only some families have; `verb` tells of one that is missing.
+    # control_branch(denoiser, model) -> nn.Module
+    # control(branch, noisy, time, condition, hint, scale, model) -> what `predict` takes as `extra`
 
 
 def load(name: str) -> Family:
     """Return the family module `name`."""
     return plugins.load("families", name)
+
+
+def denoiser(family: Family) -> str:
+    """Return the folder of the part that predicts: `unet` or `transformer`."""
+    return next(name for name, role in family.PARTS.items() if role == "denoiser")
+
+
+def text_parts(family: Family, *roles: Role) -> tuple[str, ...]:
+    """Return the folders of the text encoders and tokenizers, or of those with a role."""
+    return tuple(name for name, role in family.PARTS.items() if role in (roles or ("text", "tokenizer")))
+
+
+def verb(family: Family, name: str, why: str) -> Any:
+    """Return a verb that only some families have; UserError where this one has not."""
+    found = getattr(family, name, None)
+    if found is None:
+        own = getattr(family, "__name__", str(family))
+        having = [each for each in plugins.names("families") if hasattr(plugins.load("families", each), name)]
+        raise UserError(
+            f"{why}, which family {own.rpartition('.')[2]!r} does not offer ({own} has no function {name!r}). "
+            f"Families that do: {', '.join(having) or 'none'}."
+        )
+    return found

@@ -58,6 +58,12 @@ class Layout:
         return cls(each, tuple("Attn" in kind for kind in up))
 
 
+def plain(name: str, part: nn.Module) -> str:
+    """Return kohya's name of a module whose path it keeps: `.` made `_`."""
+    part.get_submodule(name)  # a name the model does not have would be ignored silently by every loader
+    return name.replace(".", "_")
+
+
 def sd_module(name: str, denoiser: nn.Module) -> str:
     """Return kohya's name of a Stable Diffusion 1 or 2 U-Net module."""
     denoiser.get_submodule(name)  # a name the model does not have would be ignored silently by every loader

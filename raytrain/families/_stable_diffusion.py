@@ -1,4 +1,4 @@
-"""What the U-Net families of Stable Diffusion share: loading through diffusers, VAE moments, the noise schedule."""
+"""What the U-Net families of Stable Diffusion share: loading through diffusers, VAE posteriors, the noise schedule, CLIP."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raytrain import pretrained
 from raytrain.config import ModelConfig
-from raytrain.diffusion.schedule import NoiseSchedule
+from raytrain.diffusion.noise import sample_posterior
+from raytrain.diffusion.process import Ddpm
 from raytrain.errors import UserError
-from raytrain.families import _weights
+from raytrain.families import Latent
 
 CHUNK = 75
 """Words of a caption that CLIP sees at once; with the tokens of its beginning and end they are 77."""
 
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
 
 SCHEDULERS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "auto": ("DDIMScheduler", {}),
     "ddim": ("DDIMScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
@@ -28,28 +33,77 @@ SCHEDULERS: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 
 def load_vae(model: ModelConfig, dtype: torch.dtype) -> Any:
-    """Load the VAE, the model's own or `model.vae`, in evaluation mode."""
+    """Load the VAE, the model's own or `model.vae`."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    root, name = _weights.vae_source(model)
-    vae = AutoencoderKL.from_pretrained(root, subfolder=name or None, torch_dtype=dtype, variant=_variant(model))
-    return vae.eval().requires_grad_(False)
+    root, name = pretrained.vae_source(model)
+    return AutoencoderKL.from_pretrained(root, subfolder=name or None, torch_dtype=dtype, variant=model.variant)
 
 
-def load_text(model: ModelConfig, kind: str, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Load a CLIP tokenizer and text encoder; `kind` is the transformers class, `name` the encoder's sub-folder."""
+def load_tokenizer(model: ModelConfig, part: str) -> Any:
+    """Load a CLIP tokenizer."""
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(pretrained.folder(model), subfolder=part)
+
+
+def load_text(model: ModelConfig, part: str, kind: str, dtype: torch.dtype) -> Any:
+    """Load a text encoder of the transformers class `kind`."""
     import transformers
 
-    root = _weights.folder(model)
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(root, subfolder=name.replace("text_encoder", "tokenizer"))
-    encoder = getattr(transformers, kind).from_pretrained(
-        root, subfolder=name, dtype=dtype, variant=_variant(model), use_safetensors=True
+    return getattr(transformers, kind).from_pretrained(
+        pretrained.folder(model), subfolder=part, dtype=dtype, variant=model.variant, use_safetensors=True
     )
-    return tokenizer, encoder.eval().requires_grad_(False)
 
 
-def tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> Tensor:
-    """Map B captions to token ids (B, n, L) in n = max_tokens / 75 chunks, each with its beginning and end; longer ones are cut.
+def load_unet(model: ModelConfig, dtype: torch.dtype) -> nn.Module:
+    """Load the U-Net, its linear layers quantized where `model.quantize` asks for it."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    unet: nn.Module = UNet2DConditionModel.from_pretrained(
+        pretrained.folder(model), subfolder="unet", torch_dtype=dtype, variant=model.variant, use_safetensors=True
+    )
+    return pretrained.quantized(unet, model)
+
+
+def process(model: ModelConfig) -> Ddpm:
+    """Read the noise schedule from the scheduler's config through diffusers' own DDPM implementation."""
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    scheduler = DDPMScheduler.from_pretrained(pretrained.folder(model), subfolder="scheduler")
+    prediction = scheduler.config.prediction_type
+    if prediction not in Ddpm.PREDICTIONS:
+        raise UserError(
+            f"model {model.path!r} predicts {prediction!r}; only {' and '.join(Ddpm.PREDICTIONS)} are trained. "
+            "Choose another base model."
+        )
+    return Ddpm(scheduler.alphas_cumprod.float(), prediction)
+
+
+def latent(model: ModelConfig) -> Latent:
+    """Read the shape of latents from the VAE's config."""
+    vae = pretrained.vae_config(model)
+    factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+    return Latent(int(vae.get("latent_channels", 4)), factor, factor)
+
+
+def encode_image(vae: Any, pixels: Tensor) -> Tensor:
+    """Map pixels (n, 3, H, W) in [-1, 1] to mean and log-variance (n, 2C, H/f, W/f)."""
+    result: Tensor = vae.encode(pixels).latent_dist.parameters
+    return result
+
+
+def latents(stored: Tensor, normal: Tensor | None, model: ModelConfig) -> Tensor:
+    """Sample scaled latents (n, C, h, w) from stored mean and log-variance (n, 2C, h, w)."""
+    assert normal is not None
+    vae = pretrained.vae_config(model)
+    scale, shift = vae.get("scaling_factor", 0.18215), vae.get("shift_factor") or 0.0
+    result: Tensor = (sample_posterior(stored, normal) - shift) * scale
+    return result
+
+
+def clip_tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> Tensor:
+    """Map n captions to token ids (n, m, L) in m = max_tokens / 75 chunks, each with its beginning and end; longer ones are cut.
 
     Chunks are cut as kohya's sd-scripts do (`--max_token_length`): an empty one is beginning, end, padding.
     """
@@ -71,17 +125,23 @@ def tokens(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> Tensor:
 
 
 def join(states: Tensor, chunks: int) -> Tensor:
-    """Join hidden states (B * n, L, D) of n chunks to (B, n (L - 2) + 2, D): the first beginning, all words, the last end."""
+    """Join hidden states (n * m, L, D) of m chunks to (n, m (L - 2) + 2, D): the first beginning, all words, the last end."""
     states = states.reshape(-1, chunks, *states.shape[1:])
     words = states[:, :, 1:-1].flatten(1, 2)
     return torch.cat([states[:, 0, :1], words, states[:, -1, -1:]], dim=1)
 
 
-def is_cut(tokenizer: Any, caption: str, max_tokens: int) -> bool:
-    """Return whether a caption has more tokens than are encoded, so that its end is lost."""
-    found = tokenizer(caption, add_special_tokens=False, verbose=False).input_ids
-    most: int = max_tokens // CHUNK * (tokenizer.model_max_length - 2)
-    return len(found) > most
+def tokenize(tokenizers: Mapping[str, Any], captions: Sequence[str], model: ModelConfig) -> dict[str, Tensor]:
+    """Map n captions to ids (n, m, 77) for each CLIP tokenizer."""
+    return {name: clip_tokens(each, captions, model.max_tokens) for name, each in tokenizers.items()}
+
+
+def too_long(tokenizers: Mapping[str, Any], captions: Sequence[str], model: ModelConfig) -> list[bool]:
+    """Tell for each caption whether it has more tokens than are encoded, so that its end is lost."""
+    tokenizer = tokenizers["tokenizer"]
+    most: int = model.max_tokens // CHUNK * (tokenizer.model_max_length - 2)
+    found = tokenizer(list(captions), add_special_tokens=False, verbose=False).input_ids
+    return [len(ids) > most for ids in found]
 
 
 class LongPrompts:
@@ -105,54 +165,51 @@ class LongPrompts:
         return getattr(self.__dict__["pipeline"], name)
 
 
-def load_denoiser(model: ModelConfig, dtype: torch.dtype) -> nn.Module:
-    """Load the U-Net on the CPU, in evaluation mode, its linear layers quantized where `model.quantize` asks for it."""
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    root = _weights.folder(model)
-    unet: nn.Module = UNet2DConditionModel.from_pretrained(
-        root, subfolder="unet", torch_dtype=dtype, variant=_variant(model), use_safetensors=True
-    )
-    if model.quantize != "none":
-        from raytrain.families._quantize import quantize
-
-        quantize(unet, model.quantize)
-    return unet.eval()
-
-
-def load_schedule(model: ModelConfig) -> NoiseSchedule:
-    """Read the noise schedule from the scheduler's config through diffusers' own DDPM implementation."""
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    scheduler = DDPMScheduler.from_pretrained(_weights.folder(model), subfolder="scheduler")
-    prediction = scheduler.config.prediction_type
-    if prediction not in ("epsilon", "v_prediction"):
-        raise UserError(
-            f"model {model.path!r} predicts {prediction!r}; only epsilon and v_prediction are trained. "
-            "Choose another base model."
-        )
-    root, name = _weights.vae_source(model)
-    vae = _weights.read_config(root / name, "config.json")
-    return NoiseSchedule(
-        scheduler.alphas_cumprod.float(), prediction, vae.get("scaling_factor", 0.18215), vae.get("shift_factor") or 0.0
-    )
+def components(
+    names: Mapping[str, str],
+    load: Callable[[ModelConfig, str, torch.dtype], Any],
+    model: ModelConfig,
+    parts: Mapping[str, Any],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Return all parts of a pipeline, those given and the others loaded in the denoiser's type, on a device."""
+    denoiser = next(name for name, role in names.items() if role == "denoiser")
+    dtype = next(parts[denoiser].parameters()).dtype
+    found: dict[str, Any] = dict(parts)
+    for name in names:
+        if name not in found:
+            loaded = load(model, name, dtype)
+            found[name] = loaded.eval().to(device) if isinstance(loaded, nn.Module) else loaded
+    return found
 
 
-def load_scheduler(model: ModelConfig, name: str) -> Any:
+def on(device: torch.device, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return columns on a device."""
+    return {name: column.to(device) for name, column in columns.items()}
+
+
+def scheduler(model: ModelConfig, name: str) -> Any:
     """Load a sampler by its config name, with the model's own schedule."""
     import diffusers
 
-    kind, options = SCHEDULERS[name]
-    return getattr(diffusers, kind).from_pretrained(_weights.folder(model), subfolder="scheduler", **options)
+    kind, options = pretrained.scheduler_named(SCHEDULERS, name, model)
+    return getattr(diffusers, kind).from_pretrained(pretrained.folder(model), subfolder="scheduler", **options)
 
 
-def moments(vae: Any, pixels: Tensor) -> Tensor:
-    """Encode pixels (B, 3, H, W) in [-1, 1] to float32 moments (B, 2C, H/f, W/f)."""
-    with torch.no_grad():
-        distribution = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-    result: Tensor = distribution.parameters
-    return result.float()
+def control_branch(denoiser: Any, model: ModelConfig) -> nn.Module:
+    """Return a ControlNet that starts as the U-Net's own encoder behind zero convolutions (arXiv:2302.05543)."""
+    from diffusers.models.controlnets.controlnet import ControlNetModel
+
+    branch: nn.Module = ControlNetModel.from_unet(denoiser)
+    return branch
 
 
-def _variant(model: ModelConfig) -> str | None:
-    return model.variant
+def control_kwargs(
+    branch: nn.Module, noisy: Tensor, time: Tensor, text: Tensor, hint: Tensor, scale: float, added: Any
+) -> dict[str, Any]:
+    """Run a ControlNet on a hint (n, 3, H, W) in [0, 1]; returns its residuals as the U-Net takes them."""
+    down, middle = branch(
+        noisy, time, encoder_hidden_states=text, controlnet_cond=hint, conditioning_scale=scale,
+        added_cond_kwargs=added, return_dict=False,
+    )  # fmt: skip
+    return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}

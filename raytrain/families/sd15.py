@@ -6,7 +6,6 @@ would train on another conditioning than the pipeline samples with.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,91 +13,91 @@ import torch
 from torch import Tensor, nn
 
 from raytrain.config import ModelConfig
-from raytrain.families import _stable_diffusion
-from raytrain.families._kohya import sd_module
-from raytrain.families._stable_diffusion import LORA_TARGETS, load_denoiser, load_schedule
+from raytrain.families import _stable_diffusion as sd
+from raytrain.families._kohya import plain, sd_module
+from raytrain.families._stable_diffusion import (
+    control_branch,
+    encode_image,
+    latent,
+    latents,
+    process,
+    tokenize,
+    too_long,
+)  # fmt: skip
 
-COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-DENOISER = "unet"
-TEXT_COMPONENTS = ("tokenizer", "text_encoder")
-TEXT_COLUMNS = ("text",)
+PARTS = {"vae": "vae", "text_encoder": "text", "tokenizer": "tokenizer", "unet": "denoiser"}
+CONDITION = ("text",)
+LORA_TARGETS = {"unet": sd.ATTENTION, "text_encoder": sd.CLIP_ATTENTION}
+CONV_TARGETS = {"unet": sd.CONVOLUTIONS}
+KOHYA = {"unet": ("lora_unet", sd_module), "text_encoder": ("lora_te", plain)}
 KOHYA_BASE = "sd_v1"
+MODELSPEC = "stable-diffusion-v1"
 NEEDS = ("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",)
 
 
-class Encoders:
-    """VAE and CLIP text encoder on one device."""
-
-    def __init__(self, model: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
-        self.vae = _stable_diffusion.load_vae(model, dtype).to(device)
-        self.tokenizer, self.text_encoder = _stable_diffusion.load_text(model, "CLIPTextModel", "text_encoder", dtype)
-        self.text_encoder.to(device)
-        self.max_tokens, self.device = model.max_tokens, device
-
-    def encode_pictures(self, pixels: Tensor) -> Tensor:
-        """Map pixels (B, 3, H, W) in [-1, 1] to moments (B, 2C, H/f, W/f), float32."""
-        return _stable_diffusion.moments(self.vae, pixels)
-
-    def encode_captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Map B captions to `text` (B, L, D), L = 77, 152 or 227 for `model.max_tokens`; longer captions are cut."""
-        return _encode(self.tokenizer, self.text_encoder, captions, self.max_tokens, self.device)
-
-    def cut(self, captions: Sequence[str]) -> list[bool]:
-        """Return for each caption whether it is too long, so that its end is not encoded."""
-        return [_stable_diffusion.is_cut(self.tokenizer, caption, self.max_tokens) for caption in captions]
+def load(model: ModelConfig, part: str, dtype: torch.dtype) -> Any:
+    """Load a part on the CPU."""
+    if part == "vae":
+        return sd.load_vae(model, dtype)
+    if part == "tokenizer":
+        return sd.load_tokenizer(model, part)
+    if part == "text_encoder":
+        return sd.load_text(model, part, "CLIPTextModel", dtype)
+    return sd.load_unet(model, dtype)
 
 
-def load_encoders(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Encoders:
-    """Load the VAE and the text encoder."""
-    return Encoders(model, device, dtype)
+def encode_text(
+    encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor], model: ModelConfig
+) -> dict[str, Tensor]:
+    """Map ids (n, m, 77) to `text` (n, L, D), L = 77, 152 or 227 for `model.max_tokens`."""
+    ids = tokens["tokenizer"]
+    states = encoders["text_encoder"](ids.flatten(0, 1))[0]
+    return {"text": sd.join(states, ids.shape[1]).float()}
 
 
-def condition(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the cross-attention input `text` (B, L, D)."""
-    return {"text": columns["text"]}
-
-
-def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: dict[str, Tensor]) -> Tensor:
-    """Run the U-Net: noisy latents (B, C, h, w), timesteps (B,) -> prediction (B, C, h, w)."""
-    result: Tensor = denoiser(noisy, timesteps, encoder_hidden_states=condition["text"], return_dict=False)[0]
+def predict(
+    denoiser: nn.Module,
+    noisy: Tensor,
+    time: Tensor,
+    condition: Mapping[str, Tensor],
+    model: ModelConfig,
+    **extra: Any,
+) -> Tensor:
+    """Run the U-Net: noisy latents (n, C, h, w), timesteps (n,) -> prediction (n, C, h, w)."""
+    result: Tensor = denoiser(noisy, time, encoder_hidden_states=condition["text"], return_dict=False, **extra)[0]
     return result
 
 
-def pipeline(model: ModelConfig, denoiser: nn.Module, scheduler: str, device: torch.device) -> Any:
-    """Assemble the sampling pipeline around a denoiser."""
+def control(
+    branch: nn.Module, noisy: Tensor, time: Tensor, condition: Mapping[str, Tensor], hint: Tensor, scale: float
+) -> dict[str, Any]:
+    """Run the ControlNet; returns what `predict` takes."""
+    return sd.control_kwargs(branch, noisy, time, condition["text"], hint, scale, None)
+
+
+def pipeline(model: ModelConfig, parts: Mapping[str, Any], scheduler: str, device: torch.device) -> Any:
+    """Assemble the sampling pipeline; with a part `controlnet` the one that takes control images."""
+    from diffusers.pipelines.controlnet.pipeline_controlnet import StableDiffusionControlNetPipeline
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-    dtype = next(denoiser.parameters()).dtype
-    tokenizer, text_encoder = _stable_diffusion.load_text(model, "CLIPTextModel", "text_encoder", dtype)
-    pipe = StableDiffusionPipeline(
-        vae=_stable_diffusion.load_vae(model, dtype).to(device),
-        text_encoder=text_encoder.to(device),
-        tokenizer=tokenizer,
-        unet=denoiser,
-        scheduler=_stable_diffusion.load_scheduler(model, scheduler),
+    kind = StableDiffusionControlNetPipeline if "controlnet" in parts else StableDiffusionPipeline
+    pipe = kind(
+        **sd.components(PARTS, load, model, parts, device),
+        scheduler=sd.scheduler(model, scheduler),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
-    if model.max_tokens == _stable_diffusion.CHUNK:
+    if model.max_tokens == sd.CHUNK:
         return pipe
-    encode = functools.partial(_encode, tokenizer, text_encoder, max_tokens=model.max_tokens, device=device)
-    return _stable_diffusion.LongPrompts(pipe, encode, {"text": "prompt_embeds"})
 
+    def encode(captions: Sequence[str]) -> dict[str, Tensor]:
+        ids = tokenize({"tokenizer": pipe.tokenizer}, captions, model)
+        with torch.no_grad():
+            return encode_text({"text_encoder": pipe.text_encoder}, sd.on(device, ids), model)
 
-def _encode(
-    tokenizer: Any, encoder: Any, captions: Sequence[str], max_tokens: int, device: torch.device
-) -> dict[str, Tensor]:
-    tokens = _stable_diffusion.tokens(tokenizer, captions, max_tokens)
-    with torch.no_grad():
-        states = encoder(tokens.flatten(0, 1).to(device))[0]
-    return {"text": _stable_diffusion.join(states, tokens.shape[1]).float()}
-
-
-def kohya_module(name: str, denoiser: nn.Module) -> str:
-    """Map a U-Net module path to kohya's name for it, without the `lora_unet_` prefix."""
-    return sd_module(name, denoiser)
+    return sd.LongPrompts(pipe, encode, {"text": "prompt_embeds"})
 
 
 def tiny(folder: str, seed: int = 0) -> None:
@@ -108,5 +107,6 @@ def tiny(folder: str, seed: int = 0) -> None:
     _tiny.write_sd15(folder, seed)
 
 
-__all__ = ["COMPONENTS", "DENOISER", "LORA_TARGETS", "TEXT_COLUMNS", "TEXT_COMPONENTS", "Encoders", "condition",
-           "kohya_module", "load_denoiser", "load_encoders", "load_schedule", "pipeline", "predict", "tiny"]  # fmt: skip
+__all__ = ["CONDITION", "CONV_TARGETS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS", "control",
+           "control_branch", "encode_image", "encode_text", "latent", "latents", "load", "pipeline", "predict", "process",
+           "tiny", "tokenize", "too_long"]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,113 +9,106 @@ import torch
 from torch import Tensor, nn
 
 from raytrain.config import ModelConfig
-from raytrain.families import _stable_diffusion
-from raytrain.families._kohya import sdxl_module
-from raytrain.families._stable_diffusion import LORA_TARGETS, load_denoiser, load_schedule
+from raytrain.families import _stable_diffusion as sd
+from raytrain.families._kohya import plain, sdxl_module
+from raytrain.families._stable_diffusion import (
+    control_branch,
+    encode_image,
+    latent,
+    latents,
+    process,
+    tokenize,
+    too_long,
+)  # fmt: skip
 
-COMPONENTS = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "unet", "scheduler")
-DENOISER = "unet"
-TEXT_COMPONENTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
-TEXT_COLUMNS = ("text", "pooled")
+PARTS = {
+    "vae": "vae", "text_encoder": "text", "tokenizer": "tokenizer", "text_encoder_2": "text", "tokenizer_2": "tokenizer",
+    "unet": "denoiser",
+}  # fmt: skip
+CONDITION = ("text", "pooled")
+LORA_TARGETS = {"unet": sd.ATTENTION, "text_encoder": sd.CLIP_ATTENTION, "text_encoder_2": sd.CLIP_ATTENTION}
+CONV_TARGETS = {"unet": sd.CONVOLUTIONS}
+KOHYA = {
+    "unet": ("lora_unet", sdxl_module), "text_encoder": ("lora_te1", plain), "text_encoder_2": ("lora_te2", plain)
+}  # fmt: skip
 KOHYA_BASE = "sdxl_base_v1-0"
+MODELSPEC = "stable-diffusion-xl-v1-base"
 NEEDS = ("diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",)
-_ENCODERS = (("CLIPTextModel", "text_encoder"), ("CLIPTextModelWithProjection", "text_encoder_2"))
+_ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
 
 
-class Encoders:
-    """VAE and both text encoders on one device."""
-
-    def __init__(self, model: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
-        self.vae = _stable_diffusion.load_vae(model, dtype).to(device)
-        self.text = [_stable_diffusion.load_text(model, kind, name, dtype) for kind, name in _ENCODERS]
-        for _, encoder in self.text:
-            encoder.to(device)
-        self.max_tokens, self.device = model.max_tokens, device
-
-    def encode_pictures(self, pixels: Tensor) -> Tensor:
-        """Map pixels (B, 3, H, W) in [-1, 1] to moments (B, 2C, H/f, W/f), float32."""
-        return _stable_diffusion.moments(self.vae, pixels)
-
-    def encode_captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Map B captions to `text` (B, L, D1 + D2), the penultimate layers side by side, and `pooled` (B, P) of the second.
-
-        L is 77, 152 or 227 for `model.max_tokens`; longer captions are cut. `pooled` is of the first 75 tokens.
-        """
-        return _encode(self.text, captions, self.max_tokens, self.device)
-
-    def cut(self, captions: Sequence[str]) -> list[bool]:
-        """Return for each caption whether it is too long, so that its end is not encoded."""
-        tokenizer, _ = self.text[0]
-        return [_stable_diffusion.is_cut(tokenizer, caption, self.max_tokens) for caption in captions]
+def load(model: ModelConfig, part: str, dtype: torch.dtype) -> Any:
+    """Load a part on the CPU."""
+    if part == "vae":
+        return sd.load_vae(model, dtype)
+    if part in _ENCODERS:
+        return sd.load_text(model, part, _ENCODERS[part], dtype)
+    return sd.load_tokenizer(model, part) if PARTS[part] == "tokenizer" else sd.load_unet(model, dtype)
 
 
-def load_encoders(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Encoders:
-    """Load the VAE and both text encoders."""
-    return Encoders(model, device, dtype)
-
-
-def condition(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `text` (B, L, D), `pooled` (B, P) and `sizes` (B, 6): original h w, crop top left, target h w, in pixels."""
-    return {name: columns[name] for name in ("text", "pooled", "sizes")}
-
-
-def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, condition: dict[str, Tensor]) -> Tensor:
-    """Run the U-Net: noisy latents (B, C, h, w), timesteps (B,) -> prediction (B, C, h, w)."""
-    added = {"text_embeds": condition["pooled"], "time_ids": condition["sizes"].to(condition["pooled"].dtype)}
-    result: Tensor = denoiser(
-        noisy, timesteps, encoder_hidden_states=condition["text"], added_cond_kwargs=added, return_dict=False
-    )[0]
-    return result
-
-
-def pipeline(model: ModelConfig, denoiser: nn.Module, scheduler: str, device: torch.device) -> Any:
-    """Assemble the sampling pipeline around a denoiser."""
-    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
-
-    dtype = next(denoiser.parameters()).dtype
-    (first, first_encoder), (second, second_encoder) = (
-        _stable_diffusion.load_text(model, kind, name, dtype) for kind, name in _ENCODERS
-    )
-    pipe = StableDiffusionXLPipeline(
-        vae=_stable_diffusion.load_vae(model, dtype).to(device),
-        text_encoder=first_encoder.to(device),
-        text_encoder_2=second_encoder.to(device),
-        tokenizer=first,
-        tokenizer_2=second,
-        unet=denoiser,
-        scheduler=_stable_diffusion.load_scheduler(model, scheduler),
-        add_watermarker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    if model.max_tokens == _stable_diffusion.CHUNK:
-        return pipe
-    encode = functools.partial(
-        _encode,
-        ((first, pipe.text_encoder), (second, pipe.text_encoder_2)),
-        max_tokens=model.max_tokens,
-        device=device,
-    )
-    return _stable_diffusion.LongPrompts(pipe, encode, {"text": "prompt_embeds", "pooled": "pooled_prompt_embeds"})
-
-
-def _encode(
-    text: Sequence[tuple[Any, Any]], captions: Sequence[str], max_tokens: int, device: torch.device
+def encode_text(
+    encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor], model: ModelConfig
 ) -> dict[str, Tensor]:
+    """Map ids (n, m, 77) of both to `text` (n, L, D1 + D2), the penultimate layers side by side, and `pooled` (n, P).
+
+    L is 77, 152 or 227 for `model.max_tokens`. `pooled` is the second encoder's, of the first 75 tokens.
+    """
     layers, pooled = [], None
-    for tokenizer, encoder in text:
-        tokens = _stable_diffusion.tokens(tokenizer, captions, max_tokens)
-        chunks = tokens.shape[1]
-        with torch.no_grad():
-            output = encoder(tokens.flatten(0, 1).to(device), output_hidden_states=True)
-        layers.append(_stable_diffusion.join(output.hidden_states[-2], chunks).float())
+    for name, encoder in ((name, encoders[name]) for name in _ENCODERS):
+        ids = tokens[name.replace("text_encoder", "tokenizer")]
+        chunks = ids.shape[1]
+        output = encoder(ids.flatten(0, 1), output_hidden_states=True)
+        layers.append(sd.join(output.hidden_states[-2], chunks).float())
         pooled = output[0][::chunks].float()
     assert pooled is not None
     return {"text": torch.cat(layers, dim=-1), "pooled": pooled}
 
 
-def kohya_module(name: str, denoiser: nn.Module) -> str:
-    """Map a U-Net module path to kohya's name for it, without the `lora_unet_` prefix."""
-    return sdxl_module(name, denoiser)
+def predict(
+    denoiser: nn.Module,
+    noisy: Tensor,
+    time: Tensor,
+    condition: Mapping[str, Tensor],
+    model: ModelConfig,
+    **extra: Any,
+) -> Tensor:
+    """Run the U-Net: noisy latents (n, C, h, w), timesteps (n,) -> prediction (n, C, h, w)."""
+    result: Tensor = denoiser(
+        noisy, time, encoder_hidden_states=condition["text"], added_cond_kwargs=_added(condition), return_dict=False,
+        **extra,
+    )[0]  # fmt: skip
+    return result
+
+
+def control(
+    branch: nn.Module, noisy: Tensor, time: Tensor, condition: Mapping[str, Tensor], hint: Tensor, scale: float
+) -> dict[str, Any]:
+    """Run the ControlNet; returns what `predict` takes."""
+    return sd.control_kwargs(branch, noisy, time, condition["text"], hint, scale, _added(condition))
+
+
+def pipeline(model: ModelConfig, parts: Mapping[str, Any], scheduler: str, device: torch.device) -> Any:
+    """Assemble the sampling pipeline; with a part `controlnet` the one that takes control images."""
+    from diffusers.pipelines.controlnet.pipeline_controlnet_sd_xl import StableDiffusionXLControlNetPipeline
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+
+    kind = StableDiffusionXLControlNetPipeline if "controlnet" in parts else StableDiffusionXLPipeline
+    pipe = kind(
+        **sd.components(PARTS, load, model, parts, device),
+        scheduler=sd.scheduler(model, scheduler),
+        add_watermarker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    if model.max_tokens == sd.CHUNK:
+        return pipe
+
+    def encode(captions: Sequence[str]) -> dict[str, Tensor]:
+        ids = tokenize({"tokenizer": pipe.tokenizer, "tokenizer_2": pipe.tokenizer_2}, captions, model)
+        encoders = {name: getattr(pipe, name) for name in _ENCODERS}
+        with torch.no_grad():
+            return encode_text(encoders, sd.on(device, ids), model)
+
+    return sd.LongPrompts(pipe, encode, {"text": "prompt_embeds", "pooled": "pooled_prompt_embeds"})
 
 
 def tiny(folder: str, seed: int = 0) -> None:
@@ -126,5 +118,11 @@ def tiny(folder: str, seed: int = 0) -> None:
     _tiny.write_sdxl(folder, seed)
 
 
-__all__ = ["COMPONENTS", "DENOISER", "LORA_TARGETS", "TEXT_COLUMNS", "TEXT_COMPONENTS", "Encoders", "condition",
-           "kohya_module", "load_denoiser", "load_encoders", "load_schedule", "pipeline", "predict", "tiny"]  # fmt: skip
+def _added(condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    pooled = condition["pooled"]
+    return {"text_embeds": pooled, "time_ids": condition["sizes"].to(pooled.dtype)}
+
+
+__all__ = ["CONDITION", "CONV_TARGETS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS", "control",
+           "control_branch", "encode_image", "encode_text", "latent", "latents", "load", "pipeline", "predict", "process",
+           "tiny", "tokenize", "too_long"]  # fmt: skip

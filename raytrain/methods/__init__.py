@@ -1,37 +1,79 @@
-"""Methods: one way of learning a file; a method is a module with the members of `Method` below."""
+"""Methods: one way of learning a file.
+
+A method is a module with `Config`, its own table, a subclass of `MethodConfig`, and those members of `Method` below in which
+it differs from training the denoiser on what a dataset stores; the others come from `raytrain.methods._denoise`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from raytrain import plugins
 from raytrain.config import MethodConfig
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
+    from raytrain.batch import Batch, Columns
+    from raytrain.config import Config
     from raytrain.families import Family
+    from raytrain.objective import Objective
+    from raytrain.rng import Draw
+
+
+@dataclass(frozen=True)
+class Group:
+    """How the weights of one part are trained, where it is not as all others."""
+
+    rate: float = 1.0
+    """Factor on the learning rate."""
+    weight_decay: float | None = None
+    """None: that of [train]."""
 
 
 class Method(Protocol):
-    """What a file in `raytrain/methods` offers, beside `Config`, its own table, a subclass of `MethodConfig`."""
+    """What training, sampling and export need of a method."""
 
-    def prepare(self, denoiser: nn.Module, family: Family, config: Any, seed: int) -> None:
-        """Freeze the denoiser and mark or inject what learns (fp32), in place."""
+    FREEZES_BASE: bool
+    """Weights of the base do not learn, so they may be quantized."""
 
-    def state(self, denoiser: nn.Module) -> dict[str, Tensor]:
-        """Return what learns, by public name: all that a checkpoint holds."""
+    def columns(self, family: Family, config: Any) -> tuple[str, ...]:
+        """Return the columns that training reads: `latents`, `text`, `tokens`, `control`."""
 
-    def load_state(self, denoiser: nn.Module, tensors: dict[str, Tensor]) -> None:
-        """Put such a state back, strictly."""
+    def build(self, load: Callable[[str], nn.Module], family: Family, config: Any, seed: int) -> dict[str, nn.Module]:
+        """Return the parts that a step runs; `requires_grad` says what learns (in fp32).
 
-    def public_name(self, name: str) -> str:
-        """Turn a trainable parameter's name in the prepared denoiser into its name in checkpoints."""
+        `load(part)` gives a part of the base on the CPU, frozen and in evaluation mode.
+        """
+
+    def draws(self, objective: Objective, batch: Batch, config: Any) -> dict[str, Draw]:
+        """Return what is drawn for each row."""
+
+    def losses(
+        self, objective: Objective, parts: Mapping[str, nn.Module], batch: Batch, draws: Columns, config: Any
+    ) -> Tensor:
+        """Return each row's loss, (n,) float32."""
+
+    def groups(self, config: Any) -> dict[str, Group]:
+        """Return how weights are trained whose public names begin so; the longest beginning counts."""
+
+    def tokenizer(self, tokenizer: Any, config: Any) -> Any:
+        """Return a tokenizer that also knows the words that the method learns."""
+
+    def pipeline(self, config: Config, parts: Mapping[str, nn.Module], device: torch.device) -> Any:
+        """Return the diffusers pipeline that samples with these parts."""
 
     def facts(self, config: Any) -> dict[str, Any]:
         """Return what an export writes into its header."""
 
 
 def load(config: MethodConfig) -> Method:
-    """Return the method module a config asks for."""
-    return plugins.load("methods", config.name)
+    """Return the method a config asks for, completed by what it does not define."""
+    from raytrain.methods import _denoise  # imports torch, which reading a config does not need
+
+    own = vars(plugins.load("methods", config.name))
+    return SimpleNamespace(**{**vars(_denoise), **own})

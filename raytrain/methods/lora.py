@@ -1,21 +1,22 @@
-"""LoRA: low-rank updates of the denoiser's linear layers, W + (alpha / rank) B A (Hu et al. 2021, arXiv:2106.09685)."""
+"""LoRA: low-rank updates of linear layers, W + (alpha / rank) B A (Hu et al. 2021, arXiv:2106.09685)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from raytrain import families
 from raytrain.config import MethodConfig
-from raytrain.errors import UserError
+from raytrain.methods import _adapter
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from raytrain.families import Family
 
-ADAPTER = "default"
+FREEZES_BASE = True
 
 
 class Config(MethodConfig):
@@ -31,55 +32,20 @@ class Config(MethodConfig):
     """Start of A; B starts at zero, so that step 0 is the base model."""
 
 
-def prepare(denoiser: nn.Module, family: Family, config: Config, seed: int) -> None:
-    """Freeze the denoiser and inject trainable fp32 adapters in place; `seed` fixes A's start."""
-    import torch
-    from peft import LoraConfig, inject_adapter_in_model
+def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed: int) -> dict[str, nn.Module]:
+    """Return the denoiser with trainable fp32 adapters; `seed` fixes A's start."""
+    from peft import LoraConfig
 
-    denoiser.requires_grad_(False)
-    targets = list(config.targets or family.LORA_TARGETS)
-    modules = [name for name, _ in denoiser.named_modules()]
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in modules):
-            raise UserError(
-                f"method.targets must name layers of the denoiser, got {target!r}, which no layer's name ends with; "
-                f"nothing would learn there. The family's own targets are {', '.join(family.LORA_TARGETS)}."
-            )
-    layer = LoraConfig(
+    part = families.denoiser(family)
+    denoiser = load(part)
+    targets = _adapter.targets(denoiser, config.targets, family.LORA_TARGETS[part], "method.targets")
+    adapters = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha or config.rank,
         target_modules=targets,
         init_lora_weights="gaussian" if config.init == "gaussian" else True,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        inject_adapter_in_model(layer, denoiser, ADAPTER)
-    for name, weight in denoiser.named_parameters():
-        weight.requires_grad_("lora_" in name)
-        if weight.requires_grad:
-            weight.data = weight.data.float()
-
-
-def state(denoiser: nn.Module) -> dict[str, Tensor]:
-    """Return the adapters: `<layer>.lora_A.weight` (rank, in) and `<layer>.lora_B.weight` (out, rank)."""
-    return {name: weight.detach() for name, weight in _adapters(denoiser)}
-
-
-def load_state(denoiser: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copy adapters into a prepared denoiser; UserError when they do not match it exactly."""
-    own = dict(_adapters(denoiser))
-    if own.keys() != tensors.keys() or any(own[k].shape != v.shape for k, v in tensors.items()):
-        raise UserError(
-            "The LoRA weights do not fit this model: rank, targets or the base differ from those they were trained with. "
-            "Use the config kept beside the checkpoint."
-        )
-    for name, tensor in tensors.items():
-        own[name].data.copy_(tensor)
-
-
-def public_name(name: str) -> str:
-    """Turn a parameter's name in the prepared denoiser into its name in checkpoints."""
-    return name.replace(f".{ADAPTER}.", ".")
+    return {part: _adapter.inject(denoiser, adapters, seed)}
 
 
 def scale(config: Config) -> float:
@@ -90,9 +56,3 @@ def scale(config: Config) -> float:
 def facts(config: Config) -> dict[str, Any]:
     """Return what an export writes into its header."""
     return {"rank": config.rank, "alpha": config.alpha or config.rank}
-
-
-def _adapters(denoiser: nn.Module) -> Iterator[tuple[str, Any]]:
-    for name, weight in denoiser.named_parameters():
-        if "lora_" in name:
-            yield public_name(name), weight

@@ -129,7 +129,7 @@ def _seen(ledger: Ledger, steps: int) -> tuple[dict[tuple[str, int], np.ndarray]
     trained = {bucket: np.zeros(count, bool) for bucket, count in ledger.counts.items()}
     for step in range(steps):
         batch = ledger.at(step)
-        epochs = batch.visits // ledger.repeats
+        epochs = batch.occurrences // ledger.repeats
         for epoch in np.unique(epochs):
             key = (batch.bucket, int(epoch))
             if key not in seen:
@@ -157,14 +157,16 @@ def _epoch(ledger: Ledger, seen: dict[tuple[str, int], np.ndarray], epoch: int) 
 def _departures(trodden: pa.Table, dataset: Dataset, ledger: Ledger, steps: int) -> Iterator[str]:
     """Yield where the trail leaves the plan: its first step of other rows."""
     found = np.split(
-        np.stack([trodden["id"].to_numpy(), trodden["visit"].to_numpy().astype(np.uint64)], axis=1),
+        np.stack([trodden["id"].to_numpy(), trodden["occurrence"].to_numpy().astype(np.uint64)], axis=1),
         np.searchsorted(trodden["step"].to_numpy(), np.arange(1, steps)),
     )
     for step in range(steps):
         plan = ledger.at(step)
         index = dataset.index(plan.bucket)
         ids = index.ids[index.entries[plan.rows], :8].copy().view(">u8")[:, 0].astype(np.uint64)
-        planned = np.stack([ids, dataset.visits(plan.bucket, plan.rows, plan.visits).astype(np.uint64)], axis=1)
+        planned = np.stack(
+            [ids, dataset.occurrences(plan.bucket, plan.rows, plan.occurrences).astype(np.uint64)], axis=1
+        )
         if not np.array_equal(planned[np.lexsort(planned.T[::-1])], found[step]):
             yield (
                 f"step {step + 1}: by their trail the workers have trained on {len(found[step])} rows, "

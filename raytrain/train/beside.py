@@ -23,6 +23,7 @@ from raytrain.config import TrainConfig
 from raytrain.configfile import parse
 from raytrain.data.read import Dataset
 from raytrain.errors import UserError
+from raytrain.model import Model
 from raytrain.startup import quiet
 from raytrain.train.pictures import Pictures
 from raytrain.train.run import Run, load_model
@@ -70,20 +71,19 @@ class Maker:
 
     def make(self, request: Request) -> Made:
         """Draw and score with the weights of a request."""
-        _, method, denoiser = self._model  # not in `__init__`, where Ray would hide which error it was
-        method.load_state(denoiser, {name: torch.tensor(value) for name, value in request.weights.items()})
+        # Loaded here and not in `__init__`, where Ray would hide which error it was.
+        self._model.load({name: torch.tensor(value) for name, value in request.weights.items()})
         sheet = self._pictures.write(request.step) if request.pictures else None
         scores = self._pictures.score(request.step, request.scorers, request.losses) if request.scorers else {}
         return Made(sheet, scores)
 
     @cached_property
-    def _model(self) -> tuple[Any, Any, Any]:
+    def _model(self) -> Model:
         return load_model(self._config, self._device)
 
     @cached_property
     def _pictures(self) -> Pictures:
-        *_, denoiser = self._model
-        return Pictures(self._config, Dataset.of(self._config), denoiser, self._device)
+        return Pictures(self._config, Dataset.of(self._config), self._model, self._device)
 
 
 class Beside:

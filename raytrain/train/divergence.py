@@ -1,7 +1,7 @@
 """What a step saw whose loss or gradient is no number any more, written down before the run stops.
 
-<output>/diverged/step-00000012-0.json            ids, visits, bucket, learning rate and losses of a worker's rows
-                                 .safetensors     their moments, text, noise and timesteps
+<output>/diverged/step-00000012-0.json            ids, occurrences, bucket, learning rate and losses of a worker's rows
+                                 .safetensors     their columns and draws
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from raytrain import checkpoint, storage
 from raytrain.errors import Diverged
 
 if TYPE_CHECKING:
+    from raytrain.batch import Columns
     from raytrain.data.loader import Step
-    from raytrain.objective import Draws
     from raytrain.train.run import Run
 
 FOLDER = "diverged"
 
 
-def diverged(run: Run, step: Step, draws: Draws, rate: float, loss: float, norm: float) -> Diverged:
+def diverged(run: Run, step: Step, draws: Columns, rate: float, loss: float, norm: float) -> Diverged:
     """Write what the step saw and return the error to raise; every worker must call it, and no weight may have changed."""
     path = storage.join(run.config.output, FOLDER, f"step-{step.number + 1:08d}-{run.rank}")
     losses = _losses(run, step, draws)
     bad = [identity for identity, value in zip(step.batch.ids, losses, strict=True) if not math.isfinite(value)]
     facts = {"step": step.number + 1, "learning_rate": rate, "bucket": step.bucket, "loss": loss, "gradient_norm": norm,
-             "ids": step.batch.ids, "visits": step.batch.visits, "losses": losses}  # fmt: skip
-    tensors = {"moments": step.batch.moments, "noise": draws.noise, "timesteps": draws.timesteps, "latent": draws.latent,
-               **{f"column.{name}": column for name, column in step.batch.columns.items()}}  # fmt: skip
+             "ids": step.batch.ids, "occurrences": step.batch.occurrences, "losses": losses}  # fmt: skip
+    tensors = {**{f"draw.{name}": values for name, values in draws.items()},
+               **{f"column.{name}": values for name, values in step.batch.columns.items()}}  # fmt: skip
     storage.write_json(f"{path}.json", {name: _plain(value) for name, value in facts.items()})
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "seen.safetensors")
@@ -51,11 +51,11 @@ def diverged(run: Run, step: Step, draws: Draws, rate: float, loss: float, norm:
     )
 
 
-def _losses(run: Run, step: Step, draws: Draws) -> list[float]:
+def _losses(run: Run, step: Step, draws: Columns) -> list[float]:
     found: list[float] = []
     with torch.no_grad(), run.autocast():
         for batch, draw in zip(step.batch.split(run.micro_batch), draws.split(run.micro_batch), strict=True):
-            found += run.objective.losses(run.engine.model, batch.to(run.device), draw.to(run.device)).tolist()
+            found += run.engine.model(batch.to(run.device), draw.to(run.device)).tolist()
     return found
 
 

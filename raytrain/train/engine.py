@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raytrain.config import TrainConfig
+from raytrain.model import Model
 from raytrain.train import optim
 from raytrain.train.loss_scale import LossScale
 
@@ -25,12 +26,12 @@ State = Iterator[tuple[str, Tensor]]
 
 
 class Engine(Protocol):
-    """What a step, a checkpoint and a moving average need of an engine. Names are those of the denoiser's parameters."""
+    """What a step, a checkpoint and a moving average need of an engine. Names are the weights' public ones."""
 
     model: nn.Module
-    """The denoiser as the loss must call it."""
+    """The model as the loss must call it."""
     sharded: bool
-    """Every worker holds a part of each weight alone, so that all must take part in whatever the denoiser computes."""
+    """Every worker holds a part of each weight alone, so that all must take part in whatever the model computes."""
     scale: LossScale | None
     """Of fp16, else None."""
     waits: bool
@@ -69,10 +70,11 @@ class PlainEngine:
 
     sharded = False
 
-    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
-        self.model, self.clip = model, config.clip or math.inf
+    def __init__(self, model: Model, config: TrainConfig) -> None:
+        self.model: nn.Module = model
+        self.clip = config.clip or math.inf
         self.scale = LossScale() if config.precision == "fp16" else None
-        self._names = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self._names = model.learning()
         self._optimizer = optim.build(self._names.values(), config)
         device = next(iter(self._names.values())).device
         self.waits = device.type == "cpu" or self.scale is not None or not self._optimizer.defaults.get("fused")
@@ -134,9 +136,9 @@ class PlainEngine:
 class ParallelEngine(PlainEngine):
     """The same on several workers, which average their gradients while the last backward pass of a step goes on."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, accumulation: int) -> None:
+    def __init__(self, model: Model, config: TrainConfig, accumulation: int) -> None:
         super().__init__(model, config)
-        self.model: nn.Module = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        self.model = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
         self._accumulation = accumulation
         self._expect(0)
 
@@ -156,7 +158,7 @@ class ParallelEngine(PlainEngine):
         self.model.require_backward_grad_sync = added == self._accumulation - 1  # type: ignore[assignment]
 
 
-def build(name: str, offload: str, model: nn.Module, config: TrainConfig, slots: int, micro_batch: int) -> Engine:
+def build(name: str, offload: str, model: Model, config: TrainConfig, slots: int, micro_batch: int) -> Engine:
     """Return the engine for `slots` pictures per worker and step, `micro_batch` of them at a time."""
     if name == "plain":
         return PlainEngine(model, config)

@@ -52,7 +52,7 @@ def build(run: Run, report: Report | None) -> Iterator[list[Hook]]:
 def _hooks(run: Run, report: Report | None, beside: Beside | None) -> list[Hook]:
     """Return the hooks in the order they run; the checkpoint is last, so that it holds the others' metrics."""
     train = run.config.train
-    pictures = Pictures(run.config, run.dataset, run.denoiser, run.device)
+    pictures = Pictures(run.config, run.dataset, run.model, run.device)
     hooks = []
     if train.held_out_every.number or not train.score_every.number:
         hooks.append(Hook("held_out", held_out_loss, train.held_out_every, at_start=True))
@@ -103,9 +103,7 @@ def _score(run: Run, pictures: Pictures, beside: Beside | None, report: Report |
 
 def _held_out_losses(run: Run) -> list[float]:
     with run.autocast():
-        return held_out.losses(
-            run.objective, run.denoiser, run.dataset, run.config.evaluate, rank=run.rank, world=run.world
-        )
+        return held_out.losses(run.model, run.dataset, run.config.evaluate, rank=run.rank, world=run.world)
 
 
 def _send(run: Run) -> None:

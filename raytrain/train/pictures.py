@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from raytrain import sample, storage
 from raytrain.config import Config
 from raytrain.data.read import Dataset
 from raytrain.evaluate.run import scores
 from raytrain.evaluate.subject import Judges, Subject
+from raytrain.model import Model
 from raytrain.train.run import autocast
 
 WITHOUT_PICTURES = ("held_out_loss",)
@@ -22,10 +22,10 @@ WITHOUT_PICTURES = ("held_out_loss",)
 
 
 class Pictures:
-    """Pictures of a denoiser whose weights change. The pipeline around it is built once, a step's pictures drawn once."""
+    """Pictures of a model whose weights change. The pipeline around it is built once, a step's pictures drawn once."""
 
-    def __init__(self, config: Config, dataset: Dataset, denoiser: nn.Module, device: torch.device) -> None:
-        self._config, self._dataset, self._denoiser, self._device = config, dataset, denoiser, device
+    def __init__(self, config: Config, dataset: Dataset, model: Model, device: torch.device) -> None:
+        self._config, self._dataset, self._model, self._device = config, dataset, model, device
         self._drawn: tuple[int, list[Image.Image]] = (-1, [])
 
     def draw(self, step: int) -> list[Image.Image]:
@@ -61,7 +61,7 @@ class Pictures:
 
     @cached_property
     def _pipeline(self) -> Any:
-        return sample.build_pipeline(self._config, self._denoiser, self._device)
+        return sample.build_pipeline(self._config, self._model, self._device)
 
     @cached_property
     def _texts(self) -> list[str]:

@@ -10,17 +10,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raytrain import checkpoint, families, methods, provenance, storage
+from raytrain import checkpoint, provenance, storage
 from raytrain.checkpoint import Checkpoint, Saver
 from raytrain.config import Config, TrainConfig
 from raytrain.data.ledger import Ledger
 from raytrain.data.read import Dataset, check_dataset
 from raytrain.data.schema import bucket_size
 from raytrain.errors import UserError
-from raytrain.families import Family
 from raytrain.log import MetricLog
-from raytrain.methods import Method
-from raytrain.objective import Objective
+from raytrain.model import Model, build
 from raytrain.train import engine as engines
 from raytrain.train import memory, notices, out_of_memory, speed
 from raytrain.train.clock import Clock
@@ -46,14 +44,11 @@ class Run:
     rank: int
     world: int
     device: torch.device
-    family: Family
-    method: Method
-    denoiser: nn.Module
+    model: Model
     """The model itself, not its engine's wrapper."""
     engine: Engine
     choice: memory.Choice
     micro_batch: int
-    objective: Objective
     dataset: Dataset
     ledger: Ledger
     ema: Ema | None
@@ -140,8 +135,7 @@ class Run:
         optimizer: dict[str, Tensor] = {}
         for name, value in self.engine.optimizer_state():  # the others only help to gather
             if self.leads:
-                parameter, key = name.rsplit("|", 1)
-                optimizer[f"{self.method.public_name(parameter)}|{key}"] = checkpoint.copied(value)
+                optimizer[name] = checkpoint.copied(value)
         shadow = self._collected(self.ema.shadow) if self.ema else None
         if self.saver is None:
             return
@@ -174,7 +168,7 @@ class Run:
         for name, part in parts.items():
             whole = self.engine.whole(part, name)
             if self.leads:
-                found[self.method.public_name(name)] = checkpoint.copied(whole)
+                found[name] = checkpoint.copied(whole)
         return found
 
     def _note(self, written: dict[str, float]) -> None:
@@ -187,15 +181,13 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
     return torch.autocast(device.type, PRECISIONS[config.precision], enabled=config.precision != "fp32")
 
 
-def load_model(config: Config, device: torch.device) -> tuple[Family, Method, nn.Module]:
-    """Return family, method and the base denoiser as the method prepares it, on a device."""
-    family, method = families.load(config.model.family), methods.load(config.method)
-    denoiser = family.load_denoiser(config.model, PRECISIONS[config.train.precision])
-    method.prepare(denoiser, family, config.method, config.seed)
+def load_model(config: Config, device: torch.device) -> Model:
+    """Return the model on a device, its frozen weights in the precision of the run, what learns in `train.weights`."""
+    built = build(config, device, PRECISIONS[config.train.precision])
     if config.train.weights == "bf16":
-        for weight in denoiser.parameters():
-            weight.data = weight.data.bfloat16() if weight.requires_grad else weight.data
-    return family, method, denoiser.to(device)
+        for weight in built.learning().values():
+            weight.data = weight.data.bfloat16()
+    return built
 
 
 def ledger_of(config: Config, counts: dict[str, int]) -> Ledger:
@@ -224,25 +216,22 @@ def start(config: Config, rank: int, world: int) -> Run:
     check_dataset(config)
     dataset = Dataset.of(config)
     ledger = ledger_of(config, dataset.counts())
-    family, method, denoiser = load_model(config, device)
-    speed.prepare(denoiser, config.train, device)
+    model = load_model(config, device)
+    speed.prepare(model, config.train, device)
     if config.train.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
-        denoiser.train()  # diffusers checkpoints only in training mode; these denoisers have no dropout
+        model.checkpoint_activations()
     if saved is not None:
         checkpoint.check_same_run(saved.state, config, dataset.manifest.fingerprint, found[-1])
-        method.load_state(denoiser, saved.weights)
+        model.load(saved.weights)
     slots = -(-config.train.global_batch // world)
     micro_batch = out_of_memory.micro_batch(config, world)
-    choice = _choose(config, denoiser, dataset, world, micro_batch)
-    engine = engines.build(choice.engine, choice.offload, denoiser, config.train, slots, micro_batch)
-    own = {method.public_name(name): name for name in engine.local()}
+    choice = _choose(config, model, dataset, world, micro_batch)
+    engine = engines.build(choice.engine, choice.offload, model, config.train, slots, micro_batch)
     if saved is not None:
         if engine.scale and saved.state.get("loss_scale"):
             engine.scale = LossScale(**saved.state["loss_scale"])
-        engine.load_optimizer_state({_own_name(key, own): value for key, value in saved.optimizer.items()})
-    ema = _ema(config, engine, own, saved) if rank == 0 or engine.sharded else None
-    schedule = family.load_schedule(config.model).to(device)
+        engine.load_optimizer_state(saved.optimizer)
+    ema = _ema(config, engine, saved) if rank == 0 or engine.sharded else None
     step = saved.step if saved else 0
     log, saver = None, None
     if rank == 0:
@@ -253,12 +242,11 @@ def start(config: Config, rank: int, world: int) -> Run:
             notices.tell(config.output, NEAREST)
         log, saver = MetricLog(config, step), Saver(config.output, config.train.keep_checkpoints, config.train.best_by)
     return Run(
-        config=config, rank=rank, world=world, device=device, family=family, method=method, denoiser=denoiser,
+        config=config, rank=rank, world=world, device=device, model=model,
         engine=engine, choice=choice, micro_batch=micro_batch, dataset=dataset, ledger=ledger, ema=ema, step=step,
         trail=Trail(config.output, step, rank, world), log=log, saver=saver,
         watch=Watch(config.output) if rank == 0 else None,
         watchdog=Watchdog(config.output, rank, 60 * config.train.hang_minutes),
-        objective=Objective(family, schedule, config.objective, config.seed),
         metrics=dict(saved.state["metrics"]) if saved else {}, saved=step if saved else -1,
     )  # fmt: skip
 
@@ -276,20 +264,20 @@ def finished(config: Config) -> bool:
     return storage.exists(storage.join(config.output, "train.json"))
 
 
-def _count(config: Config, denoiser: nn.Module) -> int:
+def _count(config: Config, model: nn.Module) -> int:
     if config.model.quantize == "none":
-        return sum(weight.numel() for weight in denoiser.parameters())
-    from raytrain.families._quantize import weight_count  # two seconds of imports that only a quantized base needs
+        return sum(weight.numel() for weight in model.parameters())
+    from raytrain.quantize import weight_count  # two seconds of imports that only a quantized base needs
 
-    return weight_count(denoiser)
+    return weight_count(model)
 
 
-def _choose(config: Config, denoiser: nn.Module, dataset: Dataset, world: int, micro_batch: int) -> memory.Choice:
+def _choose(config: Config, model: nn.Module, dataset: Dataset, world: int, micro_batch: int) -> memory.Choice:
     """Return the first worker's choice: devices may differ, engines may not."""
     sizes = memory.Sizes(
-        weights=_count(config, denoiser),
-        trainable=sum(weight.numel() for weight in denoiser.parameters() if weight.requires_grad),
-        frozen_bytes=sum(weight.nbytes for weight in denoiser.parameters() if not weight.requires_grad),
+        weights=_count(config, model),
+        trainable=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        frozen_bytes=sum(weight.nbytes for weight in model.parameters() if not weight.requires_grad),
         pixels=max(width * height for width, height in map(bucket_size, dataset.manifest.buckets)),
     )
     choice = [memory.choose(config, sizes, world, micro_batch, memory.device_memory(config.train, world))]
@@ -298,15 +286,10 @@ def _choose(config: Config, denoiser: nn.Module, dataset: Dataset, world: int, m
     return choice[0]
 
 
-def _ema(config: Config, engine: Engine, own: Mapping[str, str], saved: Checkpoint | None) -> Ema | None:
+def _ema(config: Config, engine: Engine, saved: Checkpoint | None) -> Ema | None:
     if config.train.ema is None:
         return None
     if saved is None or saved.ema is None:
         return Ema(engine.local(), config.train.ema)
-    parts = {own[name]: engine.part(value, own[name]) for name, value in saved.ema.items()}
+    parts = {name: engine.part(value, name) for name, value in saved.ema.items()}
     return Ema(parts, config.train.ema, int(saved.state["ema_updates"]))
-
-
-def _own_name(key: str, own: dict[str, str]) -> str:
-    name, state = key.rsplit("|", 1)
-    return f"{own[name]}|{state}"

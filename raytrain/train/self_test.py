@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raytrain.errors import UserError
+from raytrain.model import public_name
 from raytrain.train.engine import Engine
 
 
@@ -19,8 +20,8 @@ class SelfTestFailed(UserError):  # noqa: N818
 class SelfTest:
     """Remembers the weights as they were before a step."""
 
-    def __init__(self, denoiser: nn.Module, engine: Engine, world: int) -> None:
-        self._denoiser, self._engine, self._world = denoiser, engine, world
+    def __init__(self, model: nn.Module, engine: Engine, world: int) -> None:
+        self._model, self._engine, self._world = model, engine, world
         self._before = self._checksums()
 
     def check(self) -> None:
@@ -52,7 +53,8 @@ class SelfTest:
 
     def _checksums(self) -> dict[str, int]:
         return {
-            name: checksum(getattr(weight, "ds_tensor", weight)) for name, weight in self._denoiser.named_parameters()
+            public_name(name): checksum(getattr(weight, "ds_tensor", weight))
+            for name, weight in self._model.named_parameters()
         }
 
 

@@ -11,22 +11,23 @@ from torch import nn
 
 from raytrain.config import TrainConfig
 from raytrain.errors import UserError
+from raytrain.model import Model
 
 SHAPES = 64
 """Compiled forms of a block kept at most: one for each width, bucket, type and for training and evaluation."""
 
 
-def prepare(denoiser: nn.Module, config: TrainConfig, device: torch.device) -> None:
-    """Set up a denoiser on its device, adapters included, in place; UserError where its blocks cannot be compiled."""
+def prepare(model: Model, config: TrainConfig, device: torch.device) -> None:
+    """Set up a model on its device, adapters included, in place; UserError where its blocks cannot be compiled."""
     if config.memory_format == "channels_last" or (config.memory_format == "auto" and device.type == "cuda"):
-        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for weight in denoiser.parameters():
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for weight in model.parameters():
             if weight.requires_grad and config.optimizer != "adamw":
                 weight.data = weight.data.contiguous()  # an 8-bit state has a scale for each stretch of it in memory
     if device.type == "cuda" and config.precision != "fp32":
         torch.set_float32_matmul_precision("high")
     if config.compile:
-        _compile(denoiser)
+        _compile(model.denoiser)
 
 
 def _compile(denoiser: nn.Module) -> None:

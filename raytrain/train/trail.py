@@ -21,10 +21,10 @@ from raytrain.data.loader import Step
 FOLDER = "trail"
 SCHEMA = pa.schema([
     ("launch", pa.int64()), ("start", pa.int32()), ("rank", pa.int32()), ("step", pa.int32()),
-    ("id", pa.uint64()), ("visit", pa.int32()),
+    ("id", pa.uint64()), ("occurrence", pa.int32()),
 ])  # fmt: skip
 """`launch` is when the workers began, in nanoseconds since 1970, and `start` the steps that were done then; `id` the first
-eight bytes of the picture's, `visit` how often it had been trained on before."""
+eight bytes of the picture's, `occurrence` how often it had been trained on before."""
 
 
 class Trail:
@@ -42,7 +42,7 @@ class Trail:
         """Note the rows of a step that has been trained on, padding left out."""
         rows = np.flatnonzero(step.live)
         ids = np.array([int(step.batch.ids[row][:16], 16) for row in rows], np.uint64)
-        self._steps.append((step.number, ids, np.array([step.batch.visits[row] for row in rows], np.int32)))
+        self._steps.append((step.number, ids, np.array([step.batch.occurrences[row] for row in rows], np.int32)))
 
     def write(self) -> None:
         """Write what was noted since the last time."""
@@ -53,7 +53,7 @@ class Trail:
             "launch": np.full(len(steps), self._launch), "start": np.full(len(steps), self._start),
             "rank": np.full(len(steps), self._rank), "step": steps,
             "id": np.concatenate([ids for _, ids, _ in self._steps]),
-            "visit": np.concatenate([visits for *_, visits in self._steps]),
+            "occurrence": np.concatenate([occurrences for *_, occurrences in self._steps]),
         }  # fmt: skip
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(columns).cast(SCHEMA), sink, compression="zstd")
@@ -63,7 +63,7 @@ class Trail:
 
 
 def read(output: str, steps: int) -> pa.Table | None:
-    """Return the rows of a run's first `steps` steps, by step, id and visit; None where the run left no trail."""
+    """Return the rows of a run's first `steps` steps, by step, id and occurrence; None where the run left no trail."""
     names = [name for name in storage.names(storage.join(output, FOLDER)) if name.endswith(".parquet")]
     if not names:
         return None
@@ -73,4 +73,4 @@ def read(output: str, steps: int) -> pa.Table | None:
     counts = step < steps
     for later in np.unique(launch):  # whatever a launch began with is what counts of those before it
         counts &= (launch >= later) | (step < start[launch == later].min())
-    return table.filter(counts).sort_by([("step", "ascending"), ("id", "ascending"), ("visit", "ascending")])
+    return table.filter(counts).sort_by([("step", "ascending"), ("id", "ascending"), ("occurrence", "ascending")])

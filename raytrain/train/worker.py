@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from raytrain import storage
+from raytrain.batch import Columns
 from raytrain.config import Config
 from raytrain.data.loader import Loader, Step, prefetch
 from raytrain.errors import UserError
-from raytrain.objective import Draws
 from raytrain.startup import quiet
 from raytrain.train import hooks as periodic
 from raytrain.train import out_of_memory, profile
@@ -56,7 +56,7 @@ class Done:
     """A step that was done, whose numbers may still be on the device."""
 
     step: Step
-    draws: Draws
+    draws: Columns
     rate: float
     numbers: Tensor
     """(4,): the mean loss over all workers' rows, whether one is asked to stop, the clock's minutes, the gradient's norm."""
@@ -66,7 +66,7 @@ def loop(run: Run, hooks: list[Hook]) -> None:
     """Take every step from `run.step` to the end, or until asked to stop, calling each hook when it is due."""
     if run.step == 0:
         _call(hooks, run)
-    test: SelfTest | None = SelfTest(run.denoiser, run.engine, run.world)
+    test: SelfTest | None = SelfTest(run.model, run.engine, run.world)
     unread: list[Done] = []
     for step, draws in batches(run):
         run.beat(f"step {step.number + 1}")
@@ -105,14 +105,16 @@ def read(run: Run, unread: list[Done]) -> float:
     return float(norm)
 
 
-def batches(run: Run) -> Iterator[tuple[Step, Draws]]:
+def batches(run: Run) -> Iterator[tuple[Step, Columns]]:
     """Yield the batch and the draws of every step from `run.step` to the end, made ahead; in pinned memory for a GPU."""
     dropout = run.config.objective.caption_dropout
-    loader = Loader(run.dataset, run.ledger, rank=run.rank, world=run.world, caption_dropout=dropout)
+    loader = Loader(
+        run.dataset, run.ledger, rank=run.rank, world=run.world, caption_dropout=dropout, columns=run.model.columns
+    )
 
-    def make(number: int) -> tuple[Step, Draws]:
+    def make(number: int) -> tuple[Step, Columns]:
         step = loader.step(number)
-        draws = run.objective.draw(step.batch)
+        draws = run.model.draw(step.batch)
         if run.device.type == "cuda":
             return replace(step, batch=step.batch.pin()), draws.pin()
         return step, draws
@@ -120,7 +122,7 @@ def batches(run: Run) -> Iterator[tuple[Step, Draws]]:
     return prefetch(make, range(run.step, run.total_steps))
 
 
-def optimizer_step(run: Run, step: Step, draws: Draws, rate: float) -> Tensor:
+def optimizer_step(run: Run, step: Step, draws: Columns, rate: float) -> Tensor:
     """Do one optimizer step and return its numbers (see `Done`), without waiting for the device.
 
     Out of memory, a step is done again with half as many pictures at a time.
@@ -142,14 +144,14 @@ def optimizer_step(run: Run, step: Step, draws: Draws, rate: float) -> Tensor:
     return torch.cat([shared, norm.detach().to(run.device)[None]])
 
 
-def _gradients(run: Run, step: Step, draws: Draws) -> Tensor:
+def _gradients(run: Run, step: Step, draws: Columns) -> Tensor:
     """Add up the gradients of a step's micro-batches; returns this worker's part of the loss."""
     total = torch.zeros((), device=run.device)
     share = run.world / step.global_rows  # engines average over workers, rows may be padded: weigh by real rows
     for batch, draw in zip(step.batch.split(run.micro_batch), draws.split(run.micro_batch), strict=True):
         batch, draw = batch.to(run.device), draw.to(run.device)
         with run.autocast():
-            losses = run.objective.losses(run.engine.model, batch, draw)
+            losses = run.engine.model(batch, draw)
         loss: Tensor = (losses * batch.weights).sum() * share
         total += loss.detach()
         run.engine.backward(loss)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raytrain.config import TrainConfig
+from raytrain.model import Model
 from raytrain.train import optim
 from raytrain.train.engine import State
 from raytrain.train.loss_scale import LossScale
@@ -22,10 +23,11 @@ class ZeroEngine:
     """DeepSpeed ZeRO 1 to 3 over the process group that is already there."""
 
     def __init__(
-        self, model: nn.Module, config: TrainConfig, stage: int, offload: str, micro_batch: int, accumulation: int
+        self, model: Model, config: TrainConfig, stage: int, offload: str, micro_batch: int, accumulation: int
     ) -> None:
         deepspeed = import_deepspeed()
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self._names: dict[str, Any] = dict(model.learning())
+        weights = list(self._names.values())
         zero: dict[str, Any] = {"stage": stage}
         if offload in ("optimizer", "weights"):
             zero["offload_optimizer"] = {"device": "cpu"}
@@ -50,9 +52,6 @@ class ZeroEngine:
             model=model, model_parameters=weights, optimizer=optim.build(weights, config), config=settings
         )
         self.model: nn.Module = self._engine
-        self._names: dict[str, Any] = {
-            name: weight for name, weight in model.named_parameters() if weight.requires_grad
-        }
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients; the last of a step also averages them over workers."""

@@ -133,7 +133,7 @@ def step_of(denoiser: nn.Module, shape: dict[str, Any], device: torch.device, ba
     with device:
         rows = Batch(
             ids=[str(number) for number in range(batch)],
-            visits=[0] * batch,
+            occurrences=[0] * batch,
             weights=torch.ones(batch),
             moments=torch.randn(batch, 8, side, side).half(),
             columns={

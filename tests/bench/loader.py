@@ -79,4 +79,4 @@ def write(folder: Path, rows: int) -> schema.Manifest:
         arrays = {store: {store: [random.bytes(2 * size) for _ in range(rows)]} for store, size in sizes.items()}
         words = [""] * rows
         buckets[schema.bucket_name(width, height)] = stored.Content(arrays, words, ["train"] * rows, words)
-    return stored.write(str(folder), buckets, {schema.TEXT: TEXT}, latent_channels=4, latent_factor=8)
+    return stored.write(str(folder), buckets, {schema.TEXT: TEXT}, stored_channels=8, latent_factor=8)

@@ -128,9 +128,9 @@ def test_epochs_are_exact_on_any_number_of_workers_and_no_visit_has_the_noise_of
 ) -> None:
     epochs = 2
     wanted = {
-        (row["id"].hex(), visit): 1
+        (row["id"].hex(), occurrence): 1
         for row in rows(repeated).values()
-        for visit in range(row["repeats"] * repeats * epochs)
+        for occurrence in range(row["repeats"] * repeats * epochs)
     }
     schedule = families.load("sd15").load_schedule(repeated.model)
     objective = Objective(families.load("sd15"), schedule, ObjectiveConfig(), 0)
@@ -140,7 +140,7 @@ def test_epochs_are_exact_on_any_number_of_workers_and_no_visit_has_the_noise_of
         noise: dict[tuple[str, int], np.ndarray] = {}
         for _, batch in batches(repeated, epochs, 6, world, repeats):
             draws = objective.draw(batch)
-            for place, key in enumerate(zip(batch.ids, batch.visits, strict=True)):
+            for place, key in enumerate(zip(batch.ids, batch.occurrences, strict=True)):
                 if batch.weights[place] > 0:
                     seen[key] += 1
                     noise[key] = draws.noise[place].numpy()

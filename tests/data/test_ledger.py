@@ -23,7 +23,7 @@ def seen(ledger: Ledger, world: int = 1) -> Counter[tuple[str, int, int]]:
             positions = share(len(batch.rows), rank, world, ledger.batch)
             assert len(positions) == -(-ledger.batch // world)  # equal work
             for position in positions[positions >= 0]:
-                found[batch.bucket, int(batch.rows[position]), int(batch.visits[position])] += 1
+                found[batch.bucket, int(batch.rows[position]), int(batch.occurrences[position])] += 1
     return found
 
 
@@ -50,7 +50,7 @@ def test_a_step_depends_on_nothing_but_its_number(
     again = Ledger(counts, batch=batch, seed=seed, steps=40).at(step)  # as after a resume
     assert (first.bucket, first.epoch) == (again.bucket, again.epoch)
     assert np.array_equal(first.rows, again.rows)
-    assert np.array_equal(first.visits, again.visits)
+    assert np.array_equal(first.occurrences, again.occurrences)
 
 
 def test_remainders_are_carried_into_the_next_epoch() -> None:

@@ -35,7 +35,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         repeats = [2 if row % 3 == 0 else 1 for row in range(ROWS)]
         content = stored.Content(arrays, words, ["train"] * ROWS, words, repeats=repeats)
         buckets[schema.bucket_name(width, height)] = content
-    stored.write(folder, buckets, {schema.TEXT: TEXT}, latent_channels=4, latent_factor=8)
+    stored.write(folder, buckets, {schema.TEXT: TEXT}, stored_channels=8, latent_factor=8)
     return Dataset(folder)
 
 
@@ -50,7 +50,7 @@ def tensors(batch: Batch) -> dict[str, Tensor]:
 
 def same(one: Batch, two: Batch) -> bool:
     """Compare bits: random ones may be no numbers."""
-    assert (one.ids, one.visits) == (two.ids, two.visits)
+    assert (one.ids, one.occurrences) == (two.ids, two.occurrences)
     bits = [{name: tensor.numpy().tobytes() for name, tensor in tensors(batch).items()} for batch in (one, two)]
     return bits[0] == bits[1]
 
@@ -93,8 +93,8 @@ def test_micro_batches_are_the_batch(dataset: Dataset) -> None:
     parts = batch.split(3)
     assert [len(part.ids) for part in parts] == [3, 3, 2]
     joined = {name: torch.cat([tensors(part)[name] for part in parts]) for name in tensors(batch)}
-    ids, visits = [i for part in parts for i in part.ids], [v for part in parts for v in part.visits]
-    assert same(batch, Batch(ids, visits, joined.pop("weights"), joined.pop("moments"), joined, joined.pop("masks")))
+    ids, occurrences = [i for part in parts for i in part.ids], [v for part in parts for v in part.occurrences]
+    assert same(batch, Batch(ids, occurrences, joined.pop("weights"), joined.pop("moments"), joined, joined.pop("masks")))
 
 
 def test_every_tensor_goes_to_the_device(dataset: Dataset) -> None:

@@ -72,7 +72,7 @@ def write_dataset(config: Config) -> None:
         config.dataset,
         {schema.bucket_name(SIDE, SIDE): content},
         {"text": tuple(text.shape[1:])},
-        latent_channels=moments.shape[1] // 2,
+        stored_channels=moments.shape[1],
         latent_factor=SIDE // moments.shape[-1],
     )
 

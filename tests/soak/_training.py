@@ -54,7 +54,7 @@ def difference(run: Config, undisturbed: Config) -> Difference:
     same_steps = [step for step, _ in own] == [step for step, _ in other]
     steps = len(other)
     trails = [trail.read(one.output, steps) for one in (run, undisturbed)]
-    ids = [None if one is None else one.select(["step", "id", "visit"]) for one in trails]
+    ids = [None if one is None else one.select(["step", "id", "occurrence"]) for one in trails]
     return Difference(
         equal_ids=ids[0] is not None and ids[0] == ids[1],
         loss=max(abs(a - b) for (_, a), (_, b) in zip(own, other, strict=True)) if same_steps else float("inf"),

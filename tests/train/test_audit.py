@@ -79,7 +79,7 @@ def test_rows_shown_too_often_or_never(config: Config, monkeypatch: pytest.Monke
     def wrong(self: Ledger, step: int) -> LedgerBatch:
         batch = real(self, step)
         rows = np.full_like(batch.rows, batch.rows[0]) if step == 1 else batch.rows
-        return LedgerBatch(batch.step, batch.epoch, batch.bucket, rows, batch.visits)
+        return LedgerBatch(batch.step, batch.epoch, batch.bucket, rows, batch.occurrences)
 
     at_step(config, ledger_of(config, Dataset.of(config).counts()).total_steps)
     monkeypatch.setattr(Ledger, "at", wrong)

@@ -31,4 +31,4 @@ def test_four_workers_then_three_then_four(run_config: Callable[..., Config], tm
     first, second = (trail.read(config.output, found.steps) for config in (one, several))
     assert first is not None
     assert second is not None
-    assert first.select(["step", "id", "visit"]) == second.select(["step", "id", "visit"])
+    assert first.select(["step", "id", "occurrence"]) == second.select(["step", "id", "occurrence"])

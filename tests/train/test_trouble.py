@@ -111,7 +111,7 @@ def test_a_loss_that_is_no_number_is_written_down(
 
     def losses_of(self: Objective, denoiser: Any, batch: Any, draws: Any) -> Any:
         found = real(self, denoiser, batch, draws)
-        if batch.visits.count(0) < len(batch.visits):  # from the second epoch on one picture is bad
+        if batch.occurrences.count(0) < len(batch.occurrences):  # from the second epoch on one picture is bad
             poisoned[:] = poisoned or [batch.ids[1]]
         return found * torch.tensor([float("nan") if name in poisoned else 1.0 for name in batch.ids])
 

@@ -1,4 +1,4 @@
-"""diffusers' own layout: a LoRA as `pytorch_lora_weights.safetensors`, whole weights as a pipeline folder.
+"""diffusers' own layout: a LoRA as `pytorch_lorapretrained.safetensors`, whole weights as a pipeline folder.
 
 diffusers reads a LoRA's alpha from the file's metadata (`lora_adapter_metadata`) and without it assumes alpha = rank,
 so the metadata is what makes alpha exact.
@@ -14,25 +14,24 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from raytrain import storage
+from raytrain import pretrained, storage
 from raytrain.errors import UserError
 from raytrain.export.bundle import DOWN, UP, Adapter, Bundle, write_safetensors
-from raytrain.families import _weights
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
+LORA_FILE = "pytorch_lorapretrained.safetensors"
 PIPELINE = "pipeline"
 _NO_WEIGHTS_OF_OURS = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb")
 _PLAIN = re.compile(r"[\w-]+\.safetensors(\.index\.json)?")
 
 
 def write(bundle: Bundle, folder: str) -> list[str]:
-    """Write `<folder>/pytorch_lora_weights.safetensors`, or the pipeline folder `<folder>/pipeline`."""
+    """Write `<folder>/pytorch_lorapretrained.safetensors`, or the pipeline folder `<folder>/pipeline`."""
     adapters = bundle.adapters()
     return [_write_lora(bundle, adapters, folder) if adapters else _write_pipeline(bundle, folder)]
 
 
 def _write_lora(bundle: Bundle, adapters: dict[str, Adapter], folder: str) -> str:
-    prefix = bundle.family.DENOISER
+    prefix = bundle.part
     tensors = {}
     for module, adapter in adapters.items():
         tensors[f"{prefix}.{module}{DOWN}"] = adapter.down
@@ -60,7 +59,7 @@ def _write_pipeline(bundle: Bundle, folder: str) -> str:
     with storage.atomic(path) as temporary:
         target = Path(temporary)
         index = _copy_parts(bundle, target)
-        _write_denoiser(bundle, target / bundle.family.DENOISER)
+        _write_denoiser(bundle, target / bundle.part)
         (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return path
 
@@ -68,18 +67,18 @@ def _write_pipeline(bundle: Bundle, folder: str) -> str:
 def _copy_parts(bundle: Bundle, target: Path) -> dict[str, Any]:
     """Copy what did not learn, byte for byte, and return the pipeline's index."""
     model, family = bundle.config.model, bundle.family
-    root = _weights.folder(model)
-    index = _weights.read_config(root, "model_index.json")
+    root = pretrained.folder(model)
+    index = pretrained.read_config(root, "model_index.json")
     for name, value in index.items():
-        if name.startswith("_") or not isinstance(value, list) or name == family.DENOISER or value[0] is None:
+        if name.startswith("_") or not isinstance(value, list) or name == bundle.part or value[0] is None:
             continue
         source = root / name
         if name == "vae":
-            other, part = _weights.vae_source(model)
+            other, part = pretrained.vae_source(model)
             source = other / part
         if source.is_dir():
             _copy(source, target / name, model.variant)
-        elif name in family.COMPONENTS:
+        elif name in family.PARTS:
             raise UserError(f"The base model {model.path!r} has no {name!r}, without which no pipeline can be written.")
         else:
             index[name] = [None, None]  # an optional part, such as the safety checker
@@ -111,14 +110,14 @@ def _write_denoiser(bundle: Bundle, target: Path) -> None:
     strange = sorted(weights.keys() - expected.keys())
     if strange:
         raise UserError(
-            f"Method {bundle.config.method.name!r} learned weights that are no part of the {bundle.family.DENOISER} "
+            f"Method {bundle.config.method.name!r} learned weights that are no part of the {bundle.part} "
             f"(the first is {strange[0]!r}); diffusers has no layout for them."
         )
     if weights.keys() != expected.keys():  # the method learned a part: the rest is the base model's
-        base = bundle.family.load_denoiser(bundle.config.model, bundle.dtype).state_dict()
+        base = bundle.family.load(bundle.config.model, bundle.part, bundle.dtype).state_dict()
         weights = base | weights
     os.makedirs(target)
-    source = _weights.folder(bundle.config.model) / bundle.family.DENOISER / "config.json"
+    source = pretrained.folder(bundle.config.model) / bundle.part / "config.json"
     shutil.copyfile(source, target / "config.json")
     header = {**bundle.header, "format": "pt"}
     write_safetensors(str(target / "diffusion_pytorch_model.safetensors"), weights, header)

@@ -36,8 +36,9 @@ def write(bundle: Bundle, folder: str) -> list[str]:
 def _tensors(bundle: Bundle, adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
     denoiser = bundle.skeleton()
     tensors = {}
+    prefix, rename = bundle.family.KOHYA[bundle.part]
     for module, adapter in adapters.items():
-        name = f"lora_unet_{bundle.family.kohya_module(module, denoiser)}"
+        name = f"{prefix}_{rename(module, denoiser)}"
         tensors[f"{name}.lora_down.weight"] = adapter.down
         tensors[f"{name}.lora_up.weight"] = adapter.up
         tensors[f"{name}.alpha"] = torch.tensor(adapter.alpha, dtype=torch.float32)
@@ -56,7 +57,7 @@ def _training(bundle: Bundle, adapters: Mapping[str, Adapter]) -> dict[str, obje
         "ss_network_dim": ranks.pop() if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": alphas.pop() if len(alphas) == 1 else "Dynamic",
         "ss_network_args": json.dumps(network),
-        "ss_base_model_version": getattr(bundle.family, "KOHYA_BASE", config.model.family),
+        "ss_base_model_version": bundle.family.KOHYA_BASE,
         "ss_v2": config.model.family == "sd2",
         "ss_sd_model_name": config.model.path.rstrip("/").rsplit("/", 1)[-1],
         "ss_new_sd_model_hash": bundle.header.get("raytrain.model_hash"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from raytrain.config import ModelConfig
 from raytrain.errors import UserError
 
 if TYPE_CHECKING:
-    from raytrain.families import Family
+    from torch import nn
 
 WEIGHT_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
@@ -53,20 +53,46 @@ def vae_source(model: ModelConfig) -> tuple[Path, str]:
     return other, "vae" if (other / "vae").is_dir() else ""
 
 
-def check_components(model: ModelConfig, family: Family) -> None:
-    """Raise UserError unless the model folder holds every part its family needs."""
-    root = folder(model)
-    missing = [
-        name
-        for name in family.COMPONENTS
-        if not (name == "vae" and model.vae) and not any((root / name).glob("*.json"))
-    ]
+def check_parts(model: ModelConfig, parts: Sequence[str]) -> None:
+    """Raise UserError unless the model folder holds every part its family needs, and a scheduler."""
+    root, wanted = folder(model), (*parts, "scheduler")
+    missing = [name for name in wanted if not (name == "vae" and model.vae) and not any((root / name).glob("*.json"))]
     if missing:
         raise UserError(
-            f"A {model.family} model folder must hold {', '.join(family.COMPONENTS)}; {str(root)!r} lacks "
-            f"{', '.join(missing)}. Nothing can be encoded or trained with it; give a whole model in diffusers layout"
+            f"A {model.family} model folder must hold {', '.join(wanted)}; {str(root)!r} lacks {', '.join(missing)}. "
+            "Nothing can be encoded or trained with it; give a whole model in diffusers layout"
             + (", or set model.vae to a VAE's folder." if "vae" in missing else ".")
         )
+
+
+def vae_config(model: ModelConfig) -> dict[str, Any]:
+    """Return the VAE's config, the model's own or that of `model.vae`."""
+    root, name = vae_source(model)
+    return read_config(root / name, "config.json")
+
+
+def scheduler_config(model: ModelConfig) -> dict[str, Any]:
+    """Return the config of the model's own sampler."""
+    return read_config(folder(model), "scheduler", "scheduler_config.json")
+
+
+def scheduler_named(known: Mapping[str, Any], name: str, model: ModelConfig) -> Any:
+    """Return a family's sampler by its config name; UserError names those it has."""
+    if name not in known:
+        raise UserError(
+            f"sample.scheduler = {name!r} does not fit a {model.family} model; its images would be noise. "
+            f"Use {', '.join(known)}."
+        )
+    return known[name]
+
+
+def quantized(denoiser: nn.Module, model: ModelConfig) -> nn.Module:
+    """Exchange a denoiser's linear layers for quantized ones, in place, where `model.quantize` asks for it."""
+    if model.quantize != "none":
+        from raytrain.quantize import quantize  # two seconds of imports that only a quantized base needs
+
+        quantize(denoiser, model.quantize)
+    return denoiser
 
 
 def vae_hash(model: ModelConfig) -> str:
@@ -75,13 +101,14 @@ def vae_hash(model: ModelConfig) -> str:
     return _hash_folders(root, (name,))
 
 
-def text_hash(model: ModelConfig, components: Sequence[str]) -> str:
-    """Return the content hash of the text encoders and tokenizers."""
-    return _hash_folders(folder(model), tuple(components))
+def hash_of(model: ModelConfig, parts: Sequence[str]) -> str:
+    """Return the content hash of some parts' weights and configs."""
+    return _hash_folders(folder(model), tuple(parts))
 
 
+@functools.lru_cache(maxsize=64)
 def read_config(root: Path, *parts: str) -> dict[str, Any]:
-    """Return a component's JSON config."""
+    """Return a component's JSON config, which callers must not change."""
     tree: dict[str, Any] = json.loads(root.joinpath(*parts).read_text())
     return tree
 
