@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from raytrain.diffusion.schedule import NoiseSchedule
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -30,7 +31,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from raytrain import families, methods
 from raytrain.config import ObjectiveConfig, TrainConfig
 from raytrain.data.loader import Batch
-from raytrain.diffusion.schedule import NoiseSchedule
 from raytrain.methods.lora import Config as LoraConfig
 from raytrain.objective import Draws, Objective
 from raytrain.train import engine as engines

@@ -34,7 +34,7 @@ def setup(folder: Path, quick: bool) -> Sides:
         began, count = time.perf_counter(), 0
         loader = Loader(dataset, Ledger(dataset.counts(), batch=BATCH, seed=0, epochs=1))
         for step in prefetch(loader.step, range(loader.ledger.total_steps)):
-            count += step.batch.moments.nbytes + step.batch.columns["text"].nbytes
+            count += step.batch.columns["latents"].nbytes + step.batch.columns["text"].nbytes
         return count / 1e6 / (time.perf_counter() - began)
 
     return ours, lambda: _pyarrow(folder, manifest)
@@ -50,7 +50,7 @@ def setup_read(folder: Path, quick: bool) -> Sides:
         for bucket, entries in dataset.counts().items():
             for start in range(0, entries, BATCH):
                 rows = dataset.rows(bucket, np.arange(start, min(start + BATCH, entries)))
-                count += rows.moments.nbytes + rows.text["text"].nbytes
+                count += rows.columns["latents"].nbytes + rows.columns["text"].nbytes
         return count / 1e6 / (time.perf_counter() - began)
 
     return ours, lambda: _pyarrow(folder, manifest)

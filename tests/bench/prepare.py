@@ -28,7 +28,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from raytrain import families
+from raytrain.encoders import Encoders
 from raytrain.config import Config
 from raytrain.configfile import parse
 from raytrain.data import flow

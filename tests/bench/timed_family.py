@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,30 +20,25 @@ from raytrain.families.sd15 import *  # noqa: F403 - a family is a module; this 
 TIMES, WORKERS = "times", "workers"
 
 
-class Encoders(sd15.Encoders):
-    """Encoders that write a line for every batch of pictures: its size, when it began and when it ended."""
-
-    def __init__(self, model: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(model, device, dtype)
-        self.folder = Path(model.path) / TIMES
-        self.times = self.folder / f"{os.getpid()}-{uuid.uuid4().hex}.jsonl"
-        self.workers = int((Path(model.path) / WORKERS).read_text())
-
-    def encode_pictures(self, pixels: Tensor) -> Tensor:
-        """Map pixels (B, 3, H, W) in [-1, 1] to moments, and take the time; the first waits until every actor has some."""
-        self.times.touch()
-        while len(list(self.folder.iterdir())) < self.workers:
-            time.sleep(0.05)
-        began = time.time()
-        moments = super().encode_pictures(pixels)
-        with self.times.open("a") as file:
-            file.write(json.dumps([len(pixels), began, time.time()]) + "\n")
-        return moments
+def load(model: ModelConfig, part: str, dtype: torch.dtype) -> Any:
+    """Load a part on the CPU; a VAE knows where its times go."""
+    loaded = sd15.load(model, part, dtype)
+    if part == "vae":
+        loaded.times = Path(model.path) / TIMES / f"{os.getpid()}-{uuid.uuid4().hex}.jsonl"
+        loaded.workers = int((Path(model.path) / WORKERS).read_text())
+    return loaded
 
 
-def load_encoders(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Encoders:
-    """Load the VAE and the text encoder."""
-    return Encoders(model, device, dtype)
+def encode_image(vae: Any, pixels: Tensor) -> Tensor:
+    """Encode images and write a line: how many, when it began and ended. The first waits until every actor has some."""
+    vae.times.touch()
+    while len(list(vae.times.parent.iterdir())) < vae.workers:
+        time.sleep(0.05)
+    began = time.time()
+    stored = sd15.encode_image(vae, pixels)
+    with vae.times.open("a") as file:
+        file.write(json.dumps([len(pixels), began, time.time()]) + "\n")
+    return stored
 
 
 def link(model: Path, folder: Path, workers: int) -> Path:

@@ -65,7 +65,7 @@ def read_everything(dataset: str, number: int) -> int:
     for split in ("train", "held_out"):
         for bucket, entries in opened.counts(split).items():
             found = opened.rows(bucket, np.arange(entries), split)
-            assert np.isfinite(found.moments).all()
+            assert np.isfinite(found.columns["latents"]).all()
             rows += entries
     opened.empty_text()
     assert len(list(opened.details("train"))) <= rows

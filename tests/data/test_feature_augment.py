@@ -85,7 +85,7 @@ def test_cuts_are_where_their_numbers_say_and_the_loader_tells_them(source: Path
         for step in range(loader.ledger.total_steps):
             batch = loader.step(step).batch
             for identity, moments, size in zip(
-                batch.ids, batch.moments.numpy(), batch.columns["sizes"].tolist(), strict=True
+                batch.ids, batch.columns["latents"].numpy(), batch.columns["sizes"].tolist(), strict=True
             ):
                 [name] = [name for name, row in found.items() if row["id"].hex() == identity]
                 assert tuple(size) == (*sizes[name], *cuts[identity][moments.tobytes()], 64, 64)

@@ -74,7 +74,9 @@ def test_visits_read_all_versions_alike_often_and_each_the_same_again(listed: Pa
         own: dict[tuple[str, int], int] = {}
         for number in range(loader.ledger.total_steps):
             batch = loader.step(number).batch
-            for identity, occurrence, text in zip(batch.ids, batch.occurrences, batch.columns["text"].numpy(), strict=True):
+            for identity, occurrence, text in zip(
+                batch.ids, batch.occurrences, batch.columns["text"].numpy(), strict=True
+            ):
                 [number_] = [n for n, known in enumerate(versions[identity]) if np.array_equal(known, text.ravel())]
                 own[identity, occurrence] = number_
         chosen.append(own)

@@ -12,13 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from raytrain.config import Config, ObjectiveConfig
+from raytrain.config import Config
 from raytrain.data.ledger import Ledger
 from raytrain.data.loader import Loader
 from raytrain.data.prepare import prepare
 from raytrain.data.read import Dataset
-from raytrain.families import sd15
-from raytrain.objective import Objective
+from raytrain.model import build
 from tests.data.conftest import draw
 from tests.data.contents import contents
 from tests.data.direct import Direct, same, shown, stored
@@ -135,9 +134,9 @@ def test_edges_are_those_of_the_whole_picture(make_config: Make, tmp_path: Path)
         cut = np.asarray(edges.resize((128, 64), Image.Resampling.LANCZOS).crop((32, 0, 96, 64)))
         for version in row["controls"]:
             assert np.array_equal(stored(version, "controls").reshape(3, 64, 64), cut.transpose(2, 0, 1))
-    read = Dataset(settings.dataset).rows("64x64", np.arange(2), controls=True)
-    assert read.controls is not None
-    assert (read.controls.shape, read.controls.dtype) == ((2, 3, 64, 64), np.uint8)
+    read = Dataset(settings.dataset).rows("64x64", np.arange(2), columns=("latents", "control"))
+    control = read.columns["control"]
+    assert (control.shape, control.dtype) == ((2, 3, 64, 64), np.uint8)
 
 
 def test_the_masked_loss_by_hand(config: Callable[..., Config]) -> None:
@@ -147,22 +146,22 @@ def test_the_masked_loss_by_hand(config: Callable[..., Config]) -> None:
     prepare(settings)
     dataset = Dataset(settings.dataset)
     batch = Loader(dataset, Ledger(dataset.counts(), batch=2, seed=0, epochs=1)).step(0).batch
-    assert batch.masks is not None
-    assert 0 < int((batch.masks == 255).sum()) < batch.masks.numel()
-    objective = Objective(sd15, sd15.load_schedule(settings.model), ObjectiveConfig(), 0)
-    draws = objective.draw(batch)
+    assert 0 < int((batch.columns["mask"] == 255).sum()) < batch.columns["mask"].numel()
+    model = build(settings, torch.device("cpu"))
+    draws = model.draw(batch)
+    steps = (draws["timestep"] * 1000).long()
     unet = UNet2DConditionModel.from_pretrained(settings.model.path, subfolder="unet").eval()
     with torch.no_grad():
-        errors = objective.errors(unet, batch, draws)
-        mean, variance = batch.moments.float().chunk(2, dim=1)
-        latents = (mean + (0.5 * variance).exp() * draws.latent) * 0.18215
+        errors = model(batch, draws)
+        mean, variance = batch.columns["latents"].float().chunk(2, dim=1)
+        latents = (mean + (0.5 * variance).exp() * draws["latent"]) * 0.18215
         noisy = DDPMScheduler.from_pretrained(settings.model.path, subfolder="scheduler").add_noise(
-            latents, draws.noise, draws.timesteps
+            latents, draws["noise"], steps
         )
-        predicted = unet(noisy, draws.timesteps, batch.columns["text"].float()).sample
+        predicted = unet(noisy, steps, batch.columns["text"].float()).sample
     for number in range(2):
-        mask = batch.masks[number].double() / 255
-        squares = (predicted[number] - draws.noise[number]).double().square().mean(0)
+        mask = batch.columns["mask"][number].double() / 255
+        squares = (predicted[number] - draws["noise"][number]).double().square().mean(0)
         shown = float(mask.sum())
         by_hand = float((squares * mask).sum()) / shown if shown else 0.0  # of b's patch the centre shows nothing
         assert float(errors[number]) == pytest.approx(by_hand, rel=1e-4)

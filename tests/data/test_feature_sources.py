@@ -204,8 +204,8 @@ def test_source_and_dataset_in_an_object_store(
             for place, identity in enumerate(rows.ids):
                 [(moments, _, _)] = expected[bytes.fromhex(identity)]["moments"]
                 [(text, _, _)] = expected[bytes.fromhex(identity)]["text"]
-                assert rows.moments[place].tobytes() == moments["moments"]
-                assert rows.text["text"][place].tobytes() == text["text"]
+                assert rows.columns["latents"][place].tobytes() == moments["moments"]
+                assert rows.columns["text"][place].tobytes() == text["text"]
                 read += 1
     assert read == 6
     keys = [entry["Key"] for entry in client.list_objects_v2(Bucket="lake", Prefix="made/")["Contents"]]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from raytrain import families
-from raytrain.config import Config, ObjectiveConfig
+from raytrain import rng
+from raytrain.config import Config
 from raytrain.data.ledger import Ledger
 from raytrain.data.loader import Batch, Loader
 from raytrain.data.prepare import prepare
@@ -123,7 +123,7 @@ def repeated(tmp_path: Path, make_config: Make) -> Config:
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
-def test_epochs_are_exact_on_any_number_of_workers_and_no_visit_has_the_noise_of_another(
+def test_epochs_are_exact_on_any_number_of_workers_and_no_occurrence_has_the_noise_of_another(
     repeated: Config, repeats: int
 ) -> None:
     epochs = 2
@@ -132,18 +132,17 @@ def test_epochs_are_exact_on_any_number_of_workers_and_no_visit_has_the_noise_of
         for row in rows(repeated).values()
         for occurrence in range(row["repeats"] * repeats * epochs)
     }
-    schedule = families.load("sd15").load_schedule(repeated.model)
-    objective = Objective(families.load("sd15"), schedule, ObjectiveConfig(), 0)
+    objective = Objective.of(repeated, torch.device("cpu"))
     drawn: list[dict[tuple[str, int], np.ndarray]] = []
     for world in (1, 2, 3):
         seen: Counter[tuple[str, int]] = Counter()
         noise: dict[tuple[str, int], np.ndarray] = {}
         for _, batch in batches(repeated, epochs, 6, world, repeats):
-            draws = objective.draw(batch)
+            draws = rng.draw(objective.draws(batch), objective.seed, batch)
             for place, key in enumerate(zip(batch.ids, batch.occurrences, strict=True)):
                 if batch.weights[place] > 0:
                     seen[key] += 1
-                    noise[key] = draws.noise[place].numpy()
+                    noise[key] = draws["noise"][place].numpy()
         assert seen == wanted
         drawn.append(noise)
     for other in drawn[1:]:

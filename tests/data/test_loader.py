@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from raytrain.batch import Columns
 from raytrain.data import schema
 from raytrain.data.ledger import Ledger
 from raytrain.data.loader import Batch, Loader, Step, prefetch
 from raytrain.data.read import Dataset
-from raytrain.objective import Draws
 from tests import stored
 
 TEXT = (3, 5)
@@ -44,8 +43,8 @@ def loader(dataset: Dataset, **settings: int) -> Loader:
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:
-    assert batch.masks is not None
-    return {"weights": batch.weights, "moments": batch.moments, "masks": batch.masks, **batch.columns}
+    assert "mask" in batch.columns
+    return {"weights": batch.weights, **batch.columns}
 
 
 def same(one: Batch, two: Batch) -> bool:
@@ -77,7 +76,7 @@ def test_rows_are_read_from_their_places(dataset: Dataset) -> None:
         assert len(set(where[:, 0].tolist())) == 1, "a bucket has a shard of its own"
         path = Path(dataset.uri) / dataset.manifest.shards[schema.MOMENTS][where[0, 0]]
         column = pq.read_table(path)[schema.MOMENTS].to_pylist()
-        assert rows.moments.tobytes() == b"".join(column[row] for row in where[:, 1].tolist())
+        assert rows.columns["latents"].tobytes() == b"".join(column[row] for row in where[:, 1].tolist())
 
 
 def test_padding_weighs_nothing(dataset: Dataset) -> None:
@@ -94,14 +93,12 @@ def test_micro_batches_are_the_batch(dataset: Dataset) -> None:
     assert [len(part.ids) for part in parts] == [3, 3, 2]
     joined = {name: torch.cat([tensors(part)[name] for part in parts]) for name in tensors(batch)}
     ids, occurrences = [i for part in parts for i in part.ids], [v for part in parts for v in part.occurrences]
-    assert same(batch, Batch(ids, occurrences, joined.pop("weights"), joined.pop("moments"), joined, joined.pop("masks")))
+    assert same(batch, Batch(ids, occurrences, joined.pop("weights"), Columns(joined)))
 
 
 def test_every_tensor_goes_to_the_device(dataset: Dataset) -> None:
     device = torch.device("meta")
     assert {tensor.device for tensor in tensors(loader(dataset).step(0).batch.to(device)).values()} == {device}
-    draws = Draws(torch.zeros(2, dtype=torch.int64), torch.zeros(2, 4, 8, 8), torch.zeros(2, 4, 8, 8)).to(device)
-    assert {getattr(draws, field.name).device for field in fields(draws)} == {device}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -74,7 +74,7 @@ def test_a_preparation_takes_over_what_a_killed_one_had_made(
     for bucket in dataset.counts():
         one, two = (found.rows(bucket, _array(numbers)) for found in (dataset, other))
         assert one.ids == two.ids
-        assert one.moments.tobytes() == two.moments.tobytes()
+        assert one.columns["latents"].tobytes() == two.columns["latents"].tobytes()
 
 
 def test_what_is_stored_is_not_stored_again(config: Config, encoded: Callable[[int | None], list[bytes]]) -> None:

@@ -80,6 +80,7 @@ def test_moments_and_text_equal_a_direct_encoding(
     from diffusers import AutoencoderKL
 
     from raytrain import families
+    from raytrain.encoders import Encoders
 
     folder = model
     if family == "sdxl":
@@ -88,7 +89,7 @@ def test_moments_and_text_equal_a_direct_encoding(
     config = parse(make_config(held_out=0.0).values() | {"model": {"family": family, "path": folder}})
     prepare(config)
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")
-    encoders = families.load(family).load_encoders(config.model, torch.device("cpu"), torch.float32)
+    encoders = Encoders(config.model, torch.device("cpu"), torch.float32)
     dataset = Dataset(config.dataset)
     checked = 0
     for bucket in dataset.counts():
@@ -103,9 +104,9 @@ def test_moments_and_text_equal_a_direct_encoding(
             pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1) / 127.5 - 1
             with torch.no_grad():
                 expected = vae.encode(pixels[None].float()).latent_dist.parameters[0].numpy()
-            np.testing.assert_allclose(rows.moments[number], expected, rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(rows.columns["latents"][number], expected, rtol=1e-3, atol=1e-3)
             for name, values in encoders.encode_captions([entry["captions"][0]]).items():
-                np.testing.assert_allclose(rows.text[name][number], values[0].numpy(), rtol=1e-3, atol=1e-3)
+                np.testing.assert_allclose(rows.columns[name][number], values[0].numpy(), rtol=1e-3, atol=1e-3)
             checked += 1
     assert checked == 12
     for name, values in encoders.encode_captions([""]).items():
@@ -191,16 +192,16 @@ def test_what_failed_once_is_not_tried_again_until_it_changes(
 def test_a_row_of_nan_is_quarantined_and_the_rest_goes_on(
     source: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raytrain.families import _stable_diffusion
+    from raytrain.families import sd15
 
-    original = _stable_diffusion.moments
+    original = sd15.encode_image
 
-    def moments(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    def encode_image(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
         result = original(vae, pixels)
         result[0, 0, 0, 0] = float("nan") if len(result) % 2 else 1e5
         return result
 
-    monkeypatch.setattr(_stable_diffusion, "moments", moments)
+    monkeypatch.setattr(sd15, "encode_image", encode_image)
     config = make_config(encode={"batch": 4})
     report = prepare(config)
     assert report.kept == 9

@@ -54,8 +54,8 @@ def contents(config: Config, number: int | str = "latest") -> dict[str, bytes]:
     for split in ("train", "held_out"):
         for bucket, count in dataset.counts(split).items():
             rows = dataset.rows(bucket, np.arange(count), split)
-            assert all(len(values) == count for values in rows.text.values())
-            found |= {key: moments.tobytes() for key, moments in zip(rows.ids, rows.moments, strict=True)}
+            assert all(len(values) == count for values in rows.columns.values())
+            found |= {key: moments.tobytes() for key, moments in zip(rows.ids, rows.columns["latents"], strict=True)}
     return found
 
 

@@ -3,38 +3,65 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
+from raytrain import rng
 from raytrain.config import TrainConfig
 from raytrain.diffusion import noise
 from raytrain.diffusion.loss import mean_squared_error, min_snr_weight
-from raytrain.diffusion.schedule import NoiseSchedule, add_noise, signal_to_noise, target
+from raytrain.diffusion.process import Ddpm, Flow
 from raytrain.train.ema import Ema
 from raytrain.train.optim import learning_rate
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-SCHEDULE = NoiseSchedule(SCHEDULER.alphas_cumprod, "epsilon", 0.18215)
+PROCESS = Ddpm(SCHEDULER.alphas_cumprod, "epsilon")
 
 
 def test_forward_process_and_targets_equal_diffusers() -> None:
     latents, sample = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     steps = torch.tensor([0, 500, 999])
-    torch.testing.assert_close(add_noise(SCHEDULE, latents, sample, steps), SCHEDULER.add_noise(latents, sample, steps))
+    noisy = PROCESS.noised(latents, sample, steps)
+    torch.testing.assert_close(noisy, SCHEDULER.add_noise(latents, sample, steps))
     velocity = SCHEDULER.get_velocity(latents, sample, steps)
-    torch.testing.assert_close(target(SCHEDULE, latents, sample, steps, "v_prediction"), velocity)
-    assert target(SCHEDULE, latents, sample, steps, "epsilon") is sample
+    torch.testing.assert_close(replace(PROCESS, prediction="v_prediction").target(latents, sample, steps), velocity)
+    assert PROCESS.target(latents, sample, steps) is sample
+
+
+def test_flow_matching_equals_diffusers() -> None:
+    latents, sample = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    shares = torch.tensor([0.0, 0.5, 0.9995], dtype=torch.float64)
+    time = Flow(shift=3.0).time(shares, (4, 8, 8))
+    picked = [999, 499, 0]  # diffusers' grid descends
+    torch.testing.assert_close(time, scheduler.sigmas[picked])
+    noisy = Flow(shift=3.0).noised(latents, sample, time)
+    torch.testing.assert_close(noisy, scheduler.scale_noise(latents, scheduler.timesteps[picked], sample))
+    assert torch.equal(Flow().target(latents, sample, time), sample - latents)
+
+
+@pytest.mark.parametrize("process", [PROCESS, replace(PROCESS, prediction="v_prediction"), Flow(), Flow(shift=3.0)])
+def test_what_was_predicted_gives_the_clean_latents_back(process: Any) -> None:
+    clean, sample = torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8)
+    time = process.time(torch.tensor([0.0, 0.3, 0.6, 0.95], dtype=torch.float64), clean.shape[1:])
+    found = process.clean(process.noised(clean, sample, time), process.target(clean, sample, time), time)
+    torch.testing.assert_close(found, clean, rtol=1e-3, atol=1e-3)
+    assert bool((process.snr(time).diff() < 0).all())
 
 
 def test_min_snr_weights() -> None:
     snr = torch.tensor([0.5, 5.0, 20.0])
     assert min_snr_weight(snr, 5.0, "epsilon").tolist() == pytest.approx([1.0, 1.0, 0.25])
     assert min_snr_weight(snr, 5.0, "v_prediction").tolist() == pytest.approx([0.5 / 1.5, 5 / 6, 5 / 21])
-    half = SCHEDULE.alphas_cumprod[300]
-    assert float(signal_to_noise(SCHEDULE, torch.tensor([300]))) == pytest.approx(float(half / (1 - half)))
+    assert min_snr_weight(snr, 5.0, "flow").tolist() == pytest.approx(
+        [min(each, 5) / (math.sqrt(each) + 1) ** 2 for each in (0.5, 5, 20)]
+    )
+    half = PROCESS.alphas_cumprod[300]
+    assert float(PROCESS.snr(torch.tensor([300]))) == pytest.approx(float(half / (1 - half)))
 
 
 def test_mean_squared_error_is_per_sample() -> None:
@@ -43,25 +70,23 @@ def test_mean_squared_error_is_per_sample() -> None:
 
 
 def test_draws_belong_to_the_sample() -> None:
-    alone = noise.normal(7, "noise", ["b"], [3], (2, 4))
-    together = noise.normal(7, "noise", ["a", "b"], [0, 3], (2, 4))
+    alone = rng.normal(7, "noise", ["b"], [3], (2, 4))
+    together = rng.normal(7, "noise", ["a", "b"], [0, 3], (2, 4))
     assert torch.equal(alone[0], together[1])
-    for other in (noise.normal(8, "noise", ["b"], [3], (2, 4)), noise.normal(7, "latent", ["b"], [3], (2, 4)),
-                  noise.normal(7, "noise", ["b"], [4], (2, 4))):  # fmt: skip
+    for other in (rng.normal(8, "noise", ["b"], [3], (2, 4)), rng.normal(7, "latent", ["b"], [3], (2, 4)),
+                  rng.normal(7, "noise", ["b"], [4], (2, 4))):  # fmt: skip
         assert not torch.equal(alone, other)
-    many = noise.normal(0, "noise", [str(i) for i in range(400)], [0] * 400, (64,))
+    many = rng.normal(0, "noise", [str(i) for i in range(400)], [0] * 400, (64,))
     assert abs(float(many.mean())) < 0.02
     assert float(many.std()) == pytest.approx(1, abs=0.02)
 
 
 def test_timesteps_stay_in_their_range() -> None:
-    shares = np.linspace(0, 0.999999, 5000)
-    drawn = noise.timesteps(shares, (0.2, 0.5), 1000)
-    assert (int(drawn.min()), int(drawn.max())) == (200, 499)
-    assert (int(noise.timesteps(shares, (0, 1), 1000).min()), int(noise.timesteps(shares, (0, 1), 1000).max())) == (
-        0,
-        999,
-    )
+    shares = torch.cat([torch.linspace(0, 0.999999, 5000, dtype=torch.float64), torch.tensor([1 - 2.0**-53])])
+    for low, high in ((0.2, 0.5), (0.0, 1.0), (0.5, 1.0)):
+        drawn = PROCESS.time(noise.interval(shares, low, high), (4, 8, 8))
+        assert (int(drawn.min()), int(drawn[:-1].max())) == (1000 * low, 1000 * high - 1)
+        assert int(drawn[-1]) <= min(1000 * high, 999)
 
 
 def test_noise_offset_shifts_each_channel() -> None:
@@ -70,10 +95,10 @@ def test_noise_offset_shifts_each_channel() -> None:
     assert shifted[0, 1].unique().tolist() == pytest.approx([-0.2])
 
 
-def test_latents_are_sampled_from_the_moments() -> None:
+def test_latents_are_sampled_from_the_posterior() -> None:
     moments = torch.cat([torch.full((1, 4, 2, 2), 2.0), torch.full((1, 4, 2, 2), math.log(9.0))], dim=1)
-    latents = noise.sample_latents(moments, torch.ones(1, 4, 2, 2), SCHEDULE)
-    assert latents.unique().tolist() == pytest.approx([(2 + 3) * 0.18215])
+    latents = noise.sample_posterior(moments, torch.ones(1, 4, 2, 2))
+    assert latents.unique().tolist() == pytest.approx([2 + 3])
 
 
 def test_learning_rate_schedules() -> None:

@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 
 import jobs.evaluate
-from raytrain import checkpoint, families, methods
+from raytrain import checkpoint, families
 from raytrain.checkpoint import Checkpoint
 from raytrain.config import Config
 from raytrain.configfile import parse, to_toml
 from raytrain.data import schema
+from raytrain.encoders import Encoders
 from raytrain.errors import UserError
 from raytrain.evaluate.run import evaluate
 from raytrain.evaluate.subject import training_pictures
+from raytrain.model import build
 from tests import stored
 
 PICTURES = 8
@@ -41,10 +43,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, clip_folder: str) -> Config:
         }
     )
     write_dataset(config)
-    denoiser, method = family.load_denoiser(config.model, torch.float32), methods.load(config.method)
-    method.prepare(denoiser, family, config.method, 0)
     torch.manual_seed(1)
-    weights = {name: 0.3 * torch.randn_like(value) for name, value in method.state(denoiser).items()}
+    learned = build(config, torch.device("cpu")).state()
+    weights = {name: 0.3 * torch.randn_like(value) for name, value in learned.items()}
     state = {"step": 7, "metrics": {}, "config": config.values(), "dataset": "x", "commit": "c", "versions": {}}
     checkpoint.save(config.output, Checkpoint(weights, {}, state), keep=1)
     return config
@@ -52,15 +53,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, clip_folder: str) -> Config:
 
 def write_dataset(config: Config) -> None:
     """Encode drawn pictures in this process and write them as one shard."""
-    family = families.load(config.model.family)
-    encoders = family.load_encoders(config.model, torch.device("cpu"), torch.float32)
+    encoders = Encoders(config.model, torch.device("cpu"), torch.float32)
     pictures = [Image.effect_noise((SIDE, SIDE), 20 * (i + 1)).convert("RGB") for i in range(PICTURES)]
     Path(config.data.source).mkdir()
     for number, picture in enumerate(pictures):
         picture.save(Path(config.data.source) / f"{number}.png")
     pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
     captions = [f"a noise number {number}" for number in range(PICTURES)]
-    moments, text = encoders.encode_pictures(pixels), encoders.encode_captions(captions)["text"]
+    moments, text = encoders.encode_images(pixels), encoders.encode_captions(captions)["text"]
     columns = {
         schema.MOMENTS: {schema.MOMENTS: [row.half().numpy().tobytes() for row in moments]},
         schema.TEXT: {"text": [row.half().numpy().tobytes() for row in text]},

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raytrain import families
 from raytrain.config import ModelConfig, SampleConfig
+from raytrain.encoders import Encoders
 from raytrain.families import _stable_diffusion
 from raytrain.sample import generate
 
@@ -70,7 +71,7 @@ def reference(model: ModelConfig, caption: str) -> dict[str, Tensor]:
 def test_a_caption_is_encoded_in_chunks(family: str, max_tokens: int, model: Callable[..., ModelConfig]) -> None:
     config = model(family, max_tokens)
     captions = [SHORT, LONG, EMPTY, EXACT, LONG * 2]
-    columns = families.load(family).load_encoders(config, CPU, torch.float32).encode_captions(captions)
+    columns = Encoders(config, CPU, torch.float32).encode_captions(captions)
     assert columns["text"].shape[:2] == (5, {75: 77, 150: 152, 225: 227}[max_tokens])
     for number, caption in enumerate(captions):
         for name, expected in reference(config, caption).items():
@@ -81,7 +82,7 @@ def test_a_caption_is_encoded_in_chunks(family: str, max_tokens: int, model: Cal
 def test_75_tokens_are_encoded_as_ever_to_the_bit(family: str, model: Callable[..., ModelConfig]) -> None:
     config = model(family)
     captions = [SHORT, LONG, EMPTY]
-    columns = families.load(family).load_encoders(config, CPU, torch.float32).encode_captions(captions)
+    columns = Encoders(config, CPU, torch.float32).encode_captions(captions)
     outputs = []
     for tokenizer, encoder in parts(config):
         tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt")
@@ -98,10 +99,7 @@ def test_75_tokens_are_encoded_as_ever_to_the_bit(family: str, model: Callable[.
 def test_a_short_caption_has_the_same_first_77_states_and_pool_at_any_length(
     family: str, model: Callable[..., ModelConfig]
 ) -> None:
-    module = families.load(family)
-    short, long = (
-        module.load_encoders(model(family, length), CPU, torch.float32).encode_captions([SHORT]) for length in (75, 225)
-    )
+    short, long = (Encoders(model(family, length), CPU, torch.float32).encode_captions([SHORT]) for length in (75, 225))
     torch.testing.assert_close(long["text"][:, :76], short["text"][:, :76], rtol=1e-5, atol=1e-5)
     if family == "sdxl":
         torch.testing.assert_close(long["pooled"], short["pooled"], rtol=1e-5, atol=1e-5)
@@ -111,8 +109,7 @@ def test_a_short_caption_has_the_same_first_77_states_and_pool_at_any_length(
 def test_cut_captions_are_counted(family: str, model: Callable[..., ModelConfig]) -> None:
     captions = [SHORT, "a" * 75, "a" * 76, "a" * 150, "a" * 151, "a" * 225, "a" * 226]
     found = {
-        length: families.load(family).load_encoders(model(family, length), CPU, torch.float32).cut(captions)
-        for length in (75, 150, 225)
+        length: Encoders(model(family, length), CPU, torch.float32).too_long(captions) for length in (75, 150, 225)
     }
     assert {length: sum(cut) for length, cut in found.items()} == {75: 5, 150: 3, 225: 1}
     assert found[75] == [False, False, True, True, True, True, True]
@@ -125,11 +122,11 @@ def test_prompts_are_encoded_by_the_same_rule(family: str, model: Callable[..., 
     ending = [LONG + "red", LONG + "green", SHORT]
 
     def pictures(config: ModelConfig, encoded: bool = False) -> list[bytes]:
-        denoiser = module.load_denoiser(config, torch.float32)
-        pipeline = module.pipeline(config, denoiser, "ddim", CPU)
+        denoiser = module.load(config, "unet", torch.float32)
+        pipeline = module.pipeline(config, {"unet": denoiser}, "ddim", CPU)
         assert pipeline.unet is denoiser
         if encoded:
-            encode = module.load_encoders(config, CPU, torch.float32).encode_captions
+            encode = Encoders(config, CPU, torch.float32).encode_captions
             names = {"text": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
             calls: dict[str, Tensor] = {}
             for prefix, texts in (("", ending), ("negative_", ["blue"] * 3)):

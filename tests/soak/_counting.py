@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from raytrain.config import ModelConfig
+from raytrain.families import sd15
 from raytrain.families.sd15 import *  # noqa: F403 - a family is a module; this one is sd15 but for its encoders
 from tests.data import nan_family
 
@@ -16,22 +18,17 @@ COUNTS = "RAYTRAIN_SOAK_COUNTS"
 """The environment variable that names the file; a line is a store and a number of arrays."""
 
 
-class Encoders(nan_family.Encoders):
-    """Encoders that say how much they did."""
-
-    def encode_pictures(self, pixels: Tensor) -> Tensor:
-        moments = super().encode_pictures(pixels)
-        _say("moments", len(torch.unique(pixels.flatten(1), dim=0)))  # a batch is filled up with copies
-        return moments
-
-    def encode_captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        columns = super().encode_captions(captions)
-        _say("text", len({caption for caption in captions if caption}))  # the empty caption is asked for its shapes
-        return columns
+def encode_image(vae: Any, pixels: Tensor) -> Tensor:
+    """Encode images, and say how many."""
+    stored = nan_family.encode_image(vae, pixels)
+    _say("moments", len(torch.unique(pixels.flatten(1), dim=0)))  # a batch is filled up with copies
+    return stored
 
 
-def load_encoders(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> Encoders:
-    return Encoders(model, device, dtype)
+def tokenize(tokenizers: Mapping[str, Any], captions: Sequence[str], model: ModelConfig) -> dict[str, Tensor]:
+    """Tokenize captions, which are encoded next, and say how many."""
+    _say("text", len({caption for caption in captions if caption}))  # the empty caption is asked for its shapes
+    return sd15.tokenize(tokenizers, captions, model)
 
 
 def _say(store: str, number: int) -> None:

@@ -5,6 +5,7 @@ Reached by its dotted path, also from Ray's workers, where a test cannot patch a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -12,9 +13,9 @@ from torch import nn
 
 from raytrain.families import Family
 from raytrain.methods import lora
-from raytrain.methods.lora import facts, load_state, public_name, state
+from raytrain.methods.lora import facts
 
-__all__ = ["Config", "facts", "load_state", "prepare", "public_name", "state"]
+__all__ = ["Config", "build", "facts"]
 
 
 class Config(lora.Config):
@@ -23,12 +24,13 @@ class Config(lora.Config):
     name: Literal["tests.train.greedy"] = "tests.train.greedy"  # type: ignore[assignment]
 
 
-def prepare(denoiser: nn.Module, family: Family, config: Config, seed: int) -> None:
+def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed: int) -> dict[str, nn.Module]:
     """Inject adapters, and an allocation that cannot be met."""
-    lora.prepare(denoiser, family, config, seed)
+    parts = lora.build(load, family, config, seed)
 
     def allocate(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if len(inputs[0]) > 1 and torch.is_grad_enabled():
             torch.empty(2**46)
 
-    denoiser.register_forward_pre_hook(allocate)
+    parts["unet"].register_forward_pre_hook(allocate)
+    return parts

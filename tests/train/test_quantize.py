@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from raytrain import checkpoint, families, methods, plan, sample
+from raytrain import checkpoint, families, plan, quantize, sample
 from raytrain.config import Config
 from raytrain.data.loader import Loader
 from raytrain.data.read import Dataset
 from raytrain.errors import UserError
 from raytrain.export.run import export
-from raytrain.families import _quantize
-from raytrain.objective import Objective
+from raytrain.model import build
 from raytrain.train import worker
 from raytrain.train.run import ledger_of
 from tests.conftest import losses
@@ -37,18 +36,14 @@ def quantized(run_config: Callable[..., Config], kind: str, family: str = "sd15"
 
 def one_step(config: Config) -> tuple[float, list[torch.Tensor], torch.nn.Module]:
     """Return the first step's loss, the adapters' gradients and the denoiser."""
-    family, method = families.load(config.model.family), methods.load(config.method)
-    denoiser = family.load_denoiser(config.model, torch.float32)
-    method.prepare(denoiser, family, config.method, config.seed)
+    model = build(config, torch.device("cpu"))
     generator = torch.Generator().manual_seed(9)
-    random = {n: torch.randn(v.shape, generator=generator) * 0.1 for n, v in method.state(denoiser).items()}
-    method.load_state(denoiser, random)
+    model.load({n: torch.randn(v.shape, generator=generator) * 0.1 for n, v in model.state().items()})
     dataset = Dataset(config.dataset)
-    objective = Objective(family, family.load_schedule(config.model), config.objective, config.seed)
     batch = Loader(dataset, ledger_of(config, dataset.counts())).step(0).batch
-    loss = objective.losses(denoiser, batch, objective.draw(batch)).mean()
+    loss = model(batch, model.draw(batch)).mean()
     loss.backward()
-    return loss.item(), [p.grad for p in denoiser.parameters() if p.requires_grad and p.grad is not None], denoiser
+    return loss.item(), [p.grad for p in model.learning().values() if p.grad is not None], model
 
 
 @KINDS
@@ -64,7 +59,7 @@ def test_loss_and_gradients_are_nearly_the_whole_bases(
     likeness = torch.cosine_similarity(torch.cat([g.flatten() for g in gradients]),
                                        torch.cat([g.flatten() for g in wanted]), dim=0)  # fmt: skip
     assert likeness > ALIKE[kind]
-    assert _quantize.weight_count(denoiser) == _quantize.weight_count(whole)
+    assert quantize.weight_count(denoiser) == quantize.weight_count(whole)
 
 
 @KINDS
@@ -73,16 +68,16 @@ def test_memory_is_what_the_plan_says(run_config: Callable[..., Config], kind: s
     family = families.load("sdxl")
     shapes = plan.weight_shapes(Path(config.model.path) / "unet")
     linear = 4 * sum(shape[0] * shape[1] for shape in shapes.values() if len(shape) == 2)
-    whole = family.load_denoiser(config.model.model_copy(update={"quantize": "none"}), torch.float32)
-    small = _quantize.stored_bytes(family.load_denoiser(config.model, torch.float32))
-    saved = _quantize.stored_bytes(whole) - small
+    whole = family.load(config.model.model_copy(update={"quantize": "none"}), "unet", torch.float32)
+    small = quantize.stored_bytes(family.load(config.model, "unet", torch.float32))
+    saved = quantize.stored_bytes(whole) - small
     assert saved / linear == pytest.approx({"int8": 3 / 4, "nf4": 7 / 8}[kind], abs=0.02)
     assert plan.frozen_bytes(config, shapes) == pytest.approx(small, rel=0.02)
 
 
 def test_layers_move_whole_to_a_device(run_config: Callable[..., Config]) -> None:
-    denoiser = families.load("sd15").load_denoiser(quantized(run_config, "int8").model, torch.float32)
-    layer = next(layer for layer in denoiser.modules() if isinstance(layer, _quantize.Int8Linear))
+    denoiser = families.load("sd15").load(quantized(run_config, "int8").model, "unet", torch.float32)
+    layer = next(layer for layer in denoiser.modules() if isinstance(layer, quantize.Int8Linear))
     before = layer.state.SCB
     denoiser._apply(torch.clone)  # as a copy to a GPU makes new tensors of everything
     assert layer.state.CB.data_ptr() == layer.weight.data_ptr()

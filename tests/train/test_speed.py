@@ -15,6 +15,7 @@ from raytrain import families
 from raytrain.config import Config
 from raytrain.data.loader import Loader
 from raytrain.errors import UserError
+from raytrain.model import build
 from raytrain.train import engine, optim, profile, speed, worker
 from raytrain.train.run import start
 from tests.conftest import losses
@@ -66,9 +67,9 @@ def test_auto_is_channels_last_on_a_gpu_alone(run_config: Callable[..., Config],
     config = run_config(train={"optimizer": optimizer})
 
     def conv(config: Config, device: str) -> nn.Parameter:
-        denoiser = families.load("sd15").load_denoiser(config.model, torch.float32)
-        speed.prepare(denoiser, config.train, torch.device(device))
-        weight: nn.Parameter = denoiser.get_parameter("down_blocks.0.resnets.0.conv1.weight")
+        model = build(config, CPU)
+        speed.prepare(model, config.train, torch.device(device))
+        weight: nn.Parameter = model.denoiser.get_parameter("down_blocks.0.resnets.0.conv1.weight")
         return weight
 
     assert conv(config, "cpu").is_contiguous()
@@ -88,9 +89,9 @@ def test_compiled_blocks_compute_the_same_under_the_same_names(
     def gradients(config: Config) -> dict[str, torch.Tensor]:
         run = start(config, 0, 1)
         batch = Loader(run.dataset, run.ledger).step(0).batch
-        run.objective.losses(run.engine.model, batch, run.objective.draw(batch)).sum().backward()
+        run.engine.model(batch, run.model.draw(batch)).sum().backward()
         run.close()
-        return {name: w.grad for name, w in run.denoiser.named_parameters() if w.grad is not None}
+        return {name: w.grad for name, w in run.model.named_parameters() if w.grad is not None}
 
     monkeypatch.setattr(nn.Module, "compile", compile_without_a_compiler)
     eager = gradients(run_config(name="eager", train={"gradient_checkpointing": True}))
@@ -104,15 +105,17 @@ def test_compiled_blocks_compute_the_same_under_the_same_names(
 
 
 def test_a_denoiser_without_repeated_blocks_is_not_compiled(run_config: Callable[..., Config]) -> None:
-    config = run_config(train={"compile": True}).train
+    config = run_config(train={"compile": True})
+    model = build(config, CPU)
+    model.parts["unet"] = nn.Linear(2, 2)
     with pytest.raises(UserError, match=r"train\.compile .* Linear names none"):
-        speed.prepare(nn.Linear(2, 2), config, CPU)
+        speed.prepare(model, config.train, CPU)
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_attention_is_pytorchs_fused_one(run_config: Callable[..., Config], family: str) -> None:
     config = run_config(family)
-    denoiser: Any = families.load(family).load_denoiser(config.model, torch.float32)
+    denoiser: Any = families.load(family).load(config.model, "unet", torch.float32)
     processors = {type(each).__name__ for each in denoiser.attn_processors.values()}
     assert processors == {"AttnProcessor2_0"}  # scaled_dot_product_attention; the older one builds the whole matrix
 
