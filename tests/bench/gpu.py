@@ -14,25 +14,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
-from raytrain.diffusion.schedule import NoiseSchedule
+from diffusers import UNet2DConditionModel
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from raytrain import families, methods
-from raytrain.config import ObjectiveConfig, TrainConfig
-from raytrain.data.loader import Batch
+from raytrain import pretrained
+from raytrain.batch import Batch, Columns
+from raytrain.config import Config, ModelConfig, TrainConfig
 from raytrain.methods.lora import Config as LoraConfig
-from raytrain.objective import Draws, Objective
+from raytrain.model import Model
+from raytrain.model import build as assemble
 from raytrain.train import engine as engines
 from raytrain.train import speed
 
@@ -51,6 +51,9 @@ TINY: dict[str, Any] = {
     "cross_attention_dim": 80, "attention_head_dim": (2, 4, 4), "addition_time_embed_dim": 8, "norm_num_groups": 8,
     "projection_class_embeddings_input_dim": 48 + 6 * 8,
 }  # fmt: skip
+SCHEDULE = {
+    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000
+}  # fmt: skip
 RANK, TOKENS, WARM = 16, 77, 2
 Step = Callable[[], object]
 
@@ -67,12 +70,12 @@ def main() -> None:
         )
         sys.exit(2)
     shape = TINY if options.tiny else SDXL
-    denoiser = build(shape, device)
-    flops = count_flops(step_of(denoiser, shape, device, 1, False))
+    model = build(shape, device)
+    flops = count_flops(step_of(model, shape, device, 1, False))
     figures, last = [], None
     for checkpointing in (False, True):
         for batch in options.batches:
-            step = step_of(denoiser, shape, device, batch, checkpointing)
+            step = step_of(model, shape, device, batch, checkpointing)
             figure = measure(step, device, options.steps)
             if figure is not None:
                 last = (batch, checkpointing)
@@ -84,7 +87,7 @@ def main() -> None:
     console = Console()
     console.print(table(figures, flops, device, options.peak_tflops))
     if last is not None:
-        console.print(profiled(step_of(denoiser, shape, device, *last), device, options.trace), markup=False)
+        console.print(profiled(step_of(model, shape, device, *last), device, options.trace), markup=False)
     Path(options.output).write_text(json.dumps(figures, indent=2) + "\n")
 
 
@@ -103,31 +106,32 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build(shape: dict[str, Any], device: torch.device) -> nn.Module:
+def build(shape: dict[str, Any], device: torch.device) -> Model:
     """Make a U-Net with frozen random bfloat16 weights and a LoRA that learns in float32, as a run holds them."""
     torch.manual_seed(0)
     with device:
         denoiser = UNet2DConditionModel(**COMMON, **shape)
-    denoiser.to(torch.bfloat16)
-    config = LoraConfig(rank=RANK)
-    methods.load(config).prepare(denoiser, families.load("sdxl"), config, 0)
-    return denoiser.to(device)
+    with tempfile.TemporaryDirectory() as folder:
+        model = ModelConfig(family="sdxl", path=folder)
+        config = Config(output="", model=model, method=LoraConfig(rank=RANK))
+        vae = {"scaling_factor": 0.13025, "latent_channels": 4, "block_out_channels": [128, 256, 512, 512]}
+        for part, file, values in (("vae", "config.json", vae), ("scheduler", "scheduler_config.json", SCHEDULE)):
+            (Path(folder) / part).mkdir()
+            (Path(folder) / part / file).write_text(json.dumps(values))
+        pretrained.vae_config(model)  # read once, remembered
+        return assemble(config, device, load=lambda part: denoiser.to(torch.bfloat16).requires_grad_(False))
 
 
-def step_of(denoiser: nn.Module, shape: dict[str, Any], device: torch.device, batch: int, checkpointing: bool) -> Step:
+def step_of(model: Model, shape: dict[str, Any], device: torch.device, batch: int, checkpointing: bool) -> Step:
     """Return a function that does one optimizer step on random pictures through our objective and engine."""
     if checkpointing:
-        denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
-        denoiser.train()
+        model.checkpoint_activations()
     else:
-        denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
-        denoiser.eval()
+        model.denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
+        model.eval()
     config = TrainConfig(global_batch=batch, precision="bf16", gradient_checkpointing=checkpointing)
-    speed.prepare(denoiser, config, device)
-    engine = engines.build("plain", "none", denoiser, config, batch, batch)
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    schedule = NoiseSchedule(scheduler.alphas_cumprod, "epsilon", 0.13025).to(device)
-    objective = Objective(families.load("sdxl"), schedule, ObjectiveConfig(), seed=0)
+    speed.prepare(model, config, device)
+    engine = engines.build("plain", "none", model, config, batch, batch)
     side = shape["sample_size"]
     pooled = shape["projection_class_embeddings_input_dim"] - 6 * shape["addition_time_embed_dim"]
     with device:
@@ -135,22 +139,18 @@ def step_of(denoiser: nn.Module, shape: dict[str, Any], device: torch.device, ba
             ids=[str(number) for number in range(batch)],
             occurrences=[0] * batch,
             weights=torch.ones(batch),
-            moments=torch.randn(batch, 8, side, side).half(),
-            columns={
+            columns=Columns({
+                "latents": torch.randn(batch, 8, side, side).half(),
                 "text": torch.randn(batch, TOKENS, shape["cross_attention_dim"]).half(),
                 "pooled": torch.randn(batch, pooled).half(),
                 "sizes": torch.tensor([[8.0 * side, 8.0 * side, 0, 0, 8.0 * side, 8.0 * side]]).repeat(batch, 1),
-            },
-        )
-        draws = Draws(
-            torch.randint(0, schedule.num_timesteps, (batch,)),
-            torch.randn(batch, 4, side, side),
-            torch.randn(batch, 4, side, side),
-        )
+            }),
+        )  # fmt: skip
+    draws = model.draw(rows).to(device)
 
     def step() -> object:
         with torch.autocast(device.type, torch.bfloat16):
-            losses = objective.losses(engine.model, rows, draws)
+            losses = engine.model(rows, draws)
         loss = (losses * rows.weights).mean()
         engine.backward(loss)
         return engine.step(config.learning_rate, loss.detach())

@@ -49,7 +49,7 @@ def setup(folder: Path, quick: bool) -> Sides:
     count = 12 if quick else 96
     config = _config(folder, count, 64 if quick else 256)
     numbers = itertools.count()
-    encoders = families.load("sd15").load_encoders(config.model, torch.device("cpu"), torch.float32)
+    encoders = Encoders(config.model, torch.device("cpu"), torch.float32)
     ready = list(_ready(config))
 
     def ours() -> float:
@@ -78,7 +78,7 @@ def setup(folder: Path, quick: bool) -> Sides:
     def vae() -> float:
         began = time.perf_counter()
         for batch in ready:
-            encoders.encode_pictures(batch)
+            encoders.encode_images(batch)
         return count / (time.perf_counter() - began)
 
     return ours, vae

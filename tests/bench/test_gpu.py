@@ -28,13 +28,13 @@ def test_tiny_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_a_step_learns_the_lora_and_recomputation_changes_nothing() -> None:
     device, learned = torch.device("cpu"), []
     for checkpointing in (False, True):
-        denoiser = gpu.build(gpu.TINY, device)
-        step = gpu.step_of(denoiser, gpu.TINY, device, 2, checkpointing)
-        weights = {name: w.clone() for name, w in denoiser.named_parameters() if w.requires_grad}
+        model = gpu.build(gpu.TINY, device)
+        step = gpu.step_of(model, gpu.TINY, device, 2, checkpointing)
+        weights = {name: w.clone() for name, w in model.named_parameters() if w.requires_grad}
         assert weights
         assert all("lora_" in name for name in weights)
         step()
-        assert any(not torch.equal(w, weights[name]) for name, w in denoiser.named_parameters() if name in weights)
+        assert any(not torch.equal(w, weights[name]) for name, w in model.named_parameters() if name in weights)
         learned.append(weights.keys())
     assert learned[0] == learned[1]
 

@@ -39,7 +39,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ModelConfig
 def parts(model: ModelConfig) -> list[tuple[Any, Any]]:
     kinds = [("CLIPTextModel", "text_encoder")]
     kinds += [("CLIPTextModelWithProjection", "text_encoder_2")] if model.family == "sdxl" else []
-    return [_stable_diffusion.load_text(model, kind, name, torch.float32) for kind, name in kinds]
+    return [
+        (
+            _stable_diffusion.load_tokenizer(model, name.replace("text_encoder", "tokenizer")),
+            _stable_diffusion.load_text(model, name, kind, torch.float32).eval(),
+        )
+        for kind, name in kinds
+    ]
 
 
 def states(model: ModelConfig, encoder: Any, ids: list[int]) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ def test_a_restored_state_lies_as_the_weight_does(run_config: Callable[..., Conf
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
 def test_auto_is_channels_last_on_a_gpu_alone(run_config: Callable[..., Config], optimizer: str) -> None:
-    config = run_config(train={"optimizer": optimizer})
+    config = run_config(method={"name": "full"}, train={"optimizer": optimizer})
 
     def conv(config: Config, device: str) -> nn.Parameter:
         model = build(config, CPU)
@@ -132,7 +132,7 @@ def test_tensor_float_32_is_for_mixed_precision_on_a_gpu(
 
 
 def test_adamw_is_fused(run_config: Callable[..., Config]) -> None:
-    plain = engine.PlainEngine(nn.Linear(2, 2), run_config().train)
+    plain = engine.PlainEngine(build(run_config(), CPU), run_config().train)
     assert plain._optimizer.defaults["fused"]
 
 
