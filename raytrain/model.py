@@ -100,7 +100,7 @@ def build(
     config: Config,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    load: Callable[[str], nn.Module] | None = None,
+    load: Callable[[str], Any] | None = None,
 ) -> Model:
     """Return the model a config trains, on a device, as it is before its first step; `load` gives a frozen base part."""
     family, method = families.load(config.model.family), methods.load(config.method)
@@ -130,9 +130,9 @@ def _of_part(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, 
             yield name.removeprefix(prefix), tensor
 
 
-def _frozen(family: Any, config: Config, dtype: torch.dtype, part: str) -> nn.Module:
-    loaded: nn.Module = family.load(config.model, part, dtype)
-    return loaded.eval().requires_grad_(False)
+def _frozen(family: Any, config: Config, dtype: torch.dtype, part: str) -> Any:
+    loaded = family.load(config.model, part, dtype)
+    return loaded.eval().requires_grad_(False) if isinstance(loaded, nn.Module) else loaded
 
 
 def _difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
