@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jobs import ConfigFile, Overrides, execute
 from raytrain.startup import leave
+
+if TYPE_CHECKING:
+    from raytrain.plan import Plan
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
@@ -13,10 +17,53 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     from raytrain.configfile import load
 
     settings = load(config, set or ())
-    from raytrain.plan import plan, show
+    from raytrain.plan import plan
 
     show(plan(settings))
     return 0
+
+
+def show(plan: Plan) -> None:
+    """Print a plan."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, train, model = Console(), plan.config.train, plan.config.model
+    console.print(f"[bold]dataset[/]   {plan.dataset}")
+    if plan.note:
+        console.print(f"note: {plan.note}", style="yellow", markup=False)
+    if plan.buckets:
+        table = Table("bucket", "train", "held out", "batches an epoch")
+        for name, count in sorted(plan.buckets.items()):
+            batches = count.entries * plan.config.data.repeats / train.global_batch
+            table.add_row(name, str(count.train), str(count.held_out), f"{batches:.1f}")
+        console.print(table)
+    console.print(
+        f"[bold]model[/]     {model.family} {model.path}, {plan.parameters / 1e6:.2f} M weights, "
+        f"{plan.trainable_parameters / 1e6:.3f} M learn ({plan.config.method.name})"
+    )
+    console.print(
+        f"[bold]step[/]      an image takes {plan.row.flops / 1e12:.3g} TFLOP and keeps "
+        f"{plan.row.activations / 2**20:.0f} MiB for the backward pass"
+    )
+    length = "known after prepare" if plan.steps is None else f"{plan.steps} steps, {plan.epochs:.1f} epochs"
+    console.print(f"[bold]run[/]       {length}; global batch {train.global_batch} = {train.workers} workers x "
+                  f"{plan.micro_batch} x {plan.accumulation} steps; {train.precision}")  # fmt: skip
+    if plan.resumes_from:
+        console.print(f"[bold]resumes[/]   from step {plan.resumes_from}")
+    console.print(f"[bold]engine[/]    {plan.engine}")
+    if plan.seconds is not None:
+        where = "GPU" if train.gpus_per_worker else "CPU"
+        console.print(
+            f"[bold]time[/]      about {_duration(plan.seconds)} of training on this {where}, give or take 3x"
+        )
+    console.print(f"[bold]output[/]    {plan.config.output}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds > 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -114,7 +114,7 @@ class CaptionConfig(Table):
     drop_tags: Names = ()
     """Tags removed from every caption."""
     variants: int = Field(1, ge=1)
-    """Stored versions of a caption; those after the first have their tags shuffled and dropped. The ledger picks one a occurrence."""
+    """Stored versions of a caption; those after the first have their tags shuffled and dropped. Each occurrence picks one."""
     tag_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the other tags left out of each further version."""
     quality_tags: dict[str, float] = Field({})
@@ -207,7 +207,7 @@ class QualityConfig(Table):
 
 
 class AugmentConfig(Table):
-    """`[data.augment]`: further versions of each picture, encoded and stored; the ledger picks one a occurrence."""
+    """`[data.augment]`: further versions of each picture, encoded and stored; the ledger picks one for each occurrence."""
 
     flip: bool = False
     """Each version mirrored too; half of the occurrences see the mirrored one."""

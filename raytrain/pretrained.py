@@ -86,6 +86,22 @@ def scheduler_named(known: Mapping[str, Any], name: str, model: ModelConfig) -> 
     return known[name]
 
 
+def skeleton(model: ModelConfig, part: str) -> nn.Module:
+    """Return a part's structure, from its config alone; on the `meta` device, if that is the context, without weights."""
+    root, name = vae_source(model) if part == "vae" else (folder(model), part)
+    tree = read_config(root / name, "config.json")
+    if "_class_name" in tree:
+        import diffusers
+
+        built: nn.Module = getattr(diffusers, tree["_class_name"]).from_config(tree)
+        return built
+    import transformers
+
+    kind = getattr(transformers, tree["architectures"][0])
+    whole: nn.Module = kind(kind.config_class.from_pretrained(root / name))
+    return whole
+
+
 def quantized(denoiser: nn.Module, model: ModelConfig) -> nn.Module:
     """Exchange a denoiser's linear layers for quantized ones, in place, where `model.quantize` asks for it."""
     if model.quantize != "none":

@@ -117,7 +117,12 @@ class Dataset:
         return again
 
     def rows(
-        self, bucket: str, numbers: np.ndarray, split: str = TRAIN, pick: Pick | None = None, columns: Collection[str] = READ
+        self,
+        bucket: str,
+        numbers: np.ndarray,
+        split: str = TRAIN,
+        pick: Pick | None = None,
+        columns: Collection[str] = READ,
     ) -> Rows:
         """Return entries by their numbers, with these columns and, where there are masks, those.
 

@@ -23,13 +23,13 @@ class Sizes:
     """What memory depends on beside the settings."""
 
     weights: int
-    """Weights of the denoiser."""
+    """Weights of the model."""
     trainable: int
     """Those that learn, adapters included."""
     frozen_bytes: float
     """Bytes of those that do not, quantized or not."""
-    pixels: int
-    """Width times height of the largest bucket."""
+    activations: int
+    """Bytes that one row of the largest bucket keeps for the backward pass."""
 
 
 class Choice(NamedTuple):
@@ -74,9 +74,7 @@ def estimate(config: Config, engine: str, offload: str, sizes: Sizes, world: int
         optimizer = 0
     if offload == "weights":
         frozen, weights, average = 0, 0, 0
-    return int(
-        OVERHEAD * (frozen + weights + gradients + optimizer + average + _activations(train, sizes, micro_batch))
-    )
+    return int(OVERHEAD * (frozen + weights + gradients + optimizer + average + micro_batch * sizes.activations))
 
 
 def choose(config: Config, sizes: Sizes, world: int, micro_batch: int, memory: int | None) -> Choice:
@@ -133,13 +131,6 @@ def _ladder(world: int) -> Iterator[tuple[str, str]]:
     else:
         yield from (("ddp", "none"), ("zero1", "none"), ("zero2", "none"), ("zero3", "none"))
         yield from (("zero1", "optimizer"), ("zero2", "optimizer"), ("zero3", "optimizer"), ("zero3", "weights"))
-
-
-def _activations(train: TrainConfig, sizes: Sizes, micro_batch: int) -> int:
-    # Convolutional U-Nets keep about 110 values per latent cell and per square root of a thousand parameters, an empirical
-    # fit to the toy world and to published SD1.5 and SDXL peaks; checkpointing keeps about a fifth.
-    kept = 0.2 if train.gradient_checkpointing else 1.0
-    return int(kept * _width(train.precision) * micro_batch * sizes.pixels / 64 * 110 * (sizes.weights / 1000) ** 0.5)
 
 
 def _width(kind: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ from raytrain.data.schema import bucket_size
 from raytrain.errors import UserError
 from raytrain.log import MetricLog
 from raytrain.model import Model, build
+from raytrain.train import cost, memory, notices, out_of_memory, speed
 from raytrain.train import engine as engines
-from raytrain.train import memory, notices, out_of_memory, speed
 from raytrain.train.clock import Clock
 from raytrain.train.ema import Ema
 from raytrain.train.engine import Engine
@@ -274,11 +275,13 @@ def _count(config: Config, model: nn.Module) -> int:
 
 def _choose(config: Config, model: nn.Module, dataset: Dataset, world: int, micro_batch: int) -> memory.Choice:
     """Return the first worker's choice: devices may differ, engines may not."""
+    width, height = max(map(bucket_size, dataset.manifest.buckets), key=math.prod)
+    kept = cost.step(config, cost.skeleton(config), width, height, flops=False).activations
     sizes = memory.Sizes(
         weights=_count(config, model),
         trainable=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         frozen_bytes=sum(weight.nbytes for weight in model.parameters() if not weight.requires_grad),
-        pixels=max(width * height for width, height in map(bucket_size, dataset.manifest.buckets)),
+        activations=kept,
     )
     choice = [memory.choose(config, sizes, world, micro_batch, memory.device_memory(config.train, world))]
     if world > 1:

@@ -171,7 +171,7 @@ def table(config: Config, work: Workload, network: Network) -> Table:
     title = f"predicted: {network.bandwidth / 1e9:g} GB/s, {network.latency * 1e6:g} us a message, nothing hidden"
     grid = Table("workers", "engine", "ms a step", "pictures/s", "efficiency", "MB sent", "MiB of memory", title=title)
     weights = work.weight_bytes // 4
-    sizes = memory.Sizes(weights=weights, trainable=weights, frozen_bytes=0, pixels=64 * 64)
+    sizes = memory.Sizes(weights=weights, trainable=weights, frozen_bytes=0, activations=2**20)
     for workers in MANY:
         for engine in ENGINES:
             found = predict(work, network, engine, workers)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from jobs.plan import show
 from raytrain import plan, storage
 from raytrain.config import Config
 from raytrain.data import drift
@@ -85,7 +86,7 @@ def test_plan_and_train_tell_it_until_the_dataset_is_prepared_again(
     assert plan.plan(wanted).note.startswith(told)
     assert f"note: {told}" in shown(wanted)
     monkeypatch.setattr(plan, "Console", lambda: Console(width=300))
-    plan.show(plan.plan(wanted))
+    show(plan.plan(wanted))
     assert f"note: {told}" in capsys.readouterr().out
     report = prepare(wanted)
     assert (report.made, report.snapshot) == ({}, 2), "the same rows, but a snapshot that says what it was made with"

@@ -1,4 +1,4 @@
-"""Captions from a source to stored text: several a picture, variants, quality tags, and which version a occurrence reads."""
+"""Captions from a source to stored text: several a picture, variants, quality tags, and which version an occurrence reads."""
 
 from __future__ import annotations
 

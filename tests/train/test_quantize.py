@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from raytrain import checkpoint, families, plan, quantize, sample
+from raytrain import checkpoint, families, quantize, sample
 from raytrain.config import Config
 from raytrain.data.loader import Loader
 from raytrain.data.read import Dataset
 from raytrain.errors import UserError
 from raytrain.export.run import export
 from raytrain.model import build
-from raytrain.train import worker
+from raytrain.train import cost, worker
 from raytrain.train.run import ledger_of
 from tests.conftest import losses
 from tests.train.test_resume import check_resume
@@ -66,13 +66,13 @@ def test_loss_and_gradients_are_nearly_the_whole_bases(
 def test_memory_is_what_the_plan_says(run_config: Callable[..., Config], kind: str) -> None:
     config = quantized(run_config, kind, "sdxl")
     family = families.load("sdxl")
-    shapes = plan.weight_shapes(Path(config.model.path) / "unet")
-    linear = 4 * sum(shape[0] * shape[1] for shape in shapes.values() if len(shape) == 2)
+    skeleton = cost.skeleton(run_config("sdxl", method={"name": "full"}))
+    linear = 4 * sum(weight.numel() for weight in skeleton.parameters() if weight.dim() == 2)
     whole = family.load(config.model.model_copy(update={"quantize": "none"}), "unet", torch.float32)
     small = quantize.stored_bytes(family.load(config.model, "unet", torch.float32))
     saved = quantize.stored_bytes(whole) - small
     assert saved / linear == pytest.approx({"int8": 3 / 4, "nf4": 7 / 8}[kind], abs=0.02)
-    assert plan.frozen_bytes(config, shapes) == pytest.approx(small, rel=0.02)
+    assert cost.weights(config, cost.skeleton(config)).frozen_bytes == pytest.approx(small, rel=0.02)
 
 
 def test_layers_move_whole_to_a_device(run_config: Callable[..., Config]) -> None:
