@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from jobs.plan import show
 from raytrain import plan, storage
@@ -85,7 +84,7 @@ def test_plan_and_train_tell_it_until_the_dataset_is_prepared_again(
     assert "other settings" not in shown(made)
     assert plan.plan(wanted).note.startswith(told)
     assert f"note: {told}" in shown(wanted)
-    monkeypatch.setattr(plan, "Console", lambda: Console(width=300))
+    monkeypatch.setenv("COLUMNS", "300")
     show(plan.plan(wanted))
     assert f"note: {told}" in capsys.readouterr().out
     report = prepare(wanted)
