@@ -119,6 +119,12 @@ def test_a_server_that_is_not_there_is_one_message() -> None:
         openai.load(config(url, retries=1)).caption(PICTURES[:1])
 
 
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://a:port/v1"])
+def test_an_address_that_is_none_is_one_message(url: str) -> None:
+    with pytest.raises(UserError, match="base_url is no web address"):
+        openai.load(config(url, retries=0)).caption(PICTURES[:1])
+
+
 def test_a_server_that_hangs_is_given_up() -> None:
     def hanging(question: dict[str, Any]) -> str:
         time.sleep(0.6)
