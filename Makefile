@@ -12,8 +12,8 @@ TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 help:
 	@echo "make venv        create $(VENV) and install everything (again only when pyproject.toml changed)"
 	@echo "make quickstart  run every stage on the toy world, on this machine"
-	@echo "make test        lint, types and all tests"
-	@echo "make lint        ruff and mypy alone"
+	@echo "make test        lint, types, spelling and all tests"
+	@echo "make lint        ruff, mypy and codespell alone"
 	@echo "make bench       measure the figures of the README"
 	@echo "make engines     every engine's loss curve, and every engine's checkpoint under every other"
 	@echo "make scale       prepare ten thousand to a million rows: seconds, memory"
@@ -38,6 +38,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 # Two at a time: most tests compute on one thread, and many wait for processes to start.
 test: lint

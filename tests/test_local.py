@@ -41,6 +41,11 @@ def die(text: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def sleep_loudly() -> None:
+    print("asleep", flush=True)
+    time.sleep(3600)
+
+
 def test_calls_return_or_raise_what_the_function_does() -> None:
     with local.Process("tests.test_local") as process:
         assert process.call(square, 3, plus=1) == 10
@@ -72,15 +77,15 @@ def test_a_process_ends_with_its_command_and_takes_no_part_in_its_interrupt(
     tmp_path: Path, end: signal.Signals
 ) -> None:
     script = (
-        "import os, sys, time\nfrom raytrain import local\nprocess = local.Process()\n"
-        "print(process.call(os.getpid), flush=True)\nprocess.call(time.sleep, 60)\n"
+        "import os\nfrom raytrain import local\nfrom tests.test_local import sleep_loudly\nprocess = local.Process()\n"
+        "print(process.call(os.getpid), flush=True)\nprocess.call(sleep_loudly)\n"
     )
     command = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                text=True, start_new_session=True)  # fmt: skip
     assert command.stdout is not None
     child = psutil.Process(int(command.stdout.readline()))
-    time.sleep(0.2)
+    assert command.stdout.readline() == "asleep\n"  # said by the process: the command waits for it now
     os.killpg(command.pid, end)
-    _, said = command.communicate(timeout=10)
-    child.wait(timeout=10)
+    _, said = command.communicate(timeout=120)
+    child.wait(timeout=120)
     assert said.count("KeyboardInterrupt") == (end == signal.SIGINT)

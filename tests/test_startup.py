@@ -16,11 +16,12 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
 def test_a_process_leaves_nothing_undone(code: int) -> None:
     done = run(f"""
 import atexit, threading, time
+said = threading.Event()
 from concurrent.futures import ThreadPoolExecutor
 from raytrain.startup import leave
 atexit.register(print, "third", end="")
-ThreadPoolExecutor(1).submit(lambda: (time.sleep(1.0), print("second")))
-threading.Thread(target=lambda: (time.sleep(0.1), print("first"))).start()
+ThreadPoolExecutor(1).submit(lambda: (said.wait(), time.sleep(0.1), print("second")))
+threading.Thread(target=lambda: (time.sleep(0.1), print("first"), said.set())).start()
 leave({code})
 """)
     assert (done.returncode, done.stdout, done.stderr) == (code, "first\nsecond\nthird", "")

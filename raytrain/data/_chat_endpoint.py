@@ -11,7 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
+from urllib3.exceptions import HTTPError, LocationValueError
+from urllib3.util import Timeout
 
+from raytrain.data._http import Connections, retry_after
 from raytrain.data.picture import BadPicture
 from raytrain.errors import UserError
 from raytrain.table import Table
@@ -75,8 +78,6 @@ class Endpoint:
 
     def __init__(self, options: EndpointOptions, setting: str) -> None:
         """Take the options and the config key they are under, for messages."""
-        import httpx
-
         self.options, self.setting = options, setting
         headers = {}
         if options.api_key_env:
@@ -86,8 +87,7 @@ class Endpoint:
                     f"{options.base_url} would refuse every question. Set it where the workers run, or leave the key out."
                 )
             headers["Authorization"] = f"Bearer {os.environ[options.api_key_env]}"
-        limits = httpx.Limits(max_connections=options.concurrency)
-        self.client = httpx.Client(headers=headers, timeout=options.timeout, limits=limits)
+        self.connections = Connections(options.concurrency, headers)
         self.pool = ThreadPoolExecutor(options.concurrency)
         self.lock = threading.Lock()
         self.questions = self.input_tokens = self.output_tokens = 0
@@ -150,22 +150,23 @@ class Endpoint:
 
     def _post(self, body: dict[str, Any]) -> tuple[int, str]:
         """Return status and text of the answer, after as many tries as it takes."""
-        import httpx
-
         url, fault = f"{self.options.base_url}/chat/completions", ""
         for attempt in range(self.options.retries + 1):
             asked = 0.0
             try:
-                answer = self.client.post(url, json=body)
-                if answer.status_code not in PASSING and answer.status_code < 500:
-                    return answer.status_code, answer.text
-                fault = f"answers {answer.status_code}: {_short(answer.text)}"
-                asked = _seconds(answer.headers.get("retry-after", ""))
-            except httpx.InvalidURL as error:
+                answer = self.connections.request(
+                    "POST", url, json=body, timeout=Timeout(self.options.timeout), retries=False
+                )
+                text = answer.data.decode(errors="replace")
+                if answer.status not in PASSING and answer.status < 500:
+                    return answer.status, text
+                fault = f"answers {answer.status}: {_short(text)}"
+                asked = retry_after(answer)
+            except LocationValueError as error:
                 raise UserError(
                     f"{self.setting}.base_url is no web address, got {url!r}: {error}. Correct it."
                 ) from error
-            except httpx.TransportError as error:
+            except HTTPError as error:
                 fault = f"does not answer: {error or type(error).__name__}"
             if attempt < self.options.retries:
                 wait = self.options.backoff * 2**attempt * random.uniform(1, 1.5)
@@ -174,11 +175,6 @@ class Endpoint:
             f"{url} {fault}, {self.options.retries + 1} times. What was written is kept; start again when the server is well, "
             f"or ask it less at once ({self.setting}.concurrency = {self.options.concurrency})."
         )
-
-
-def _seconds(header: str) -> float:
-    """Return a Retry-After header's seconds; its other form, a date, counts as none."""
-    return float(header) if header.strip().isdecimal() else 0.0
 
 
 def _short(text: str) -> str:

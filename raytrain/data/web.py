@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import random
 import time
-import urllib.request
-from typing import Any
-from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, LocationValueError, MaxRetryError, ResponseError
 from urllib3.util import Retry, Timeout
 
+from raytrain.data._http import Connections, retry_after
 from raytrain.data.picture import BadPicture
 from raytrain.dataconfig import FetchConfig
 
 REDIRECTS = 5
 CONNECTIONS = 16
-"""Connections kept to one host, at most; and hosts that connections are kept to."""
+"""Connections kept to one host, at most."""
 PASSING = (408, 425, 429, *range(500, 600))
 """Answers that another try may change."""
 LONGEST_WAIT = 30.0
@@ -32,13 +30,7 @@ class Web:
 
     def __init__(self, config: FetchConfig) -> None:
         self.config = config
-        kept: dict[str, Any] = {"num_pools": CONNECTIONS, "maxsize": CONNECTIONS, "headers": {"User-Agent": "raytrain"}}
-        self._direct = urllib3.PoolManager(**kept)
-        self._proxies = {
-            scheme: urllib3.ProxyManager(proxy, **kept)
-            for scheme, proxy in urllib.request.getproxies().items()
-            if scheme in ("http", "https") and proxy.startswith(("http://", "https://"))
-        }
+        self._connections = Connections(CONNECTIONS, {"User-Agent": "raytrain"})
 
     def read(self, url: str) -> bytes:
         """Return what a web address answers; errors as `raytrain.data.fetch.Fetcher.read` has them."""
@@ -54,7 +46,7 @@ class Web:
     def _read(self, url: str) -> bytes:
         began = time.monotonic()
         try:
-            answer = self._pool(url).request(
+            answer = self._connections.request(
                 "GET",
                 url,
                 preload_content=False,
@@ -80,7 +72,7 @@ class Web:
 
     def _check_answer(self, answer: urllib3.BaseHTTPResponse) -> None:
         if answer.status in PASSING:
-            raise _Passing(f"the server answered {answer.status}", _seconds(answer.headers.get("Retry-After", "")))
+            raise _Passing(f"the server answered {answer.status}", retry_after(answer))
         if answer.status != 200:
             raise BadPicture(f"the server answered {answer.status} {answer.reason or ''}".rstrip())
         length = answer.headers.get("Content-Length", "")
@@ -101,12 +93,6 @@ class Web:
     def _too_large(self, size: str) -> BadPicture:
         return BadPicture(f"{size} above data.fetch.max_bytes = {self.config.max_bytes}; not read")
 
-    def _pool(self, url: str) -> urllib3.PoolManager:
-        address = urlsplit(url)
-        if urllib.request.proxy_bypass(address.hostname or ""):
-            return self._direct
-        return self._proxies.get(address.scheme.lower(), self._direct)
-
 
 class _Passing(Exception):  # noqa: N818 - becomes an OSError when no try is left
     """Another try may succeed, after `wait` seconds."""
@@ -118,7 +104,3 @@ class _Passing(Exception):  # noqa: N818 - becomes an OSError when no try is lef
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _seconds(text: str) -> float:
-    return float(text) if text.isdecimal() else 0.0

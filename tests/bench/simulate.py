@@ -1,4 +1,4 @@
-"""How well `raytrain.train.simulate` predicts, where it can be checked: `python -m tests.bench.simulate`.
+"""How well `tests.bench.step_model` predicts, where it can be checked: `python -m tests.bench.simulate`.
 
 Measured first: the steps of one worker alone, and gloo's all-reduce between two processes, small (its latency) and large (its
 bandwidth). From these 1, 2 and 4 DDP workers on this machine's cores are predicted, and then run: real training steps (loader,
@@ -35,8 +35,8 @@ from raytrain.toy import SD15
 from raytrain.toy.draw import draw_folder
 from raytrain.train import memory, worker
 from raytrain.train.run import start
-from raytrain.train.simulate import Network, Workload, predict
 from tests.bench.__main__ import machine
+from tests.bench.step_model import Network, Workload, predict
 
 LOCAL = (1, 2, 4)
 MANY = (8, 16, 32, 64, 128, 256, 512, 1024)

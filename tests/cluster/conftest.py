@@ -26,7 +26,7 @@ if "fail" in config:
 if "wait" in config:
     try:
         print("waiting", flush=True)
-        time.sleep(60)
+        time.sleep(3600)
     except KeyboardInterrupt:
         print("cleaned up", flush=True)
         sys.exit(130)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from jobs import evaluate, plan, prepare, train
@@ -20,6 +21,7 @@ from raytrain.config import Config
 from raytrain.configfile import to_toml
 from raytrain.families import sd15
 from raytrain.toy.draw import draw_folder
+from raytrain.train import stop
 from tests.conftest import losses
 
 Command = Callable[[list[str]], int]
@@ -153,6 +155,23 @@ def test_full_disk_while_a_checkpoint_is_written(
         subprocess.run(["umount", "-l", str(output)], check=True)
 
 
+def frozen_during_a_save(process: subprocess.Popen[str], config: Config) -> psutil.Process:
+    """Stop the command's worker while it writes a checkpoint after its third, and return it."""
+    while len(checkpoint.listing(config.output)) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    [worker] = [one for one in psutil.Process(process.pid).children() if "raytrain.train.worker" in one.cmdline()]
+    folder = Path(config.output) / "checkpoints"
+    while True:
+        worker.suspend()
+        while worker.status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)
+        if any(".tmp-" in name for name in os.listdir(folder)):
+            return worker
+        worker.resume()
+        time.sleep(0.001)
+
+
 def test_interrupt_during_a_save(run_config: Callable[..., Config], config_file: Callable[..., str]) -> None:
     train_table = {"steps": 30, "checkpoint_every": 1}
     config = run_config(method={"name": "full"}, train=train_table)
@@ -160,18 +179,19 @@ def test_interrupt_during_a_save(run_config: Callable[..., Config], config_file:
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.train", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    folder = Path(config.output) / "checkpoints"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(checkpoint.listing(config.output)) < 3:
-        time.sleep(0.05)
-    while time.monotonic() < deadline and not any(".tmp-" in name for name in os.listdir(folder)):
-        pass
-    process.send_signal(signal.SIGINT)
-    output, error = process.communicate(timeout=120)
+    assert process.stderr is not None
+    worker = frozen_during_a_save(process, config)
+    try:
+        process.send_signal(signal.SIGINT)
+        error = next(line for line in process.stderr if "Stopping after this step" in line)
+        time.sleep(stop.SECONDS)  # so that the worker's next look at whether to stop is due
+    finally:
+        worker.resume()
+    output, rest = process.communicate(timeout=300)
+    error += rest
     assert process.returncode == 130, error
     assert "Traceback" not in output + error
     assert error.count("Interrupted.") == 1
-    assert "Stopping after this step" in error
     assert not (Path(config.output) / "train.json").exists()
     step = checkpoint.load(checkpoint.find(config.output) or "").step
     assert 3 <= step == len(losses(config)) < 30

@@ -41,14 +41,15 @@ def in_turn(*answers: Answer) -> Answer:
 
 
 def hang(handler: BaseHTTPRequestHandler) -> None:
-    time.sleep(1.2)
+    """Answer nothing for as long as the test runs."""
+    threading.Event().wait()
 
 
 def trickle(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.send_header("Connection", "close")
     handler.end_headers()
-    for _ in range(30):
+    while True:  # until the client has had enough
         handler.wfile.write(b"x")
         handler.wfile.flush()
         time.sleep(0.05)
@@ -218,10 +219,26 @@ def test_an_object_store(fetcher: Fetcher) -> None:
 def test_a_value_is_made_once_for_all_threads_and_again_after_a_fault(tmp_path: Path, fetcher: Fetcher) -> None:
     made: list[int] = []
     gate = threading.Barrier(4)
+    asked = threading.Semaphore(0)
+
+    class Lock:
+        """Counts who has looked whether the value is there."""
+
+        lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+            asked.release()
+
+    fetcher._unpacked._lock = Lock()  # type: ignore[assignment]
 
     def make() -> str:
         made.append(1)
-        time.sleep(0.05)
+        for _ in range(4):
+            asked.acquire()
         if len(made) == 1:
             raise OSError("passing")
         return "made"

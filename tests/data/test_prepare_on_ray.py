@@ -103,16 +103,23 @@ def test_a_job_that_kills_every_worker_ends_in_a_message(monkeypatch: pytest.Mon
         list(flow.map_tasks([{"number": 1}], deadly))
 
 
-class Slow:
-    """Says which process it is, after a while."""
+class Joined:
+    """Says which process it is, once there are two."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        (self.folder / str(os.getpid())).touch()
 
     def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
-        time.sleep(0.5)
+        while len(list(self.folder.iterdir())) < 2:
+            time.sleep(0.05)
         return {"process": os.getpid()}
 
 
-def test_a_pool_grows_from_its_least_to_its_most_workers(make_config: Callable[..., Config]) -> None:
+def test_a_pool_grows_from_its_least_to_its_most_workers(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    (tmp_path / "joined").mkdir()
+    settings = {"folder": str(tmp_path / "joined")}
     encode = make_config(encode={"workers": 1, "max_workers": 2, "cpus_per_worker": 0.5}).data.encode
-    reports = list(flow.map_actors([{"number": number} for number in range(40)], Slow, {}, encode))
+    reports = list(flow.map_actors([{"number": number} for number in range(40)], Joined, settings, encode))
     assert len(reports) == 40
     assert len({report["process"] for report in reports}) == 2

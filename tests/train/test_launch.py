@@ -55,8 +55,16 @@ def start(config: Config, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def alone(command: subprocess.Popen[str], config: Config, step: int) -> psutil.Process:
-    """Return the command's worker once it has done so many steps."""
+def kill_worker(command: subprocess.Popen[str], config: Config, step: int) -> int:
+    """Kill the command's worker once it has done so many steps; returns how many it had done."""
+    worker_of = working(command, config, step)
+    worker_of.kill()
+    psutil.wait_procs([worker_of])  # until the command has seen it
+    return max(int(row["step"]) for row in read_metrics(config.output))
+
+
+def working(command: subprocess.Popen[str], config: Config, step: int) -> psutil.Process:
+    """Return the command's worker once so many steps are done."""
     while not any(row["step"] >= step for row in read_metrics(config.output)):
         assert command.poll() is None, command.communicate()[0]
         time.sleep(0.02)
@@ -65,19 +73,19 @@ def alone(command: subprocess.Popen[str], config: Config, step: int) -> psutil.P
 
 
 def test_one_worker_on_this_machine_needs_no_ray(run_config: Callable[..., Config], tmp_path: Path) -> None:
-    train = {"steps": 40, "checkpoint_every": 5, "held_out_every": 0}
+    train = {"steps": 60, "checkpoint_every": 5, "held_out_every": 0}
     whole = run_config(name="whole", train=train)
     group.train(whole, 1, tmp_path)
     config = run_config(name="killed", train=train)
     command = start(config, tmp_path)
-    alone(command, config, 7).kill()
-    second = alone(command, config, 12)
+    done = kill_worker(command, config, 7)
+    second = working(command, config, done + 2)
     command.kill()  # the whole command: its worker ends with it
     command.wait()
-    psutil.wait_procs([second], timeout=10)
+    psutil.wait_procs([second], timeout=120)
     assert not second.is_running()
     again = start(config, tmp_path)
-    said, _ = again.communicate(timeout=120)
+    said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
     assert losses(config) == losses(whole)
     assert "The worker ended with SIGKILL; it starts anew from the last checkpoint (1 of 3)." in notices(config)
@@ -86,7 +94,7 @@ def test_one_worker_on_this_machine_needs_no_ray(run_config: Callable[..., Confi
 def test_a_lone_worker_that_dies_too_often(run_config: Callable[..., Config], tmp_path: Path) -> None:
     config = run_config(train={"steps": 2000, "max_failures": 0, "checkpoint_every": 5})
     command = start(config, tmp_path)
-    alone(command, config, 5).kill()
+    kill_worker(command, config, 5)
     killed = time.monotonic()
     said, _ = command.communicate(timeout=60)
     assert time.monotonic() - killed < DEAD_SECONDS

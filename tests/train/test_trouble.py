@@ -198,19 +198,21 @@ def test_a_step_that_is_not_sound(
 
 
 def stuck() -> None:
-    """Keep the second worker from its third step."""
+    """Keep the second worker from its third step, which from then on may take 6 seconds; earlier ones take what they need."""
     real = worker.optimizer_step
 
     def step(run: Any, *rest: Any) -> Any:
-        if run.step == 2 and run.rank == 1:
-            time.sleep(600)
+        if run.step == 2:
+            run.watchdog._seconds = 6.0
+            if run.rank == 1:
+                time.sleep(3600)
         return real(run, *rest)
 
     worker.optimizer_step = step
 
 
 def test_a_stuck_collective_ends(run_config: Callable[..., Config], tmp_path: Path) -> None:
-    config = run_config(train={"workers": 2, "engine": "ddp", "hang_minutes": 0.1})
+    config = run_config(train={"workers": 2, "engine": "ddp", "hang_minutes": 10})
     group.train(config, 2, tmp_path, before=stuck, code=EXIT_CODE)
     said = notices(config)
     assert "Worker 0 made no progress for 6 s in step 3" in said
@@ -222,7 +224,8 @@ def test_a_stuck_collective_ends(run_config: Callable[..., Config], tmp_path: Pa
 
 def test_a_stuck_worker_ends_even_where_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file where the folder should be")
-    script = f"import time; from raytrain.train.hang import Watchdog; Watchdog({str(tmp_path / 'run')!r}, 0, 0.4); time.sleep(60)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30)
+    watch = f"from raytrain.train.hang import Watchdog; Watchdog({str(tmp_path / 'run')!r}, 0, 0.4)"
+    script = f"import time; {watch}; time.sleep(3600)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == EXIT_CODE
     assert "NotADirectoryError" in done.stderr or "FileExistsError" in done.stderr

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from raytrain.config import Config
@@ -68,18 +67,22 @@ def test_one_and_two_workers_agree(ray: None, run_config: Callable[..., Config])
 def test_a_killed_worker_is_replaced_and_one_too_many_ends_the_command(
     ray: None, run_config: Callable[..., Config], tmp_path: Path
 ) -> None:
-    train = {"steps": 30, "learning_rate": 3e-3, "checkpoint_every": 5, "max_failures": 1}
+    train = {"steps": 60, "learning_rate": 3e-3, "checkpoint_every": 5, "max_failures": 1}
     whole = run_config(name="whole", train=train)
     group.train(whole, 1, tmp_path)  # in a fresh process, too: DeepSpeed, once loaded, changes last bits of a process
     config = run_config(name="killed", train=train)
     killed: list[float] = []
 
     def kill() -> None:
-        for step in (8, 18):
+        step = 8
+        for _ in range(2):
             while not any(row["step"] >= step for row in read_metrics(config.output)):
                 time.sleep(0.02)
-            os.kill(worker_process(), signal.SIGKILL)
+            victim = worker_process()
+            victim.kill()
             killed.append(time.monotonic())
+            psutil.wait_procs([victim])
+            step = 2 + max(int(row["step"]) for row in read_metrics(config.output))  # the next worker's own
 
     threading.Thread(target=kill, daemon=True).start()
     with pytest.raises(Exception, match="worker"):
@@ -90,14 +93,12 @@ def test_a_killed_worker_is_replaced_and_one_too_many_ends_the_command(
     assert losses(config) == losses(whole)  # bit for bit: the world is of the same size
 
 
-def worker_process() -> int:
+def worker_process() -> psutil.Process:
     """Return the process of the one Ray Train worker of this test's Ray."""
-    import psutil
-
     found = [
-        process.pid
+        process
         for process in psutil.Process().children(recursive=True)
         if "RayTrainWorker" in " ".join(process.cmdline())
     ]
     assert len(found) == 1, found
-    return int(found[0])
+    return found[0]

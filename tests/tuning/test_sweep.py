@@ -133,7 +133,7 @@ def test_what_a_stopped_trial_s_workers_held_is_freed(ray: None) -> None:
     nested.release({"objective": 1.0})  # a trial of one worker holds no group
     nested.release({nested.GROUP: group.id.hex()})
     nested.release({nested.GROUP: group.id.hex()})  # it may be gone already
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while available_resources().get("CPU") != 2:
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -164,7 +164,7 @@ def test_real_trials_train_on_the_shared_dataset_and_the_best_is_exported(
         assert Path(path).exists()
 
 
-def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "the sweep ended before it could be stopped"
@@ -176,21 +176,21 @@ def test_a_killed_sweep_goes_on_with_the_same_command(ray: None, tmp_path: Path)
     """Ctrl-C first, then kill -9, then to the end: exactly the wanted number of trials, finished ones kept."""
     config = fake.make_config(tmp_path, stopper="none")
     command = [sys.executable, "-m", "tests.tuning.fake", str(tmp_path)]
-    slow = {**os.environ, "FAKE_SECONDS": "0.3"}
     kept: dict[int, float | None] = {}
     for wanted, how in ((2, signal.SIGINT), (4, signal.SIGKILL)):
-        process = subprocess.Popen(command, env=slow, cwd=ROOT, stderr=subprocess.PIPE)
+        holding = {**os.environ, "FAKE_TRIALS": str(wanted)}
+        process = subprocess.Popen(command, env=holding, cwd=ROOT, stderr=subprocess.PIPE)
 
         def midway(wanted: int = wanted) -> bool:
             """Some trials are done and one is not; read from their files, to leave the young study alone."""
             done = {int(file.parent.name) for file in Path(study.folder(config)).glob("trials/*/weights")}
             started = calls(config) if Path(study.folder(config), "calls").is_dir() else {}
             newest = max(started, default=0)
-            return len(done) >= wanted and newest not in done and len(started[newest]) in (1, 2)
+            return len(done) >= wanted and newest not in done and len(started[newest]) == 2
 
         wait(midway, process)
         os.kill(process.pid, how)
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=300)[1]
         trials = load(config).trials
         assert process.returncode != 0
         if how == signal.SIGINT:
@@ -221,7 +221,7 @@ def test_the_dashboard_shows_the_study(swept: tuple[Config, list[leaderboard.Row
     program = Path(sys.executable).parent / "optuna-dashboard"
     process = subprocess.Popen([program, "--host", "127.0.0.1", "--port", str(port), study.url(config)])
     try:
-        for _ in range(100):
+        while True:  # the test's own time-out ends it
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=5) as answer:
                     found = json.load(answer)
@@ -232,4 +232,4 @@ def test_the_dashboard_shows_the_study(swept: tuple[Config, list[leaderboard.Row
         assert [one["study_name"] for one in found["study_summaries"]] == [study.NAME]
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)

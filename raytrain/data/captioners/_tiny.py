@@ -126,7 +126,7 @@ def write_florence2(folder: str, seed: int) -> None:
     _save(model, folder)
 
 
-def write_llava_next(folder: str, seed: int) -> None:
+def write_chat_vlm(folder: str, seed: int) -> None:
     """Write a LLaVA-NeXT folder with a Llama language model and a chat template."""
     import torch
     from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextProcessor

@@ -10,9 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from raytrain.data.captioners import Captioner, _local
-from raytrain.data.captioners._local import Options
-from raytrain.dataconfig import CaptionConfig
+from raytrain.data.captioners._local import Inputs, Options
+from raytrain.data.captioners._transformers import plugin
 
 PROMPT: str | None = (
     'please describe this image into prompt words, and reply us with keywords like "xxx, xxx, xxx, xxx"'
@@ -21,38 +20,19 @@ PROMPT: str | None = (
 NEEDS_PATH = True
 
 
-def version(config: CaptionConfig) -> str:
-    """Return the hash over weights, query and settings."""
-    return _local.version("chat_vlm", config, PROMPT)
-
-
-def load(config: CaptionConfig, device: str = "") -> Captioner:
-    """Load the model and its processor."""
-    from transformers import AutoModelForImageTextToText
-
-    with _local.loading(config, "a chat model that sees pictures") as source:
-        model = _local.pretrained(AutoModelForImageTextToText, config, source)
-        processor = _processor(source)
-        processor.tokenizer.padding_side = "left"
-        if processor.tokenizer.pad_token is None:
-            processor.tokenizer.pad_token = processor.tokenizer.eos_token
-        content = [{"type": "image"}, {"type": "text", "text": _local.prompt(config, PROMPT)}]
-        query = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+def _query(source: dict[str, Any], model: Any, prompt: str) -> tuple[Inputs, Any]:
+    processor = _processor(source)
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    content = [{"type": "image"}, {"type": "text", "text": prompt}]
+    query = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     def inputs(pictures: list[Image.Image]) -> dict[str, Any]:
-        asked = [query] * len(pictures)
-        return dict(
-            processor(images=[[picture] for picture in pictures], text=asked, padding=True, return_tensors="pt")
-        )
+        images, asked = [[picture] for picture in pictures], [query] * len(pictures)
+        return dict(processor(images=images, text=asked, padding=True, return_tensors="pt"))
 
-    return _local.LocalCaptioner(config, model, inputs, processor.tokenizer, device, answers=True)
-
-
-def tiny(folder: str, seed: int = 0) -> None:
-    """Write a LLaVA-NeXT folder with tiny random weights."""
-    from raytrain.data.captioners import _tiny
-
-    _tiny.write_llava_next(folder, seed)
+    return inputs, processor.tokenizer
 
 
 def _processor(source: dict[str, Any]) -> Any:
@@ -79,5 +59,14 @@ def _processor(source: dict[str, Any]) -> Any:
         chat_template=settings.get("chat_template") or tokenizer.chat_template,
     )
 
+
+version, load, tiny = plugin(
+    "chat_vlm",
+    "AutoModelForImageTextToText",
+    "a chat model that sees pictures",
+    _query,
+    prompt=PROMPT,
+    answers=True,
+)
 
 __all__ = ["NEEDS_PATH", "PROMPT", "Options", "load", "tiny", "version"]

@@ -10,39 +10,30 @@ from typing import Any
 
 from PIL import Image
 
-from raytrain.data.captioners import Captioner, _local
-from raytrain.data.captioners._local import Options
-from raytrain.dataconfig import CaptionConfig
+from raytrain.data.captioners._local import Inputs, Options
+from raytrain.data.captioners._transformers import plugin
 
 PROMPT: str | None = "<MORE_DETAILED_CAPTION>"
 NEEDS_PATH = True
 
 
-def version(config: CaptionConfig) -> str:
-    """Return the hash over weights, task and settings."""
-    return _local.version("florence2", config, PROMPT)
+def _task(source: dict[str, Any], model: Any, prompt: str) -> tuple[Inputs, Any]:
+    from transformers import Florence2Processor
 
-
-def load(config: CaptionConfig, device: str = "") -> Captioner:
-    """Load Florence-2."""
-    from transformers import Florence2ForConditionalGeneration, Florence2Processor
-
-    with _local.loading(config, "a Florence-2 model in transformers' own layout") as source:
-        processor = Florence2Processor.from_pretrained(**source, backend="pil")
-        model = _local.pretrained(Florence2ForConditionalGeneration, config, source)
-    task = _local.prompt(config, PROMPT) or ""
+    processor = Florence2Processor.from_pretrained(**source, backend="pil")
 
     def inputs(pictures: list[Image.Image]) -> dict[str, Any]:
-        return dict(processor(images=pictures, text=[task] * len(pictures), return_tensors="pt"))
+        return dict(processor(images=pictures, text=[prompt] * len(pictures), return_tensors="pt"))
 
-    return _local.LocalCaptioner(config, model, inputs, processor.tokenizer, device)
+    return inputs, processor.tokenizer
 
 
-def tiny(folder: str, seed: int = 0) -> None:
-    """Write a Florence-2 folder with tiny random weights."""
-    from raytrain.data.captioners import _tiny
-
-    _tiny.write_florence2(folder, seed)
-
+version, load, tiny = plugin(
+    "florence2",
+    "Florence2ForConditionalGeneration",
+    "a Florence-2 model in transformers' own layout",
+    _task,
+    prompt=PROMPT,
+)
 
 __all__ = ["NEEDS_PATH", "PROMPT", "Options", "load", "tiny", "version"]

@@ -7,44 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL import Image
-
-from raytrain.data.captioners import Captioner, _local
 from raytrain.data.captioners._local import Options
-from raytrain.dataconfig import CaptionConfig
+from raytrain.data.captioners._transformers import image_and, plugin
 
 PROMPT: str | None = None
 NEEDS_PATH = True
 
 
-def version(config: CaptionConfig) -> str:
-    """Return the hash over weights, prompt and settings."""
-    return _local.version("git", config, PROMPT)
+def _question(tokenizer: Any, model: Any, prompt: str) -> dict[str, list[int]]:
+    return {"input_ids": [model.bos_token_id, *tokenizer(prompt, add_special_tokens=False).input_ids]}
 
 
-def load(config: CaptionConfig, device: str = "") -> Captioner:
-    """Load GIT."""
-    import torch
-    from transformers import AutoImageProcessor, AutoTokenizer, GitForCausalLM
-
-    with _local.loading(config, "a GIT captioning model") as source:
-        processor = AutoImageProcessor.from_pretrained(**source, backend="pil")
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        model = _local.pretrained(GitForCausalLM, config, source)
-    question = tokenizer(_local.prompt(config, PROMPT) or "", add_special_tokens=False).input_ids
-    asked = torch.tensor([[model.config.bos_token_id, *question]])
-
-    def inputs(pictures: list[Image.Image]) -> dict[str, Any]:
-        return dict(processor(images=pictures, return_tensors="pt")) | {"input_ids": asked.repeat(len(pictures), 1)}
-
-    return _local.LocalCaptioner(config, model, inputs, tokenizer, device, answers=True)
-
-
-def tiny(folder: str, seed: int = 0) -> None:
-    """Write a GIT folder with tiny random weights."""
-    from raytrain.data.captioners import _tiny
-
-    _tiny.write_git(folder, seed)
-
+version, load, tiny = plugin("git", "GitForCausalLM", "a GIT captioning model", image_and(_question), answers=True)
 
 __all__ = ["NEEDS_PATH", "PROMPT", "Options", "load", "tiny", "version"]

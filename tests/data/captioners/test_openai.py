@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
 import time
 from typing import Any
 
@@ -55,8 +56,10 @@ def test_captions_come_in_order_after_failures() -> None:
 
 
 def test_questions_are_asked_at_once() -> None:
+    three = threading.Barrier(3)
+
     def slow(question: dict[str, Any]) -> str:
-        time.sleep(0.1)
+        three.wait(timeout=120)
         return "a picture"
 
     with serving(slow) as server:
@@ -119,14 +122,23 @@ def test_a_server_that_is_not_there_is_one_message() -> None:
         openai.load(config(url, retries=1)).caption(PICTURES[:1])
 
 
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://a:port/v1"])
+def test_an_address_that_is_none_is_one_message(url: str) -> None:
+    with pytest.raises(UserError, match="base_url is no web address"):
+        openai.load(config(url, retries=0)).caption(PICTURES[:1])
+
+
 def test_a_server_that_hangs_is_given_up() -> None:
+    given_up = threading.Event()
+
     def hanging(question: dict[str, Any]) -> str:
-        time.sleep(0.6)
+        given_up.wait()
         return "late"
 
     with serving(hanging) as server:
         with pytest.raises(UserError, match="timed out"):
             openai.load(config(server, retries=1, timeout=0.1)).caption(PICTURES[:1])
+        given_up.set()
 
 
 def test_the_server_s_wish_to_wait_is_granted() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from raytrain.train.simulate import ENGINES, Network, Workload, expected_maximum, predict, traffic
+from tests.bench.step_model import ENGINES, Network, Workload, expected_maximum, predict, traffic
 
 SEVERAL = [engine for engine in ENGINES if engine != "plain"]
 seconds = st.floats(1e-3, 100)
