@@ -16,7 +16,7 @@ from raytrain.diffusion import noise
 from raytrain.diffusion.loss import mean_squared_error, min_snr_weight
 from raytrain.diffusion.process import Ddpm, Flow
 from raytrain.train.ema import Ema
-from raytrain.train.optim import learning_rate
+from raytrain.train.lr_schedule import learning_rate
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 PROCESS = Ddpm(SCHEDULER.alphas_cumprod, "epsilon")
