@@ -161,16 +161,6 @@ class TrainConfig(Table):
         if self.engine == "plain" and self.workers > 1:
             raise ValueError(f'engine = "plain" is for one worker, got workers={self.workers}; use "auto" or "ddp"')
         sharded = self.engine.startswith("zero")
-        facts = optimizers.facts(self.optimizer)
-        if sharded and not facts.shards:
-            raise ValueError(
-                f'optimizer = "{self.optimizer}" cannot be cut into ZeRO shards, got engine={self.engine!r}; '
-                'use engine = "ddp" or "plain", or optimizer = "adamw"'
-            )
-        if facts.averages and self.ema is not None:
-            raise ValueError(
-                f'optimizer = "{self.optimizer}" averages the weights itself, got ema={self.ema:g}; leave ema out'
-            )
         if self.offload in ("optimizer", "weights") and not (
             sharded and (self.offload == "optimizer" or self.engine == "zero3")
         ):
@@ -191,11 +181,6 @@ class TrainConfig(Table):
             )
         if self.precision != "bf16":
             raise ValueError(f'weights = "bf16" needs precision = "bf16", got {self.precision!r}')
-        if self.rounding not in optimizers.facts(self.optimizer).roundings:
-            raise ValueError(
-                f'optimizer = "{self.optimizer}" rounds to the nearest bf16 number itself, got rounding={self.rounding!r}; '
-                'use optimizer = "adamw", or rounding = "nearest" if small steps may be lost'
-            )
 
 
 FREE_TRAIN_KEYS = {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from raytrain import plugins
-from raytrain.errors import UserError
+from raytrain.errors import UserError, nearest
 from raytrain.table import Table
 
 if TYPE_CHECKING:
@@ -76,6 +76,12 @@ class Plugin(Protocol):
 def load(name: str) -> Plugin:
     """Return an optimizer's file, or what stands for one where `name` is the dotted path of a class."""
     if "." not in name:
+        if name not in (files := plugins.names("optimizers")):
+            guess = f" Did you mean {near!r}?" if (near := nearest(name, files)) else ""
+            raise UserError(
+                f"train.optimizer = {name!r} does not exist.{guess} Allowed: {', '.join(files)}, or the dotted path "
+                'of a torch.optim.Optimizer class, such as "torch.optim.SGD".'
+            )
         return cast(Plugin, plugins.load("optimizers", name))
     from raytrain.optimizers import _outside
 
@@ -94,18 +100,30 @@ def defaults(name: str) -> dict[str, Any]:
 
 
 def check(config: TrainConfig) -> None:
-    """Raise UserError unless the optimizer takes every key and option that a config gives it."""
-    name, taken = config.optimizer, facts(config.optimizer).defaults
+    """Raise UserError unless the optimizer takes what a config gives it."""
+    name, plugin = config.optimizer, load(config.optimizer)
+    facts, given = plugin.FACTS, f"train.optimizer = {config.optimizer!r}"
     for key in ARGUMENTS:
         value = getattr(config, key)
-        if value is not None and key not in taken:
+        if value is not None and key not in facts.defaults:
             raise UserError(
-                f"train.{key} = {value!r} would have no effect: optimizer {name!r} takes of these keys "
-                f"{', '.join(taken)}. Leave it out."
+                f"train.{key} = {value!r} would have no effect: of {', '.join(ARGUMENTS)} the optimizer "
+                f"{name!r} takes {', '.join(facts.defaults)}. Leave it out."
             )
-    plugin = load(name)
+    if config.engine.startswith("zero") and not facts.shards:
+        raise UserError(
+            f"{given} cannot be cut into ZeRO shards, got train.engine = {config.engine!r}. "
+            'Use engine = "ddp" or "plain", or optimizer = "adamw".'
+        )
+    if facts.averages and config.ema is not None:
+        raise UserError(f"{given} averages the weights itself, got train.ema = {config.ema:g}. Leave ema out.")
+    if config.weights == "bf16" and config.rounding not in facts.roundings:
+        raise UserError(
+            f"{given} rounds to the nearest bf16 number itself, got train.rounding = {config.rounding!r}. "
+            'Use optimizer = "adamw", or rounding = "nearest" if small steps may be lost.'
+        )
     plugins.check_table(plugin.Options, f"optimizer {name!r}", config.optimizer_options, "train.optimizer_options")
-    if "." in name and (prove := getattr(plugin, "prove", None)):
+    if prove := getattr(plugin, "prove", None):
         prove(arguments(config))
 
 

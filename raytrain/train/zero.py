@@ -81,7 +81,11 @@ class ZeroEngine:
         zero = self._engine.optimizer
         for group, factor in zip(zero.param_groups, self._factors, strict=True):
             group["lr"] = learning_rate * factor
+        counts = [group.get("step", 0) for group in zero.param_groups]
         self._engine.step()
+        for group, count in zip(zero.param_groups, counts, strict=True):
+            if "step" in group and not zero.overflow:
+                group["step"] = count + 1  # ZeRO-3 steps once for each group, and every one counts it
         if self.scale:
             self.scale.update(not zero.overflow)
         norm = None if zero.overflow else self._engine.get_global_grad_norm()
