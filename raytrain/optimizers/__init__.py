@@ -52,12 +52,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Group:
-    """How weights of one name prefix are trained."""
+    """How the weights of one name prefix are trained, where it is not as all others."""
 
-    factor: float = 1.0
-    """Of the learning rate."""
+    rate: float = 1.0
+    """Factor on the learning rate."""
     weight_decay: float | None = None
-    """None: the config's."""
+    """None: that of [train]."""
     freeze_after: int | None = None
     """Steps after which they change no more; None: never."""
 
@@ -148,10 +148,10 @@ def build(
                     f"optimizer {config.optimizer!r} has no weight decay, so no group of weights can have its own."
                 )
             entry["weight_decay"] = group.weight_decay
-        if group.factor != 1 and not plugin.FACTS.group_rates:
+        if group.rate != 1 and not plugin.FACTS.group_rates:
             raise UserError(
                 f"optimizer {config.optimizer!r} finds one learning rate for all weights, so {next(iter(weights))!r} cannot have "
-                f"{group.factor:g} times that of others. Use another optimizer, or the factor 1."
+                f"{group.rate:g} times that of others. Use another optimizer, or the factor 1."
             )
         made.append(entry)
     return plugin.build(made, arguments(config), config)

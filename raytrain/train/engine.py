@@ -101,7 +101,7 @@ class PlainEngine:
     def step(self, learning_rate: float, loss: Tensor, number: int) -> Tensor:
         """Clip, update the weights where all is finite, forget the gradients; returns their norm before clipping."""
         for (group, weights), own in zip(self._groups, self._optimizer.param_groups, strict=True):
-            own["lr"] = learning_rate * group.factor
+            own["lr"] = learning_rate * group.rate
             if group.freeze_after is not None and number >= group.freeze_after:
                 for weight in weights.values():
                     weight.grad = None  # which every optimizer passes over

@@ -227,7 +227,8 @@ def start(config: Config, rank: int, world: int) -> Run:
     slots = -(-config.train.global_batch // world)
     micro_batch = out_of_memory.micro_batch(config, world)
     choice = _choose(config, model, dataset, world, micro_batch)
-    engine = engines.build(choice.engine, choice.offload, model, config.train, slots, micro_batch)
+    groups = model.method.groups(config.method)
+    engine = engines.build(choice.engine, choice.offload, model, config.train, slots, micro_batch, groups)
     if saved is not None:
         if engine.scale and saved.state.get("loss_scale"):
             engine.scale = LossScale(**saved.state["loss_scale"])

@@ -61,7 +61,7 @@ class ZeroEngine:
             optimizer=optimizers.build(self._names, config, groups),
         )  # fmt: skip
         self.model: nn.Module = self._engine
-        self._factors = [group.factor for group, _ in optimizers.grouped(self._names, groups)]
+        self._factors = [group.rate for group, _ in optimizers.grouped(self._names, groups)]
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients; the last of a step also averages them over workers."""

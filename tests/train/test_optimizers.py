@@ -39,15 +39,22 @@ def config(name: str, **train: Any) -> TrainConfig:
     return TrainConfig(**{"optimizer": name, "learning_rate": rate, **train})
 
 
-def model() -> nn.Module:
+class Layers(nn.Sequential):
+    """What an engine needs of a model."""
+
+    def learning(self) -> dict[str, nn.Parameter]:
+        return dict(self.named_parameters())
+
+
+def model() -> Any:
     """Return a model of two matrices, the first just large enough for a state of 8 bits."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(64, 64, bias=False), nn.Tanh(), nn.Linear(64, 8, bias=False))
+    return Layers(nn.Linear(64, 64, bias=False), nn.Tanh(), nn.Linear(64, 8, bias=False))
 
 
 def groups(name: str) -> dict[str, Group]:
     """Return a group of the second matrix, which learns more slowly where it can."""
-    return {"2.": Group(factor=0.5 if optimizers.facts(name).group_rates else 1.0, weight_decay=0.0)}
+    return {"2.": Group(rate=0.5 if optimizers.facts(name).group_rates else 1.0, weight_decay=0.0)}
 
 
 def loss_of(engine: Engine, seed: int) -> Tensor:
@@ -153,7 +160,7 @@ def test_a_group_freezes(name: str) -> None:
 
 def test_a_group_has_its_own_rate_and_decay() -> None:
     settings = config("adamw", betas=(0.0, 0.0), weight_decay=0.5)
-    engine = PlainEngine(model(), settings, {"2.": Group(factor=0.1, weight_decay=0.0)})
+    engine = PlainEngine(model(), settings, {"2.": Group(rate=0.1, weight_decay=0.0)})
     before = copies(engine.local())
     train(engine, settings, 0, 1)
     moved = {name: (value - before[name]).abs().max() for name, value in engine.local().items()}
@@ -167,7 +174,8 @@ def test_memory_is_what_the_file_says(name: str) -> None:
     settings, facts = config(name), optimizers.facts(name)
     found = []
     for module in (nn.Linear(256, 256, bias=False), nn.Conv2d(64, 64, 3, bias=False)):
-        engine = PlainEngine(module, settings)
+        net: Any = Layers(module)
+        engine = PlainEngine(net, settings)
         inputs = torch.randn(2, 256) if isinstance(module, nn.Linear) else torch.randn(2, 64, 6, 6)
         loss = module(inputs).square().mean()
         engine.backward(loss)
@@ -271,11 +279,11 @@ class Forgetful(torch.optim.SGD):
 def test_groups_that_cannot_be_are_refused() -> None:
     for name in ("prodigy", "pytorch_optimizer.Prodigy"):
         with pytest.raises(UserError, match=r"one learning rate for all weights.*0\.5 times"):
-            PlainEngine(model(), config(name), {"2.": Group(factor=0.5)})
+            PlainEngine(model(), config(name), {"2.": Group(rate=0.5)})
     with pytest.raises(UserError, match="no weight decay"):
         PlainEngine(model(), config("torch.optim.Rprop"), {"2.": Group(weight_decay=0.1)})
     with pytest.raises(UserError, match="begins with 'text_encoder'"):
-        PlainEngine(model(), config("adamw"), {"text_encoder": Group(factor=0.5)})
+        PlainEngine(model(), config("adamw"), {"text_encoder": Group(rate=0.5)})
 
 
 @pytest.mark.parametrize("name", NAMES)
