@@ -142,11 +142,13 @@ def build(
     made: Groups = []
     for group, weights in grouped(named, groups or {}):
         entry: dict[str, Any] = {"params": list(weights.values())}
-        if group.weight_decay is not None:
-            if "weight_decay" not in plugin.FACTS.defaults:
-                raise UserError(
-                    f"optimizer {config.optimizer!r} has no weight decay, so no group of weights can have its own."
-                )
+        decays = "weight_decay" in plugin.FACTS.defaults
+        if group.weight_decay and not decays:
+            raise UserError(
+                f"optimizer {config.optimizer!r} has no weight decay, so {next(iter(weights))!r} cannot have "
+                f"{group.weight_decay:g}. Use another optimizer."
+            )
+        if group.weight_decay is not None and decays:
             entry["weight_decay"] = group.weight_decay
         if group.rate != 1 and not plugin.FACTS.group_rates:
             raise UserError(
