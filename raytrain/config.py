@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from raytrain import optimizers, plugins
 from raytrain.dataconfig import DataConfig
-from raytrain.every import Period, RealPeriod, in_steps
+from raytrain.every import Period, RealPeriod, Share, in_steps
 from raytrain.table import Interval, Names, Size, Table
 
 
@@ -76,9 +76,13 @@ class TrainConfig(Table):
     """Pictures of one forward pass on one worker; the rest is accumulated. Default: no accumulation."""
     learning_rate: float = Field(1e-4, gt=0)
     """Default: the optimizer's, as of the three keys below; 1e-4 for AdamW, 1 for Prodigy."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: int = Field(0, ge=0)
-    """Steps of linear warm-up."""
+    schedule: Literal["constant", "linear", "cosine", "polynomial", "cosine_restarts"] = "constant"
+    schedule_power: float | None = Field(None, gt=0)
+    """Of `polynomial`; default 2."""
+    schedule_cycles: int | None = Field(None, ge=2)
+    """Of `cosine_restarts`, each from the whole learning rate to 0; default 2."""
+    warmup: Share = 0
+    """Steps of linear warm-up, or their share of all, such as "5 %"."""
     optimizer: str = "adamw"
     """A file of `raytrain/optimizers`, or the dotted path of a `torch.optim.Optimizer` class."""
     optimizer_options: dict[str, Any] = Field({})
@@ -151,6 +155,9 @@ class TrainConfig(Table):
     def _possible(self) -> TrainConfig:
         if self.epochs is not None and self.steps is not None:
             raise ValueError(f"give epochs or steps, not both (got epochs={self.epochs}, steps={self.steps})")
+        for key, schedule in (("schedule_power", "polynomial"), ("schedule_cycles", "cosine_restarts")):
+            if getattr(self, key) is not None and self.schedule != schedule:
+                raise ValueError(f'{key} is for schedule = "{schedule}", got {self.schedule!r}; leave it out')
         if self.global_batch % self.workers:
             raise ValueError(
                 f"global_batch must be a multiple of workers so that every worker does equal work, "
