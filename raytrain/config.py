@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from raytrain import plugins
+from raytrain import optimizers, plugins
 from raytrain.dataconfig import DataConfig
-from raytrain.every import Period, RealPeriod, in_steps
+from raytrain.every import Period, RealPeriod, Share, in_steps
 from raytrain.table import Interval, Names, Size, Table
 
 
@@ -75,14 +75,21 @@ class TrainConfig(Table):
     micro_batch: int | None = Field(None, ge=1)
     """Pictures of one forward pass on one worker; the rest is accumulated. Default: no accumulation."""
     learning_rate: float = Field(1e-4, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: int = Field(0, ge=0)
-    """Steps of linear warm-up."""
-    optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
-    """8-bit forms keep a quarter of the state; the paged one's moves to the host while a GPU's memory is full."""
-    betas: Interval = (0.9, 0.999)
-    epsilon: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    """Default: the optimizer's, as of the three keys below; 1e-4 for AdamW, 1 for Prodigy."""
+    schedule: Literal["constant", "linear", "cosine", "polynomial", "cosine_restarts"] = "constant"
+    schedule_power: float | None = Field(None, gt=0)
+    """Of `polynomial`; default 2."""
+    schedule_cycles: int | None = Field(None, ge=2)
+    """Of `cosine_restarts`, each from the whole learning rate to 0; default 2."""
+    warmup: Share = 0
+    """Steps of linear warm-up, or their share of all, such as "5 %"."""
+    optimizer: str = "adamw"
+    """A file of `raytrain/optimizers`, or the dotted path of a `torch.optim.Optimizer` class."""
+    optimizer_options: dict[str, Any] = Field({})
+    """Of that optimizer: the `Options` of its file, or its constructor's arguments."""
+    betas: Interval | None = (0.9, 0.999)
+    epsilon: float | None = Field(1e-8, gt=0)
+    weight_decay: float | None = Field(1e-2, ge=0)
     clip: float | None = Field(1.0, gt=0)
     """Largest norm of the gradient over all trainable weights; longer ones are scaled down."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -137,10 +144,20 @@ class TrainConfig(Table):
     profile: int = Field(0, ge=0)
     """Steps to record with PyTorch's profiler, after a few to warm up, into <output>/profile."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _optimizers_own(cls, tree: Any) -> Any:
+        """Fill in what the optimizer takes where nothing is set, so that a stored config says what a run was trained with."""
+        name = tree.get("optimizer", "adamw") if isinstance(tree, Mapping) else None
+        return {**optimizers.defaults(name), **tree} if isinstance(name, str) else tree
+
     @model_validator(mode="after")
     def _possible(self) -> TrainConfig:
         if self.epochs is not None and self.steps is not None:
             raise ValueError(f"give epochs or steps, not both (got epochs={self.epochs}, steps={self.steps})")
+        for key, schedule in (("schedule_power", "polynomial"), ("schedule_cycles", "cosine_restarts")):
+            if getattr(self, key) is not None and self.schedule != schedule:
+                raise ValueError(f'{key} is for schedule = "{schedule}", got {self.schedule!r}; leave it out')
         if self.global_batch % self.workers:
             raise ValueError(
                 f"global_batch must be a multiple of workers so that every worker does equal work, "
@@ -151,11 +168,6 @@ class TrainConfig(Table):
         if self.engine == "plain" and self.workers > 1:
             raise ValueError(f'engine = "plain" is for one worker, got workers={self.workers}; use "auto" or "ddp"')
         sharded = self.engine.startswith("zero")
-        if self.optimizer != "adamw" and sharded:
-            raise ValueError(
-                f'optimizer = "{self.optimizer}" cannot be cut into ZeRO shards, got engine={self.engine!r}; '
-                'use engine = "ddp" or "plain", or optimizer = "adamw"'
-            )
         if self.offload in ("optimizer", "weights") and not (
             sharded and (self.offload == "optimizer" or self.engine == "zero3")
         ):
@@ -165,6 +177,7 @@ class TrainConfig(Table):
             )
         if self.weights == "bf16":
             self._low_precision(sharded)
+        optimizers.check(self)
         return self
 
     def _low_precision(self, sharded: bool) -> None:
@@ -175,11 +188,6 @@ class TrainConfig(Table):
             )
         if self.precision != "bf16":
             raise ValueError(f'weights = "bf16" needs precision = "bf16", got {self.precision!r}')
-        if self.optimizer != "adamw" and self.rounding != "nearest":
-            raise ValueError(
-                f'optimizer = "{self.optimizer}" rounds to the nearest bf16 number itself, got rounding={self.rounding!r}; '
-                'use optimizer = "adamw", or rounding = "nearest" if small steps may be lost'
-            )
 
 
 FREE_TRAIN_KEYS = {

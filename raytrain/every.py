@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 PATTERN = r"([0-9]+(\.[0-9]{1,3})?) (step|epoch|minute)s?"
+SHARE = r"([0-9]+(?:\.[0-9]+)?) ?%"
 UNITS: dict[str, Literal["steps", "epochs", "minutes"]] = {"step": "steps", "epoch": "epochs", "minute": "minutes"}
 
 
@@ -63,3 +64,25 @@ Period = Annotated[Every, PlainValidator(parse), PlainSerializer(write), WithJso
 """A config's period; 0 is never."""
 RealPeriod = Annotated[Every, PlainValidator(_often), PlainSerializer(write), WithJsonSchema(_schema(1))]
 """A config's period that is never 0."""
+
+
+def _share(value: object) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = re.fullmatch(SHARE, value) if isinstance(value, str) else None
+    if match is None or float(match[1]) > 100:
+        raise ValueError(f'must be a whole number of steps, or a share of all such as "5 %", got {value!r}')
+    return f"{match[1]} %"
+
+
+def steps_of(share: int | str, total: int) -> int:
+    """Return a `Share` of so many steps, rounded to whole ones."""
+    return share if isinstance(share, int) else round(float(share.removesuffix(" %")) / 100 * total)
+
+
+Share = Annotated[
+    int | str,
+    PlainValidator(_share),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{SHARE}$"}]}),
+]
+"""A config's number of steps, or their share of a run: "5 %"."""

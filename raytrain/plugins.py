@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from raytrain.errors import UserError, unknown
 
@@ -50,12 +51,16 @@ def load(kind: str, name: str) -> ModuleType:
 
 def check_options(kind: str, name: str, options: dict[str, object], where: str) -> None:
     """Raise UserError unless `options`, which the config has at `where`, fit the plug-in's `Options` table."""
-    table = load(kind, name).Options
+    check_table(load(kind, name).Options, f"{kind} {name!r}", options, where)
+
+
+def check_table(table: type[BaseModel], what: str, options: Mapping[str, object], where: str) -> None:
+    """Raise UserError unless `options`, which the config has at `where`, fit a table of options of `what`."""
     for key in options:
         if key not in table.model_fields:
             if not table.model_fields:
-                raise UserError(f"unknown key '{where}.{key}': {kind} {name!r} takes no options. Leave it out.")
-            raise unknown(f"unknown key '{where}.{key}' of {kind} {name!r}:", key, table.model_fields)
+                raise UserError(f"unknown key '{where}.{key}': {what} takes no options. Leave it out.")
+            raise unknown(f"unknown key '{where}.{key}' of {what}:", key, table.model_fields)
     try:
         table(**options)
     except ValidationError as error:

@@ -39,6 +39,8 @@ def message(**tables: Any) -> str:
         ({"train": {"optimizer": "paged_adamw8bit", "engine": "zero1"}}, ["paged_adamw8bit", "zero1"]),
         ({"model": {"path": "a/b", "quantize": "nf4"}, "method": {"name": "full"}}, ["nf4", "'full'", "Use a LoRA"]),
         ({"model": {"path": "a/b", "quantize": "int8"}, "train": {"engine": "zero3"}}, ["int8", "zero3", "zero2"]),
+        ({"train": {"schedule_cycles": 3}}, ["schedule_cycles", "cosine_restarts", "'constant'"]),
+        ({"train": {"warmup": "5 steps"}}, ["train.warmup", "5 steps", '"5 %"']),
         ({"train": {"global_batch": 3, "workers": 2}}, ["global_batch=3", "workers=2"]),
         ({"objective": {"timestep_range": [0.5, 0.5]}}, ["timestep_range", "[0.5, 0.5]"]),
         ({"data": {"buckets": {"sizes": [[65, 64]]}}}, ["65x64", "step=64"]),

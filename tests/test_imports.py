@@ -19,7 +19,7 @@ ALLOWED = {
     "tuning": {"tuning", "raytrain"},
     "jobs": {"jobs", "tuning", "raytrain", "cluster"},
 }
-HEAVY = ("torch", "diffusers", "transformers", "peft", "deepspeed", "accelerate")
+HEAVY = ("torch", "diffusers", "transformers", "peft", "deepspeed", "accelerate", "bitsandbytes", "pytorch_optimizer")
 
 
 @cache
@@ -93,7 +93,7 @@ def test_jobs_never_import_each_other() -> None:
 
 
 DATA = ("sources", "captioners", "rewriters", "buckets", "masks", "controls", "scores")
-KINDS = ("families", "methods", "evaluate.scorers", "export.formats", *(f"data.{kind}" for kind in DATA))
+KINDS = ("families", "methods", "optimizers", "evaluate.scorers", "export.formats", *(f"data.{kind}" for kind in DATA))
 
 
 @pytest.mark.parametrize("kind", KINDS)

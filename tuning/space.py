@@ -15,6 +15,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from raytrain import optimizers
 from raytrain.config import Config, Dimension
 from raytrain.configfile import parse, set_key
 from raytrain.errors import UserError, unknown
@@ -27,9 +28,13 @@ def distributions(config: Config) -> dict[str, BaseDistribution]:
 
 def apply(config: Config, parameters: Mapping[str, Any]) -> Config:
     """Return the config with values for dotted keys put in, checked again as a whole."""
-    tree = config.values()
+    tree, known = config.values(), config.values()
+    if "train.optimizer" in parameters:
+        own = optimizers.defaults(config.train.optimizer)
+        for key in [key for key in own if getattr(config.train, key) == own[key]]:
+            del tree["train"][key]  # the base config's optimizer wants it so; another has values of its own
     for key, value in parameters.items():
-        _value_of(tree, key)
+        _value_of(known, key)
         set_key(tree, key, value)
     wanted = ", ".join(f"{key} = {value!r}" for key, value in parameters.items())
     return parse(tree, where=f"tune.space with {wanted}")

@@ -7,12 +7,12 @@ it differs from training the denoiser on what a dataset stores; the others come 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from raytrain import plugins
 from raytrain.config import MethodConfig
+from raytrain.optimizers import Group
 
 if TYPE_CHECKING:
     import torch
@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     from raytrain.families import Family
     from raytrain.objective import Objective
     from raytrain.rng import Draw
-
-
-@dataclass(frozen=True)
-class Group:
-    """How the weights of one part are trained, where it is not as all others."""
-
-    rate: float = 1.0
-    """Factor on the learning rate."""
-    weight_decay: float | None = None
-    """None: that of [train]."""
 
 
 class Method(Protocol):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from raytrain import families
 from raytrain.batch import Batch, Columns
 from raytrain.families import Family
-from raytrain.methods import Group
 from raytrain.objective import Noised, Objective
+from raytrain.optimizers import Group
 from raytrain.rng import Draw
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from raytrain import families
 from raytrain.config import MethodConfig
 from raytrain.errors import UserError
-from raytrain.methods import Group
+from raytrain.optimizers import Group
 
 if TYPE_CHECKING:
     import torch

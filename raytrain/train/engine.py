@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
@@ -16,13 +17,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from raytrain import optimizers
 from raytrain.config import TrainConfig
 from raytrain.model import Model
-from raytrain.train import optim
+from raytrain.optimizers import Group, _state
 from raytrain.train.loss_scale import LossScale
 
 State = Iterator[tuple[str, Tensor]]
 """Tensors by name, one at a time, so that a worker that does not need them need not hold them all."""
+NO_GROUPS: Mapping[str, Group] = {}
+TRAINING = "training"
+"""State of a weight: what training goes on from where a checkpoint's weights are those for inference."""
 
 
 class Engine(Protocol):
@@ -40,14 +45,18 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients; the last of a step also averages them over workers."""
 
-    def step(self, learning_rate: float, loss: Tensor) -> Tensor:
+    def step(self, learning_rate: float, loss: Tensor, number: int) -> Tensor:
         """Clip, update the weights, forget the gradients; returns the gradient's norm before clipping.
 
+        `number` counts steps from 0; a group of weights has the learning rate times its own factor.
         Where it or the loss is not finite, no weight is changed; without `waits` in no later step either.
         """
 
     def forget(self) -> None:
         """Forget the gradients that were added, to begin the step again."""
+
+    def inference(self) -> AbstractContextManager[None]:
+        """Have the weights for inference in the model meanwhile, where the optimizer trains others; may be nested."""
 
     def local(self) -> dict[str, Tensor]:
         """Return this worker's part of every trainable weight: all of it, or a flat shard."""
@@ -59,7 +68,7 @@ class Engine(Protocol):
         """Return this worker's part of a tensor shaped as a weight."""
 
     def optimizer_state(self) -> State:
-        """Return the whole optimizer's tensors as `<parameter>|<state>`; a collective."""
+        """Return the optimizer's whole state as tensors by name (`raytrain.optimizers._state`); a collective."""
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
         """Put such a state back, whatever engine and number of workers it came from."""
@@ -70,12 +79,17 @@ class PlainEngine:
 
     sharded = False
 
-    def __init__(self, model: Model, config: TrainConfig) -> None:
+    def __init__(self, model: Model, config: TrainConfig, groups: Mapping[str, Group] = NO_GROUPS) -> None:
         self.model: nn.Module = model
         self.clip = config.clip or math.inf
         self.scale = LossScale() if config.precision == "fp16" else None
         self._names = model.learning()
-        self._optimizer = optim.build(self._names.values(), config)
+        self._groups = optimizers.grouped(self._names, groups)
+        self._optimizer = optimizers.build(self._names, config, groups)
+        self._averages = optimizers.facts(config.optimizer).averages
+        if self._averages:
+            self._optimizer.train()  # type: ignore[attr-defined]
+        self._training: dict[str, Tensor] | None = None
         device = next(iter(self._names.values())).device
         self.waits = device.type == "cpu" or self.scale is not None or not self._optimizer.defaults.get("fused")
         self._broken = torch.zeros((), device=device)
@@ -84,10 +98,13 @@ class PlainEngine:
         """Add a micro-batch's gradients."""
         (loss * self.scale.value if self.scale else loss).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, learning_rate: float, loss: Tensor) -> Tensor:
+    def step(self, learning_rate: float, loss: Tensor, number: int) -> Tensor:
         """Clip, update the weights where all is finite, forget the gradients; returns their norm before clipping."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        for (group, weights), own in zip(self._groups, self._optimizer.param_groups, strict=True):
+            own["lr"] = learning_rate * group.rate
+            if group.freeze_after is not None and number >= group.freeze_after:
+                for weight in weights.values():
+                    weight.grad = None  # which every optimizer passes over
         if self.scale:
             gradients = [weight.grad for weight in self._names.values() if weight.grad is not None]
             torch._foreach_mul_(gradients, 1 / self.scale.value)
@@ -108,6 +125,27 @@ class PlainEngine:
         """Forget the gradients that were added."""
         self._optimizer.zero_grad(set_to_none=True)
 
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Have the weights for inference in the model meanwhile, where the optimizer trains others."""
+        if not self._averages or self._training is not None:
+            yield
+            return
+        # There and back rounds: what is kept makes a run's bits the same however often it is looked at.
+        self._training = {name: weight.detach().clone() for name, weight in self._names.items()}
+        self._optimizer.eval()  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            self._train_on(self._training)
+            self._training = None
+
+    @torch.no_grad()
+    def _train_on(self, weights: Mapping[str, Tensor]) -> None:
+        self._optimizer.train()  # type: ignore[attr-defined]
+        for name, weight in weights.items():
+            self._names[name].copy_(weight)
+
     def local(self) -> dict[str, Tensor]:
         """Return every trainable weight."""
         return {name: weight.detach() for name, weight in self._names.items()}
@@ -121,23 +159,26 @@ class PlainEngine:
         return whole.to(self._names[name].device)
 
     def optimizer_state(self) -> State:
-        """Return the optimizer's tensors as `<parameter>|<state>`."""
-        for name, weight in self._names.items():
-            for key, value in self._optimizer.state.get(weight, {}).items():
-                yield f"{name}|{key}", value if isinstance(value, Tensor) else torch.tensor(value)
+        """Return the optimizer's state, and the weights it trains where others are in the model."""
+        yield from _state.tensors(self._optimizer, self._names)
+        for name, weight in (self._training or {}).items():
+            yield f"{name}|{TRAINING}", weight
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
         """Put such a state back."""
-        for name, value in tensors.items():
-            parameter, key = name.rsplit("|", 1)
-            optim.restore(self._optimizer, self._names[parameter], key, value)
+        ending = f"|{TRAINING}"
+        _state.load(self._optimizer, self._names, {name: v for name, v in tensors.items() if not name.endswith(ending)})
+        if self._averages:
+            self._train_on({name.removesuffix(ending): v for name, v in tensors.items() if name.endswith(ending)})
 
 
 class ParallelEngine(PlainEngine):
     """The same on several workers, which average their gradients while the last backward pass of a step goes on."""
 
-    def __init__(self, model: Model, config: TrainConfig, accumulation: int) -> None:
-        super().__init__(model, config)
+    def __init__(
+        self, model: Model, config: TrainConfig, accumulation: int, groups: Mapping[str, Group] = NO_GROUPS
+    ) -> None:
+        super().__init__(model, config, groups)
         self.model = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
         self._accumulation = accumulation
         self._expect(0)
@@ -158,16 +199,27 @@ class ParallelEngine(PlainEngine):
         self.model.require_backward_grad_sync = added == self._accumulation - 1  # type: ignore[assignment]
 
 
-def build(name: str, offload: str, model: Model, config: TrainConfig, slots: int, micro_batch: int) -> Engine:
-    """Return the engine for `slots` pictures per worker and step, `micro_batch` of them at a time."""
+def build(
+    name: str,
+    offload: str,
+    model: Model,
+    config: TrainConfig,
+    slots: int,
+    micro_batch: int,
+    groups: Mapping[str, Group] = NO_GROUPS,
+) -> Engine:
+    """Return the engine for `slots` pictures per worker and step, `micro_batch` of them at a time.
+
+    `groups` says how weights whose names begin with a prefix are trained otherwise than the config has it.
+    """
     if name == "plain":
-        return PlainEngine(model, config)
+        return PlainEngine(model, config, groups)
     if not dist.is_initialized():  # one process without a Ray session
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")  # what a launcher sets and DeepSpeed asks for
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     accumulation = -(-slots // micro_batch)
     if name == "ddp":
-        return ParallelEngine(model, config, accumulation)
+        return ParallelEngine(model, config, accumulation, groups)
     from raytrain.train.zero import ZeroEngine
 
-    return ZeroEngine(model, config, int(name.removeprefix("zero")), offload, micro_batch, accumulation)
+    return ZeroEngine(model, config, int(name.removeprefix("zero")), offload, micro_batch, accumulation, groups)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from raytrain import optimizers
 from raytrain.config import Config, TrainConfig
 
 OVERHEAD = 1.15
@@ -56,9 +57,9 @@ def estimate(config: Config, engine: str, offload: str, sizes: Sizes, world: int
     frozen: float = sizes.frozen_bytes
     weights: float = learn * _width(train.weights)
     gradients = weights
-    # Pages that do not fit wait on the host.
-    each = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 0 if train.gpus_per_worker else 2}
-    optimizer: float = each[train.optimizer] * learn
+    facts = optimizers.facts(train.optimizer)
+    waits = facts.paged and train.gpus_per_worker  # pages that do not fit are on the host
+    optimizer: float = 0 if waits else facts.bytes * learn
     if train.weights == "bf16" and train.rounding == "compensated":
         optimizer += 2 * learn
     average: float = 4 * learn if train.ema else 0
@@ -90,7 +91,7 @@ def choose(config: Config, sizes: Sizes, world: int, micro_batch: int, memory: i
         named = [each for each in named if each[0] != "zero3"]  # it would cut packed bits off their scales
     if train.engine != "auto" and not named:  # such as zero1 on one worker, which only tests want
         named = [(train.engine, "none" if train.offload == "auto" else train.offload)]
-    if train.optimizer != "adamw" or train.weights == "bf16" or train.engine != "auto":
+    if not optimizers.facts(train.optimizer).shards or train.weights == "bf16" or train.engine != "auto":
         named = named[:1]  # cannot be cut into shards, or was asked for
     room = None if memory is None else int(USABLE * memory)
     needs = [estimate(config, *each, sizes, world, micro_batch) for each in named]

@@ -132,11 +132,12 @@ class Run:
             return
         self.saved = self.step
         self.trail.write()
-        weights = self.weights()
         optimizer: dict[str, Tensor] = {}
-        for name, value in self.engine.optimizer_state():  # the others only help to gather
-            if self.leads:
-                optimizer[name] = checkpoint.copied(value)
+        with self.engine.inference():
+            weights = self.weights()
+            for name, value in self.engine.optimizer_state():  # the others only help to gather
+                if self.leads:
+                    optimizer[name] = checkpoint.copied(value)
         shadow = self._collected(self.ema.shadow) if self.ema else None
         if self.saver is None:
             return
@@ -227,7 +228,8 @@ def start(config: Config, rank: int, world: int) -> Run:
     slots = -(-config.train.global_batch // world)
     micro_batch = out_of_memory.micro_batch(config, world)
     choice = _choose(config, model, dataset, world, micro_batch)
-    engine = engines.build(choice.engine, choice.offload, model, config.train, slots, micro_batch)
+    groups = model.method.groups(config.method)
+    engine = engines.build(choice.engine, choice.offload, model, config.train, slots, micro_batch, groups)
     if saved is not None:
         if engine.scale and saved.state.get("loss_scale"):
             engine.scale = LossScale(**saved.state["loss_scale"])
@@ -238,7 +240,11 @@ def start(config: Config, rank: int, world: int) -> Run:
     if rank == 0:
         provenance.record(config)
         workers = f"{world} worker{'s' if world > 1 else ''} from step {step}"
-        notices.tell(config.output, f"Training with {workers}, {micro_batch} pictures at a time; engine {choice}.")
+        notices.tell(
+            config.output,
+            f"Training with {workers}, {micro_batch} pictures at a time; engine {choice}; optimizer "
+            f"{config.train.optimizer} with a learning rate of {config.train.learning_rate:g}.",
+        )
         if config.train.weights == "bf16" and config.train.rounding == "nearest":
             notices.tell(config.output, NEAREST)
         log, saver = MetricLog(config, step), Saver(config.output, config.train.keep_checkpoints, config.train.best_by)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from raytrain import optimizers
 from raytrain.config import TrainConfig
 from raytrain.errors import UserError
 from raytrain.model import Model
@@ -22,8 +23,8 @@ def prepare(model: Model, config: TrainConfig, device: torch.device) -> None:
     if config.memory_format == "channels_last" or (config.memory_format == "auto" and device.type == "cuda"):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for weight in model.parameters():
-            if weight.requires_grad and config.optimizer != "adamw":
-                weight.data = weight.data.contiguous()  # an 8-bit state has a scale for each stretch of it in memory
+            if weight.requires_grad and optimizers.facts(config.optimizer).contiguous:
+                weight.data = weight.data.contiguous()
     if device.type == "cuda" and config.precision != "fp32":
         torch.set_float32_matmul_precision("high")
     if config.compile:

@@ -23,7 +23,7 @@ from raytrain.train import hooks as periodic
 from raytrain.train import out_of_memory, profile
 from raytrain.train.divergence import diverged
 from raytrain.train.hooks import Hook, Report
-from raytrain.train.optim import learning_rate
+from raytrain.train.lr_schedule import learning_rate
 from raytrain.train.run import Run, start
 from raytrain.train.self_test import SelfTest
 
@@ -138,7 +138,7 @@ def optimizer_step(run: Run, step: Step, draws: Columns, rate: float) -> Tensor:
     asked = float(run.watch is not None and run.watch.asked())
     clock = run.clock.minutes() if run.leads else 0.0
     shared = run.mean(torch.cat([total[None], torch.tensor([asked, clock]).to(run.device, non_blocking=True)]))
-    norm = run.engine.step(rate, shared[0])
+    norm = run.engine.step(rate, shared[0], run.step)
     if run.ema is not None:
         run.ema.update(run.engine.local())
     return torch.cat([shared, norm.detach().to(run.device)[None]])
@@ -175,8 +175,10 @@ def _shrink(run: Run, step: Step, error: Exception) -> None:
 
 
 def _call(hooks: list[Hook], run: Run) -> None:
-    with run.clock.paused():
-        for hook in hooks:
-            if hook.due(run):
-                run.beat(hook.name)
-                hook.call(run)
+    due = [hook for hook in hooks if hook.due(run)]
+    if not due:
+        return
+    with run.clock.paused(), run.engine.inference():
+        for hook in due:
+            run.beat(hook.name)
+            hook.call(run)

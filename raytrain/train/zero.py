@@ -4,30 +4,38 @@ gradients, 3 also the weights; with `offload` the host keeps the optimizer's sta
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from raytrain import optimizers
 from raytrain.config import TrainConfig
+from raytrain.errors import UserError
 from raytrain.model import Model
-from raytrain.train import optim
-from raytrain.train.engine import State
+from raytrain.optimizers import Group, _state
+from raytrain.train.engine import NO_GROUPS, State
 from raytrain.train.loss_scale import LossScale
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ZeroEngine:
     """DeepSpeed ZeRO 1 to 3 over the process group that is already there."""
 
     def __init__(
-        self, model: Model, config: TrainConfig, stage: int, offload: str, micro_batch: int, accumulation: int
-    ) -> None:
+        self, model: Model, config: TrainConfig, stage: int, offload: str, micro_batch: int, accumulation: int,
+        groups: Mapping[str, Group] = NO_GROUPS,
+    ) -> None:  # fmt: skip
+        if any(group.freeze_after is not None for group in groups.values()):
+            raise UserError(
+                "ZeRO cannot stop training a part of the weights (`freeze_after`): it clips and updates them as one flat "
+                'tensor. Set train.engine = "ddp" or "plain".'
+            )
         deepspeed = import_deepspeed()
         self._names: dict[str, Any] = dict(model.learning())
-        weights = list(self._names.values())
+        self._moments = optimizers.facts(config.optimizer).shards
         zero: dict[str, Any] = {"stage": stage}
         if offload in ("optimizer", "weights"):
             zero["offload_optimizer"] = {"device": "cpu"}
@@ -49,9 +57,11 @@ class ZeroEngine:
             if weight.dim() == 4:
                 weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         self._engine, *_ = deepspeed.initialize(
-            model=model, model_parameters=weights, optimizer=optim.build(weights, config), config=settings
-        )
+            model=model, model_parameters=list(self._names.values()), config=settings,
+            optimizer=optimizers.build(self._names, config, groups),
+        )  # fmt: skip
         self.model: nn.Module = self._engine
+        self._factors = [group.rate for group, _ in optimizers.grouped(self._names, groups)]
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients; the last of a step also averages them over workers."""
@@ -63,15 +73,19 @@ class ZeroEngine:
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
 
-    def step(self, learning_rate: float, loss: Tensor) -> Tensor:
+    def step(self, learning_rate: float, loss: Tensor, number: int) -> Tensor:
         """Clip, update the weights where all is finite, forget the gradients; returns their norm before clipping."""
         if not loss.isfinite():
             self.forget()
             return loss
         zero = self._engine.optimizer
-        for group in zero.param_groups:
-            group["lr"] = learning_rate
+        for group, factor in zip(zero.param_groups, self._factors, strict=True):
+            group["lr"] = learning_rate * factor
+        counts = [group.get("step", 0) for group in zero.param_groups]
         self._engine.step()
+        for group, count in zip(zero.param_groups, counts, strict=True):
+            if "step" in group and not zero.overflow:
+                group["step"] = count + 1  # ZeRO-3 steps once for each group, and every one counts it
         if self.scale:
             self.scale.update(not zero.overflow)
         norm = None if zero.overflow else self._engine.get_global_grad_norm()
@@ -80,6 +94,10 @@ class ZeroEngine:
     def forget(self) -> None:
         """Forget the gradients that were added."""
         self._engine.zero_grad()
+
+    def inference(self) -> AbstractContextManager[None]:
+        """Return a context in which nothing changes: no optimizer that ZeRO can shard trains other weights."""
+        return nullcontext()
 
     def local(self) -> dict[str, Tensor]:
         """Return this worker's part of every trainable weight: under ZeRO-3 a flat shard, else all of it."""
@@ -108,14 +126,16 @@ class ZeroEngine:
         return padded[dist.get_rank() * size :][:size].to(weight.ds_tensor.device)
 
     def optimizer_state(self) -> State:
-        """Return the whole optimizer's tensors as `<parameter>|<state>`; a collective, every worker gets all."""
+        """Return the optimizer's whole state; a collective, every worker gets all."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         steps = {int(state["step"]) for state in self._inner().state.values() if "step" in state}
         for name, weight in self._names.items():
-            for key in MOMENTS:
+            for key in self._moments:
                 yield f"{name}|{key}", safe_get_full_optimizer_state(weight, key).detach()
-            yield f"{name}|step", torch.tensor(float(max(steps)))
+            if steps:
+                yield f"{name}|step", torch.tensor(float(max(steps)))
+        yield from _state.group_tensors(self._inner())
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
         """Put such a state back, whatever engine and number of workers it came from."""
@@ -123,17 +143,19 @@ class ZeroEngine:
 
         inner, zero = self._inner(), self._engine.optimizer
         flats = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
-        step = next(value for name, value in tensors.items() if name.endswith("|step"))
-        for flat in flats:  # AdamW fills its state at the first step; a resumed one must have it before
-            inner.state[flat] = {
-                "step": step.to(flat.device, copy=True),
-                **{key: torch.zeros_like(flat) for key in MOMENTS},
-            }
+        step = next((value for name, value in tensors.items() if name.endswith("|step") and name[0] != "|"), None)
+        for flat in flats:  # an optimizer fills its state at the first step; a resumed one must have it before
+            inner.state[flat] = {key: torch.zeros_like(flat) for key in self._moments}
+            if step is not None:
+                inner.state[flat]["step"] = step.to(flat.device, copy=True)
         if self._stage < 3:
             zero._lazy_init_hp_params_optimizer_state()
         for name, weight in self._names.items():
-            for key in MOMENTS:
+            for key in self._moments:
                 safe_set_full_optimizer_state(weight, tensors[f"{name}|{key}"].to(flats[0].device), key)
+        for name, tensor in tensors.items():
+            if name.startswith(_state.GROUP):
+                _state.load_group(inner, *_state.decoded(name, tensor))
 
     def _inner(self) -> torch.optim.Optimizer:
         optimizer = self._engine.optimizer

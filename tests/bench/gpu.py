@@ -153,7 +153,7 @@ def step_of(model: Model, shape: dict[str, Any], device: torch.device, batch: in
             losses = engine.model(rows, draws)
         loss = (losses * rows.weights).mean()
         engine.backward(loss)
-        return engine.step(config.learning_rate, loss.detach())
+        return engine.step(config.learning_rate, loss.detach(), 0)
 
     return step
 

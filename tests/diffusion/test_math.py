@@ -16,7 +16,7 @@ from raytrain.diffusion import noise
 from raytrain.diffusion.loss import mean_squared_error, min_snr_weight
 from raytrain.diffusion.process import Ddpm, Flow
 from raytrain.train.ema import Ema
-from raytrain.train.optim import learning_rate
+from raytrain.train.lr_schedule import learning_rate
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 PROCESS = Ddpm(SCHEDULER.alphas_cumprod, "epsilon")
@@ -102,13 +102,19 @@ def test_latents_are_sampled_from_the_posterior() -> None:
 
 
 def test_learning_rate_schedules() -> None:
-    def curve(schedule: str) -> list[float]:
-        config = TrainConfig(learning_rate=1.0, schedule=schedule, warmup=2)  # type: ignore[arg-type]
-        return [learning_rate(step, config, 10) for step in (0, 1, 2, 6, 9)]
+    def curve(schedule: str, warmup: int | str = 2, **options: float) -> list[float]:
+        settings: dict[str, Any] = {"learning_rate": 1.0, "schedule": schedule, "warmup": warmup, **options}
+        return [learning_rate(step, TrainConfig(**settings), 10) for step in (0, 1, 2, 6, 9)]
 
     assert curve("constant") == [0.5, 1, 1, 1, 1]
     assert curve("linear") == pytest.approx([0.5, 1, 1, 0.5, 0.125])
     assert curve("cosine") == pytest.approx([0.5, 1, 1, 0.5, 0.5 * (1 + math.cos(math.pi * 7 / 8))])
+    assert curve("cosine", warmup="20 %") == curve("cosine")
+    assert curve("polynomial") == pytest.approx([0.5, 1, 1, 0.5**2, 0.125**2])
+    assert curve("polynomial", schedule_power=3.0) == pytest.approx([0.5, 1, 1, 0.5**3, 0.125**3])
+    last = 0.5 * (1 + math.cos(math.pi * 3 / 4))
+    assert curve("cosine_restarts") == pytest.approx([0.5, 1, 1, 1, last])
+    assert curve("cosine_restarts", schedule_cycles=4)[2:4] == [1, 1]
 
 
 def test_moving_average_warms_up() -> None:

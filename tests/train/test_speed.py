@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from raytrain import families
+from raytrain import families, optimizers
 from raytrain.config import Config
 from raytrain.data.loader import Loader
 from raytrain.errors import UserError
 from raytrain.model import build
-from raytrain.train import engine, optim, profile, speed, worker
+from raytrain.optimizers import _state
+from raytrain.train import engine, profile, speed, worker
 from raytrain.train.run import start
 from tests.conftest import losses
 from tests.train.test_resume import check_resume
@@ -54,10 +55,10 @@ def test_a_restored_state_lies_as_the_weight_does(run_config: Callable[..., Conf
     config = run_config().train
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(4, 6, 3, 3).to(memory_format=torch.channels_last))
-    optimizer = optim.build([weight], config)
+    optimizer = optimizers.build({"w": weight}, config)
     for key in ("exp_avg", "exp_avg_sq"):
         value = torch.rand(weight.shape)
-        optim.restore(optimizer, weight, key, value)
+        _state.load(optimizer, {"w": weight}, {f"w|{key}": value})
         assert optimizer.state[weight][key].stride() == weight.stride()
         assert torch.equal(optimizer.state[weight][key], value)
 

@@ -90,6 +90,14 @@ def test_lists_and_nothing_can_be_choices() -> None:
     assert space.apply(base, space.decode(base, stored)).train.betas == (0.8, 0.99)
 
 
+def test_another_optimizer_has_its_own_learning_rate() -> None:
+    base = config(train__optimizer={"choice": ["adamw", "prodigy", "came"]})
+    assert space.apply(base, {"train.optimizer": "prodigy"}).train.learning_rate == 1.0
+    assert space.apply(base, {"train.optimizer": "came"}).train.betas is None
+    both = {"train.optimizer": "prodigy", "train.learning_rate": 0.5}
+    assert space.apply(base, both).train.learning_rate == 0.5
+
+
 def test_default_parameters_are_the_config_s_own_values_inside_the_ranges() -> None:
     base = config(
         train__learning_rate={"log": [1e-5, 1e-2]},  # default 1e-4

@@ -42,7 +42,7 @@ class RoundedAdamW(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float,
         betas: tuple[float, float],
         eps: float,
@@ -55,10 +55,10 @@ class RoundedAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take one step."""
-        for group in self.param_groups:
-            for index, weight in enumerate(group["params"]):
-                if weight.grad is not None:
-                    self._step(weight, group, index)
+        each = ((weight, group) for group in self.param_groups for weight in group["params"])
+        for index, (weight, group) in enumerate(each):
+            if weight.grad is not None:
+                self._step(weight, group, index)
 
     def _step(self, weight: Tensor, group: dict[str, Any], index: int) -> None:
         assert weight.grad is not None
