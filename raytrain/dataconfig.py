@@ -114,7 +114,7 @@ class CaptionConfig(Table):
     drop_tags: Names = ()
     """Tags removed from every caption."""
     variants: int = Field(1, ge=1)
-    """Stored versions of a caption; those after the first have their tags shuffled and dropped. The ledger picks one a occurrence."""
+    """Stored versions of a caption; those after the first have their tags shuffled and dropped. The ledger picks one each time."""
     tag_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the other tags left out of each further version."""
     quality_tags: dict[str, float] = Field({})
@@ -151,6 +151,11 @@ class MaskConfig(Table):
     train: bool = True
     """Store the masks as a column that weights the loss; false: use them for cropping alone."""
     options: dict[str, Any] = Field({})
+
+    @property
+    def weigh(self) -> bool:
+        """Whether masks are stored and weigh the loss."""
+        return self.kind != "none" and self.train
 
     @model_validator(mode="after")
     def _kind_exists(self) -> MaskConfig:
