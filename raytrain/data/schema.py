@@ -69,8 +69,10 @@ class Array(Table):
 
     def shape_in(self, bucket: str) -> tuple[int, ...]:
         """Return the whole shape in a bucket named `WxH`."""
+        if not self.cell:
+            return self.shape
         width, height = bucket_size(bucket)
-        return (*self.shape, height // self.cell, width // self.cell) if self.cell else self.shape
+        return *self.shape, height // self.cell, width // self.cell
 
     def bytes_in(self, bucket: str) -> int:
         """Return the bytes of one row's array."""
