@@ -299,16 +299,19 @@ def _cut(count: int, most: int) -> tuple[str, ...]:
 
 
 def _notes(earlier: Manifest | None, manifest: Manifest) -> tuple[str, ...]:
-    """Say why an earlier dataset could not be reused."""
+    """Say why what an earlier dataset holds could not be reused."""
     if earlier is None:
         return ()
     found = []
     if earlier.family != manifest.family:
         found.append(f"the earlier dataset was made for family {earlier.family!r}, this one is for {manifest.family!r}")
-    for name in earlier.columns.keys() & manifest.columns.keys():
-        maker = columns.load(name).MAKER
-        if maker and earlier.columns[name].version[maker] != manifest.columns[name].version[maker]:
-            found.append(f"the earlier dataset was made with another {maker}: all of column {name!r} was encoded again")
+    for name, column in manifest.columns.items():
+        before = earlier.columns[name].version if name in earlier.columns else column.version
+        changed = [fact for fact, value in column.version.items() if before.get(fact) != value]
+        if changed:
+            found.append(
+                f"the earlier dataset was made with another {', another '.join(changed)}: all of its {name} were encoded again"
+            )
     return tuple(found)
 
 
