@@ -114,7 +114,7 @@ class CaptionConfig(Table):
     drop_tags: Names = ()
     """Tags removed from every caption."""
     variants: int = Field(1, ge=1)
-    """Stored versions of a caption; those after the first have their tags shuffled and dropped. The ledger picks one each time."""
+    """Stored versions of a caption; those after the first have their tags shuffled and dropped. Every showing picks one."""
     tag_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the other tags left out of each further version."""
     quality_tags: dict[str, float] = Field({})

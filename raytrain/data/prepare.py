@@ -21,7 +21,6 @@ from raytrain import storage
 from raytrain.config import Config
 from raytrain.data import (
     choose,
-    columns,
     describe,
     flow,
     listing,

@@ -173,7 +173,7 @@ def test_text_and_ids_of_a_row_are_of_the_same_caption_also_where_it_is_dropped(
     dataset, encoders = Dataset(config.dataset), Encoders(config.model, CPU, torch.float32)
     ledger = Ledger(dataset.counts(), batch=6, seed=3, epochs=4)
     loader = Loader(dataset, ledger, caption_dropout=0.3)
-    empty = torch.from_numpy(dataset.empties(["tokens"])["tokenizer"]).long()
+    empty = dataset.empties(["tokens"])["tokenizer"].astype(np.int64)
     met: dict[str, set[bytes]] = {}
     for number in range(ledger.total_steps):
         batch = loader.step(number).batch
@@ -184,7 +184,7 @@ def test_text_and_ids_of_a_row_are_of_the_same_caption_also_where_it_is_dropped(
         for id_, ids in zip(batch.ids, batch.columns["tokenizer"], strict=True):
             met.setdefault(id_, set()).add(ids.numpy().tobytes())
     assert max(map(len, met.values())) > 2, "several variants were read"
-    assert any(empty.numpy().tobytes() in ids for ids in met.values()), "some captions were dropped"
+    assert any(empty.tobytes() in ids for ids in met.values()), "some captions were dropped"
 
 
 def test_only_what_is_asked_for_is_read(source: Path, all_layers: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from raytrain import families, methods, pretrained
 from raytrain.config import Config
 from raytrain.data.schema import content_key
 
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
 
 def facts(config: Config, family: Family, *roles: Role) -> str:
     """Return the hash over the files of parts with these roles and the length they read."""
+    from raytrain import families, pretrained
+
     files = pretrained.hash_of(config.model, families.text_parts(family, *roles))
     return content_key(files, config.model.max_tokens)
 
@@ -26,12 +27,16 @@ def libraries() -> dict[str, str]:
 
 def tokenizers(config: Config, family: Family, dtype: Any) -> dict[str, Any]:
     """Load the family's tokenizers, as the base model knows them."""
+    from raytrain import families
+
     names = families.text_parts(family, "tokenizer")
     return {name: family.load(config.model, name, dtype) for name in names}
 
 
 def taught(config: Config, known: dict[str, Any]) -> dict[str, Any]:
     """Return the tokenizers as the config's method changes them."""
+    from raytrain import methods
+
     method = methods.load(config.method)
     return {name: method.tokenizer(each, config.method) for name, each in known.items()}
 
@@ -40,6 +45,7 @@ def new_words(config: Config, family: Family) -> dict[str, dict[str, int]]:
     """Return the words that the method adds to each tokenizer, with their ids; no tokenizer is loaded where it adds none."""
     import torch
 
+    from raytrain import methods
     from raytrain.methods import _denoise
 
     if methods.load(config.method).tokenizer is _denoise.tokenizer:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raytrain.config import Config
+from raytrain.data.columns import _captions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,8 +19,6 @@ OF, MAKER = "caption", "text encoder"
 
 def version(config: Config, family: Family) -> Mapping[str, str]:
     """Return the hash of the tokenizers' and encoders' files and their length, who calls them, how and with what."""
-    from raytrain.data.columns import _captions
-
     own = {MAKER: _captions.facts(config, family, "tokenizer", "text"), **_captions.libraries()}
     return {**own, "family": config.model.family, "precision": config.data.encode.precision}
 
@@ -27,7 +26,6 @@ def version(config: Config, family: Family) -> Mapping[str, str]:
 def load(config: Config, family: Family, device: torch.device, dtype: torch.dtype) -> Encoder:
     """Load the tokenizers and the text encoders."""
     from raytrain import families
-    from raytrain.data.columns import _captions
 
     parts = {name: family.load(config.model, name, dtype) for name in families.text_parts(family, "text")}
     frozen = {name: part.eval().requires_grad_(False).to(device) for name, part in parts.items()}

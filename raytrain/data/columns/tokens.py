@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raytrain.config import Config
+from raytrain.data.columns import _captions
+from raytrain.data.schema import content_key
 
 if TYPE_CHECKING:
     import torch
@@ -19,17 +21,12 @@ OF, MAKER = "caption", "tokenizer"
 
 def version(config: Config, family: Family) -> Mapping[str, str]:
     """Return the hash of the tokenizers' files, their length and the words that the method teaches them."""
-    from raytrain.data.columns import _captions
-    from raytrain.data.schema import content_key
-
     files, words = _captions.facts(config, family, "tokenizer"), _captions.new_words(config, family)
     return {MAKER: content_key(files, words), **_captions.libraries(), "family": config.model.family}
 
 
 def load(config: Config, family: Family, device: torch.device, dtype: torch.dtype) -> Encoder:
     """Load the tokenizers, which know the words of the config's method."""
-    from raytrain.data.columns import _captions
-
     known = _captions.tokenizers(config, family, dtype)
     return Encoder(config, family, _captions.taught(config, known))
 
