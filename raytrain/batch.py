@@ -41,9 +41,10 @@ class Batch:
     weights: Tensor
     """(n,) float32: factor on each row's loss; 0 for padding."""
     columns: Columns
-    """`latents` (n, 2C, h, w) float16, what the VAE gave; text columns (n, ...) float16; `sizes` (n, 6) float32: original
-    height, width, crop top, left, bucket height, width; where stored `masks` (n, h, w) uint8, 255 where the loss counts in
-    full, and where a method reads it `controls` (n, 3, H, W) uint8."""
+    """Those that training reads, of `raytrain.data.columns`: `latents` (n, 2C, h, w) float16, what the VAE gave; text columns
+    (n, ...) float16; ids (n, ...) int64 named after the tokenizers' folders; `mask` (n, h, w) uint8, 255 where the loss counts
+    in full; `control` (n, 3, H, W) uint8. And `sizes` (n, 6) float32: original height, width, crop top, left, bucket height,
+    width."""
 
     def split(self, size: int) -> list[Batch]:
         """Cut into micro-batches of at most `size` rows."""

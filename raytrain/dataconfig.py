@@ -152,6 +152,11 @@ class MaskConfig(Table):
     """Store the masks as a column that weights the loss; false: use them for cropping alone."""
     options: dict[str, Any] = Field({})
 
+    @property
+    def weigh(self) -> bool:
+        """Whether masks are stored and weigh the loss."""
+        return self.kind != "none" and self.train
+
     @model_validator(mode="after")
     def _kind_exists(self) -> MaskConfig:
         if self.kind != "none":

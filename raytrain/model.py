@@ -40,8 +40,9 @@ class Model(nn.Module):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that training reads."""
-        return self.method.columns(self.objective.family, self.config)
+        """The columns that training reads, in order."""
+        own = self.method.columns(self.objective.family, self.config)
+        return tuple(sorted({*own, "mask"} if self.objective.masked else {*own}))
 
     def draw(self, batch: Batch, objective: Objective | None = None) -> Columns:
         """Draw what the rows of a batch need, each from its own streams."""

@@ -40,6 +40,8 @@ class Objective:
     model: ModelConfig
     config: ObjectiveConfig
     seed: int
+    masked: bool = False
+    """Whether stored masks weigh the loss."""
 
     @classmethod
     def of(cls, config: Config, device: torch.device) -> Objective:
@@ -54,7 +56,7 @@ class Objective:
             )
         if asked != "auto":
             process = replace(process, prediction=asked)
-        return cls(family, process, config.model, config.objective, config.seed)
+        return cls(family, process, config.model, config.objective, config.seed, config.data.masks.weigh)
 
     def comparable(self) -> Objective:
         """Return the objective by which runs are compared: no weights, offsets, ranges or seed of the run's own."""

@@ -92,7 +92,7 @@ def test_jobs_never_import_each_other() -> None:
             assert not others, f"{name} may not import {sorted(others)}"
 
 
-DATA = ("sources", "captioners", "rewriters", "buckets", "masks", "controls", "scores")
+DATA = ("columns", "sources", "captioners", "rewriters", "buckets", "masks", "controls", "scores")
 KINDS = ("families", "methods", "optimizers", "evaluate.scorers", "export.formats", *(f"data.{kind}" for kind in DATA))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,39 +12,41 @@ import pyarrow.parquet as pq
 
 from raytrain import storage
 from raytrain.data import tables
-from raytrain.data.schema import PLACES, ROWS, STORES, TEXT, Part, bucket_size
+from raytrain.data.schema import PLACES, Part, bucket_size, rows_schema
 
 PART_ROWS = 100_000
 _ORDER = "ORDER BY w.bucket, w.id"
 _USED = "SELECT DISTINCT s.shard, s.number FROM pieces p JOIN whole w USING (row_key) JOIN shards s ON s.number = p.place >> 32"
 
 
-def write_rows(sql: Any, dataset: str, work: str) -> tuple[dict[str, tuple[str, ...]], tuple[Part, ...]]:
+def write_rows(
+    sql: Any, dataset: str, work: str, columns: Sequence[str]
+) -> tuple[dict[str, tuple[str, ...]], tuple[Part, ...]]:
     """Write the rows of table `whole`, with the places of their arrays from `pieces`; return the shards and the parts.
 
-    Rows are sorted by picture in each bucket; parts are named by their content. Shards are listed by store, in order of
+    Rows are sorted by image in each bucket; parts are named by their content. Shards are listed by column, in order of
     their paths: a place counts into that list.
     """
     used = dict(sql.execute(_USED).fetchall())
-    shards = {store: tuple(sorted(path for path in used if path.split("/")[0] == store)) for store in STORES}
+    shards = {store: tuple(sorted(path for path in used if path.split("/")[0] == store)) for store in columns}
     numbers = [(used[path], number) for paths in shards.values() for number, path in enumerate(paths)]
     sql.register(
         "numbers", pa.table({"number": [n for n, _ in numbers], "own": pa.array([n for _, n in numbers], pa.int32())})
     )
     folder = storage.join(work, "assemble", uuid.uuid4().hex)
-    facts = _sort_facts(sql, folder)
-    places = {store: _Sorted(_sort_places(sql, folder, store)) for store in STORES if shards[store]}
+    facts = _sort_facts(sql, folder, columns)
+    places = {store: _Sorted(_sort_places(sql, folder, store)) for store in columns}
     parts = tuple(_part(dataset, table, places) for table in facts)
     storage.remove(folder)
     return shards, tuple(sorted(parts, key=lambda part: bucket_size(part.bucket)))
 
 
-def _sort_facts(sql: Any, folder: str) -> Iterator[pa.Table]:
-    """Yield what is known of rows, sorted, with the number of arrays of each store, one bucket a table."""
-    counts = ", ".join(f"count(*) FILTER (store = '{store}') AS {store}" for store in STORES)
+def _sort_facts(sql: Any, folder: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield what is known of rows, sorted, with the number of arrays of each column, one bucket a table."""
+    counts = ", ".join(f"count(*) FILTER (store = '{store}') AS \"{store}\"" for store in columns)
     found = sql.sql(f"""
         SELECT w.bucket, w.row_key, w.id, w.split, r.path, r.location, r.original_height, r.original_width,
-               w.repeats, w.weight, w.regularisation, r.scores, {", ".join(f"c.{store}" for store in STORES)}
+               w.repeats, w.weight, w.regularisation, r.scores, r.captions, {", ".join(f'c."{store}"' for store in columns)}
         FROM whole w JOIN rows r USING (row_key) JOIN (SELECT row_key, {counts} FROM pieces GROUP BY row_key) c USING (row_key)
         {_ORDER}""")
     uri = storage.join(folder, "facts.parquet")
@@ -54,9 +56,9 @@ def _sort_facts(sql: Any, folder: str) -> Iterator[pa.Table]:
 
 
 def _sort_places(sql: Any, folder: str, store: str) -> str:
-    """Write where a store's arrays are, in the order of the rows and of their versions."""
+    """Write where a column's arrays are, in the order of the rows and of their versions."""
     found = sql.sql(
-        f"""SELECT n.own AS shard, (p.place & 4294967295)::INTEGER AS row, p.crop_top, p.crop_left, p.caption
+        f"""SELECT n.own AS shard, (p.place & 4294967295)::INTEGER AS row, p.crop_top, p.crop_left
         FROM pieces p JOIN whole w USING (row_key) JOIN numbers n ON n.number = p.place >> 32
         WHERE p.store = '{store}' {_ORDER}, p.version"""
     )
@@ -67,26 +69,21 @@ def _sort_places(sql: Any, folder: str, store: str) -> str:
 
 
 def _part(dataset: str, facts: pa.Table, places: dict[str, _Sorted]) -> Part:
-    """Write one part: the rows of `facts`, each with the next places of every store."""
-    columns: dict[str, Any] = {name: facts[name] for name in facts.column_names if name in ROWS.names}
-    for store in STORES:
+    """Write one part: the rows of `facts`, each with the next places of every column."""
+    schema = rows_schema(places)
+    content: dict[str, Any] = {name: facts[name] for name in facts.column_names if name in schema.names}
+    for store, own in places.items():
         offsets = np.concatenate([[0], np.cumsum(facts[store].to_numpy())]).astype(np.int32)
-        if store in places:
-            found = places[store].take(int(offsets[-1]))
-            values = pa.StructArray.from_arrays(
-                [found[field.name].combine_chunks().cast(field.type) for field in PLACES.value_type],
-                fields=list(PLACES.value_type),
-            )
-        else:
-            found, values = None, pa.array([], PLACES.value_type)
-        columns[store] = pa.ListArray.from_arrays(offsets, values, type=PLACES)
-        if store == TEXT:
-            assert found is not None, "every row has a caption"
-            columns["captions"] = pa.ListArray.from_arrays(offsets, found["caption"].combine_chunks())
-    table = pa.table({name: columns[name] for name in ROWS.names}).cast(ROWS)
+        found = own.take(int(offsets[-1]))
+        values = pa.StructArray.from_arrays(
+            [found[field.name].combine_chunks().cast(field.type) for field in PLACES.value_type],
+            fields=list(PLACES.value_type),
+        )
+        content[store] = pa.ListArray.from_arrays(offsets, values, type=PLACES)
+    table = pa.table({name: content[name] for name in schema.names}).cast(schema)
     bucket = facts["bucket"][0].as_py()
     path = f"rows/bucket={bucket}/{tables.digest(table)[:32]}.parquet"
-    tables.write(storage.join(dataset, path), [table], ROWS)
+    tables.write(storage.join(dataset, path), [table], schema)
     return Part(path=path, bucket=bucket, rows=len(table))
 
 

@@ -16,12 +16,10 @@ from rich.table import Table as Grid
 
 from raytrain import storage
 from raytrain.data import read, schema, snapshot, tables
-from raytrain.data.schema import STORES, Manifest
+from raytrain.data.schema import Array, Manifest
 from raytrain.errors import UserError
 
 BUCKET = pa.field("bucket", pa.string())
-BUCKETED = schema.ROWS.append(BUCKET)
-"""The columns of a snapshot's rows, and the bucket they are in."""
 EXAMPLES = 3
 """Rejected pictures shown for each rule."""
 LEAST_ID = 6
@@ -29,7 +27,7 @@ LEAST_ID = 6
 
 
 Row = dict[str, Any]
-"""One row of a snapshot: its columns (of `BUCKETED`)."""
+"""One row of a snapshot: its columns (of `bucketed`)."""
 
 
 def open_snapshot(dataset: str, which: str = "latest") -> Manifest:
@@ -50,14 +48,19 @@ def open_snapshot(dataset: str, which: str = "latest") -> Manifest:
     return read.open_manifest(dataset, which)
 
 
+def bucketed(manifest: Manifest) -> pa.Schema:
+    """Return the columns of a snapshot's rows, and the bucket they are in."""
+    return schema.rows_schema(manifest.columns).append(BUCKET)
+
+
 def rows_table(dataset: str, manifest: Manifest) -> Any:
-    """Return the rows of a snapshot as one lazy table with the columns of `BUCKETED`."""
+    """Return the rows of a snapshot as one lazy table with the columns of `bucketed`."""
     if not manifest.parts:
-        return BUCKETED.empty_table()
+        return bucketed(manifest).empty_table()
     paths = [storage.resolve(storage.join(dataset, part.path)) for part in manifest.parts]
     return pads.dataset(
         [path for _, path in paths],
-        schema=BUCKETED,
+        schema=bucketed(manifest),
         filesystem=paths[0][0],
         format="parquet",
         partitioning=pads.partitioning(pa.schema([BUCKET]), flavor="hive"),
@@ -86,22 +89,24 @@ def snapshots(dataset: str) -> RenderableType:
 
 
 def overview(dataset: str, manifest: Manifest) -> RenderableType:
-    """Return what a snapshot holds: buckets, stores, and what was left out with the first examples of each rule."""
+    """Return what a snapshot holds: buckets, columns, and what was left out with the first examples of each rule."""
     buckets = Grid("bucket", "train", "held out", "shown an epoch")
     for name, count in manifest.buckets.items():
         buckets.add_row(name, f"{count.train:,}", f"{count.held_out:,}", f"{count.entries:,}")
-    stores = Grid("store", "shards", "size")
-    for store in STORES:
-        paths = manifest.shards.get(store, ())
-        if paths:
-            stores.add_row(store, str(len(paths)), size(sum(storage.size(storage.join(dataset, p)) for p in paths)))
+    stored = Grid("column", "arrays", "shards", "size", "made with")
+    for name, column in manifest.columns.items():
+        paths = manifest.shards[name]
+        arrays = "\n".join(f"{array} {one.dtype} {_shape(one)}" for array, one in column.arrays.items())
+        made = "\n".join(f"{fact} {value[:12]}" for fact, value in column.version.items())
+        bytes_ = sum(storage.size(storage.join(dataset, path)) for path in paths)
+        stored.add_row(name, escape(arrays), str(len(paths)), size(bytes_), escape(made))
     state = "complete" if manifest.complete else "partial: preparation had not ended"
     lines = [
         f"Snapshot {manifest.number} of {escape(dataset)} ({state})",
-        f"made with {escape(_made_with(manifest))}, VAE {manifest.vae_hash[:12]}, text encoder {manifest.text_hash[:12]}",
+        f"made with {escape(_made_with(manifest))}",
         f"fingerprint {manifest.fingerprint}",
     ]
-    return Group(*lines, buckets, stores, *_left_out(dataset, manifest))
+    return Group(*lines, buckets, stored, *_left_out(dataset, manifest))
 
 
 def _left_out(dataset: str, manifest: Manifest) -> Iterator[RenderableType]:
@@ -150,9 +155,9 @@ def find_rows(dataset: str, manifest: Manifest, name: str) -> list[Row]:
     )
 
 
-def places(row: Row, manifest: Manifest, store: str) -> list[tuple[str, int]]:
-    """Return the shard's path and the row in it of every version of one array."""
-    return [(manifest.shards[store][place["shard"]], place["row"]) for place in row[store]]
+def places(row: Row, manifest: Manifest, name: str) -> list[tuple[str, int]]:
+    """Return the shard's path and the row in it of every version of one column; none where it is not stored."""
+    return [(manifest.shards[name][place["shard"]], place["row"]) for place in row.get(name, ())]
 
 
 def everything(row: Row, manifest: Manifest) -> RenderableType:
@@ -173,10 +178,10 @@ def everything(row: Row, manifest: Manifest) -> RenderableType:
             if isinstance(value, float)
         ),
     }  # fmt: skip
-    for store in STORES:
-        facts[store] = "\n".join(
-            f"version {number}: row {at} of {path}" + ("" if store == schema.TEXT else f", cut at {_cut(place)}")
-            for number, ((path, at), place) in enumerate(zip(places(row, manifest, store), row[store], strict=True))
+    for name, column in manifest.columns.items():
+        facts[name] = "\n".join(
+            f"version {number}: row {at} of {path}" + (f", cut at {_cut(place)}" if column.of == "image" else "")
+            for number, ((path, at), place) in enumerate(zip(places(row, manifest, name), row[name], strict=True))
         )
     for name, text in facts.items():
         if text:
@@ -186,6 +191,11 @@ def everything(row: Row, manifest: Manifest) -> RenderableType:
 
 def _cut(place: dict[str, int]) -> str:
     return f"top {place['crop_top']}, left {place['crop_left']}"
+
+
+def _shape(array: Array) -> str:
+    sides = (*map(str, array.shape), *((f"H/{array.cell}", f"W/{array.cell}") if array.cell else ()))
+    return f"({', '.join(sides)})"
 
 
 def _made_with(manifest: Manifest) -> str:

@@ -20,10 +20,10 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 from rich.console import Group, RenderableType
 
-from raytrain import storage
+from raytrain import plugins, storage
 from raytrain.data import leaving, schema, snapshot, tables
 from raytrain.data.browse import open_snapshot, size
-from raytrain.data.schema import STORES, Manifest
+from raytrain.data.schema import Manifest
 from raytrain.errors import UserError
 from raytrain.storage import File
 from raytrain.table import Table
@@ -107,6 +107,12 @@ def _waste(dataset: str, named: set[str], before: float) -> list[File]:
     What was written since a preparation began that shows signs of life counts as written now.
     """
     files = storage.files(dataset)
+    folders = {
+        "rows",
+        "rejected",
+        *plugins.names("data.columns"),
+        *(path.split("/")[0] for path in named if "/" in path),
+    }
     alive: dict[str, float] = {}
     for file in files:
         if run := _run(file.path):
@@ -117,7 +123,7 @@ def _waste(dataset: str, named: set[str], before: float) -> list[File]:
         if file.modified < begun
         else file._replace(modified=math.inf)
         for file in files
-        if _run(file.path) or _UNFINISHED.search(file.path) or (_ours(file.path) and file.path not in named)
+        if _run(file.path) or _UNFINISHED.search(file.path) or (_ours(file.path, folders) and file.path not in named)
     ]
 
 
@@ -132,12 +138,12 @@ def _begun(run: str) -> float:
     return float(begun) if begun.isdigit() else 0.0
 
 
-def _ours(path: str) -> bool:
-    """Tell whether only snapshots keep a file. The encoded empty caption, a few kilobytes a text encoder, always stays."""
+def _ours(path: str, folders: set[str]) -> bool:
+    """Tell whether only snapshots keep a file. Encoded empty captions, a few kilobytes a text encoder, always stay."""
     folder, name = path.split("/")[0], path.split("/")[-1]
     if folder == leaving.FOLDER:
         return name.endswith(".json")
-    return folder in (*STORES, "rows", "rejected") and name.endswith(".parquet") and not name.startswith("empty-")
+    return folder in folders and name.endswith(".parquet") and not name.startswith("empty-")
 
 
 def _kind(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from rich.table import Table as Grid
 
 from raytrain.data import missing, tables
 from raytrain.data.browse import open_snapshot, rows_table, shown
-from raytrain.data.schema import STORES, Manifest
+from raytrain.data.schema import Manifest
 from raytrain.table import Names, Table
 
 _PAIRED_BY = (("id", "bucket"), ("path", "bucket"), ("id",), ("path",))
@@ -38,15 +38,13 @@ _KINDS = {
     "weight": "o.weight <> n.weight",
     "regularisation": "o.regularisation <> n.regularisation",
     "scores": "o.scores IS DISTINCT FROM n.scores",
-    "pixels": "list_contains(a.stores, 'moments')",
-    "masks": "list_contains(a.stores, 'masks')",
-    "controls": "list_contains(a.stores, 'controls')",
-    "text encoding": "list_contains(a.stores, 'text') AND o.captions IS NOT DISTINCT FROM n.captions",
 }
-"""What can differ between the two rows of a pair. `pixels`: other cuts, other augmented versions or another VAE."""
+"""What can differ between the two rows of a pair; beside it, each column: other cuts, other augmented versions, another VAE."""
+_COLUMN = {"image": "list_contains(a.stores, '{name}')",
+           "caption": "list_contains(a.stores, '{name}') AND o.captions IS NOT DISTINCT FROM n.captions"}  # fmt: skip
 _KEYS = """
     SELECT p.{side} AS number, '{store}' AS store, list(s.key ORDER BY p.version) AS keys
-    FROM (SELECT m.{side}, unnest(r.{store}) AS place, unnest(range(len(r.{store}))) AS version
+    FROM (SELECT m.{side}, unnest(r."{store}") AS place, unnest(range(len(r."{store}"))) AS version
           FROM moved m JOIN {side} o ON o.number = m.{side} JOIN {side}_rows r ON r.id = o.id AND r.bucket = o.bucket) p
     JOIN {side}_shards h ON h.store = '{store}' AND h.number = p.place.shard
     LEFT JOIN stored s ON s.shard = h.shard AND s.row = p.place.row
@@ -93,7 +91,8 @@ def difference(dataset: str, old: str, new: str, first: int = 10) -> Difference:
         for keys in _PAIRED_BY:
             sql.execute(_PAIR.format(keys=", ".join(keys)))
         _compare_arrays(sql, dataset, sides, os.path.join(folder, "stored.parquet"))
-        kinds = ", ".join(f"CASE WHEN {condition} THEN '{kind}' END" for kind, condition in _KINDS.items())
+        conditions = _KINDS | {name: _COLUMN[of].format(name=name) for name, of in _columns(sides.values()).items()}
+        kinds = ", ".join(f"CASE WHEN {condition} THEN '{kind}' END" for kind, condition in conditions.items())
         sql.execute(f"""
             CREATE TEMP TABLE changed AS SELECT * FROM (
               SELECT n.path, n.bucket, list_filter([{kinds}], lambda kind: kind IS NOT NULL) AS kinds
@@ -117,12 +116,17 @@ def difference(dataset: str, old: str, new: str, first: int = 10) -> Difference:
         added=counts["added"],
         removed=counts["removed"],
         changed=counts["changed"],
-        kinds={kind: tally[kind] for kind in _KINDS if kind in tally},
+        kinds={kind: tally[kind] for kind in conditions if kind in tally},
         first_added=found["added"],
         first_removed=found["removed"],
         first_changed=found["changed"],
         settings=_settings(sides["old"], sides["new"]),
     )
+
+
+def _columns(manifests: Iterable[Manifest]) -> dict[str, str]:
+    """Return the columns that any of the snapshots stores, and what each is made of."""
+    return {name: column.of for manifest in manifests for name, column in manifest.columns.items()}
 
 
 def _count(sql: Any, table: str) -> int:
@@ -135,7 +139,7 @@ def _first(sql: Any, table: str, limit: int, kinds: str) -> tuple[Change, ...]:
 
 
 def _compare_arrays(sql: Any, dataset: str, sides: Mapping[str, Manifest], stored: str) -> None:
-    """Write the table `arrays`: of pairs that show the same picture in the same bucket, the stores whose arrays differ.
+    """Write the table `arrays`: of pairs that show the same picture in the same bucket, the columns whose arrays differ.
 
     Rows of one address are made of the same arrays. Of the others the content addresses are compared; a place says too
     little, since two preparations at once may have stored one array twice.
@@ -146,15 +150,15 @@ def _compare_arrays(sql: Any, dataset: str, sides: Mapping[str, Manifest], store
     sql.execute("CREATE TEMP TABLE arrays (number BIGINT, stores VARCHAR[])")
     if not _count(sql, "moved"):
         return
-    missing.write_stored(dataset, stored)
+    missing.write_stored(dataset, stored, _columns(sides.values()))
     sql.register("stored", tables.open_table(stored, tables.STORED))
     for side, manifest in sides.items():
-        numbers = [(store, n, path) for store in STORES for n, path in enumerate(manifest.shards.get(store, ()))]
+        numbers = [(store, n, path) for store in manifest.columns for n, path in enumerate(manifest.shards[store])]
         columns = zip(*numbers, strict=True)
         sql.register(
             f"{side}_shards", pa.table(dict(zip(("store", "number", "shard"), map(list, columns), strict=True)))
         )
-        each = " UNION ALL ".join(_KEYS.format(side=side, store=store) for store in STORES)
+        each = " UNION ALL ".join(_KEYS.format(side=side, store=store) for store in manifest.columns)
         sql.execute(f"CREATE TEMP TABLE {side}_keys AS {each}")
     sql.execute("""
         INSERT INTO arrays SELECT number, list(store) FROM (
@@ -173,8 +177,12 @@ def _settings(old: Manifest, new: Manifest) -> dict[str, tuple[Any, Any]]:
 
 
 def _flat(manifest: Manifest) -> dict[str, Any]:
-    facts = {"model.family": manifest.family, "VAE": manifest.vae_hash[:12], "text encoder": manifest.text_hash[:12]}
-    return facts | _flattened(manifest.settings, "data.")
+    made = {
+        f"{name}: {fact}": value[:12]
+        for name, column in manifest.columns.items()
+        for fact, value in column.version.items()
+    }
+    return made | _flattened(manifest.settings, "data.")
 
 
 def _flattened(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from raytrain import storage
-from raytrain.data import buckets, tables
+from raytrain.data import buckets, columns, tables
 from raytrain.data.caption_text import compose
-from raytrain.data.recipe import Recipe, address
-from raytrain.data.schema import CONTROLS, MASKS, MOMENTS, TEXT, bucket_name
+from raytrain.data.fingerprint import Fingerprint, address
+from raytrain.data.schema import bucket_name
 from raytrain.data.transform import colour_free, transforms
 from raytrain.dataconfig import DataConfig
 
@@ -22,31 +22,30 @@ FOLDERS = tables.DESCRIBED | {"rejected": tables.REJECTED}
 
 
 def describe(
-    job: dict[str, Any], data: DataConfig, recipe: Recipe, seed: int, mean_ratio: float, work: str
+    job: dict[str, Any], data: DataConfig, fingerprint: Fingerprint, seed: int, mean_ratio: float, work: str
 ) -> dict[str, Any]:
-    """Describe the pictures of one row group: parts of the tables `rows`, `arrays`, `captions` and `rejected` under `work`."""
+    """Describe the pictures of one row group: parts of the tables `rows`, `arrays` and `rejected` under `work`."""
     lines = tables.read_group(job["uri"], job["group"]).to_pylist()
     found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in FOLDERS}
-    describer = _Describer(data, recipe, seed, mean_ratio)
+    describer = _Describer(data, fingerprint, seed, mean_ratio)
     for line in lines:
         describer.add(line, found)
     for name, schema in FOLDERS.items():
         if found[name]:
-            columns = [
-                pa.array(values, kind)
-                for values, kind in zip(zip(*found[name], strict=True), schema.types, strict=True)
-            ]
+            content = zip(zip(*found[name], strict=True), schema.types, strict=True)
+            filled = [pa.array(values, kind) for values, kind in content]
             uri = storage.join(work, name, f"{job['group']:06d}.parquet")
-            tables.write_groups(uri, [pa.Table.from_arrays(columns, schema=schema)], schema)
+            tables.write_groups(uri, [pa.Table.from_arrays(filled, schema=schema)], schema)
     return {"rows": len(lines), "described": len(found["rows"])}
 
 
 class _Describer:
-    def __init__(self, data: DataConfig, recipe: Recipe, seed: int, mean_ratio: float) -> None:
+    def __init__(self, data: DataConfig, fingerprint: Fingerprint, seed: int, mean_ratio: float) -> None:
         self.data, self.seed = data, seed
         self.fits = functools.cache(lambda width, height: buckets.fits(width, height, data.buckets, mean_ratio))
-        self.prefixes = {transparent: recipe.prefixes(transparent) for transparent in (False, True)}
-        self.masks, self.controls = bool(recipe.mask_version), bool(recipe.control_version)
+        self.prefixes = {transparent: fingerprint.prefixes(transparent) for transparent in (False, True)}
+        self.images = {name: columns.load(name) for name in fingerprint.names("image")}
+        self.captions = fingerprint.names("caption")
 
     def add(self, line: dict[str, Any], found: dict[str, list[tuple[Any, ...]]]) -> None:
         fits = self.fits(line["width"], line["height"])
@@ -64,22 +63,24 @@ class _Describer:
             identity=line["id"].hex(),
             seed=self.seed,
         )
-        texts = [(address(self.prefixes[False][TEXT], text.encode()), text) for text in captions]
+        texts = [
+            (name, number, address(self.prefixes[False][name], text.encode()), text, 0, 0)
+            for name in self.captions
+            for number, text in enumerate(captions)
+        ]
         for fit in fits:
-            arrays = self._arrays(line, fit)
+            arrays = self._arrays(line, fit) + texts
             bucket = bucket_name(*fit.bucket)
-            keys = [key for _, _, key, *_ in arrays] + [key for key, _ in texts]
-            row_key = address(line["id"], bucket.encode().ljust(16), *keys)
+            row_key = address(line["id"], bucket.encode().ljust(16), *(key for _, _, key, *_ in arrays))
             found["arrays"] += [(row_key, *array) for array in arrays]
-            found["captions"] += [(row_key, number, *text) for number, text in enumerate(texts)]
             found["rows"].append((
                 row_key, line["number"], line["id"], line["mask_id"], line["control_id"], bucket,
                 line["path"], line["location"], line["mask"], line["control"], line["height"], line["width"],
-                line["repeats"], line["weight"], line["regularisation"], line["scores"],
+                line["repeats"], line["weight"], line["regularisation"], line["scores"], captions,
             ))  # fmt: skip
 
     def _arrays(self, line: dict[str, Any], fit: buckets.Fit) -> list[tuple[Any, ...]]:
-        """Return (store, version, key, transform, crop top, crop left) of every array of a picture in one bucket."""
+        """Return (column, version, key, transform, crop top, crop left) of every array of an image in one bucket."""
         identity, prefixes, arrays = line["id"], self.prefixes[line["transparent"]], []
         versions = transforms(
             line["width"], line["height"], fit, self.data.buckets, self.data.augment,
@@ -87,15 +88,10 @@ class _Describer:
         )  # fmt: skip
         size = bucket_name(*fit.bucket).encode()
         for number, version in enumerate(versions):
-            crop = version.crop_top, version.crop_left
-            text = version.to_json()
-            arrays.append((MOMENTS, number, address(prefixes[MOMENTS], identity, size, text.encode()), text, *crop))
-            if self.masks or self.controls:
-                text = colour_free(version).to_json()
-            for wanted, store, other in ((self.masks, MASKS, "mask_id"), (self.controls, CONTROLS, "control_id")):
-                if wanted:
-                    own = line[other] or bytes(32)
-                    arrays.append(
-                        (store, number, address(prefixes[store], identity, own, size, text.encode()), text, *crop)
-                    )
+            plain, colored = colour_free(version).to_json(), version.to_json()
+            for name, kind in self.images.items():
+                text = colored if kind.COLORS else plain
+                own = [line[f"{kind.COMPANION}_id"] or bytes(32)] if kind.COMPANION else []
+                key = address(prefixes[name], identity, *own, size, text.encode())
+                arrays.append((name, number, key, text, version.crop_top, version.crop_left))
         return arrays

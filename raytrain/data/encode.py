@@ -1,55 +1,55 @@
-"""Encode pictures and captions into shards: a pool of Ray Data actors, one shard of each store a job.
+"""Encode images and captions into shards: a pool of Ray Data actors, one shard of each column a job.
 
 While the encoders work on one batch, threads read, decode and resize the next ones (Pillow releases the
-interpreter), so a shard costs what its VAE costs. Pixels and moments never leave the actor: it writes its shard itself.
+interpreter), so a shard costs what its VAE costs. Pixels and arrays never leave the actor: it writes its shard itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from raytrain import plugins, storage
+from raytrain import storage
 from raytrain.config import Config
-from raytrain.data import shard, tables
-from raytrain.data.buckets import Size
-from raytrain.data.opening import Opened, Passing, ahead, opened, sound
+from raytrain.data import columns, shard, tables
+from raytrain.data.columns import ImageEncoder
+from raytrain.data.fingerprint import Fingerprint
+from raytrain.data.opening import Opened, Passing, ahead, opened
 from raytrain.data.picture import BadPicture
 from raytrain.data.pieces import PieceWriter
-from raytrain.data.recipe import Recipe
-from raytrain.data.schema import CONTROLS, MASKS, MOMENTS, TEXT, bucket_size, content_key
-from raytrain.data.transform import Transform, grey, pixels
+from raytrain.data.schema import Array, bucket_size, content_key
+from raytrain.data.transform import Transform
 from raytrain.errors import UserError
 from raytrain.startup import quiet
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 NOT_FINITE = "gave NaN or values beyond half precision"
+LAYERS = ("alpha", "mask", "control")
+"""What can be opened beside an image."""
+
+Row = dict[str, bytes]
+"""The raw arrays of one row of a column."""
 
 
 class _Value(NamedTuple):
-    """One array of a picture: pixels (H, W, 3) for the VAE, a finished mask or control picture, or what is wrong."""
+    """One version of an image for a column: its pixels, or what is wrong."""
 
     line: dict[str, Any]
-    array: Any
+    cut: np.ndarray | BadPicture
 
 
 class ShardEncoder:
-    """One worker: the family's encoders on one device, the models of masks and control pictures, and decoding threads."""
+    """One worker: the encoders of the columns that its jobs ask for, on one device, and decoding threads."""
 
-    def __init__(self, config: Config, recipe: Recipe, faults: str, pieces: str, done: str) -> None:
-        import torch  # here and below: the command that only names this class starts a second earlier
+    def __init__(self, config: Config, fingerprint: Fingerprint, faults: str, pieces: str, done: str) -> None:
+        import torch  # here: the command that only names this class starts a second earlier
 
-        from raytrain.encoders import Encoders
-
-        encode, data = config.data.encode, config.data
+        encode = config.data.encode
         if encode.gpus_per_worker and not torch.cuda.is_available():
             raise UserError(
                 f"data.encode.gpus_per_worker = {encode.gpus_per_worker:g}, but PyTorch finds no GPU on this machine; nothing "
@@ -57,18 +57,17 @@ class ShardEncoder:
             )
         quiet()
         torch.set_num_threads(max(1, int(encode.cpus_per_worker)))
-        self.config, self.data, self.recipe, self.faults = config, data, recipe, faults
+        self.config, self.data, self.fingerprint, self.faults = config, config.data, fingerprint, faults
         self.pieces, self.done = pieces, done
         self.device = torch.device("cuda" if encode.gpus_per_worker > 0 else "cpu")
-        dtype = torch.bfloat16 if encode.precision == "bf16" else torch.float32
-        self.encoders = Encoders(config.model, self.device, dtype)
+        self.dtype = torch.bfloat16 if encode.precision == "bf16" else torch.float32
         self.pool = ThreadPoolExecutor(max(2, int(encode.cpus_per_worker)))
-        self.layers = _Layers(config, recipe)
+        self._encoders: dict[str, Any] = {}
 
     def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Do one job: {"kind": "empty"}, or a row group of missing "arrays" or "texts". Return what was made, by store."""
+        """Do one job: an "empty" caption, or a row group of missing "arrays" or "texts". Return what was made, by column."""
         if job["kind"] == "empty":
-            return self._empty()
+            return self._empty(job["store"])
         done = storage.join(self.done, f"{content_key(job['uri'], job['group'])}.json")
         if storage.exists(done):  # Ray lost the report with the node that held it, and asks again
             told: dict[str, Any] = storage.read_json(done)
@@ -79,34 +78,41 @@ class ShardEncoder:
         storage.write_json(done, report)
         return report
 
-    def _arrays(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
-        bucket = lines[0]["bucket"]
-        writers = {store: self._writer(f"{store}/bucket={bucket}", storage.join(pieces, store), len(lines))
-                   for store in (MOMENTS, MASKS, CONTROLS)}  # fmt: skip
-        faults: list[dict[str, Any]] = []
-        waiting: list[_Value] = []
+    def _encoder(self, name: str) -> Any:
+        """Return a column's encoder, loaded when first asked for."""
+        if name not in self._encoders:
+            from raytrain import families
 
-        def encode() -> None:
-            for value, content in zip(waiting, self._encode(waiting), strict=True):
-                if content is None:
-                    faults.append(_fault(value.line["key"], BadPicture(f"the VAE {NOT_FINITE}")))
+            family = families.load(self.config.model.family)
+            self._encoders[name] = columns.load(name).load(self.config, family, self.device, self.dtype)
+        return self._encoders[name]
+
+    def _arrays(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
+        bucket, names = lines[0]["bucket"], sorted({line["store"] for line in lines})
+        writers = {name: self._writer(f"{name}/bucket={bucket}", storage.join(pieces, name), len(lines))
+                   for name in names}  # fmt: skip
+        faults: list[dict[str, Any]] = []
+        waiting: dict[str, list[_Value]] = {name: [] for name in names}
+
+        def encode(name: str) -> None:
+            for value, row in zip(waiting[name], self._encode(name, waiting[name]), strict=True):
+                if row is None:
+                    faults.append(_fault(value.line["key"], BadPicture(f"the {self._maker(name)} {NOT_FINITE}")))
                 else:
-                    writers[MOMENTS].add(value.line["key"], {MOMENTS: content})
-            waiting.clear()
+                    writers[name].add(value.line["key"], row)
+            waiting[name].clear()
 
         for value in self._values([line for line in lines if line["key"] not in writers[line["store"]].made]):
-            store = value.line["store"]
-            if isinstance(value.array, BadPicture):
-                faults.append(_fault(value.line["key"], value.array))
-            elif store == MOMENTS:
-                waiting.append(value)
-                if len(waiting) == self.data.encode.batch:
-                    encode()
-            else:
-                writers[store].add(value.line["key"], {store: value.array.tobytes()})
-        encode()
+            if isinstance(value.cut, BadPicture):
+                faults.append(_fault(value.line["key"], value.cut))
+                continue
+            waiting[value.line["store"]].append(value)
+            if len(waiting[value.line["store"]]) == self.data.encode.batch:
+                encode(value.line["store"])
+        for name in names:
+            encode(name)
         self._write_faults(faults)
-        return {"rows": len(lines), "made": {store: rows for store in writers if (rows := writers[store].close())}}
+        return {"rows": len(lines), "made": {name: rows for name in names if (rows := writers[name].close())}}
 
     def _writer(self, folder: str, pieces: str, job_rows: int) -> PieceWriter:
         encode = self.data.encode
@@ -114,57 +120,73 @@ class ShardEncoder:
         return PieceWriter(shards, pieces, job_rows)
 
     def _values(self, lines: list[dict[str, Any]]) -> Iterator[_Value]:
-        pictures = [list(group) for _, group in itertools.groupby(lines, key=lambda line: line["id"])]
-        for values in ahead(self.pool, self.layers.make, pictures, 3 * self.data.encode.batch):
+        encoders = {name: self._encoder(name) for name in {line["store"] for line in lines}}
+        images = [list(group) for _, group in itertools.groupby(lines, key=lambda line: line["id"])]
+        for values in ahead(self.pool, lambda own: self._cuts(own, encoders), images, 3 * self.data.encode.batch):
             yield from values
 
-    def _encode(self, values: Sequence[_Value]) -> list[bytes | None]:
-        """Encode pixels into float16 bytes of moments (2C, h, w); None where not finite."""
-        import torch
+    def _cuts(self, lines: list[dict[str, Any]], encoders: Mapping[str, ImageEncoder]) -> list[_Value]:
+        """Return what is to be encoded of one image, in the order of its lines; in a thread. It is decoded once."""
+        wanted = {line["store"]: encoders[line["store"]] for line in lines}
+        needs = frozenset[str]().union(*(encoder.needs for encoder in wanted.values()))
+        image = opened(lines[0], self.data, **{layer: layer in needs for layer in LAYERS})
+        if isinstance(image, BadPicture):
+            return [_Value(line, image) for line in lines]
+        layers = {name: _layer(encoder, image) for name, encoder in wanted.items()}
+        return [_Value(line, _cut(line, wanted[line["store"]], layers[line["store"]])) for line in lines]
 
+    def _encode(self, name: str, values: Sequence[_Value]) -> list[Row | None]:
+        """Encode versions of one bucket for a column; None where an array is not finite."""
         if not values:
             return []
-        stack = np.stack(_filled([value.array for value in values], self.data.encode.batch))
-        scaled = torch.from_numpy(stack).to(self.device).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
-        moments = self.encoders.encode_images(scaled)
-        expected = tuple(side // self.recipe.latent_factor for side in stack.shape[1:3])
-        if tuple(moments.shape[2:]) != expected:
-            raise UserError(
-                f"The VAE must divide every side of a bucket by {self.recipe.latent_factor}, but {stack.shape[1:3]} pixels "
-                f"became {tuple(moments.shape[2:])} latents, not {expected}. "
-                "Choose bucket sizes it can encode (data.buckets.step)."
-            )
-        return _half(moments)[: len(values)]
+        bucket, column = values[0].line["bucket"], self.fingerprint.columns[name]
+        found = self._encoder(name).encode(_filled([value.cut for value in values], self.data.encode.batch))
+        for array, content in found.items():
+            expected = column.arrays[array]
+            if (content.shape[1:], content.dtype) != (expected.shape_in(bucket), np.dtype(expected.dtype)):
+                raise UserError(
+                    f"Column {name!r} must store {array!r} of a {bucket} bucket as {expected.dtype} "
+                    f"{expected.shape_in(bucket)}, but its encoder gave {content.dtype} {content.shape[1:]}. Choose bucket "
+                    f"sizes that the {self._maker(name)} can encode (data.buckets.step)."
+                )
+        return _rows(found)[: len(values)]
 
     def _texts(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
-        writer, faults, cut = self._writer(TEXT, storage.join(pieces, TEXT), len(lines)), [], 0
+        name = lines[0]["store"]
+        writer, faults, cut = self._writer(name, storage.join(pieces, name), len(lines)), [], 0
         for batch in tables.batched((line for line in lines if line["key"] not in writer.made), self.data.encode.batch):
-            captions = [line["caption"] for line in batch]
-            cut += sum(self.encoders.too_long(captions))
-            for line, row in zip(batch, self._encode_captions(captions), strict=True):
+            captions = [line["input"] for line in batch]
+            cut += sum(self._encoder(name).too_long(captions))
+            for line, row in zip(batch, self._encode_captions(name, captions), strict=True):
                 if row is None:
-                    faults.append(_fault(line["key"], BadPicture(f"the text encoder {NOT_FINITE} for its caption")))
+                    reason = f"the {self._maker(name)} {NOT_FINITE} for its caption"
+                    faults.append(_fault(line["key"], BadPicture(reason)))
                 else:
                     writer.add(line["key"], row)
         self._write_faults(faults)
-        return {"rows": len(lines), "made": {TEXT: writer.close()}, "cut": cut}
+        return {"rows": len(lines), "made": {name: writer.close()}, "cut": {name: cut}}
 
-    def _encode_captions(self, captions: Sequence[str]) -> list[dict[str, bytes] | None]:
+    def _encode_captions(self, name: str, captions: Sequence[str]) -> list[Row | None]:
         full = _filled(captions, self.data.encode.batch)
-        columns = {name: _half(values)[: len(captions)] for name, values in self.encoders.encode_captions(full).items()}
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return [None if None in row.values() else row for row in rows]
+        return _rows(self._encoder(name).encode(full))[: len(captions)]
 
-    def _empty(self) -> dict[str, Any]:
-        shapes = {name: tuple(value.shape[1:]) for name, value in self.encoders.encode_captions([""]).items()}
-        row = self._encode_captions([""])[0]
+    def _empty(self, name: str) -> dict[str, Any]:
+        found = self._encoder(name).encode(_filled([""], self.data.encode.batch))
+        row = _rows(found)[0]
         if row is None:
             raise UserError(
-                "The text encoder must give finite half-precision numbers, but gives NaN or larger ones for the empty "
-                'caption. Nothing can be trained on them; use data.encode.precision = "fp32" or another model.'
+                f"The {self._maker(name)} must give finite half-precision numbers, but gives NaN or larger ones for the "
+                'empty caption. Nothing can be trained on them; use data.encode.precision = "fp32" or another model.'
             )
-        shard.write_empty(self.config.dataset, self.recipe.empty_key, row, shapes)
+        arrays = {
+            array: Array.model_validate({"dtype": str(content.dtype), "shape": content.shape[1:]})
+            for array, content in found.items()
+        }
+        shard.write_empty(self.config.dataset, name, self.fingerprint.empty_key(name), row, arrays)
         return {"rows": 0, "made": {}}
+
+    def _maker(self, name: str) -> str:
+        return columns.load(name).MAKER or f"maker of column {name!r}"
 
     def _write_faults(self, faults: list[dict[str, Any]]) -> None:
         if faults:
@@ -172,86 +194,42 @@ class ShardEncoder:
             tables.write_rows(storage.join(self.faults, f"{name}.parquet"), faults, tables.FAULTS)
 
 
-class _Layers:
-    """Makes the arrays of a picture, in a thread: decodes once, then resizes and cuts for each."""
-
-    def __init__(self, config: Config, recipe: Recipe) -> None:
-        self.data, self.factor = config.data, recipe.latent_factor
-        self.lock = threading.Lock()  # models of masks and control pictures serve one thread at a time
-        masks, controls = config.data.masks, config.data.controls
-        self.masker = self.maker = None
-        self.reads_mask = self.reads_control = False
-        if recipe.mask_version:
-            module = plugins.load("data.masks", masks.kind)
-            self.masker, self.reads_mask = module.load(masks), module.READS_FILE
-        if recipe.control_version:
-            module = plugins.load("data.controls", controls.kind)
-            self.maker, self.reads_control = module.load(controls), module.READS_FILE
-
-    def make(self, lines: list[dict[str, Any]]) -> list[_Value]:
-        """Return the arrays of one picture, in the order of its lines."""
-        wanted = {line["store"] for line in lines}
-        picture = opened(
-            lines[0],
-            self.data,
-            alpha=MASKS in wanted,
-            mask=MASKS in wanted and self.reads_mask,
-            control=CONTROLS in wanted and self.reads_control,
-        )
-        if isinstance(picture, BadPicture):
-            return [_Value(line, picture) for line in lines]
-        source = {MOMENTS: picture.picture}
-        for store, layer in ((MASKS, self._mask), (CONTROLS, self._control)):
-            if store in wanted:
-                source[store] = _or_fault(layer, picture)
-        return [_Value(line, self._array(line, source[line["store"]])) for line in lines]
-
-    def _array(self, line: dict[str, Any], layer: Any) -> Any:
-        if isinstance(layer, BadPicture):
-            return layer
-        bucket, version = bucket_size(line["bucket"]), Transform.from_json(line["transform"])
-        if line["store"] == MASKS:
-            return grey(layer, version, bucket, self._latent_size(bucket))
-        array = pixels(layer, version, bucket)
-        return array if line["store"] == MOMENTS else np.ascontiguousarray(array.transpose(2, 0, 1))
-
-    def _latent_size(self, bucket: Size) -> Size:
-        return bucket[0] // self.factor, bucket[1] // self.factor
-
-    def _mask(self, picture: Opened) -> Any:
-        assert self.masker is not None
-        with self.lock:
-            return self.masker.mask(picture.picture, file=sound(picture.mask), alpha=picture.alpha)
-
-    def _control(self, picture: Opened) -> Any:
-        assert self.maker is not None
-        with self.lock:
-            return self.maker.make(picture.picture, file=sound(picture.control))
-
-
-def _or_fault(function: Callable[[Opened], Any], picture: Opened) -> Any:
+def _layer(encoder: ImageEncoder, image: Opened) -> Image.Image | BadPicture:
     try:
-        return function(picture)
+        return encoder.layer(image)
     except BadPicture as error:
         return error
+
+
+def _cut(line: dict[str, Any], encoder: ImageEncoder, layer: Image.Image | BadPicture) -> np.ndarray | BadPicture:
+    if isinstance(layer, BadPicture):
+        return layer
+    return encoder.cut(layer, Transform.from_json(line["input"]), bucket_size(line["bucket"]))
 
 
 def _filled(entries: Sequence[Any], size: int) -> list[Any]:
     """Repeat the last entry until a batch is full.
 
-    Encoders compute other bits for a batch of another size; with one size a picture's arrays do not depend on where a job
+    Encoders compute other bits for a batch of another size; with one size an image's arrays do not depend on where a job
     began, and so not on what was killed when.
     """
     return [*entries, *[entries[-1]] * (size - len(entries))]
 
 
-def _half(values: Tensor) -> list[bytes | None]:
-    """Return each row of (B, ...) as raw little-endian float16 bytes; None where a value is not finite in float16."""
-    import torch
+def _rows(arrays: Mapping[str, np.ndarray]) -> list[Row | None]:
+    """Return the rows of arrays (n, ...) as raw little-endian bytes; None where a value is not finite."""
+    finite = np.all([_finite(array) for array in arrays.values()], axis=0)
+    whole: Iterable[tuple[np.ndarray, ...]] = zip(*arrays.values(), strict=True)
+    return [
+        {name: array.tobytes() for name, array in zip(arrays, row, strict=True)} if good else None
+        for row, good in zip(whole, finite, strict=True)
+    ]
 
-    half = values.detach().to(torch.float16)
-    finite = torch.isfinite(half).flatten(1).all(dim=1).tolist()
-    return [row.tobytes() if good else None for row, good in zip(half.cpu().numpy(), finite, strict=True)]
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    """Tell for each row whether all its values are finite."""
+    found: np.ndarray = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    return found
 
 
 def _fault(key: bytes, error: BadPicture) -> dict[str, Any]:

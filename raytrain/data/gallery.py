@@ -22,14 +22,17 @@ from PIL import Image
 from raytrain import storage
 from raytrain.data import buckets, tables
 from raytrain.data.browse import Row, open_snapshot, places, rows_table, shown, size
+from raytrain.data.columns import CONTROL, MASK
+from raytrain.data.fingerprint import address, prefix
 from raytrain.data.opening import opened
 from raytrain.data.picture import BadPicture
-from raytrain.data.recipe import Recipe, address
-from raytrain.data.schema import CONTROLS, HELD_OUT, MASKS, MOMENTS, Manifest, bucket_size
+from raytrain.data.schema import HELD_OUT, Manifest, bucket_size
 from raytrain.data.transform import Placement, Transform, pixels, transforms
 from raytrain.dataconfig import DataConfig
 from raytrain.errors import UserError
 
+LATENTS = "latents"
+"""The column whose cuts are shown."""
 PER_BUCKET = 12
 LARGE, SMALL = 512, 160
 """Longest side in pixels at which a picture and its further versions are drawn; larger ones are shrunk for the page."""
@@ -91,16 +94,10 @@ def write_gallery(
 class _Drawer:
     def __init__(self, dataset: str, manifest: Manifest, data: DataConfig, seed: int) -> None:
         self.dataset, self.manifest, self.data, self.seed = dataset, manifest, data, seed
-        recipe = Recipe(
-            family=manifest.family,
-            vae_hash=manifest.vae_hash,
-            text_hash=manifest.text_hash,
-            precision=data.encode.precision,
-            background=data.background,
-            stored_channels=manifest.stored_channels,
-            latent_factor=manifest.latent_factor,
-        )
-        self.prefixes = [recipe.prefixes(transparent)[MOMENTS] for transparent in (False, True)]
+        self.prefixes = []
+        if LATENTS in manifest.columns:
+            backgrounds = ("", data.background)
+            self.prefixes = [prefix(LATENTS, manifest.columns[LATENTS], background) for background in backgrounds]
 
     def draw(self, row: Row) -> Shown:
         """Read a row's picture and cut its versions again."""
@@ -109,7 +106,7 @@ class _Drawer:
             return Shown(row, problem=str(found))
         result, bucket = Shown(row), bucket_size(row["bucket"])
         candidates = {one.to_json(): one for one in self._candidates(row)}
-        for number, (path, at) in enumerate(places(row, self.manifest, MOMENTS)):
+        for number, (path, at) in enumerate(places(row, self.manifest, LATENTS)):
             cuts = {one.to_json(): one for one in self._cuts(row, number)}
             transform = self._proven(row, _value(self.dataset, path, at, "key"), cuts | candidates)
             if transform is None:
@@ -117,14 +114,19 @@ class _Drawer:
                 continue
             image = Image.fromarray(pixels(found.picture, transform, bucket))
             result.versions.append(Version(_name(transform, number), *_picture(image, SMALL if number else LARGE)))
-        for path, at in places(row, self.manifest, MASKS)[:1]:
-            result.mask = _veil(_value(self.dataset, path, at, MASKS), self.manifest.latent_size(row["bucket"]))
-        for path, at in places(row, self.manifest, CONTROLS)[:1]:
-            channels = np.frombuffer(_value(self.dataset, path, at, CONTROLS), np.uint8).reshape(
-                3, bucket[1], bucket[0]
-            )
-            result.control = _picture(Image.fromarray(channels.transpose(1, 2, 0)), SMALL)[0]
+        if (mask := self._layer(row, MASK)) is not None:
+            result.mask = _veil(mask)
+        if (control := self._layer(row, CONTROL)) is not None:
+            result.control = _picture(Image.fromarray(control.transpose(1, 2, 0)), SMALL)[0]
         return result
+
+    def _layer(self, row: Row, name: str) -> np.ndarray | None:
+        """Return the stored array of the first version in column `name`; None where there is no such column."""
+        for path, at in places(row, self.manifest, name)[:1]:
+            array = self.manifest.columns[name].arrays[name]
+            content = np.frombuffer(_value(self.dataset, path, at, name), array.dtype)
+            return content.reshape(array.shape_in(row["bucket"]))
+        return None
 
     def _proven(self, row: Row, key: bytes, candidates: dict[str, Transform]) -> Transform | None:
         """Return the transform that gives the content address of the stored array."""
@@ -144,7 +146,7 @@ class _Drawer:
 
     def _cuts(self, row: Row, number: int) -> Iterator[Transform]:
         """Yield the plain cut at the place that the row names, and its mirror image."""
-        place = row[MOMENTS][number]
+        place = row[LATENTS][number]
         for fit in self._fits(row):
             for flip in (False, True):
                 yield Transform(Placement(*fit.resized, place["crop_top"], place["crop_left"]), flip)
@@ -157,7 +159,7 @@ class _Drawer:
                 row["id"].hex(), self.seed,
             ):  # fmt: skip
                 yield one
-                for place in row[MOMENTS]:
+                for place in row[LATENTS]:
                     at = {"top": place["crop_top"], "left": place["crop_left"]}
                     yield one._replace(placement=one.placement._replace(**at))
 
@@ -196,10 +198,9 @@ def _picture(image: Image.Image, longest: int) -> tuple[str, int, int]:
     return _uri(image, "WEBP", quality=90), *image.size
 
 
-def _veil(values: bytes, shape: tuple[int, int]) -> str:
+def _veil(mask: np.ndarray) -> str:
     """Return a mask (h, w) as a veil: the less a place counts in the loss, the more of it is covered."""
-    mask = np.frombuffer(values, np.uint8).reshape(shape)
-    veil = np.zeros((*shape, 4), np.uint8)
+    veil = np.zeros((*mask.shape, 4), np.uint8)
     veil[..., 0], veil[..., 2] = 255, 90
     veil[..., 3] = (255 - mask.astype(np.int32)) * 7 // 10
     return _uri(Image.fromarray(veil), "PNG")

@@ -50,4 +50,5 @@ def lost(dataset: str, manifest: Manifest) -> set[str]:
 def named(manifest: Manifest) -> set[str]:
     """Return every file that a snapshot needs, relative to the dataset."""
     shards = {path for paths in manifest.shards.values() for path in paths}
-    return shards | {part.path for part in manifest.parts} | {manifest.empty_text} | {manifest.rejected_path} - {""}
+    empty = {column.empty for column in manifest.columns.values()}
+    return shards | {part.path for part in manifest.parts} | (empty | {manifest.rejected_path}) - {""}

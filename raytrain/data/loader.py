@@ -10,13 +10,17 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from raytrain import rng
 from raytrain.batch import Batch, Columns
 from raytrain.data.ledger import Ledger, share
-from raytrain.data.read import READ, Dataset, Rows
+from raytrain.data.read import Dataset, Rows
 
 Made = TypeVar("Made")
+
+STREAMS = {"image": "version/moments", "caption": "version/text"}
+"""The stream that chooses a row's version in all columns made of the same; the names stay, and with them what is drawn."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,14 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         caption_dropout: float = 0.0,
-        columns: Collection[str] = READ,
+        columns: Collection[str] | None = None,
     ) -> None:
-        self.dataset, self.ledger, self.columns = dataset, ledger, columns
+        self.dataset, self.ledger = dataset, ledger
+        self.columns = tuple(dataset.manifest.columns if columns is None else columns)
         self.rank, self.world, self.caption_dropout = rank, world, caption_dropout
-        self._empty = (
-            {name: torch.from_numpy(v.copy()) for name, v in dataset.empty_text().items()} if caption_dropout else {}
-        )
+        self._empty: dict[str, Tensor] = {}
+        if caption_dropout:
+            self._empty = {name: _tensor(array.copy()) for name, array in dataset.empties(self.columns).items()}
 
     def step(self, number: int) -> Step:
         """Build one step's work."""
@@ -61,11 +66,11 @@ class Loader:
         numbers = plan.rows[filled]
         occurrences = self.dataset.occurrences(plan.bucket, numbers, plan.occurrences[filled]).tolist()
 
-        def pick(store: str, ids: list[str], counts: np.ndarray) -> np.ndarray:
+        def pick(of: str, ids: list[str], counts: np.ndarray) -> np.ndarray:
             """Choose a version of each row for this occurrence."""
             if (counts == 1).all():
                 return np.zeros(len(ids), np.int64)
-            shares = rng.uniform(self.ledger.seed, f"version/{store}", ids, occurrences)
+            shares = rng.uniform(self.ledger.seed, STREAMS[of], ids, occurrences)
             chosen: np.ndarray = np.floor(shares * counts).astype(np.int64)
             return chosen
 
@@ -88,8 +93,14 @@ class Loader:
 
 def to_batch(rows: Rows, occurrences: list[int]) -> Batch:
     """Wrap rows as a batch of tensors."""
-    columns = Columns({name: torch.from_numpy(values) for name, values in rows.columns.items()})
+    columns = Columns({name: _tensor(values) for name, values in rows.columns.items()})
     return Batch(rows.ids, occurrences, torch.from_numpy(rows.weights), columns)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    """Return a tensor on the array's own memory; token ids as int64, the type of tokenizers and embeddings."""
+    tensor = torch.from_numpy(values)
+    return tensor.long() if values.dtype == np.int32 else tensor
 
 
 def prefetch(make: Callable[[int], Made], numbers: range, depth: int = 2) -> Iterator[Made]:

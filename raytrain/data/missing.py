@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,30 +11,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raytrain import storage
+from raytrain import plugins, storage
 from raytrain.data import leaving, tables
-from raytrain.data.recipe import Recipe
-from raytrain.data.schema import STORES, bucket_size
+from raytrain.data.fingerprint import Fingerprint
 from raytrain.dataconfig import EncodeConfig
 
 READERS = 16
 _ARRAYS = """
-    SELECT r.bucket, r.number, r.id, r.mask_id, r.control_id, r.path, r.location, r.mask, r.control, a.store, a.transform, a.key
-    FROM (SELECT * FROM arrays ANTI JOIN stored USING (key) ANTI JOIN faults USING (key)) a JOIN rows r USING (row_key)
+    SELECT r.bucket, r.number, r.id, r.mask_id, r.control_id, r.path, r.location, r.mask, r.control, a.store, a.input, a.key
+    FROM (SELECT * FROM arrays ANTI JOIN stored USING (key) ANTI JOIN faults USING (key) WHERE store IN ({})) a
+    JOIN rows r USING (row_key)
 """
-_TEXTS = "SELECT key, caption FROM captions ANTI JOIN stored USING (key) ANTI JOIN faults USING (key)"
-_THERE = """
-    SELECT count(DISTINCT key) FROM (SELECT key FROM arrays UNION ALL SELECT key FROM captions) SEMI JOIN stored USING (key)
-"""
+_TEXTS = (
+    "SELECT store, key, input FROM arrays ANTI JOIN stored USING (key) ANTI JOIN faults USING (key) WHERE store IN ({})"
+)
+_THERE = "SELECT count(DISTINCT key) FROM (SELECT key FROM arrays) SEMI JOIN stored USING (key)"
 
 
-def write_stored(dataset: str, stored: str) -> int:
+def write_stored(dataset: str, stored: str, columns: Iterable[str]) -> int:
     """Write where every array on storage is to the table `stored`; return their number.
 
-    A file that cannot be read or is being deleted is left out: what it held is encoded again.
+    Columns from outside the project are looked for only where they are named. A file that cannot be read or is being
+    deleted is left out: what it held is encoded again.
     """
     going = leaving.leaving(dataset)
-    shards = [(store, path) for store in STORES for path in shards_of(dataset, store) if path not in going]
+    stores = sorted({*plugins.names("data.columns"), *columns})
+    shards = [(store, path) for store in stores for path in shards_of(dataset, store) if path not in going]
 
     def lines() -> Iterator[pa.Table]:
         with ThreadPoolExecutor(READERS) as pool:
@@ -61,24 +63,26 @@ def shards_of(dataset: str, store: str) -> list[str]:
 
 
 def write_missing(
-    work: str, stored: str, faults: tuple[str, ...], recipe: Recipe, encode: EncodeConfig, number: int
+    work: str, stored: str, faults: tuple[str, ...], fingerprint: Fingerprint, encode: EncodeConfig, number: int
 ) -> dict[str, Any]:
     """Write what is missing under `work`: one row group of two files for each job. Return them and counts."""
     reads: dict[str, Any] = {name: (storage.join(work, name), schema) for name, schema in tables.DESCRIBED.items()}
     files = {name: storage.join(work, name, f"{number}.parquet") for name in ("work", "text_work")}
     with tables.database(**reads, stored=(stored, tables.STORED), faults=(faults, tables.FAULTS)) as sql:
-        sql.execute(f"CREATE TEMP TABLE missing AS {_ARRAYS}")
+        sql.execute(f"CREATE TEMP TABLE missing AS {_ARRAYS.format(_quoted(fingerprint.names('image')))}")
         counts = dict(sql.execute("SELECT bucket, count(*) FROM missing GROUP BY bucket").fetchall())
         ordered = sql.sql("SELECT * FROM missing ORDER BY bucket, number, store, key").to_arrow_reader(tables.GROUP)
-        limits = {bucket: _limit(count, _moments_bytes(bucket, recipe), encode) for bucket, count in counts.items()}
+        limits = {bucket: _limit(count, _row_bytes(bucket, fingerprint), encode) for bucket, count in counts.items()}
         arrays = tables.write_groups(
             files["work"], tables.cut(tables.distinct(ordered), "bucket", limits.__getitem__), tables.WORK
         )
         sql.execute("DROP TABLE missing")
-        sql.execute(f"CREATE TEMP TABLE text_work AS {_TEXTS}")
-        [captions] = sql.execute("SELECT count(*) FROM text_work").fetchall()[0]
-        ordered = sql.sql("SELECT * FROM text_work ORDER BY key").to_arrow_reader(tables.GROUP)
-        tables.write(files["text_work"], tables.distinct(ordered), tables.TEXT_WORK, _limit(captions, 0, encode))
+        sql.execute(f"CREATE TEMP TABLE text_work AS {_TEXTS.format(_quoted(fingerprint.names('caption')))}")
+        counts = dict(sql.execute("SELECT store, count(*) FROM text_work GROUP BY store").fetchall())
+        ordered = sql.sql("SELECT * FROM text_work ORDER BY store, key").to_arrow_reader(tables.GROUP)
+        limits = {store: _limit(count, 0, encode) for store, count in counts.items()}
+        texts = tables.cut(tables.distinct(ordered), "store", limits.__getitem__)
+        captions = tables.write_groups(files["text_work"], texts, tables.TEXT_WORK)
         [there] = sql.execute(_THERE).fetchall()[0]
     return {"arrays": arrays, "captions": captions, "there": there, "files": files}
 
@@ -93,9 +97,14 @@ def _limit(count: int, row_bytes: int, encode: EncodeConfig) -> int:
     return max(1, min(whole, share))
 
 
-def _moments_bytes(bucket: str, recipe: Recipe) -> int:
-    width, height = bucket_size(bucket)
-    return 2 * recipe.stored_channels * (width // recipe.latent_factor) * (height // recipe.latent_factor)
+def _row_bytes(bucket: str, fingerprint: Fingerprint) -> int:
+    """Return the bytes of the largest array that is stored of an image."""
+    images = [fingerprint.columns[name] for name in fingerprint.names("image")]
+    return max((array.bytes_in(bucket) for column in images for array in column.arrays.values()), default=0)
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "NULL"
 
 
 def _keys(uri: str) -> pa.ChunkedArray | None:

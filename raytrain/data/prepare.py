@@ -19,12 +19,24 @@ from rich.console import Console
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data import choose, describe, flow, listing, look, missing, notes, pieces, shard, snapshot, tables
+from raytrain.data import (
+    choose,
+    describe,
+    flow,
+    listing,
+    look,
+    missing,
+    notes,
+    pieces,
+    shard,
+    snapshot,
+    tables,
+)
 from raytrain.data.encode import ShardEncoder
+from raytrain.data.fingerprint import Fingerprint
 from raytrain.data.flow import Report
 from raytrain.data.item import Rejected
 from raytrain.data.progress import Bars, bars
-from raytrain.data.recipe import Recipe, recipe
 from raytrain.data.report import SHOWN, PrepareReport, show
 from raytrain.data.schema import Manifest
 from raytrain.errors import UserError
@@ -40,8 +52,8 @@ ALIVE, BEAT_SECONDS = "alive", 60.0
 class Preparation:
     """One run: its settings, its folder of working tables, and what it did so far."""
 
-    def __init__(self, config: Config, known: Recipe, show: Bars) -> None:
-        self.config, self.data, self.recipe, self.bars = config, config.data, known, show
+    def __init__(self, config: Config, known: Fingerprint, show: Bars) -> None:
+        self.config, self.data, self.fingerprint, self.bars = config, config.data, known, show
         self.dataset = config.dataset
         self.work = storage.join(self.dataset, "work", f"{int(time.time())}-{uuid.uuid4().hex[:8]}")
         self.catalog, self.notes = storage.join(self.dataset, "catalog"), storage.join(self.dataset, "notes")
@@ -49,6 +61,7 @@ class Preparation:
         self.faults = self._at("faults")
         self.counts: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
+        self.cut: Counter[str] = Counter()
         self.noted: dict[str, int] = {}
         self.mean_ratio = 1.0
         self.beaten = -BEAT_SECONDS
@@ -109,7 +122,7 @@ class Preparation:
 
     def _describe(self, pictures: str) -> None:
         jobs = tables.groups_of(pictures)
-        settings = {"data": self.data, "recipe": self.recipe, "seed": self.config.seed,
+        settings = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.config.seed,
                     "mean_ratio": self.mean_ratio, "work": self.work}  # fmt: skip
         total = sum(job["rows"] for job in jobs)
         self._each("plan", total, flow.map_tasks(jobs, describe.describe, **settings))
@@ -123,12 +136,12 @@ class Preparation:
             found = self._missing(number)
             total = found["arrays"] + found["captions"]
             self.counts["reused"] += found["there"] if number == 0 else 0
-            empty = shard.read_shapes(self.dataset, self.recipe.empty_key) is None
+            empty = [name for name in self.fingerprint.names("caption") if self._no_empty(name)]
             if not total and not empty:
                 return
             if number == PASSES:
                 raise RuntimeError(f"{total} arrays are still missing from {self.dataset!r} after {PASSES} rounds")
-            jobs: list[flow.Job] = [{"kind": "empty"}] if empty else []
+            jobs: list[flow.Job] = [{"kind": "empty", "store": name} for name in empty]
             jobs += [
                 job | {"kind": kind}
                 for kind, file in (("texts", "text_work"), ("arrays", "work"))
@@ -136,18 +149,22 @@ class Preparation:
             ]
             for report in self._run_encoders(jobs, "encode", total):
                 self.made.update(report["made"])
-                self.counts["cut"] += report.get("cut", 0)
+                self.cut.update(report.get("cut", {}))
+
+    def _no_empty(self, name: str) -> bool:
+        """Tell whether the empty caption of a column is not encoded."""
+        return shard.read_arrays(self.dataset, name, self.fingerprint.empty_key(name)) is None
 
     def _missing(self, number: int) -> Report:
         stored = self._stored()
-        settings = {"recipe": self.recipe, "encode": self.data.encode, "number": number}
+        settings = {"fingerprint": self.fingerprint, "encode": self.data.encode, "number": number}
         result: Report = flow.call(
             missing.write_missing, work=self.work, stored=stored, faults=(self.faults, self._known()), **settings
         )
         return result
 
     def _run_encoders(self, jobs: list[flow.Job], name: str, total: int | None) -> list[Report]:
-        settings = {"config": self.config, "recipe": self.recipe, "faults": self.faults,
+        settings = {"config": self.config, "fingerprint": self.fingerprint, "faults": self.faults,
                     "pieces": self._at("pieces"), "done": self._at("done")}  # fmt: skip
         reports = flow.map_actors(jobs, ShardEncoder, settings, self.data.encode)
         return self._each(name, total, self._publishing(reports))
@@ -157,7 +174,8 @@ class Preparation:
         minutes, published = self.data.encode.publish_minutes, time.monotonic()
         for report in reports:
             yield report
-            if minutes and time.monotonic() - published > 60 * minutes:
+            due = minutes and time.monotonic() - published > 60 * minutes
+            if due and not any(map(self._no_empty, self.fingerprint.names("caption"))):
                 self._publish(complete=False)
                 published = time.monotonic()
 
@@ -170,14 +188,14 @@ class Preparation:
             faults=(self.faults, self._known()),
             rejected=tuple(self._at("rejected", name) for name in storage.names(self._at("rejected"))),
             data=self.data,
-            recipe=self.recipe,
+            fingerprint=self.fingerprint,
             complete=complete,
         )
         return result
 
     def _stored(self) -> str:
         stored = self._at("stored", f"{uuid.uuid4().hex}.parquet")
-        flow.call(missing.write_stored, dataset=self.dataset, stored=stored)
+        flow.call(missing.write_stored, dataset=self.dataset, stored=stored, columns=tuple(self.fingerprint.columns))
         return stored
 
     def _known(self) -> str:
@@ -215,7 +233,7 @@ def prepare(config: Config, console: Console | None = None) -> PrepareReport:
     """
     start = time.monotonic()
     console = console or Console()
-    known = recipe(config)
+    known = Fingerprint.of(config)
     if config.cluster.address == "local":
         flow.check_room(config.data.encode)
     earlier = snapshot.read_manifest(config.dataset)
@@ -239,6 +257,7 @@ def _report(done: Preparation, published: Report, earlier: Manifest | None, seco
             "[data.quality]."
         )
     manifest = snapshot.read_snapshot(done.dataset, published["number"])
+    cut = max(done.cut.values(), default=0)  # the same captions in every column
     return PrepareReport(
         found=done.counts["found"],
         looked=done.counts["looked"],
@@ -247,14 +266,14 @@ def _report(done: Preparation, published: Report, earlier: Manifest | None, seco
         noted=done.noted,
         reused=done.counts["reused"],
         uncaptioned=published["uncaptioned"],
-        cut=done.counts["cut"],
+        cut=cut,
         rules=published["rules"],
         rejected=tuple(rejected),
         rejected_path=rejected_path,
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=_notes(earlier, manifest) + _cut(done.counts["cut"], done.config.model.max_tokens),
+        notes=_notes(earlier, manifest) + _cut(cut, done.config.model.max_tokens),
         seconds=seconds,
     )
 
@@ -279,16 +298,19 @@ def _cut(count: int, most: int) -> tuple[str, ...]:
 
 
 def _notes(earlier: Manifest | None, manifest: Manifest) -> tuple[str, ...]:
-    """Say why an earlier dataset could not be reused."""
+    """Say why what an earlier dataset holds could not be reused."""
     if earlier is None:
         return ()
     found = []
     if earlier.family != manifest.family:
         found.append(f"the earlier dataset was made for family {earlier.family!r}, this one is for {manifest.family!r}")
-    if earlier.vae_hash != manifest.vae_hash:
-        found.append("the earlier dataset was made with another VAE: every picture was encoded again")
-    if earlier.text_hash != manifest.text_hash:
-        found.append("the earlier dataset was made with other text encoders: every caption was encoded again")
+    for name, column in manifest.columns.items():
+        before = earlier.columns[name].version if name in earlier.columns else column.version
+        changed = [fact for fact, value in column.version.items() if before.get(fact) != value]
+        if changed:
+            found.append(
+                f"the earlier dataset was made with another {', another '.join(changed)}: all of its {name} were encoded again"
+            )
     return tuple(found)
 
 

@@ -16,22 +16,19 @@ from pydantic import ValidationError
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.data import schema, snapshot
-from raytrain.data.schema import CONTROLS, HELD_OUT, MASKS, MOMENTS, STORES, TEXT, TRAIN, Manifest
+from raytrain.data.schema import HELD_OUT, TRAIN, Column, Manifest
 from raytrain.errors import UserError
 
 _TWO_HEADERS = 42
 """Bytes of two page headers at least; one takes about 21."""
 
-READ = ("latents", "text")
-"""Columns that are read where nothing else is asked for."""
-
 Pick = Callable[[str, list[str], np.ndarray], np.ndarray]
-"""(store, picture hashes, number of versions of each) -> which version of each is read."""
+"""("image" or "caption", image hashes, number of versions of each) -> which version of each row is read."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the versions of one store's arrays are, for n rows: those of row i are offsets[i] to offsets[i + 1]."""
+    """Where the versions of one column's arrays are, for n rows: those of row i are offsets[i] to offsets[i + 1]."""
 
     offsets: np.ndarray
     """(n + 1,) int64."""
@@ -103,7 +100,7 @@ class Dataset:
         if (bucket, split) in self._indices:
             return self._indices[bucket, split]
         none = np.empty(0, np.int64)
-        places = {store: Places(np.zeros(1, np.int64), np.empty((0, 4), np.int32)) for store in STORES}
+        places = {name: Places(np.zeros(1, np.int64), np.empty((0, 4), np.int32)) for name in self.manifest.columns}
         return Index(np.empty((0, 32), np.uint8), np.empty((0, 2), np.int32), none, none, places, none, none)
 
     def counts(self, split: str = TRAIN) -> dict[str, int]:
@@ -122,57 +119,50 @@ class Dataset:
         numbers: np.ndarray,
         split: str = TRAIN,
         pick: Pick | None = None,
-        columns: Collection[str] = READ,
+        columns: Collection[str] | None = None,
     ) -> Rows:
-        """Return entries by their numbers, with these columns and, where there are masks, those.
+        """Return entries by their numbers, with these columns (default: all that are stored) and no other.
 
-        `pick` chooses among a row's versions, without it the first is read.
+        `pick` chooses among a row's versions, without it the first is read: one for all columns made of the image, which
+        show the same cut, and one for all made of the caption.
         """
         index = self.index(bucket, split)
         rows = index.entries[numbers]
         digits = index.ids[rows].tobytes().hex()
         ids = [digits[start : start + 64] for start in range(0, len(digits), 64)]
-        found: dict[str, dict[str, np.ndarray]] = {}
+        arrays: dict[str, np.ndarray] = {}
         crops = np.zeros((len(rows), 2), np.int32)
         versions: dict[str, np.ndarray] = {}
-        for store in STORES:
-            if store == CONTROLS and "control" not in columns:
-                continue
-            places = index.places[store]
+        for name in self.manifest.columns if columns is None else columns:
+            column, places = self.column(name), index.places[name]
             first = places.offsets[rows]
-            counts = places.offsets[rows + 1] - first
-            if not counts.all():
-                continue
-            same = versions.get(MOMENTS) if store in (MASKS, CONTROLS) else None  # they show the same cut
-            versions[store] = (
-                same if same is not None else pick(store, ids, counts) if pick else np.zeros(len(rows), np.int64)
-            )
-            where = places.columns[first + versions[store]]
-            found[store] = self._arrays(store, where)
-            if store == MOMENTS:
+            if column.of not in versions:
+                counts = places.offsets[rows + 1] - first
+                versions[column.of] = pick(column.of, ids, counts) if pick else np.zeros(len(rows), np.int64)
+            where = places.columns[first + versions[column.of]]
+            for array, content in self._arrays(name, where).items():
+                stored = column.arrays[array]
+                arrays[array] = content.view(stored.dtype).reshape(-1, *stored.shape_in(bucket))
+            if column.of == "image":
                 crops = where[:, 2:]
         width, height = schema.bucket_size(bucket)
-        sizes = np.empty((len(rows), 6), np.float32)
+        sizes = arrays["sizes"] = np.empty((len(rows), 6), np.float32)
         sizes[:, :2], sizes[:, 2:4], sizes[:, 4:] = index.sizes[rows], crops, (height, width)
-        arrays: dict[str, np.ndarray] = {
-            "latents": found[MOMENTS][MOMENTS].view(np.float16).reshape(-1, *self.manifest.moments_shape(bucket)),
-            **{name: found[TEXT][name].view(np.float16).reshape(-1, *shape)
-               for name, shape in self.manifest.text_shapes.items()},
-            "sizes": sizes,
-        }  # fmt: skip
-        if MASKS in found:
-            arrays["mask"] = found[MASKS][MASKS].reshape(-1, *self.manifest.latent_size(bucket))
-        if CONTROLS in found:
-            arrays["control"] = found[CONTROLS][CONTROLS].reshape(-1, 3, height, width)
         return Rows(ids, index.weights[rows], arrays)
 
-    def empty_text(self) -> dict[str, np.ndarray]:
-        """Return the text columns of the empty caption, each without a row axis."""
-        table = pq.read_table(storage.fetch(storage.join(self.uri, self.manifest.empty_text)))
-        return {
-            name: np.frombuffer(table.column(name)[0].as_py(), np.float16).reshape(shape)
-            for name, shape in self.manifest.text_shapes.items()
-        }
+    def column(self, name: str) -> Column:
+        """Return what is stored of a column; UserError where the dataset has none of that name."""
+        return stored_column(self.uri, self.manifest, name)
+
+    def empties(self, columns: Collection[str]) -> dict[str, np.ndarray]:
+        """Return the arrays of the empty caption in those of the columns that are made of captions, without a row axis."""
+        found: dict[str, np.ndarray] = {}
+        for column in map(self.column, columns):
+            if column.of == "caption":
+                table = pq.read_table(storage.fetch(storage.join(self.uri, column.empty)))
+                for name, array in column.arrays.items():
+                    found[name] = np.frombuffer(table.column(name)[0].as_py(), array.dtype).reshape(array.shape)
+        return found
 
     def details(self, split: str, columns: tuple[str, ...] = ("path", "captions")) -> Iterator[dict[str, Any]]:
         """Yield columns of a split's rows and the bucket of each, in the order of buckets and ids."""
@@ -185,7 +175,8 @@ class Dataset:
                             yield row | {"bucket": part.bucket}
 
     def _read_indices(self, bucket: str) -> Iterator[tuple[tuple[str, str], Index]]:
-        columns = ["id", "split", "original_height", "original_width", "repeats", "weight", *STORES]
+        names = list(self.manifest.columns)
+        columns = ["id", "split", "original_height", "original_width", "repeats", "weight", *names]
         uris = [storage.join(self.uri, part.path) for part in self.manifest.parts if part.bucket == bucket]
         tables = []
         for filesystem, path in map(storage.resolve, uris):
@@ -194,7 +185,7 @@ class Dataset:
         ids = np.frombuffer(table["id"].combine_chunks().buffers()[1], np.uint8).reshape(-1, 32)
         sizes = np.stack([table[name].to_numpy() for name in ("original_height", "original_width")], axis=1)
         weights, repeats = table["weight"].to_numpy(), table["repeats"].to_numpy()
-        places = {store: _places(table[store].combine_chunks()) for store in STORES}
+        places = {name: _places(table[name].combine_chunks()) for name in names}
         splits = np.asarray(table["split"].to_numpy(zero_copy_only=False))
         for split in (TRAIN, HELD_OUT):
             rows = np.flatnonzero(splits == split)
@@ -215,7 +206,7 @@ class Dataset:
                 )
 
     def _arrays(self, store: str, where: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the columns of arrays at places (n, 4), each (n, bytes) uint8."""
+        """Return a column's arrays at places (n, 4), each (n, bytes) uint8."""
         shards = [self._shard(store, number) for number in where[:, 0].tolist()]
         rows = where[:, 1].tolist()
         arrays: dict[str, np.ndarray] = {}
@@ -305,24 +296,37 @@ def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Man
 
 
 def check_dataset(config: Config) -> Manifest:
-    """Return the manifest of the config's dataset, or UserError when it was made for another model."""
-    from raytrain import pretrained
-    from raytrain.data import recipe
+    """Return the manifest of the config's dataset; UserError when it was made for another model or lacks what is read."""
+    from raytrain import families
+    from raytrain.data import columns
 
     manifest = open_manifest(config.dataset, config.data.snapshot, config.data.partial)
-    hashes = {
-        "family": (manifest.family, config.model.family),
-        "VAE": (manifest.vae_hash, pretrained.vae_hash(config.model)),
-        "text encoder": (manifest.text_hash, recipe.text_hash(config)),
-    }
-    for what, (made_with, wanted) in hashes.items():
+    facts = {"family": (manifest.family, config.model.family)}
+    for name in columns.read(config):
+        kind = columns.load(name)
+        own = kind.version(config, families.load(config.model.family))
+        version = stored_column(config.dataset, manifest, name).version
+        if kind.MAKER:
+            facts[kind.MAKER] = version.get(kind.MAKER, ""), own[kind.MAKER]
+    for what, (made_with, wanted) in facts.items():
         if made_with != wanted:
             raise UserError(
                 f"The dataset {config.dataset!r} was made by another {what} ({made_with[:12]}) than the model's "
-                f"({wanted[:12]}); training on it would learn from foreign latents. Run `raytrain prepare` with this "
+                f"({wanted[:12]}); training on it would learn from foreign arrays. Run `raytrain prepare` with this "
                 "config, or set model.path, model.vae or model.max_tokens to what it was made with."
             )
     return manifest
+
+
+def stored_column(uri: str, manifest: Manifest, name: str) -> Column:
+    """Return what a snapshot stores of a column; UserError where it has none of that name."""
+    if name not in manifest.columns:
+        raise UserError(
+            f"Training reads column {name!r}, but snapshot {manifest.number} of {uri!r} has only "
+            f"{', '.join(manifest.columns)}; there would be nothing to learn from. Run `raytrain prepare` again with "
+            "this config: only what is missing is made."
+        )
+    return manifest.columns[name]
 
 
 def _places(column: Any) -> Places:

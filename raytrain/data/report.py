@@ -26,7 +26,7 @@ class PrepareReport(Table):
     kept: int
     """Rows of the dataset."""
     made: dict[str, int]
-    """Arrays encoded now, by store: `moments`, `masks`, `controls`, `text`."""
+    """Arrays encoded now, by column: `latents`, `mask`, `control`, `text`, `tokens`."""
     noted: dict[str, int]
     """Scores and captions made now, by the name of their maker."""
     reused: int

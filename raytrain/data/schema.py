@@ -1,9 +1,7 @@
 """The dataset on storage. THE contract between preparation and training.
 
-    <dataset>/moments/bucket=<W>x<H>/<hash>.parquet    arrays by content address: VAE moments, float16
-    <dataset>/masks/bucket=<W>x<H>/<hash>.parquet      loss masks at latent size, uint8
-    <dataset>/controls/bucket=<W>x<H>/<hash>.parquet   control pictures, uint8 (3, H, W)
-    <dataset>/text/<hash>.parquet                      encoded captions, float16 columns of the family
+    <dataset>/<column>/bucket=<W>x<H>/<hash>.parquet   arrays made of images, by content address: latents, mask, control
+    <dataset>/<column>/<hash>.parquet                  arrays made of captions: text, tokens
     <dataset>/notes/<hash>.parquet                     what captioners and scorers said, by version and picture
     <dataset>/catalog/<hash>.parquet                   what looking at each source file found, by its stamp
     <dataset>/rows/bucket=<W>x<H>/<hash>.parquet       rows of a snapshot: which arrays make a row
@@ -23,21 +21,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from raytrain.table import Names, Table
 
-VERSION = 2
+VERSION = 3
 MANIFEST = "manifest.json"
 SNAPSHOTS = "snapshots"
-MOMENTS = "moments"
-MASKS = "masks"
-CONTROLS = "controls"
-TEXT = "text"
-STORES = (MOMENTS, MASKS, CONTROLS, TEXT)
 TRAIN, HELD_OUT = "train", "held_out"
 
 PLACES = pa.list_(
@@ -48,12 +44,51 @@ ROWS = pa.schema({
     "row_key": _HASH, "id": _HASH, "split": pa.string(), "path": pa.string(), "location": pa.string(),
     "captions": pa.list_(pa.string()), "original_height": _SIZE, "original_width": _SIZE,
     "repeats": pa.int32(), "weight": pa.float32(), "regularisation": pa.bool_(), "scores": pa.list_(pa.float64()),
-    **dict.fromkeys(STORES, PLACES),
 })  # fmt: skip
-"""Columns of a snapshot's rows, which are sorted by id in each bucket. `row_key`: hash over all that the row is made of. The last
-four columns list the row's versions of each array; `shard` counts into the manifest's shards of that store."""
+"""What is known of a snapshot's rows, which are sorted by id in each bucket. `row_key`: hash over all that the row is made of."""
 
 Shape = Annotated[tuple[int, ...], Field(strict=False)]
+
+
+def rows_schema(columns: Iterable[str]) -> pa.Schema:
+    """Return the columns of a snapshot's rows: `ROWS`, and for each column where the row's versions of its array are.
+
+    `shard` counts into the manifest's shards of that column.
+    """
+    return pa.schema([*ROWS, *(pa.field(name, PLACES) for name in columns)])
+
+
+class Array(Table):
+    """What is stored of one row's array."""
+
+    dtype: Literal["float16", "uint8", "int32"]
+    shape: Shape
+    """Without the axes along the image."""
+    cell: int = 0
+    """Pixels along one side of an element of the last two axes, which go along the image; 0: there are no such axes."""
+
+    def shape_in(self, bucket: str) -> tuple[int, ...]:
+        """Return the whole shape in a bucket named `WxH`."""
+        if not self.cell:
+            return self.shape
+        width, height = bucket_size(bucket)
+        return *self.shape, height // self.cell, width // self.cell
+
+    def bytes_in(self, bucket: str) -> int:
+        """Return the bytes of one row's array."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape_in(bucket))
+
+
+class Column(Table):
+    """One of `raytrain.data.columns`, as a dataset stores it."""
+
+    of: Literal["image", "caption"]
+    version: dict[str, str]
+    """All that its arrays depend on beside image and caption, by name."""
+    arrays: dict[str, Array]
+    """By the name that a batch has it under."""
+    empty: str = ""
+    """Of a caption column, the path of the shard with the empty caption (its only row)."""
 
 
 class Part(Table):
@@ -83,38 +118,20 @@ class Manifest(Table):
     complete: bool = True
     """False while preparation was still writing."""
     family: str
-    vae_hash: str
-    text_hash: str
+    columns: dict[str, Column]
     fingerprint: str
     """Hash over all rows, their splits, repeats and weights: equal fingerprints mean equal training data."""
-    stored_channels: int
-    """Channels stored of a latent."""
-    latent_factor: int
-    """Pixels per latent cell along one side."""
-    text_shapes: dict[str, Shape]
-    """Text column -> shape of one row's array."""
     buckets: dict[str, BucketCount]
     """`WxH` -> rows."""
     parts: Annotated[tuple[Part, ...], Field(strict=False)]
     shards: dict[str, Names]
-    """Store -> its shards' paths, relative to the dataset folder."""
-    empty_text: str
-    """The path of the shard with the empty caption (its only row)."""
+    """Column -> its shards' paths, relative to the dataset folder."""
     rejected: int = 0
     rejected_path: str = ""
     bytes: int = 0
     """Bytes of all shards that rows live in."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The [data] table the dataset was made with."""
-
-    def moments_shape(self, bucket: str) -> tuple[int, int, int]:
-        """Shape (channels, h, w) of what is stored of one row's latents in a bucket named `WxH`."""
-        return self.stored_channels, *self.latent_size(bucket)
-
-    def latent_size(self, bucket: str) -> tuple[int, int]:
-        """Shape (h, w) of one row's latents in a bucket named `WxH`."""
-        width, height = bucket_size(bucket)
-        return height // self.latent_factor, width // self.latent_factor
 
 
 def bucket_name(width: int, height: int) -> str:

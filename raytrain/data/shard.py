@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raytrain import storage
-from raytrain.data.schema import TEXT
+from raytrain.data.schema import Array
 
 _PLAIN: dict[str, Any] = {
     "compression": "none",
@@ -26,7 +26,7 @@ def write_shard(
 ) -> str:
     """Write arrays as one parquet file named by its keys; return its path in the dataset.
 
-    `folder` is a store, or a store and a bucket; `columns` holds each row's raw arrays, equally long in a column.
+    `folder` is that of a column, or of a column and a bucket; `columns` holds each row's raw arrays, equally long in a column.
     """
     path = f"{folder}/{hashlib.sha256(b''.join(keys)).hexdigest()}.parquet"
     write_file(storage.join(dataset, path), keys, columns, group_rows, {})
@@ -34,7 +34,7 @@ def write_shard(
 
 
 class ShardWriter:
-    """Collects the arrays of one store; writes a shard whenever it is full, and one with the rest at the end."""
+    """Collects the arrays of one column; writes a shard whenever it is full, and one with the rest at the end."""
 
     def __init__(self, dataset: str, folder: str, group_rows: int, full: int) -> None:
         self.dataset, self.folder, self.group_rows, self.full = dataset, folder, group_rows, full
@@ -63,25 +63,24 @@ class ShardWriter:
         self.keys, self.columns, self.bytes = [], {}, 0
 
 
-def write_empty(dataset: str, key: bytes, columns: Mapping[str, bytes], shapes: Mapping[str, Sequence[int]]) -> None:
-    """Write the encoded empty caption as a shard of its own, with the shapes of the text columns as metadata."""
-    notes = {"shapes": json.dumps({name: list(shape) for name, shape in shapes.items()})}
-    write_file(
-        storage.join(dataset, empty_path(key)), [key], {name: [value] for name, value in columns.items()}, 1, notes
-    )
+def write_empty(dataset: str, column: str, key: bytes, row: Mapping[str, bytes], arrays: Mapping[str, Array]) -> None:
+    """Write the empty caption of a column as a shard of its own, with the arrays' types and shapes as metadata."""
+    notes = {"arrays": json.dumps({name: array.model_dump(mode="json") for name, array in arrays.items()})}
+    uri = storage.join(dataset, empty_path(column, key))
+    write_file(uri, [key], {name: [value] for name, value in row.items()}, 1, notes)
 
 
-def empty_path(key: bytes) -> str:
-    """Return the path in the dataset of the shard that holds the empty caption alone."""
-    return f"{TEXT}/empty-{key.hex()[:32]}.parquet"
+def empty_path(column: str, key: bytes) -> str:
+    """Return the path in the dataset of the shard that holds a column's empty caption alone."""
+    return f"{column}/empty-{key.hex()[:32]}.parquet"
 
 
-def read_shapes(dataset: str, key: bytes) -> dict[str, tuple[int, ...]] | None:
-    """Return the shapes of the text columns from the empty caption's shard; None where there is none that can be read."""
-    filesystem, path = storage.resolve(storage.join(dataset, empty_path(key)))
+def read_arrays(dataset: str, column: str, key: bytes) -> dict[str, Array] | None:
+    """Return what a caption column stores, from its empty caption's shard; None where there is none that can be read."""
+    filesystem, path = storage.resolve(storage.join(dataset, empty_path(column, key)))
     try:
         notes = pq.read_schema(path, filesystem=filesystem).metadata or {}
-        return {name: tuple(shape) for name, shape in json.loads(notes[b"shapes"]).items()}
+        return {name: Array.model_validate(tree) for name, tree in json.loads(notes[b"arrays"]).items()}
     except (pa.ArrowException, OSError, KeyError):
         return None
 

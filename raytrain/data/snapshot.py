@@ -11,13 +11,14 @@ from typing import Any
 from raytrain import storage
 from raytrain.data import drift, leaving, shard, tables
 from raytrain.data.assemble import write_rows
-from raytrain.data.recipe import Recipe
+from raytrain.data.fingerprint import Fingerprint
 from raytrain.data.schema import (
     HELD_OUT,
     MANIFEST,
     SNAPSHOTS,
     TRAIN,
     BucketCount,
+    Column,
     Manifest,
     bucket_size,
 )
@@ -30,11 +31,9 @@ _NUMBERS = """
 _PIECES = """
     CREATE TEMP TABLE pieces AS
     WITH stored AS (
-      SELECT key, min(s.number << 32 | a.row) AS place FROM all_stored a JOIN shards s USING (shard) GROUP BY key),
-    wanted AS (
-      SELECT row_key, store, version, key, crop_top, crop_left, NULL AS caption FROM arrays
-      UNION ALL SELECT row_key, 'text', version, key, 0, 0, caption FROM captions)
-    SELECT w.*, s.place, k.reason, k.lasting FROM wanted w LEFT JOIN stored s USING (key) LEFT JOIN faults k USING (key)
+      SELECT key, min(s.number << 32 | a.row) AS place FROM all_stored a JOIN shards s USING (shard) GROUP BY key)
+    SELECT w.row_key, w.store, w.version, w.key, w.crop_top, w.crop_left, s.place, k.reason, k.lasting
+    FROM arrays w LEFT JOIN stored s USING (key) LEFT JOIN faults k USING (key)
 """
 _WHOLE = """
     CREATE TEMP TABLE whole AS
@@ -57,7 +56,7 @@ def publish(
     faults: tuple[str, ...],
     rejected: tuple[str, ...],
     data: DataConfig,
-    recipe: Recipe,
+    fingerprint: Fingerprint,
     complete: bool,
 ) -> dict[str, Any]:
     """Write the snapshot of all rows that are whole, unless the newest one says the same; return its number and counts.
@@ -78,7 +77,7 @@ def publish(
         _balance(sql)
         [rows] = sql.execute("SELECT count(*) FROM whole").fetchall()[0]
         [uncaptioned] = sql.execute(
-            "SELECT count(*) FROM whole SEMI JOIN (SELECT row_key FROM pieces WHERE caption IN ('', $trigger)) USING (row_key)",
+            "SELECT count(*) FROM whole JOIN rows r USING (row_key) WHERE list_has_any(r.captions, ['', $trigger])",
             {"trigger": data.captions.trigger},
         ).fetchall()[0]
         # In an order of its own: the file's name is a hash of what it lists, and a query's rows come in any order.
@@ -88,7 +87,7 @@ def publish(
         result |= {"rules": summary["rules"], "rejected_path": summary["path"]}
         if not rows:
             return result | {"number": 0}
-        manifest = _manifest(sql, dataset, work, data, recipe, summary, complete)
+        manifest = _manifest(sql, dataset, work, data, fingerprint, summary, complete)
     return result | _store(dataset, manifest)
 
 
@@ -176,30 +175,40 @@ def _write_rejected(dataset: str, lost: Any) -> dict[str, Any]:
 
 
 def _manifest(
-    sql: Any, dataset: str, work: str, data: DataConfig, recipe: Recipe, summary: dict[str, Any], complete: bool
+    sql: Any,
+    dataset: str,
+    work: str,
+    data: DataConfig,
+    fingerprint: Fingerprint,
+    summary: dict[str, Any],
+    complete: bool,
 ) -> Manifest:
-    shapes = shard.read_shapes(dataset, recipe.empty_key)
-    if shapes is None:
-        raise RuntimeError(f"the empty caption is not encoded in {dataset!r}")
-    shards, parts = write_rows(sql, dataset, work)
+    shards, parts = write_rows(sql, dataset, work, tuple(fingerprint.columns))
     return Manifest(
         complete=complete,
-        family=recipe.family,
-        vae_hash=recipe.vae_hash,
-        text_hash=recipe.text_hash,
+        family=fingerprint.family,
+        columns=_columns(dataset, fingerprint),
         fingerprint=_fingerprint(sql),
-        stored_channels=recipe.stored_channels,
-        latent_factor=recipe.latent_factor,
-        text_shapes=shapes,
         buckets=_buckets(sql),
         parts=parts,
         shards=shards,
-        empty_text=shard.empty_path(recipe.empty_key),
         rejected=sum(summary["rules"].values()),
         rejected_path=summary["path"],
         bytes=sum(storage.size(storage.join(dataset, path)) for paths in shards.values() for path in paths),
         settings=data.model_dump(mode="json"),
     )
+
+
+def _columns(dataset: str, fingerprint: Fingerprint) -> dict[str, Column]:
+    """Return the columns, those made of captions with what their empty captions say of them."""
+    found = dict(fingerprint.columns)
+    for name in fingerprint.names("caption"):
+        key = fingerprint.empty_key(name)
+        arrays = shard.read_arrays(dataset, name, key)
+        if arrays is None:
+            raise RuntimeError(f"the empty caption of column {name!r} is not encoded in {dataset!r}")
+        found[name] = found[name].model_copy(update={"arrays": arrays, "empty": shard.empty_path(name, key)})
+    return found
 
 
 def _buckets(sql: Any) -> dict[str, BucketCount]:

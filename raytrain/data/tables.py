@@ -80,20 +80,18 @@ weights, prompt and version as JSON."""
 
 ROWS = _columns(
     row_key=KEY, number=LONG, **_HASHES, bucket=TEXT, **_PLACE, original_height=SHORT, original_width=SHORT, **_SHARE,
-    scores=REALS,
+    scores=REALS, captions=TEXTS,
 )  # fmt: skip
 """One line for each row of the dataset: a picture in one bucket. `row_key` is the hash of all the row is made of."""
 
-ARRAYS = _columns(row_key=KEY, store=TEXT, version=SHORT, key=KEY, transform=TEXT, crop_top=SHORT, crop_left=SHORT)
-"""The arrays a row is made of; `version` counts those of one store."""
+ARRAYS = _columns(row_key=KEY, store=TEXT, version=SHORT, key=KEY, input=TEXT, crop_top=SHORT, crop_left=SHORT)
+"""The arrays a row is made of. `store` is the column, `version` counts those of one column, `input` is the transform of the image
+or the caption."""
 
-CAPTIONS = _columns(row_key=KEY, version=SHORT, key=KEY, caption=TEXT)
-"""The captions of a row."""
+WORK = _columns(bucket=TEXT, number=LONG, **_HASHES, **_PLACE, store=TEXT, input=TEXT, key=KEY)
+"""Arrays of images to make."""
 
-WORK = _columns(bucket=TEXT, number=LONG, **_HASHES, **_PLACE, store=TEXT, transform=TEXT, key=KEY)
-"""Arrays to make."""
-
-TEXT_WORK = _columns(key=KEY, caption=TEXT)
+TEXT_WORK = _columns(store=TEXT, key=KEY, input=TEXT)
 """Captions to encode."""
 
 STORED = _columns(store=TEXT, shard=TEXT, row=SHORT, key=KEY)
@@ -102,7 +100,7 @@ STORED = _columns(store=TEXT, shard=TEXT, row=SHORT, key=KEY)
 FAULTS = _columns(key=KEY, reason=TEXT, lasting=FLAG)
 """Notes and arrays that could not be made; a lasting fault would come again."""
 
-DESCRIBED = {"rows": ROWS, "arrays": ARRAYS, "captions": CAPTIONS}
+DESCRIBED = {"rows": ROWS, "arrays": ARRAYS}
 """The tables that describe the rows a dataset should have, by the name of their folder."""
 
 REJECTED = _columns(**dict.fromkeys(Rejected.model_fields, TEXT))

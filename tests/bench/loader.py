@@ -58,11 +58,11 @@ def setup_read(folder: Path, quick: bool) -> Sides:
 
 def _pyarrow(folder: Path, manifest: schema.Manifest) -> float:
     began, count = time.perf_counter(), 0
-    for store in (schema.MOMENTS, schema.TEXT):
-        for path in manifest.shards[store]:
+    for name in ("latents", "text"):
+        for path in manifest.shards[name]:
             file = pq.ParquetFile(folder / path, memory_map=True)
             for group in range(file.metadata.num_row_groups):
-                count += file.read_row_group(group, columns=[store]).column(store).nbytes
+                count += file.read_row_group(group, columns=[name]).column(name).nbytes
     return count / 1e6 / (time.perf_counter() - began)
 
 
@@ -71,12 +71,13 @@ def _rows(quick: bool) -> int:
 
 
 def write(folder: Path, rows: int) -> schema.Manifest:
-    """Write a dataset of random moments and text, with the project's own writer and default row groups."""
+    """Write a dataset of random latents and text, with the project's own writer and default row groups."""
     random = np.random.default_rng(0)
     buckets = {}
     for width, height in BUCKETS:
-        sizes = {schema.MOMENTS: 8 * (height // 8) * (width // 8), schema.TEXT: TEXT[0] * TEXT[1]}
-        arrays = {store: {store: [random.bytes(2 * size) for _ in range(rows)]} for store, size in sizes.items()}
+        sizes = {"latents": 8 * (height // 8) * (width // 8), "text": TEXT[0] * TEXT[1]}
+        arrays = {name: {name: [random.bytes(2 * size) for _ in range(rows)]} for name, size in sizes.items()}
         words = [""] * rows
         buckets[schema.bucket_name(width, height)] = stored.Content(arrays, words, ["train"] * rows, words)
-    return stored.write(str(folder), buckets, {schema.TEXT: TEXT}, stored_channels=8, latent_factor=8)
+    columns = {"latents": stored.LATENTS, "text": stored.caption_column(text=("float16", TEXT))}
+    return stored.write(str(folder), buckets, columns)

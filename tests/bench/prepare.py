@@ -38,6 +38,7 @@ from raytrain.encoders import Encoders
 from raytrain.toy import SD15
 from raytrain.toy.draw import draw
 from tests.bench import timed_family
+from tests.encoders import Encoders
 
 BATCH = 8
 SHAPES = ((768, 768), (960, 576), (576, 960))
@@ -72,7 +73,7 @@ def setup(folder: Path, quick: bool) -> Sides:
 
         with mock.patch.multiple(flow, _stream=stream, call=call, check_room=lambda encode: None):
             report = prepare(_fresh(config, folder / f"run-{next(numbers)}"))
-        assert report.made["moments"] == count, report
+        assert report.made["latents"] == count, report
         return count / seconds
 
     def vae() -> float:
@@ -101,7 +102,7 @@ def setup_two(folder: Path, quick: bool) -> Sides:
         report = prepare(
             _fresh(config, folder / f"{times.name}-run", model=model, workers=workers, shard_rows=2 * BATCH)
         )
-        assert report.made["moments"] == count, report
+        assert report.made["latents"] == count, report
         return timed_family.rate(times)
 
     return lambda: rate(2), lambda: rate(1)

@@ -77,7 +77,8 @@ def _runs(folder: Path, quick: bool) -> Callable[[int], Run]:
 def _shapes(run: Run) -> list[tuple[int, ...]]:
     """Return the shape of each step's latents."""
     run.close()
-    return [run.dataset.manifest.moments_shape(run.ledger.at(step).bucket)[1:] for step in range(run.total_steps)]
+    latents = run.dataset.manifest.columns["latents"].arrays["latents"]
+    return [latents.shape_in(run.ledger.at(step).bucket)[1:] for step in range(run.total_steps)]
 
 
 def _bare(shapes: list[tuple[int, ...]]) -> float:

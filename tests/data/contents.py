@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data.schema import STORES, Manifest
+from raytrain.data.schema import Manifest
 
 
 def manifest(config: Config) -> Manifest:
@@ -31,13 +31,16 @@ def contents(config: Config) -> dict[tuple[str, str], dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for part in newest.parts:
         for row in pq.read_table(dataset / part.path, partitioning=None).to_pylist():
-            for store in STORES:
+            for store in newest.columns:
                 row[store] = [
                     (shards[store, place["shard"]][place["row"]], place["crop_top"], place["crop_left"])
                     for place in row[store]
                 ]
             found[row["path"], part.bucket] = row
     assert len(found) == sum(part.rows for part in newest.parts)
-    [empty] = pq.read_table(dataset / newest.empty_text, partitioning=None).to_pylist()
-    found["", "empty caption"] = empty
+    for name, column in newest.columns.items():
+        if column.empty:
+            [found["", f"empty caption of {name}"]] = pq.read_table(
+                dataset / column.empty, partitioning=None
+            ).to_pylist()
     return found

@@ -26,7 +26,7 @@ class Direct:
         self.tokenizer = CLIPTokenizer.from_pretrained(root, subfolder="tokenizer")
         self.encoder = CLIPTextModel.from_pretrained(root, subfolder="text_encoder")
 
-    def moments(self, pixels: Pixels) -> np.ndarray:
+    def latents(self, pixels: Pixels) -> np.ndarray:
         """Encode pixels (H, W, 3) to mean and log-variance (2C, H/f, W/f)."""
         scaled = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.no_grad():
@@ -50,12 +50,12 @@ def shown(file: Path, resized: tuple[int, int], top: int, left: int, bucket: tup
     return np.asarray(whole.crop((left, top, left + bucket[0], top + bucket[1])))
 
 
-def stored(version: Any, store: str = "moments") -> np.ndarray:
-    """Return the array of one version as `contents` gives it: moments (2C, h, w) need a reshape, so all come flat."""
-    columns, _, _ = version
-    return np.frombuffer(columns[store], np.uint8 if store in ("masks", "controls") else np.float16)
+def stored(version: Any, column: str = "latents") -> np.ndarray:
+    """Return the array of one version as `contents` gives it: latents (2C, h, w) need a reshape, so all come flat."""
+    arrays, _, _ = version
+    return np.frombuffer(arrays[column], np.uint8 if column in ("mask", "control") else np.float16)
 
 
-def same(version: Any, expected: np.ndarray, store: str = "moments") -> bool:
+def same(version: Any, expected: np.ndarray, column: str = "latents") -> bool:
     """Tell whether a stored version is the expected array, but for half precision."""
-    return bool(np.allclose(stored(version, store).astype(np.float32), expected.ravel(), rtol=2e-3, atol=2e-3))
+    return bool(np.allclose(stored(version, column).astype(np.float32), expected.ravel(), rtol=2e-3, atol=2e-3))

@@ -45,8 +45,8 @@ def test_a_dataset_is_listed_and_shown(source: Path, make_config: Make) -> None:
     shown = text(browse.overview(config.dataset, manifest))
     assert all(name in shown for name in manifest.buckets)
     assert "broken.png: not a picture" in shown
-    for store in ("moments", "text"):
-        assert store in shown
+    for column in ("latents float16 (8, H/8, W/8)", "text float16 (77, 32)"):
+        assert column in shown
     row = browse.find_rows(config.dataset, manifest, "04.png")[0]
     assert (row["bucket"], row["captions"]) == ("80x48", ["picture 4"])
     assert browse.find_rows(config.dataset, manifest, row["id"].hex()[:8])[0]["path"] == "04.png"
@@ -56,7 +56,7 @@ def test_a_dataset_is_listed_and_shown(source: Path, make_config: Make) -> None:
         row["id"].hex(),
         "96x56",
         str(source / "04.png"),
-        manifest.shards["moments"][row["moments"][0]["shard"]],
+        manifest.shards["latents"][row["latents"][0]["shard"]],
     ):
         assert part in everything
     with pytest.raises(UserError, match=r"no row 'O4\.png'.*Did you mean '0?\d*4\.png'"):
@@ -107,15 +107,15 @@ def test_settings_that_change_rows_are_told_apart(source: Path, make_config: Mak
     config = make_config(held_out=0.4, augment={"flip": True})
     prepare(config)
     found = difference(config.dataset, "1", "2", first=100)
-    assert found.kinds["pixels"] == 12
+    assert found.kinds["latents"] == 12
     assert 0 < found.kinds["split"] < 12
-    assert set(found.kinds) == {"split", "pixels"}
+    assert set(found.kinds) == {"split", "latents"}
     assert found.settings == {"data.augment.flip": (False, True), "data.held_out": (0.0, 0.4)}
     subset = {"source": str(source), "format": "folder", "repeats": 3, "weight": 0.5}
     prepare(make_config(held_out=0.4, augment={"flip": True}, source="", subsets=[subset]))
     assert set(difference(config.dataset, "2", "3").kinds) == {"repeats", "weight"}
     prepare(make_config(held_out=0.4, masks={"kind": "alpha"}))
-    assert set(difference(config.dataset, "2", "4").kinds) == {"pixels", "masks"}
+    assert set(difference(config.dataset, "2", "4").kinds) == {"latents", "mask"}
 
 
 def test_another_text_encoder_is_no_other_caption(source: Path, make_config: Make, tmp_path: Path) -> None:
@@ -126,5 +126,5 @@ def test_another_text_encoder_is_no_other_caption(source: Path, make_config: Mak
     tables = config.values()
     prepare(parse({**tables, "model": {**tables["model"], "max_tokens": 150}}))
     found = difference(config.dataset, "1", "2")
-    assert found.kinds == {"text encoding": 12}
-    assert set(found.settings) == {"text encoder"}
+    assert found.kinds == {"text": 12}
+    assert set(found.settings) == {"text: text encoder"}

@@ -18,7 +18,7 @@ import pytest
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.data import collect as collecting
-from raytrain.data import leaving, missing, snapshot, tables
+from raytrain.data import leaving, snapshot, tables
 from raytrain.data.collect import collect
 from raytrain.data.prepare import prepare
 from raytrain.data.read import Dataset
@@ -67,7 +67,7 @@ def read_everything(dataset: str, number: int) -> int:
             found = opened.rows(bucket, np.arange(entries), split)
             assert np.isfinite(found.columns["latents"]).all()
             rows += entries
-    opened.empty_text()
+    opened.empties(opened.manifest.columns)
     assert len(list(opened.details("train"))) <= rows
     return rows
 
@@ -98,7 +98,7 @@ def test_old_snapshots_are_dropped_with_all_that_only_they_need(dataset: str) ->
     assert numbers(dataset) == [3]
     assert read_everything(dataset, 3) == 11
     needed = leaving.named(snapshot.read_snapshot(dataset, 3))
-    assert {name for name in after if name.split("/")[0] in (*missing.STORES, "rows", "rejected")} == needed
+    assert {name for name in after if name.split("/")[0] in ("latents", "text", "rows", "rejected")} == needed
     assert {name for name in before if name.startswith(("notes/", "catalog/"))} <= after.keys()
 
 
@@ -117,10 +117,10 @@ def test_young_files_stay(dataset: str) -> None:
     assert found.young > 0
     assert files(dataset) == before
     a_day_ago = time.time() - 25 * 3600
-    old = sorted(Path(dataset, "moments").rglob("*.parquet"))
+    old = sorted(Path(dataset, "latents").rglob("*.parquet"))
     for file in old:
         os.utime(file, (a_day_ago, a_day_ago))
-    assert set(collect(dataset).files) == {"moments"}
+    assert set(collect(dataset).files) == {"latents"}
     assert read_everything(dataset, 3) == 11
 
 
@@ -137,14 +137,14 @@ def test_what_a_living_preparation_wrote_stays_however_old(dataset: str) -> None
     os.utime(work / "alive", (days, days))
     found = collect(dataset).files
     assert found["work"] == 1
-    assert found["moments"] > 0
+    assert found["latents"] > 0
     assert not work.exists()
 
 
 def test_what_killed_writers_left_goes_and_what_is_not_ours_stays(dataset: str) -> None:
-    left = ["moments/bucket=64x64/x.parquet.tmp-0123abcd", "manifest.json.tmp-0123abcd", "rejected/0a.new",
+    left = ["latents/bucket=64x64/x.parquet.tmp-0123abcd", "manifest.json.tmp-0123abcd", "rejected/0a.new",
             "snapshots/000009.json.new-0123abcd", "snapshots/000009.json.new-0123abcd.tmp-0123abcd"]  # fmt: skip
-    foreign = ["notes.md", "moments/README", "pictures/new.png", "preview.html"]
+    foreign = ["notes.md", "latents/README", "pictures/new.png", "preview.html"]
     for name in (*left, *foreign):
         Path(dataset, name).parent.mkdir(exist_ok=True, parents=True)
         Path(dataset, name).write_text("x")
@@ -154,7 +154,7 @@ def test_what_killed_writers_left_goes_and_what_is_not_ours_stays(dataset: str) 
 
 
 def test_nothing_is_deleted_where_a_snapshot_cannot_be_read(dataset: str) -> None:
-    Path(snapshot.snapshot_path(dataset, 3)).write_text('{"version": 2, "number": 3')
+    Path(snapshot.snapshot_path(dataset, 3)).write_text('{"version": 3, "number": 3')
     before = files(dataset)
     with pytest.raises(UserError, match="cannot be read"):
         collect(dataset, keep=1, older_than=0)
@@ -260,7 +260,7 @@ def test_what_is_being_deleted_is_made_again(dataset: str, make_config: Make, mo
 
     monkeypatch.setattr(collecting, "_named", before_a_preparation)
     collect(dataset, older_than=0)
-    assert made[0].made["moments"] == 11
+    assert made[0].made["latents"] == 11
     assert read_everything(dataset, made[0].snapshot) == 11
     assert not storage.names(storage.join(dataset, leaving.FOLDER))
 

@@ -45,14 +45,14 @@ def rows(config: Config) -> dict[str, dict[str, Any]]:
 
 def test_flipped_versions_are_the_mirrored_picture_encoded(source: Path, make_config: Make) -> None:
     config = make_config(held_out=0.0, buckets={"sizes": [[64, 64]], "step": 16}, augment={"flip": True})
-    assert prepare(config).made["moments"] == 6
+    assert prepare(config).made["latents"] == 6
     direct, found = Direct(config), rows(config)
     for name, resized, top, left in (("wide", (120, 64), 0, 28), ("tall", (64, 110), 23, 0)):
         plain = shown(source / f"{name}.png", resized, top, left, (64, 64))
-        first, second = found[f"{name}.png"]["moments"]
-        assert same(first, direct.moments(plain))
-        assert same(second, direct.moments(plain[:, ::-1]))
-        assert not same(first, direct.moments(plain[:, ::-1]))
+        first, second = found[f"{name}.png"]["latents"]
+        assert same(first, direct.latents(plain))
+        assert same(second, direct.latents(plain[:, ::-1]))
+        assert not same(first, direct.latents(plain[:, ::-1]))
         assert (first[1:], second[1:]) == ((top, left), (top, left))
 
 
@@ -66,17 +66,17 @@ def test_cuts_are_where_their_numbers_say_and_the_loader_tells_them(source: Path
     cuts: dict[str, dict[bytes, tuple[int, int]]] = {}
     for name, row in found.items():
         assert (row["original_height"], row["original_width"]) == sizes[name]
-        assert len(row["moments"]) == 6
-        assert len({stored(version).tobytes() for version in row["moments"]}) == 6
-        cuts[row["id"].hex()] = {stored(version).tobytes(): version[1:] for version in row["moments"]}
+        assert len(row["latents"]) == 6
+        assert len({stored(version).tobytes() for version in row["latents"]}) == 6
+        cuts[row["id"].hex()] = {stored(version).tobytes(): version[1:] for version in row["latents"]}
         height, width = sizes[name]
-        for number, version in enumerate(row["moments"]):
+        for number, version in enumerate(row["latents"]):
             top, left = version[1:]
             if name != "turned.png":
                 mirror = number % 2
                 at = width - 64 - left if mirror else left  # a cut's place is counted in the mirrored picture
                 cut = shown(source / name, (width, height), top, at, (64, 64))
-                assert same(version, direct.moments(cut[:, ::-1] if mirror else cut))
+                assert same(version, direct.latents(cut[:, ::-1] if mirror else cut))
     dataset = Dataset(config.dataset)
     seen: dict[str, list[bytes]] = {}
     for seed in (0, 0, 1):
@@ -84,12 +84,12 @@ def test_cuts_are_where_their_numbers_say_and_the_loader_tells_them(source: Path
         loader = Loader(dataset, Ledger(dataset.counts(), batch=3, seed=seed, epochs=12))
         for step in range(loader.ledger.total_steps):
             batch = loader.step(step).batch
-            for identity, moments, size in zip(
+            for identity, latents, size in zip(
                 batch.ids, batch.columns["latents"].numpy(), batch.columns["sizes"].tolist(), strict=True
             ):
                 [name] = [name for name, row in found.items() if row["id"].hex() == identity]
-                assert tuple(size) == (*sizes[name], *cuts[identity][moments.tobytes()], 64, 64)
-                order.append(moments.tobytes())
+                assert tuple(size) == (*sizes[name], *cuts[identity][latents.tobytes()], 64, 64)
+                order.append(latents.tobytes())
         assert len(set(order)) > 12, "of 18 versions nearly all come up in 12 epochs"
         seen.setdefault(str(seed), order)
         assert seen[str(seed)] == order
@@ -103,7 +103,7 @@ def test_the_turned_picture_is_encoded_upright(source: Path, make_config: Make) 
         upright = picture.convert("RGB").transpose(Image.Transpose.ROTATE_270)
     cut = np.asarray(upright.crop((0, 28, 64, 92)))
     row = rows(config)["turned.png"]
-    assert same(row["moments"][0], Direct(config).moments(cut))
+    assert same(row["latents"][0], Direct(config).latents(cut))
     batch = Loader(Dataset(config.dataset), Ledger({"64x64": 3}, batch=3, seed=0, epochs=1)).step(0).batch
     [size] = [
         size
@@ -116,7 +116,7 @@ def test_the_turned_picture_is_encoded_upright(source: Path, make_config: Make) 
 def test_colours_zooms_and_outpaints_are_stored_each(source: Path, make_config: Make) -> None:
     augment = {"colours": 2, "zooms": 1, "outpaints": 1}
     config = make_config(held_out=0.0, augment=augment)
-    assert prepare(config).made["moments"] == 3 * 5
+    assert prepare(config).made["latents"] == 3 * 5
     direct = Direct(config)
     for name, row in rows(config).items():
         if name == "turned.png":
@@ -127,7 +127,7 @@ def test_colours_zooms_and_outpaints_are_stored_each(source: Path, make_config: 
         versions = transforms(*whole.size, fit, config.data.buckets, config.data.augment, row["id"].hex(), config.seed)
         assert [bool(version.colour) for version in versions] == [False, True, True, False, False]
         assert [bool(version.inset) for version in versions] == [False, False, False, False, True]
-        for version, array in zip(versions, row["moments"], strict=True):
-            assert same(array, direct.moments(pixels(whole, version, fit.bucket)))
+        for version, array in zip(versions, row["latents"], strict=True):
+            assert same(array, direct.latents(pixels(whole, version, fit.bucket)))
             assert array[1:] == (version.crop_top, version.crop_left)
-        assert len({stored(array).tobytes() for array in row["moments"]}) == 5
+        assert len({stored(array).tobytes() for array in row["latents"]}) == 5

@@ -48,12 +48,12 @@ def test_one_picture_at_two_resolutions(tmp_path: Path, make_config: Make) -> No
         ("middle.png", "32x32"), ("middle.png", "64x64"), ("small.png", "32x32"),
     }  # fmt: skip
     assert (report.found, report.kept, report.rules) == (3, 6, {})
-    assert report.made["moments"] == 6
+    assert report.made["latents"] == 6
     found, direct = contents(config), Direct(config)
     for bucket, side in (("32x32", 32), ("64x64", 64), ("128x128", 128)):
         resized = round(150 * side / 140), side
         cut = shown(folder / "large.png", resized, 0, (resized[0] - side) // 2, (side, side))
-        assert same(found["large.png", bucket]["moments"][0], direct.moments(cut))
+        assert same(found["large.png", bucket]["latents"][0], direct.latents(cut))
     assert Dataset(config.dataset).counts() == {"128x128": 1, "32x32": 3, "64x64": 2}
 
 
@@ -82,7 +82,7 @@ def test_the_mean_shape_is_of_all_that_are_kept(tmp_path: Path, make_config: Mak
     ratio = (2 + 1.5 + 1 + 0.32) / 4
     width, height = (16 * round(side / 16) for side in (math.sqrt(64 * 64 * ratio), math.sqrt(64 * 64 / ratio)))
     assert {bucket for _, bucket in placed(config)} == {f"{width}x{height}"} == {"64x64"}
-    assert report.made["moments"] == 4, "one picture more moved the mean, and with it the only bucket"
+    assert report.made["latents"] == 4, "one picture more moved the mean, and with it the only bucket"
 
 
 def test_kohya_without_enlarging_keeps_sizes_cut_to_the_step(tmp_path: Path, make_config: Make) -> None:
@@ -97,8 +97,8 @@ def test_kohya_without_enlarging_keeps_sizes_cut_to_the_step(tmp_path: Path, mak
     assert set(rejected(report)) == {"strip.png"}
     found, direct = contents(config), Direct(config)
     assert same(
-        found["own.png", "64x32"]["moments"][0],
-        direct.moments(shown(tmp_path / "pictures/own.png", (70, 40), 4, 3, (64, 32))),
+        found["own.png", "64x32"]["latents"][0],
+        direct.latents(shown(tmp_path / "pictures/own.png", (70, 40), 4, 3, (64, 32))),
     )
 
 

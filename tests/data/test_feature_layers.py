@@ -68,19 +68,19 @@ def cells(mask: Image.Image, left: int) -> np.ndarray:
 def test_layers_follow_every_cut_and_mirror(config: Callable[..., Config], tmp_path: Path) -> None:
     settings = config(augment={"flip": True, "crops": 3}, buckets={**SQUARE, "crop": "random"})
     report = prepare(settings)
-    assert report.made["masks"] == report.made["controls"] == report.made["moments"] == 12
+    assert report.made["mask"] == report.made["control"] == report.made["latents"] == 12
     for path, row in rows(settings).items():
         mask, control = Image.open(tmp_path / f"masks/{path}"), Image.open(tmp_path / f"controls/{path}")
-        assert len(row["moments"]) == len(row["masks"]) == len(row["controls"]) == 6
-        for number, (moments, grey, colours) in enumerate(
-            zip(row["moments"], row["masks"], row["controls"], strict=True)
+        assert len(row["latents"]) == len(row["mask"]) == len(row["control"]) == 6
+        for number, (latents, grey, colours) in enumerate(
+            zip(row["latents"], row["mask"], row["control"], strict=True)
         ):
-            assert moments[1:] == grey[1:] == colours[1:]
-            left = 128 - 64 - moments[2] if number % 2 else moments[2]
+            assert latents[1:] == grey[1:] == colours[1:]
+            left = 128 - 64 - latents[2] if number % 2 else latents[2]
             expected = cells(mask, left)[:, :: -1 if number % 2 else 1]
-            np.testing.assert_allclose(stored(grey, "masks").reshape(8, 8), expected, atol=0.5 + 1e-6)
+            np.testing.assert_allclose(stored(grey, "mask").reshape(8, 8), expected, atol=0.5 + 1e-6)
             seen = np.asarray(control)[:, left : left + 64][:, :: -1 if number % 2 else 1]
-            assert np.array_equal(stored(colours, "controls").reshape(3, 64, 64), seen.transpose(2, 0, 1))
+            assert np.array_equal(stored(colours, "control").reshape(3, 64, 64), seen.transpose(2, 0, 1))
 
 
 def test_the_cut_is_centred_on_what_the_mask_shows(config: Callable[..., Config], source: Path) -> None:
@@ -90,14 +90,14 @@ def test_the_cut_is_centred_on_what_the_mask_shows(config: Callable[..., Config]
     found, direct = rows(settings), Direct(settings)
     # The middle of a's patch is at 24, of b's at 108: cut around them as far as the picture reaches.
     for name, left in (("a.png", 0), ("b.png", 64)):
-        [moments] = found[name]["moments"]
-        assert moments[1:] == (0, left)
-        assert same(moments, direct.moments(shown(source / name, (128, 64), 0, left, (64, 64))))
+        [latents] = found[name]["latents"]
+        assert latents[1:] == (0, left)
+        assert same(latents, direct.latents(shown(source / name, (128, 64), 0, left, (64, 64))))
     mask = Image.new("L", (128, 64), 0)
     mask.paste(255, (60, 0, 80, 64))
     mask.save(settings.data.subsets[0].masks + "/a.png")
-    assert prepare(settings).made == {"moments": 1, "masks": 1, "controls": 1}
-    assert rows(settings)["a.png"]["moments"][0][1:] == (0, 38), "70 - 32"
+    assert prepare(settings).made == {"latents": 1, "mask": 1, "control": 1}
+    assert rows(settings)["a.png"]["latents"][0][1:] == (0, 38), "70 - 32"
 
 
 def test_transparency_is_a_mask(make_config: Make, tmp_path: Path) -> None:
@@ -113,11 +113,11 @@ def test_transparency_is_a_mask(make_config: Make, tmp_path: Path) -> None:
     prepare(settings)
     found = rows(settings)
     np.testing.assert_allclose(
-        stored(found["a.png"]["masks"][0], "masks").reshape(8, 8), cells(alpha, 0), atol=0.5 + 1e-6
+        stored(found["a.png"]["mask"][0], "mask").reshape(8, 8), cells(alpha, 0), atol=0.5 + 1e-6
     )
-    assert set(stored(found["b.png"]["masks"][0], "masks")) == {255}
+    assert set(stored(found["b.png"]["mask"][0], "mask")) == {255}
     laid = np.asarray(Image.alpha_composite(Image.new("RGBA", (64, 64), "#204060"), layer).convert("RGB"))
-    assert same(found["a.png"]["moments"][0], Direct(settings).moments(laid))
+    assert same(found["a.png"]["latents"][0], Direct(settings).latents(laid))
 
 
 def test_edges_are_those_of_the_whole_picture(make_config: Make, tmp_path: Path) -> None:
@@ -127,13 +127,13 @@ def test_edges_are_those_of_the_whole_picture(make_config: Make, tmp_path: Path)
         noise = np.random.default_rng(seed).integers(0, 256, (8, 16, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((256, 128), Image.Resampling.NEAREST).save(folder / f"{seed}.png")
     settings = make_config(held_out=0.0, buckets=SQUARE, controls={"kind": "canny"}, augment={"colours": 1})
-    assert prepare(settings).made == {"moments": 4, "controls": 2, "text": 1}, "edges keep their colour"
+    assert prepare(settings).made == {"latents": 4, "control": 2, "text": 1}, "edges keep their colour"
     for path, row in rows(settings).items():
         with Image.open(folder / path) as picture:
             edges = Image.fromarray(cv2.Canny(np.asarray(picture), 100, 200)).convert("RGB")
         cut = np.asarray(edges.resize((128, 64), Image.Resampling.LANCZOS).crop((32, 0, 96, 64)))
-        for version in row["controls"]:
-            assert np.array_equal(stored(version, "controls").reshape(3, 64, 64), cut.transpose(2, 0, 1))
+        for version in row["control"]:
+            assert np.array_equal(stored(version, "control").reshape(3, 64, 64), cut.transpose(2, 0, 1))
     read = Dataset(settings.dataset).rows("64x64", np.arange(2), columns=("latents", "control"))
     control = read.columns["control"]
     assert (control.shape, control.dtype) == ((2, 3, 64, 64), np.uint8)

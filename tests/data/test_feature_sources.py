@@ -188,7 +188,7 @@ def test_source_and_dataset_in_an_object_store(
     upload(client, "lake", folder(plain, tmp_path / "source"), "pictures")
     config = make_config(source=f"s3://lake/pictures{query}", dataset=f"s3://lake/made/dataset{query}")
     report = prepare(config)
-    assert (report.found, report.looked, report.kept, report.made) == (6, 6, 6, {"moments": 6, "text": 6})
+    assert (report.found, report.looked, report.kept, report.made) == (6, 6, 6, {"latents": 6, "text": 6})
     assert report.fingerprint == expected[b"fingerprint"]
     again = prepare(config)
     assert (again.looked, again.made, again.snapshot) == (0, {}, 1)
@@ -202,9 +202,9 @@ def test_source_and_dataset_in_an_object_store(
         for bucket, count in old.counts(split).items():
             rows = old.rows(bucket, np.arange(count), split)
             for place, identity in enumerate(rows.ids):
-                [(moments, _, _)] = expected[bytes.fromhex(identity)]["moments"]
+                [(latents, _, _)] = expected[bytes.fromhex(identity)]["latents"]
                 [(text, _, _)] = expected[bytes.fromhex(identity)]["text"]
-                assert rows.columns["latents"][place].tobytes() == moments["moments"]
+                assert rows.columns["latents"][place].tobytes() == latents["latents"]
                 assert rows.columns["text"][place].tobytes() == text["text"]
                 read += 1
     assert read == 6

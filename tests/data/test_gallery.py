@@ -38,9 +38,9 @@ def encoded(config: Config, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     seen: list[bytes] = []
     real = ShardEncoder._encode
 
-    def keep(self: Any, values: Any) -> Any:
-        seen.extend(value.array.tobytes() for value in values)
-        return real(self, values)
+    def keep(self: Any, name: str, values: Any) -> Any:
+        seen.extend(value.cut.tobytes() for value in values)
+        return real(self, name, values)
 
     monkeypatch.setattr(ShardEncoder, "_encode", keep)
     prepare(config)

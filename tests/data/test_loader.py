@@ -24,17 +24,18 @@ ROWS = 23
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Two buckets of random moments, masks and text, a third of the rows twice an epoch."""
+    """Two buckets of random latents, masks and text, a third of the rows twice an epoch."""
     folder, random, buckets = str(tmp_path_factory.mktemp("dataset")), np.random.default_rng(0), {}
     for width, height in ((64, 64), (96, 48)):
         cells = (height // 8) * (width // 8)
-        sizes = {schema.MOMENTS: 2 * 8 * cells, schema.MASKS: cells, schema.TEXT: 2 * TEXT[0] * TEXT[1]}
-        arrays = {store: {store: [random.bytes(size) for _ in range(ROWS)]} for store, size in sizes.items()}
+        sizes = {"latents": 2 * 8 * cells, "mask": cells, "text": 2 * TEXT[0] * TEXT[1]}
+        arrays = {name: {name: [random.bytes(size) for _ in range(ROWS)]} for name, size in sizes.items()}
         words = [""] * ROWS
         repeats = [2 if row % 3 == 0 else 1 for row in range(ROWS)]
         content = stored.Content(arrays, words, ["train"] * ROWS, words, repeats=repeats)
         buckets[schema.bucket_name(width, height)] = content
-    stored.write(folder, buckets, {schema.TEXT: TEXT}, stored_channels=8, latent_factor=8)
+    text = stored.caption_column(text=("float16", TEXT))
+    stored.write(folder, buckets, {"latents": stored.LATENTS, "mask": stored.MASK, "text": text})
     return Dataset(folder)
 
 
@@ -72,10 +73,10 @@ def test_rows_are_read_from_their_places(dataset: Dataset) -> None:
 
     for bucket, count in dataset.counts().items():
         rows = dataset.rows(bucket, np.arange(count))
-        where = dataset.index(bucket).places[schema.MOMENTS].columns[dataset.index(bucket).entries]
+        where = dataset.index(bucket).places["latents"].columns[dataset.index(bucket).entries]
         assert len(set(where[:, 0].tolist())) == 1, "a bucket has a shard of its own"
-        path = Path(dataset.uri) / dataset.manifest.shards[schema.MOMENTS][where[0, 0]]
-        column = pq.read_table(path)[schema.MOMENTS].to_pylist()
+        path = Path(dataset.uri) / dataset.manifest.shards["latents"][where[0, 0]]
+        column = pq.read_table(path)["latents"].to_pylist()
         assert rows.columns["latents"].tobytes() == b"".join(column[row] for row in where[:, 1].tolist())
 
 

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from raytrain import pretrained
 from raytrain.config import Config
 from raytrain.configfile import parse
 from raytrain.data.prepare import prepare
 from raytrain.data.report import PrepareReport
-from raytrain.families import _weights, sd15
+from raytrain.families import sd15
 from tests.data.captioners.conftest import folder as folder  # a fixture: tiny weights of captioners
 from tests.data.chat_server import Server, serving
 from tests.data.conftest import SIZES, draw
@@ -27,7 +28,7 @@ from tests.data.contents import contents, manifest
 
 pytestmark = pytest.mark.usefixtures("here")
 COUNT = 6
-MADE = ("moments", "masks", "controls", "text")
+MADE = ("latents", "mask", "control", "text")
 
 
 @dataclass
@@ -178,7 +179,7 @@ class Case:
 
     change: Callable[[World], None]
     made: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Moments, masks, control pictures, captions."""
+    """Latents, masks, control pictures, captions."""
     looked: int = 0
     noted: dict[str, int] = field(default_factory=dict)
     start: Callable[[World], None] = nothing
@@ -294,7 +295,7 @@ def check(case: Case, world: World) -> None:
     case.start(world)
     first = prepare(world.config())
     case.change(world)
-    _weights._hash_folders.cache_clear()
+    pretrained._hash_folders.cache_clear()
     report = prepare(world.config())
     assert made(report) == case.made
     assert report.looked == case.looked
@@ -316,5 +317,5 @@ def still(world: World, report: PrepareReport) -> None:
 
 
 def made(report: PrepareReport) -> tuple[int, ...]:
-    """Return moments, masks, control pictures and captions encoded."""
+    """Return latents, masks, control pictures and captions encoded."""
     return tuple(report.made.get(store, 0) for store in MADE)

@@ -11,7 +11,7 @@ import pytest
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.data import missing, pieces, tables
-from raytrain.data.encode import ShardEncoder
+from raytrain.data.encode import Row, ShardEncoder
 from raytrain.data.prepare import prepare
 from raytrain.data.read import Dataset
 from tests.data.conftest import draw
@@ -41,11 +41,11 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[byte
     def after(batches: int | None) -> list[bytes]:
         done: list[bytes] = []
 
-        def encode(self: ShardEncoder, values: Sequence[Any]) -> list[bytes | None]:
+        def encode(self: ShardEncoder, name: str, values: Sequence[Any]) -> list[Row | None]:
             if len(done) == 2 * (batches or 1000):
                 raise KilledError
             done.extend(value.line["key"] for value in values)
-            return original(self, values)
+            return original(self, name, values)
 
         monkeypatch.setattr(ShardEncoder, "_encode", encode)
         return done
@@ -64,7 +64,7 @@ def test_a_preparation_takes_over_what_a_killed_one_had_made(
     assert len(first) == 14
     assert len(set(first) & set(second)) == 14 % GROUP
     assert len(set(first) | set(second)) == 30
-    assert (report.kept, report.made["moments"], report.reused) == (30, 30 - 12, 30 + 12)
+    assert (report.kept, report.made["latents"], report.reused) == (30, 30 - 12, 30 + 12)
     dataset = Dataset(config.dataset)
     undisturbed = config.model_copy(update={"data": config.data.model_copy(update={"dataset": f"{config.dataset}-2"})})
     encoded(None)
@@ -84,7 +84,7 @@ def test_what_is_stored_is_not_stored_again(config: Config, encoded: Callable[[i
             prepare(config)
     encoded(None)
     prepare(config)
-    paths = missing.shards_of(config.dataset, "moments")
+    paths = missing.shards_of(config.dataset, "latents")
     keys = [key for path in paths for key in _keys(storage.join(config.dataset, path))]
     assert len(keys) == len(set(keys)) == 30
 
@@ -100,7 +100,7 @@ def test_the_next_attempt_at_a_job_goes_on_from_its_pieces(
         except KilledError:
             second.extend(encoded(None))
             done = encoded(None)
-            report = call(ShardEncoder(self.config, self.recipe, self.faults, self.pieces, self.done), job)
+            report = call(ShardEncoder(self.config, self.fingerprint, self.faults, self.pieces, self.done), job)
             second.extend(done)
             return report
 
@@ -110,8 +110,8 @@ def test_the_next_attempt_at_a_job_goes_on_from_its_pieces(
     report = prepare(config)
     assert len(set(first) & set(second)) == 14 % GROUP
     assert len(second) == 30 - 12
-    assert report.made["moments"] == 30
-    [path] = missing.shards_of(config.dataset, "moments")
+    assert report.made["latents"] == 30
+    [path] = missing.shards_of(config.dataset, "latents")
     assert len(set(_keys(storage.join(config.dataset, path)))) == 30
     assert not storage.names(storage.join(config.dataset, "work"))
 

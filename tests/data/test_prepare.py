@@ -25,7 +25,7 @@ from raytrain.data.picture import decode
 from raytrain.data.prepare import prepare
 from raytrain.data.read import Dataset
 from raytrain.data.report import PrepareReport
-from raytrain.data.schema import Manifest
+from raytrain.data.schema import Array, Manifest
 from raytrain.errors import UserError
 from tests.data.conftest import draw
 
@@ -35,7 +35,7 @@ Make = Callable[..., Config]
 
 def counts(report: PrepareReport) -> tuple[int, int, int]:
     """Return pictures encoded, captions encoded, arrays reused."""
-    return report.made.get("moments", 0), report.made.get("text", 0), report.reused
+    return report.made.get("latents", 0), report.made.get("text", 0), report.reused
 
 
 def manifest(config: Config) -> Manifest:
@@ -69,18 +69,19 @@ def test_a_folder_becomes_a_dataset_that_reads_back(source: Path, make_config: M
     row = live(config)["04.png"]
     assert (row["caption"], row["bucket"]) == ("picture 4", "80x48")
     assert (row["original_height"], row["original_width"]) == (56, 96)
-    assert dataset.manifest.text_shapes == {"text": (77, 32)}
+    assert dataset.manifest.columns["text"].arrays == {"text": Array(dtype="float16", shape=(77, 32))}
+    assert dataset.manifest.columns["latents"].arrays["latents"].shape_in("80x48") == (8, 6, 10)
     assert not (Path(config.dataset) / "work").exists() or not any((Path(config.dataset) / "work").iterdir())
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_moments_and_text_equal_a_direct_encoding(
+def test_latents_and_text_equal_a_direct_encoding(
     source: Path, make_config: Make, family: str, tmp_path: Path, model: str
 ) -> None:
     from diffusers import AutoencoderKL
 
     from raytrain import families
-    from raytrain.encoders import Encoders
+    from tests.encoders import Encoders
 
     folder = model
     if family == "sdxl":
@@ -110,7 +111,7 @@ def test_moments_and_text_equal_a_direct_encoding(
             checked += 1
     assert checked == 12
     for name, values in encoders.encode_captions([""]).items():
-        np.testing.assert_allclose(dataset.empty_text()[name], values[0].numpy(), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(dataset.empties(["text"])[name], values[0].numpy(), rtol=1e-3, atol=1e-3)
 
 
 def test_the_fingerprint_follows_the_content_not_the_history(source: Path, make_config: Make) -> None:
@@ -256,7 +257,7 @@ def test_a_killed_first_run_is_continued(source: Path, make_config: Make, monkey
         patch.setattr(snapshot, "publish", lambda **arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(config)
-    shard = next(Path(config.dataset).glob("moments/bucket=80x48/*.parquet"))
+    shard = next(Path(config.dataset).glob("latents/bucket=80x48/*.parquet"))
     shard.write_bytes(shard.read_bytes()[:100])
     (shard.parent / "left.parquet.tmp-1234").write_bytes(b"x")
     report = prepare(config)
@@ -268,16 +269,16 @@ def test_a_killed_first_run_is_continued(source: Path, make_config: Make, monkey
 def test_shards_are_cut_at_shard_rows_and_plain(source: Path, make_config: Make) -> None:
     config = make_config(encode={"shard_rows": 3, "group_rows": 2}, buckets={"sizes": [[64, 64]], "step": 16})
     prepare(config)
-    for store in ("moments", "text"):
-        shards = manifest(config).shards[store]
+    for column in ("latents", "text"):
+        shards = manifest(config).shards[column]
         found = [pq.read_metadata(Path(config.dataset) / path) for path in shards]
         assert [metadata.num_rows for metadata in found] == [3] * 4
         assert [found[0].row_group(number).num_rows for number in range(found[0].num_row_groups)] == [2, 1]
         for number in range(found[0].num_columns):
-            column = found[0].row_group(0).column(number)
-            assert column.compression == "UNCOMPRESSED"
-            assert not column.has_dictionary_page
-            assert not column.is_stats_set
+            chunk = found[0].row_group(0).column(number)
+            assert chunk.compression == "UNCOMPRESSED"
+            assert not chunk.has_dictionary_page
+            assert not chunk.is_stats_set
 
 
 def test_a_snapshot_keeps_what_it_said(source: Path, make_config: Make) -> None:

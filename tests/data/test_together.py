@@ -49,13 +49,13 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
 
 def contents(config: Config, number: int | str = "latest") -> dict[str, bytes]:
-    """Read every array of a snapshot; return the moments by picture."""
+    """Read every array of a snapshot; return the latents by picture."""
     dataset, found = Dataset(config.dataset, str(number)), {}
     for split in ("train", "held_out"):
         for bucket, count in dataset.counts(split).items():
             rows = dataset.rows(bucket, np.arange(count), split)
             assert all(len(values) == count for values in rows.columns.values())
-            found |= {key: moments.tobytes() for key, moments in zip(rows.ids, rows.columns["latents"], strict=True)}
+            found |= {key: latents.tobytes() for key, latents in zip(rows.ids, rows.columns["latents"], strict=True)}
     return found
 
 
@@ -108,10 +108,10 @@ def test_damage_while_a_preparation_runs_is_mended_by_the_next(
 ) -> None:
     config = make_config(encode={"shard_rows": 8, "group_rows": 4})
     process = start("damaged", config)
-    moments = Path(config.dataset) / "moments"
+    latents = Path(config.dataset) / "latents"
     shards: list[Path] = []
     while not shards and process.poll() is None:
-        shards = sorted(moments.glob("bucket=*/*.parquet"))
+        shards = sorted(latents.glob("bucket=*/*.parquet"))
         time.sleep(0.005)
     assert shards, process.communicate()[0]
     shards[0].write_bytes(shards[0].read_bytes()[:-100])

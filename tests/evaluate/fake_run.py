@@ -113,8 +113,8 @@ def _dataset(output: Path) -> None:
         "320x192": {"train": 22, "held_out": 3},
     }
     manifest = {
-        "family": "sd15", "vae_hash": "a" * 64, "text_hash": "b" * 64, "fingerprint": "c0ffee" * 10,
-        "stored_channels": 8, "latent_factor": 8, "text_shapes": {"text": [77, 768]}, "buckets": buckets, "rejected": 3,
+        "family": "sd15", "fingerprint": "c0ffee" * 10,
+        "buckets": buckets, "rejected": 3,
         "shards": [{"path": "x.parquet", "bucket": "256x256", "rows": 297, "bytes": 8_123_456}],
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -16,12 +16,12 @@ from raytrain.checkpoint import Checkpoint
 from raytrain.config import Config
 from raytrain.configfile import parse, to_toml
 from raytrain.data import schema
-from raytrain.encoders import Encoders
 from raytrain.errors import UserError
 from raytrain.evaluate.run import evaluate
 from raytrain.evaluate.subject import training_pictures
 from raytrain.model import build
 from tests import stored
+from tests.encoders import Encoders
 
 PICTURES = 8
 SIDE = 64
@@ -60,10 +60,10 @@ def write_dataset(config: Config) -> None:
         picture.save(Path(config.data.source) / f"{number}.png")
     pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
     captions = [f"a noise number {number}" for number in range(PICTURES)]
-    moments, text = encoders.encode_images(pixels), encoders.encode_captions(captions)["text"]
+    latents, text = encoders.encode_images(pixels), encoders.encode_captions(captions)["text"]
     columns = {
-        schema.MOMENTS: {schema.MOMENTS: [row.half().numpy().tobytes() for row in moments]},
-        schema.TEXT: {"text": [row.half().numpy().tobytes() for row in text]},
+        "latents": {"latents": [row.half().numpy().tobytes() for row in latents]},
+        "text": {"text": [row.half().numpy().tobytes() for row in text]},
     }
     paths = [f"{number}.png" for number in range(PICTURES)]
     splits = ["train" if number < 2 else "held_out" for number in range(PICTURES)]
@@ -71,9 +71,7 @@ def write_dataset(config: Config) -> None:
     stored.write(
         config.dataset,
         {schema.bucket_name(SIDE, SIDE): content},
-        {"text": tuple(text.shape[1:])},
-        stored_channels=moments.shape[1],
-        latent_factor=SIDE // moments.shape[-1],
+        {"latents": stored.LATENTS, "text": stored.caption_column(text=("float16", tuple(text.shape[1:])))},
     )
 
 

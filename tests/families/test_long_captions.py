@@ -11,9 +11,9 @@ from torch import Tensor
 
 from raytrain import families
 from raytrain.config import ModelConfig, SampleConfig
-from raytrain.encoders import Encoders
 from raytrain.families import _stable_diffusion
 from raytrain.sample import generate
+from tests.encoders import Encoders
 
 SHORT, LONG = "a red star", "the quick brown fox jumps over the lazy dog! " * 6
 """The tiny tokenizer has single characters: LONG has 216 of them, a wide caption of three chunks."""

@@ -15,13 +15,13 @@ from raytrain.families.sd15 import *  # noqa: F403 - a family is a module; this 
 from tests.data import nan_family
 
 COUNTS = "RAYTRAIN_SOAK_COUNTS"
-"""The environment variable that names the file; a line is a store and a number of arrays."""
+"""The environment variable that names the file; a line is a column and a number of arrays."""
 
 
 def encode_image(vae: Any, pixels: Tensor) -> Tensor:
     """Encode images, and say how many."""
     stored = nan_family.encode_image(vae, pixels)
-    _say("moments", len(torch.unique(pixels.flatten(1), dim=0)))  # a batch is filled up with copies
+    _say("latents", len(torch.unique(pixels.flatten(1), dim=0)))  # a batch is filled up with copies
     return stored
 
 
@@ -31,6 +31,6 @@ def tokenize(tokenizers: Mapping[str, Any], captions: Sequence[str], model: Mode
     return sd15.tokenize(tokenizers, captions, model)
 
 
-def _say(store: str, number: int) -> None:
+def _say(column: str, number: int) -> None:
     with open(os.environ[COUNTS], "a") as file:
-        file.write(f"{store} {number}\n")
+        file.write(f"{column} {number}\n")

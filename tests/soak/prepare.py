@@ -30,9 +30,9 @@ import pyarrow.parquet as pq
 import tomli_w
 from PIL import Image
 
+from raytrain import plugins
 from raytrain.data import missing
 from raytrain.data.read import open_manifest
-from raytrain.data.schema import STORES
 from raytrain.toy import SD15
 from raytrain.toy.draw import TRAINING_SIZES, draw
 from tests.soak import _counting, _kills
@@ -247,7 +247,7 @@ def draw_pictures(folder: Path, size: int, seed: int) -> None:
 
 def stored(dataset: Path) -> list[bytes]:
     """Return the content address of every array in a whole shard on storage."""
-    paths = [dataset / path for store in STORES for path in missing.shards_of(str(dataset), store)]
+    paths = [dataset / path for name in plugins.names("data.columns") for path in missing.shards_of(str(dataset), name)]
     return [key for path in paths for key in pq.read_table(path, columns=["key"], partitioning=None)["key"].to_pylist()]
 
 
@@ -265,7 +265,7 @@ def state(dataset: Path) -> State:
     digest, places = hashlib.sha256(), set()
     for bucket, row in sorted(rows, key=lambda pair: (pair[0], pair[1]["id"])):
         digest.update(repr((bucket, row["row_key"], row["split"], row["captions"], row["repeats"])).encode())
-        for store in STORES:
+        for store in manifest.columns:
             for place in row[store]:
                 columns = shards[store, place["shard"]][place["row"]]
                 places.add((columns["key"], store, place["shard"], place["row"]))

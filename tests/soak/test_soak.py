@@ -72,7 +72,7 @@ def test_damage_shows_in_the_state(tmp_path: Path, make_config: Callable[..., Co
     storage.write_json(str(dataset / "manifest.json"), manifest | {"parts": 2 * manifest["parts"]})
     assert state(dataset).duplicates == 6
     storage.write_json(str(dataset / "manifest.json"), manifest)
-    [shard] = dataset.glob("moments/*/*.parquet")
+    [shard] = dataset.glob("latents/*/*.parquet")
     content = bytearray(shard.read_bytes())
     content[len(content) // 3] ^= 1
     shard.write_bytes(content)

@@ -21,9 +21,8 @@ BEST = 1e-3
 def make_config(folder: Path, **changes: object) -> Config:
     """A sweep over the learning rate and the rank, with a dataset that has a manifest and no rows."""
     manifest = Manifest(
-        family="sd15", vae_hash="v", text_hash="t", fingerprint="f", stored_channels=8, latent_factor=8,
-        text_shapes={}, buckets={"64x64": {"train": 20, "held_out": 4, "entries": 20}}, parts=(), shards={},
-        empty_text="",
+        family="sd15", columns={}, fingerprint="f",
+        buckets={"64x64": {"train": 20, "held_out": 4, "entries": 20}}, parts=(), shards={},
     )  # fmt: skip
     storage.write_json(str(folder / "dataset" / "manifest.json"), manifest.model_dump(mode="json"))
     tune = {

@@ -1,4 +1,4 @@
-"""A family's frozen VAE and text encoders on one device, as preparation uses them."""
+"""A family's frozen VAE and text encoders on one device, as tests call them: without columns and batches filled up."""
 
 from __future__ import annotations
 

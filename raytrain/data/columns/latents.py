@@ -1,0 +1,71 @@
+"""What the family's VAE makes of an image: mean and log-variance of a posterior, or the latents themselves, float16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raytrain.config import Config
+from raytrain.data.schema import Array
+from raytrain.data.transform import pixels
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from raytrain.data.buckets import Size
+    from raytrain.data.opening import Opened
+    from raytrain.data.transform import Transform
+    from raytrain.families import Family
+
+OF, COMPANION, COLORS, MAKER = "image", "", True, "VAE"
+
+
+def version(config: Config, family: Family) -> Mapping[str, str]:
+    """Return the hash of the VAE's files, who calls it, and in which precision."""
+    from raytrain import pretrained
+
+    vae = pretrained.vae_hash(config.model)
+    return {MAKER: vae, "family": config.model.family, "precision": config.data.encode.precision}
+
+
+def arrays(config: Config, family: Family) -> dict[str, Array]:
+    """Return (2C, h, w) of a posterior, (C, h, w) of a VAE without one."""
+    latent = family.latent(config.model)
+    return {"latents": Array(dtype="float16", shape=(latent.stored,), cell=latent.factor)}
+
+
+def load(config: Config, family: Family, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """Load the VAE."""
+    vae = family.load(config.model, "vae", dtype).eval().requires_grad_(False).to(device)
+    return Encoder(vae, family, device)
+
+
+class Encoder:
+    """The VAE on a device."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, vae: Any, family: Family, device: torch.device) -> None:
+        """Take the frozen VAE."""
+        self.vae, self.family, self.device = vae, family, device
+
+    def layer(self, image: Opened) -> Image.Image:
+        """Return the image itself."""
+        return image.picture
+
+    def cut(self, layer: Image.Image, version: Transform, bucket: Size) -> np.ndarray:
+        """Return pixels (H, W, 3) uint8."""
+        return pixels(layer, version, bucket)
+
+    def encode(self, cuts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Map n cuts to `latents` (n, C, h, w) float16."""
+        import torch
+
+        images = torch.from_numpy(np.stack(cuts)).to(self.device).permute(0, 3, 1, 2).contiguous()
+        scaled = images.float().div_(127.5).sub_(1)
+        with torch.no_grad():
+            found = self.family.encode_image(self.vae, scaled.to(self.vae.dtype)).float()
+        return {"latents": found.half().cpu().numpy()}

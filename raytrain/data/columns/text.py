@@ -1,0 +1,62 @@
+"""Captions as the family's frozen text encoders read them: the columns it conditions on, float16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from raytrain.config import Config
+from raytrain.data.columns import _captions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from raytrain.families import Family
+
+OF, MAKER = "caption", "text encoder"
+
+
+def version(config: Config, family: Family) -> Mapping[str, str]:
+    """Return the hash of the tokenizers' and encoders' files and their length, who calls them, how and with what."""
+    own = {MAKER: _captions.facts(config, family, "tokenizer", "text"), **_captions.libraries()}
+    return {**own, "family": config.model.family, "precision": config.data.encode.precision}
+
+
+def load(config: Config, family: Family, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """Load the tokenizers and the text encoders."""
+    from raytrain import families
+
+    parts = {name: family.load(config.model, name, dtype) for name in families.text_parts(family, "text")}
+    frozen = {name: part.eval().requires_grad_(False).to(device) for name, part in parts.items()}
+    return Encoder(config, family, _captions.tokenizers(config, family, dtype), frozen, device)
+
+
+class Encoder:
+    """Text encoders on a device."""
+
+    def __init__(
+        self,
+        config: Config,
+        family: Family,
+        tokenizers: Mapping[str, Any],
+        parts: Mapping[str, Any],
+        device: torch.device,
+    ) -> None:
+        """Take the frozen parts by the names of their folders."""
+        self.model, self.family, self.tokenizers = config.model, family, tokenizers
+        self.parts, self.device = parts, device
+
+    def encode(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
+        """Map n captions to the columns of `family.CONDITION`, (n, ...) float16."""
+        import torch
+
+        ids = self.family.tokenize(self.tokenizers, captions, self.model)
+        with torch.no_grad():
+            on_device = {name: each.to(self.device) for name, each in ids.items()}
+            found = self.family.encode_text(self.parts, on_device, self.model)
+        return {name: column.half().cpu().numpy() for name, column in found.items()}
+
+    def too_long(self, captions: Sequence[str]) -> list[bool]:
+        """Tell for each caption whether its end is not encoded."""
+        return self.family.too_long(self.tokenizers, captions, self.model)
