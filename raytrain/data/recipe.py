@@ -61,6 +61,7 @@ def recipe(config: Config) -> Recipe:
     data = config.data
     family = families.load(config.model.family)
     pretrained.check_parts(config.model, tuple(family.PARTS))
+    families.caption_tokens(family, config.model)
     latent = family.latent(config.model)
     factor = latent.multiple
     for width, height in buckets.all_sizes(data.buckets):
@@ -68,6 +69,12 @@ def recipe(config: Config) -> Recipe:
             raise UserError(
                 f"Every side of a bucket must be a multiple of {factor}, which a {config.model.family} model needs, but "
                 f"[data.buckets] gives {width}x{height}; it could not be encoded. Make `step` a multiple of {factor}."
+            )
+        if latent.largest and max(width, height) > latent.largest:
+            raise UserError(
+                f"A {config.model.family} model has positions for {latent.largest} pixels a side, "
+                f"but [data.buckets] gives {width}x{height}; it could not be trained on. "
+                f"Set `max_side` to at most {latent.largest}."
             )
     masks = data.masks.kind != "none" and data.masks.train
     return Recipe(
