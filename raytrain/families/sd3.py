@@ -246,8 +246,8 @@ def pipeline(
     import diffusers
 
     sampler = getattr(diffusers, pretrained.scheduler_named(SCHEDULERS, scheduler, model))
-    control = "ControlNet" if "controlnet" in parts else ""
-    pipe = getattr(diffusers, f"StableDiffusion3{control}Pipeline")(
+    kind = "ControlNet" if "controlnet" in parts else ""
+    pipe = getattr(diffusers, f"StableDiffusion3{kind}Pipeline")(
         **sd.components(PARTS, load, model, parts, device),
         scheduler=sampler.from_pretrained(pretrained.folder(model), subfolder="scheduler"),
     )

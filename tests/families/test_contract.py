@@ -91,32 +91,27 @@ def test_a_model_folder_has_the_parts_of_the_pipeline(made: Tiny) -> None:
 
 def test_captions_are_encoded_as_the_pipeline_encodes_them(made: Tiny) -> None:
     encoded, found = condition(made, CAPTIONS), plain.conditions(made.pipe, CAPTIONS)
-    assert made.family.CONDITION == tuple(name for name in encoded if name != "sizes")
+    assert tuple(name for name in encoded if name != "sizes") == made.family.CONDITION
     for name in made.family.CONDITION:
         assert plain.among(encoded[name], found, TOLERANCE), name
 
 
 def test_encoding_is_differentiable(made: Tiny) -> None:
     encoders = made.of("text")
-    weights = {name: next(p for n, p in part.named_parameters() if "embed" in n) for name, part in encoders.items()}
-    for weight in weights.values():
-        weight.requires_grad_(True)
-    try:
-        tokens = made.family.tokenize(made.of("tokenizer"), CAPTIONS, made.model)
-        columns = made.family.encode_text(encoders, tokens, made.model)
-        sum(column.square().sum() for column in columns.values()).backward()
-        assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in weights.values())
-    finally:
-        for weight in weights.values():
-            weight.requires_grad_(False)
-            weight.grad = None
+    weights = [encoder.get_input_embeddings().weight.requires_grad_(True) for encoder in encoders.values()]
+    tokens = made.family.tokenize(made.of("tokenizer"), CAPTIONS, made.model)
+    columns = made.family.encode_text(encoders, tokens, made.model)
+    loss = sum(column.square().sum() for column in columns.values())
+    for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+        assert gradient.abs().max() > 0
+        weight.requires_grad_(False)
 
 
 def test_a_caption_is_too_long_when_its_end_is_not_encoded(made: Tiny) -> None:
     for length in made.family.CAPTION_TOKENS:
         own = replace(made, model=made.model.model_copy(update={"max_tokens": length}))
         most = families.caption_tokens(made.family, own.model)
-        starts = ["a" * number for number in range(most - 3, most + 3)]
+        starts = ["a" * number for number in range(most - 2, most + 2)]
         told = own.family.too_long(own.of("tokenizer"), [f"{start}b" for start in starts], own.model)
         assert told == sorted(told)
         assert set(told) == {False, True}
@@ -159,28 +154,24 @@ def test_an_image_is_stored_as_its_vae_sees_it(made: Tiny) -> None:
     assert HEIGHT % shape.multiple == WIDTH % shape.multiple == 0
     assert shape.multiple % shape.factor == 0
     if shape.posterior:
-        normal = noise(made)
-        posterior = expected.latent_dist
-        sampled = posterior.mean + posterior.std * normal
-        mean = made.family.latents(stored, torch.zeros_like(normal), made.model)
-        scale = (made.family.latents(stored, normal, made.model) - mean) / (sampled - posterior.mean)
-        torch.testing.assert_close(scale, torch.full_like(scale, float(scale.flatten()[0])), rtol=1e-3, atol=0)
+        assert torch.equal(stored, expected.latent_dist.parameters)
 
 
 def test_an_image_beyond_the_models_positions_is_refused(made: Tiny) -> None:
-    shape = made.family.latent(made.model)
-    if shape.largest is None:
-        return
-    cells = shape.largest // shape.factor
-    given = {name: column[:1] for name, column in condition(made, CAPTIONS).items()}
-    time = torch.ones(1)
-    for side, fits in ((cells, True), (cells + shape.multiple // shape.factor, False)):
-        latents = torch.zeros(1, shape.channels, 2, side)
-        if fits:
-            made.family.predict(made.denoiser, latents, time, given, made.model)
-        else:
-            with pytest.raises(UserError, match=str(shape.largest)):
-                made.family.predict(made.denoiser, latents, time, given, made.model)
+    shape, step = made.family.latent(made.model), made.family.latent(made.model).multiple
+    given = condition(made, CAPTIONS[:1])
+
+    @torch.no_grad()
+    def predict(width: int) -> Tensor:
+        latents = torch.zeros(1, shape.channels, HEIGHT // shape.factor, width // shape.factor)
+        found: Tensor = made.family.predict(made.denoiser, latents, torch.ones(1), given, made.model)
+        return found
+
+    largest = shape.largest or 20 * WIDTH
+    assert predict(largest).isfinite().all()
+    if shape.largest:
+        with pytest.raises(UserError, match=str(largest)):
+            predict(largest + step)
 
 
 def test_clean_latents_come_back_from_what_should_be_predicted(made: Tiny) -> None:
@@ -191,7 +182,8 @@ def test_clean_latents_come_back_from_what_should_be_predicted(made: Tiny) -> No
     for prediction in own.PREDICTIONS:
         process = replace(own, prediction=prediction)
         noisy, target = process.noised(clean, added, time), process.target(clean, added, time)
-        torch.testing.assert_close(process.clean(noisy, target, time), clean, rtol=0, atol=1e-9)
+        # as exact as float32 has the levels
+        torch.testing.assert_close(process.clean(noisy, target, time), clean, rtol=0, atol=1e-6)
         assert (process.snr(time).diff() < 0).all()
 
 
@@ -265,15 +257,21 @@ def test_no_verb_draws_a_global_random_number(made: Tiny) -> None:
     assert before[1:] == after[1:]
 
 
+CONTROLLED = [name for name in plugins.names("families") if hasattr(families.load(name), "control_branch")]
+
+
+@pytest.fixture(scope="module", params=CONTROLLED)
+def steered(request: pytest.FixtureRequest, tiny: Callable[[str], Tiny]) -> Tiny:
+    """A family that takes control images."""
+    return tiny(request.param)
+
+
 @pytest.fixture
-def branch(made: Tiny) -> Any:
-    """A ControlNet as it begins, where the family has one."""
-    if not hasattr(made.family, "control_branch"):
-        return None
-    config = dict(made.denoiser.config)
-    torch.manual_seed(4)
-    found = made.family.control_branch(made.denoiser, made.model).eval()
-    assert dict(made.denoiser.config) == config
+def branch(steered: Tiny) -> Any:
+    """Its ControlNet as it begins."""
+    config = dict(steered.denoiser.config)
+    found = steered.family.control_branch(steered.denoiser, steered.model).eval()
+    assert dict(steered.denoiser.config) == config
     return found
 
 
@@ -290,15 +288,13 @@ def hint(made: Tiny) -> Tensor:
         return images if verb is None else verb(made.parts["vae"], images, made.model)
 
 
-def test_a_new_control_branch_changes_nothing_and_learns(made: Tiny, branch: Any) -> None:
-    if branch is None:
-        return
-    start, given, own = noise(made), condition(made, CAPTIONS), hint(made)
-    time = made.family.process(made.model).time(torch.tensor([0.2, 0.7], dtype=torch.float64), start.shape[1:])
-    extra = made.family.control(branch, start, time, given, own, 1.0)
+def test_a_new_control_branch_changes_nothing_and_learns(steered: Tiny, branch: Any) -> None:
+    start, given, own = noise(steered), condition(steered, CAPTIONS), hint(steered)
+    time = steered.family.process(steered.model).time(torch.tensor([0.2, 0.7], dtype=torch.float64), start.shape[1:])
+    extra = steered.family.control(branch, start, time, given, own, 1.0)
     with torch.no_grad():
-        plainly = made.family.predict(made.denoiser, start, time, given, made.model)
-    controlled = made.family.predict(made.denoiser, start, time, given, made.model, **extra)
+        plainly = steered.family.predict(steered.denoiser, start, time, given, steered.model)
+    controlled = steered.family.predict(steered.denoiser, start, time, given, steered.model, **extra)
     assert torch.equal(controlled, plainly)
     controlled.square().mean().backward()
     gradients = {name: weight.grad.abs().max() for name, weight in branch.named_parameters() if weight.grad is not None}
@@ -309,25 +305,23 @@ def test_a_new_control_branch_changes_nothing_and_learns(made: Tiny, branch: Any
 
 
 def test_every_step_of_sampling_under_control_is_the_pipelines(
-    made: Tiny, branch: Any, monkeypatch: pytest.MonkeyPatch
+    steered: Tiny, branch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if branch is None:
-        return
     generator = torch.Generator().manual_seed(6)
     for weight in branch.parameters():
         weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
     # some pipelines sample the control image's posterior by the global generator
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
-    parts = {families.denoiser(made.family): made.denoiser, "controlnet": branch}
-    pipe = made.family.pipeline(made.model, parts, "auto", CPU)
+    parts = {families.denoiser(steered.family): steered.denoiser, "controlnet": branch}
+    pipe = steered.family.pipeline(steered.model, parts, "auto", CPU)
     argument = "control_image" if "control_image" in inspect.signature(pipe.__call__).parameters else "image"
-    images, own = {argument: control_images()[0]}, hint(made)
-    seen = plain.watch(pipe, **call(made), **images, controlnet_conditioning_scale=0.7)
+    images, own = {argument: control_images()[0]}, hint(steered)
+    seen = plain.watch(pipe, **call(steered), **images, controlnet_conditioning_scale=0.7)
 
     def extra(sample: Tensor, time: Tensor, given: dict[str, Tensor]) -> dict[str, Any]:
-        controlled: dict[str, Any] = made.family.control(branch, sample, time, given, own, 0.7)
+        controlled: dict[str, Any] = steered.family.control(branch, sample, time, given, own, 0.7)
         return controlled
 
-    check_steps(made, seen, pipe.scheduler, extra)
-    without = plain.watch(made.pipe, **call(made))
+    check_steps(steered, seen, pipe.scheduler, extra)
+    without = plain.watch(steered.pipe, **call(steered))
     assert (seen.last - without.last).abs().max() > 0.01
