@@ -110,7 +110,8 @@ class Family(Protocol):
 
     # Verbs that only some families have; `verb` tells of one that is missing.
     # control_branch(denoiser, model) -> nn.Module
-    # control(branch, noisy, time, condition, hint, scale, model) -> what `predict` takes as `extra`
+    # control_hint(vae, images, model) -> the hint of images (n, 3, H, W) in [0, 1], else they are it
+    # control(branch, noisy, time, condition, hint, scale) -> what `predict` takes as `extra`
 
 
 def load(name: str) -> Family:
