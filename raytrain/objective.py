@@ -47,6 +47,7 @@ class Objective:
     def of(cls, config: Config, device: torch.device) -> Objective:
         """Return the objective a config asks for; UserError where the model cannot predict what it asks for."""
         family = families.load(config.model.family)
+        families.caption_tokens(family, config.model)
         process: Any = family.process(config.model).to(device)
         asked = config.objective.prediction
         if asked not in ("auto", *process.PREDICTIONS):

@@ -28,13 +28,20 @@ class Fingerprint(Table):
 
         family = families.load(config.model.family)
         pretrained.check_parts(config.model, tuple(family.PARTS))
-        multiple = family.latent(config.model).multiple
+        families.caption_tokens(family, config.model)
+        latent = family.latent(config.model)
+        multiple = latent.multiple
         for width, height in buckets.all_sizes(config.data.buckets):
             if width % multiple or height % multiple:
                 raise UserError(
                     f"Every side of a bucket must be a multiple of {multiple}, which a {config.model.family} model "
                     f"needs, but [data.buckets] gives {width}x{height}; it could not be encoded. Make `step` a multiple "
                     f"of {multiple}."
+                )
+            if latent.largest and max(width, height) > latent.largest:
+                raise UserError(
+                    f"A {config.model.family} model has positions for {latent.largest} pixels a side, but [data.buckets] "
+                    f"gives {width}x{height}; it could not be trained on. Set `max_side` to at most {latent.largest}."
                 )
         found = {}
         for name in columns.stored(config):

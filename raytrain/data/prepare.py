@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from raytrain import storage
-from raytrain.config import Config
+from raytrain.config import Config, ModelConfig
 from raytrain.data import (
     choose,
     describe,
@@ -273,7 +273,7 @@ def _report(done: Preparation, published: Report, earlier: Manifest | None, seco
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=_notes(earlier, manifest) + _cut(cut, done.config.model.max_tokens),
+        notes=_notes(earlier, manifest) + _cut(cut, done.config.model),
         seconds=seconds,
     )
 
@@ -288,11 +288,16 @@ def _first_rejected(uri: str) -> list[Rejected]:
     return (found[True] or found[False])[:SHOWN]
 
 
-def _cut(count: int, most: int) -> tuple[str, ...]:
+def _cut(count: int, model: ModelConfig) -> tuple[str, ...]:
     """Say that captions were longer than what is encoded of them."""
     if not count:
         return ()
-    remedy = f"set model.max_tokens = {most + 75}" if most < 225 else "shorten them"
+    from raytrain import families
+
+    family = families.load(model.family)
+    most = families.caption_tokens(family, model)
+    longer = [asked for asked, tokens in family.CAPTION_TOKENS.items() if tokens > most]
+    remedy = f"set model.max_tokens = {longer[0]}" if longer else "shorten them"
     said = "caption encoded now is" if count == 1 else "captions encoded now are"
     return (f"{count} {said} longer than {most} tokens, whose end was cut off; {remedy}",)
 

@@ -35,6 +35,8 @@ class Latent:
     """Every side of an image must be a multiple of so many pixels."""
     posterior: bool = True
     """A mean and a log-variance are stored, from which training samples; else the latents themselves."""
+    largest: int | None = None
+    """No side of an image may be longer, in pixels; None: any length."""
 
     @property
     def stored(self) -> int:
@@ -49,6 +51,8 @@ class Family(Protocol):
     """Sub-folders that a model folder must hold, beside `scheduler`."""
     CONDITION: tuple[str, ...]
     """Text columns that `encode_text` makes and `predict` reads."""
+    CAPTION_TOKENS: Mapping[int, int]
+    """For each `model.max_tokens` that the family can read, how many tokens of a caption it encodes."""
     LORA_TARGETS: Mapping[str, tuple[str, ...]]
     """For each part that can take a LoRA, the endings of its layers' names."""
     CONV_TARGETS: Mapping[str, tuple[str, ...]]
@@ -106,7 +110,8 @@ class Family(Protocol):
 
     # Verbs that only some families have; `verb` tells of one that is missing.
     # control_branch(denoiser, model) -> nn.Module
-    # control(branch, noisy, time, condition, hint, scale, model) -> what `predict` takes as `extra`
+    # control_hint(vae, images, model) -> the hint of images (n, 3, H, W) in [0, 1], else they are it
+    # control(branch, noisy, time, condition, hint, scale) -> what `predict` takes as `extra`
 
 
 def load(name: str) -> Family:
@@ -122,6 +127,21 @@ def denoiser(family: Family) -> str:
 def text_parts(family: Family, *roles: Role) -> tuple[str, ...]:
     """Return the folders of the text encoders and tokenizers, or of those with a role."""
     return tuple(name for name, role in family.PARTS.items() if role in (roles or ("text", "tokenizer")))
+
+
+def caption_tokens(family: Family, model: ModelConfig) -> int:
+    """Return how many tokens of a caption are encoded.
+
+    Raises UserError where the family cannot read `model.max_tokens`.
+    """
+    known = family.CAPTION_TOKENS
+    if model.max_tokens not in known:
+        raise UserError(
+            f"model.max_tokens = {model.max_tokens} is no caption length of a {model.family} model; it "
+            f"would have no effect. Use {', '.join(map(str, known))}, with which {max(known.values())} "
+            "tokens are encoded."
+        )
+    return known[model.max_tokens]
 
 
 def verb(family: Family, name: str, why: str) -> Any:

@@ -17,6 +17,7 @@ from raytrain.families import Latent
 
 CHUNK = 75
 """Words of a caption that CLIP sees at once; with the tokens of its beginning and end they are 77."""
+CAPTION_TOKENS = {CHUNK: CHUNK, 2 * CHUNK: 2 * CHUNK, 3 * CHUNK: 3 * CHUNK}
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ def write_sd15(folder: str, seed: int) -> None:
     """Write a Stable Diffusion 1.x folder of about 1 M parameters; see `raytrain.families.sd15.tiny`."""
     root = Path(folder)
     torch.manual_seed(seed)
-    _vae(root / "vae", 0.18215)
+    vae(root / "vae", 0.18215)
     tokenizer(root / "tokenizer")
-    _text(root / "text_encoder", "CLIPTextModel", 32)
+    clip(root / "text_encoder", "CLIPTextModel", 32)
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     UNet2DConditionModel(
@@ -36,18 +37,19 @@ def write_sd15(folder: str, seed: int) -> None:
         cross_attention_dim=32, attention_head_dim=4, norm_num_groups=8,
     ).save_pretrained(root / "unet")  # fmt: skip
     _scheduler(root)
-    _index(root, "StableDiffusionPipeline", ("text_encoder",), "CLIPTextModel")
+    nothing = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
+    index(root, "StableDiffusionPipeline", **nothing)
 
 
 def write_sdxl(folder: str, seed: int) -> None:
     """Write a Stable Diffusion XL folder of about 1.5 M parameters; see `raytrain.families.sdxl.tiny`."""
     root = Path(folder)
     torch.manual_seed(seed)
-    _vae(root / "vae", 0.13025)
+    vae(root / "vae", 0.13025)
     tokenizer(root / "tokenizer")
     tokenizer(root / "tokenizer_2", pad="!")
-    _text(root / "text_encoder", "CLIPTextModel", 32)
-    _text(root / "text_encoder_2", "CLIPTextModelWithProjection", 48)
+    clip(root / "text_encoder", "CLIPTextModel", 32)
+    clip(root / "text_encoder_2", "CLIPTextModelWithProjection", 48)
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     UNet2DConditionModel(
@@ -59,20 +61,22 @@ def write_sdxl(folder: str, seed: int) -> None:
         projection_class_embeddings_input_dim=48 + 6 * 8,
     ).save_pretrained(root / "unet")  # fmt: skip
     _scheduler(root)
-    _index(root, "StableDiffusionXLPipeline", ("text_encoder", "text_encoder_2"), "CLIPTextModel")
+    index(root, "StableDiffusionXLPipeline")
 
 
-def _vae(folder: Path, scale: float) -> None:
+def vae(folder: Path, scale: float, **settings: Any) -> None:
+    """Write an 8x VAE of four channels; `settings` are further ones of `AutoencoderKL`."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8, 16, 16), layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=4,
-        sample_size=64, scaling_factor=scale,
+        in_channels=3, out_channels=3, block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        sample_size=64, scaling_factor=scale, **settings,
     ).save_pretrained(folder)  # fmt: skip
 
 
-def _text(folder: Path, kind: str, width: int) -> None:
+def clip(folder: Path, kind: str, width: int) -> None:
+    """Write a CLIP text encoder of the transformers class `kind`, for `tokenizer`; it pools to 48 dimensions."""
     import transformers
 
     letters = 2 * (26 + 10 + len(string.punctuation)) + 2
@@ -93,21 +97,22 @@ def _scheduler(root: Path) -> None:
     ).save_pretrained(root / "scheduler")  # fmt: skip
 
 
-def _index(root: Path, pipeline: str, encoders: tuple[str, ...], first: str) -> None:
-    import json
-
+def index(root: Path, pipeline: str, **facts: Any) -> None:
+    """Write `model_index.json`, which names each sub-folder's class; `facts` are further entries of it."""
     import diffusers
 
-    tree: dict[str, Any] = {
-        "_class_name": pipeline,
-        "_diffusers_version": diffusers.__version__,
-        "vae": ["diffusers", "AutoencoderKL"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-    }
-    for name in encoders:
-        tree[name] = ["transformers", first if name == "text_encoder" else "CLIPTextModelWithProjection"]
-        tree[name.replace("text_encoder", "tokenizer")] = ["transformers", "CLIPTokenizer"]
-    if pipeline == "StableDiffusionPipeline":
-        tree |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
-    (root / "model_index.json").write_text(json.dumps(tree, indent=2))
+    tree: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
+    for part in sorted(root.iterdir()):
+        library, name = _class(part)
+        tree[part.name] = [library, name]
+    (root / "model_index.json").write_text(json.dumps(tree | facts, indent=2))
+
+
+def _class(part: Path) -> tuple[str, str]:
+    for file in ("config.json", "scheduler_config.json", "tokenizer_config.json"):
+        if (part / file).exists():
+            found = json.loads((part / file).read_text())
+            break
+    if "_class_name" in found:
+        return "diffusers", found["_class_name"]
+    return "transformers", found["architectures"][0] if "architectures" in found else found["tokenizer_class"]

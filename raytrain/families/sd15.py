@@ -27,6 +27,7 @@ from raytrain.families._stable_diffusion import (
 
 PARTS = {"vae": "vae", "text_encoder": "text", "tokenizer": "tokenizer", "unet": "denoiser"}
 CONDITION = ("text",)
+CAPTION_TOKENS = sd.CAPTION_TOKENS
 LORA_TARGETS = {"unet": sd.ATTENTION, "text_encoder": sd.CLIP_ATTENTION}
 CONV_TARGETS = {"unet": sd.CONVOLUTIONS}
 KOHYA = {"unet": ("lora_unet", sd_module), "text_encoder": ("lora_te", plain)}
@@ -107,6 +108,7 @@ def tiny(folder: str, seed: int = 0) -> None:
     _tiny.write_sd15(folder, seed)
 
 
-__all__ = ["CONDITION", "CONV_TARGETS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS", "control",
-           "control_branch", "encode_image", "encode_text", "latent", "latents", "load", "pipeline", "predict", "process",
-           "tiny", "tokenize", "too_long"]  # fmt: skip
+__all__ = ["CAPTION_TOKENS", "CONDITION", "CONV_TARGETS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS",
+           "MODELSPEC", "NEEDS", "PARTS", "control", "control_branch", "encode_image", "encode_text",
+           "latent", "latents", "load", "pipeline", "predict", "process", "tiny", "tokenize",
+           "too_long"]  # fmt: skip

@@ -26,6 +26,7 @@ PARTS = {
     "unet": "denoiser",
 }  # fmt: skip
 CONDITION = ("text", "pooled")
+CAPTION_TOKENS = sd.CAPTION_TOKENS
 LORA_TARGETS = {"unet": sd.ATTENTION, "text_encoder": sd.CLIP_ATTENTION, "text_encoder_2": sd.CLIP_ATTENTION}
 CONV_TARGETS = {"unet": sd.CONVOLUTIONS}
 KOHYA = {
@@ -123,6 +124,7 @@ def _added(condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"text_embeds": pooled, "time_ids": condition["sizes"].to(pooled.dtype)}
 
 
-__all__ = ["CONDITION", "CONV_TARGETS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS", "control",
-           "control_branch", "encode_image", "encode_text", "latent", "latents", "load", "pipeline", "predict", "process",
-           "tiny", "tokenize", "too_long"]  # fmt: skip
+__all__ = ["CAPTION_TOKENS", "CONDITION", "CONV_TARGETS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS",
+           "MODELSPEC", "NEEDS", "PARTS", "control", "control_branch", "encode_image", "encode_text",
+           "latent", "latents", "load", "pipeline", "predict", "process", "tiny", "tokenize",
+           "too_long"]  # fmt: skip

@@ -20,6 +20,7 @@ from raytrain.families import Latent
 
 PARTS = {"vae": "vae", "tokenizer": "tokenizer", "text_encoder": "text"}
 CONDITION = ("text",)
+CAPTION_TOKENS = {75: 75}
 FACTOR = 8
 
 

@@ -3,116 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
+from diffusers import DiffusionPipeline
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor
 
-from raytrain import families, methods
+from raytrain import families
+from raytrain.batch import Batch, Columns
 from raytrain.config import Config
-from raytrain.data.loader import Batch, Loader
+from raytrain.data.loader import Loader
 from raytrain.data.read import Dataset
-from raytrain.objective import Draws, Objective
+from raytrain.model import build, public_name
 from raytrain.train.run import ledger_of
+from tests.families import plain, references
 
 TOLERANCE = 1e-5
+CPU = torch.device("cpu")
+Step = tuple[Tensor, dict[str, Tensor]]
+"""The mean loss of a batch and its gradients by public name."""
 
 
-def ours(config: Config) -> tuple[Batch, Draws, torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    family, method = families.load(config.model.family), methods.load(config.method)
-    denoiser = family.load_denoiser(config.model, torch.float32)
-    method.prepare(denoiser, family, config.method, config.seed)
-    start = {name: value.clone() for name, value in method.state(denoiser).items()}
+def ours(config: Config) -> tuple[Batch, Columns, dict[str, Tensor], Step]:
+    model = build(config, CPU)
     # B starts at zero, which would hide errors in A's gradient
     generator = torch.Generator().manual_seed(9)
-    start = {n: torch.randn(v.shape, generator=generator) * 0.1 if "lora_B" in n else v for n, v in start.items()}
-    method.load_state(denoiser, start)
+    start = {
+        name: torch.randn(value.shape, generator=generator) * 0.1 if "lora_B" in name else value.clone()
+        for name, value in model.state().items()
+    }
+    model.load(start)
     dataset = Dataset(config.dataset)
-    objective = Objective(family, family.load_schedule(config.model), config.objective, config.seed)
     batch = Loader(dataset, ledger_of(config, dataset.counts())).step(0).batch
-    draws = objective.draw(batch)
-    loss = objective.losses(denoiser, batch, draws).mean()
+    draws = model.draw(batch)
+    loss = model(batch, draws).mean()
     loss.backward()
-    own = {n: p.grad for n, p in denoiser.named_parameters() if p.requires_grad}
-    return batch, draws, loss.detach(), {method.public_name(n): g for n, g in own.items() if g is not None}, start
+    return batch, draws, start, (loss.detach(), _gradients(model.learning()))
 
 
-def reference(
-    config: Config, batch: Batch, draws: Draws, start: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The same step from the library's public parts alone."""
-    kind = StableDiffusionXLPipeline if config.model.family == "sdxl" else StableDiffusionPipeline
-    pipe = kind.from_pretrained(config.model.path)
-    unet, scheduler = pipe.unet, DDPMScheduler.from_config(pipe.scheduler.config)
-    if config.objective.prediction != "auto":
-        scheduler.register_to_config(prediction_type=config.objective.prediction)
-    unet.requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
-    for name, weight in unet.named_parameters():
-        if "lora" in name:
-            weight.data.copy_(start[name.replace(".default.", ".")])
-    # a latent sampled from the stored moments with the same draw
-    distribution = DiagonalGaussianDistribution(batch.moments.float())
-    latents = (distribution.mean + distribution.std * draws.latent) * pipe.vae.config.scaling_factor
-    noisy = scheduler.add_noise(latents, draws.noise, draws.timesteps)
-    added = {}
-    if config.model.family == "sdxl":
-        added = {
-            "added_cond_kwargs": {"text_embeds": batch.columns["pooled"].float(), "time_ids": batch.columns["sizes"]}
-        }
-    predicted = unet(noisy, draws.timesteps, encoder_hidden_states=batch.columns["text"].float(), **added).sample
-    if scheduler.config.prediction_type == "v_prediction":
-        target = scheduler.get_velocity(latents, draws.noise, draws.timesteps)
-    else:
-        target = draws.noise
-    per_sample = torch.nn.functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
-    gamma = config.objective.min_snr_gamma
-    if gamma is not None:
-        alpha_bar = scheduler.alphas_cumprod[draws.timesteps]
-        snr = alpha_bar / (1 - alpha_bar)
-        weight = torch.stack([snr, torch.full_like(snr, gamma)], dim=1).min(dim=1)[0]
-        per_sample = per_sample * weight / (snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr)
-    loss = per_sample.mean()
+def reference(config: Config, batch: Batch, draws: Columns, start: dict[str, Tensor]) -> Step:
+    """The same step from the libraries' public parts alone."""
+    own, part = references.load(config.model.family), families.denoiser(families.load(config.model.family))
+    pipe = DiffusionPipeline.from_pretrained(config.model.path)
+    denoiser = getattr(pipe, part).requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=own.TARGETS), denoiser)
+    learning = {f"{part}.{public_name(n)}": weight for n, weight in denoiser.named_parameters() if weight.requires_grad}
+    for name, weight in learning.items():
+        weight.data.copy_(start[name])
+    loss = own.loss(pipe, batch, draws, config)
     loss.backward()
-    assert get_peft_model_state_dict(unet).keys() == start.keys()
-    gradients = {n.replace(".default.", "."): p.grad for n, p in unet.named_parameters() if p.requires_grad}
-    return loss.detach(), gradients
+    return loss.detach(), _gradients(learning)
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
-@pytest.mark.parametrize(
-    "objective",
-    [{}, {"prediction": "v_prediction", "min_snr_gamma": 5.0}, {"min_snr_gamma": 5.0, "timestep_range": [0.2, 0.8]}],
-)
-def test_step_equals_diffusers(run_config: Callable[..., Config], family: str, objective: dict[str, object]) -> None:
+def _gradients(weights: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
+
+
+@pytest.mark.parametrize(("family", "objective"), references.cases())
+def test_step_equals_diffusers(run_config: Callable[..., Config], family: str, objective: dict[str, Any]) -> None:
     config = run_config(family, objective=objective)
-    batch, draws, loss, gradients, start = ours(config)
+    batch, draws, start, (loss, gradients) = ours(config)
     expected_loss, expected = reference(config, batch, draws, start)
-    assert gradients.keys() == expected.keys()
+    assert gradients.keys() == expected.keys() == start.keys()
     torch.testing.assert_close(loss, expected_loss, rtol=0, atol=TOLERANCE)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=0, atol=TOLERANCE, msg=name)
     assert max(float(g.abs().max()) for g in gradients.values()) > 10 * TOLERANCE  # the comparison can fail
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", references.names())
 def test_stored_text_is_what_the_pipeline_conditions_on(run_config: Callable[..., Config], family: str) -> None:
     config = run_config(family)
     dataset = Dataset(config.dataset)
-    details = list(dataset.details("train", ("id", "captions")))
-    row = details[0]
-    stored = dataset.rows(row["bucket"], __import__("numpy").array([0]))
-    kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
-    pipe = kind.from_pretrained(config.model.path)
-    first = next(r for r in details if r["id"].hex() == stored.ids[0])
-    encoded = pipe.encode_prompt(
-        first["captions"][0], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+    details = {row["id"].hex(): row for row in dataset.details("train", ("id", "captions"))}
+    bucket = next(iter(details.values()))["bucket"]
+    stored = dataset.rows(bucket, np.array([0]))
+    encoded = plain.conditions(
+        DiffusionPipeline.from_pretrained(config.model.path), details[stored.ids[0]]["captions"][:1]
     )
-    torch.testing.assert_close(torch.from_numpy(stored.text["text"]).float(), encoded[0].float(), rtol=0, atol=2e-3)
-    if family == "sdxl":
-        torch.testing.assert_close(
-            torch.from_numpy(stored.text["pooled"]).float(), encoded[2].float(), rtol=0, atol=2e-3
-        )
+    for name in families.load(family).CONDITION:
+        # stored in 16 bits
+        assert plain.among(torch.from_numpy(stored.columns[name]), encoded, 2e-3), name
