@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,12 @@ from torch import Tensor, nn
 from raytrain import families, methods, plugins
 from raytrain.batch import Batch
 from raytrain.config import Config
-from raytrain.configfile import parse
-from raytrain.errors import UserError
 from raytrain.export.artifacts import Embeddings
 from raytrain.methods import _denoise
 from raytrain.model import Model, build
 from tests import batches
+from tests.cases import CASES, IDS, built
 
-CASES = [
-    (name, number)
-    for name in plugins.names("methods")
-    for number in range(len(getattr(plugins.load("methods", name), "TINY", ({},))))
-]
 CPU = torch.device("cpu")
 STEPS = 3
 """A layer behind a zero layer that is itself behind one, as in a ControlNet's hint encoder, moves at the third step."""
@@ -92,38 +87,18 @@ def base_losses(model: Model, batch: Batch, config: Config) -> Tensor:
         return _denoise.losses(objective, parts, batch, model.draw(batch), config.method)
 
 
-def settings(root: str, family: str, name: str, number: int) -> Config:
-    tables = getattr(plugins.load("methods", name), "TINY", ({},))[number]
-    return parse(
-        {"output": f"{root}/run", "model": {"family": family, "path": root}, "method": {"name": name, **tables}}
-    )
-
-
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Return a maker (kept for the module) of a family's tiny model folder."""
-    made: dict[str, str] = {}
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a maker (kept for the module) of a folder with a family's tiny model."""
+    made: dict[str, Path] = {}
 
-    def make(family: str) -> str:
+    def make(family: str) -> Path:
         if family not in made:
-            made[family] = str(tmp_path_factory.mktemp(family))
-            families.load(family).tiny(made[family])
+            made[family] = tmp_path_factory.mktemp(family)
+            families.load(family).tiny(str(made[family] / "model"))
         return made[family]
 
     return make
-
-
-def built(root: Callable[[str], str], name: str, number: int, drew: list[str]) -> tuple[Config, Model]:
-    """Build a method's settings on the first family, counted from `number`, that offers what they ask for."""
-    names = plugins.names("families")
-    for family in [*names[number % len(names) :], *names[: number % len(names)]]:
-        config = settings(root(family), family, name, number)
-        try:
-            with watched("build", drew):
-                return config, build(config, CPU)
-        except UserError as error:
-            refused = error
-    raise refused
 
 
 def new_words(model: Model, config: Config) -> list[str]:
@@ -131,10 +106,13 @@ def new_words(model: Model, config: Config) -> list[str]:
     return [word for artifact in found if isinstance(artifact, Embeddings) for word in artifact.vectors]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
-def trial(request: pytest.FixtureRequest, root: Callable[[str], str]) -> Trial:
+@pytest.fixture(scope="module", params=CASES, ids=IDS)
+def trial(request: pytest.FixtureRequest, folder: Callable[[str], Path]) -> Trial:
     drew: list[str] = []
-    config, model = built(root, *request.param, drew)
+    for family in plugins.names("families"):
+        folder(family)
+    with watched("build", drew):
+        config, model = built(request.param, folder)
     plain = batches.make(config)
     with watched("losses", drew), torch.no_grad():
         first = model(plain, model.draw(plain))

@@ -45,7 +45,9 @@ def _write_lora(bundle: Bundle, updates: list[LowRank], folder: str) -> Written:
         tensors[f"{name}.lora_B.weight"] = update.up.to(bundle.dtype)
         if update.magnitude is not None:
             shape = (1, -1, 1, 1) if update.down.ndim == 4 else (-1,)
-            tensors[f"{name}.lora_magnitude_vector"] = update.magnitude.reshape(shape).to(bundle.dtype)
+            # transformers' loader leaves a text encoder's norms without `.weight` at their start, without a word.
+            ending = "" if update.part == bundle.part else ".weight"
+            tensors[f"{name}.lora_magnitude_vector{ending}"] = update.magnitude.reshape(shape).to(bundle.dtype)
     settings: dict[str, Any] = {}
     for part in dict.fromkeys(update.part for update in updates):
         own = _peft_settings([update for update in updates if update.part == part])
