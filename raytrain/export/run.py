@@ -93,7 +93,7 @@ def _refuse(config: Config, kinds: Sequence[type] | dict[type, None], why: str, 
 
 
 def _words(kinds: Any) -> str:
-    return " and ".join(kind.WORDS for kind in kinds)
+    return ", ".join(kind.WORDS for kind in kinds)
 
 
 def _images(config: Config) -> int | None:

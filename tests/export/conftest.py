@@ -79,7 +79,7 @@ def draw(pipe: Any) -> np.ndarray:
     generator = torch.Generator().manual_seed(3)
     prompts = ["a red circle", "a blue square"]
     images: np.ndarray = pipe(
-        prompts, num_inference_steps=4, guidance_scale=3.0, generator=generator, height=64, width=64, output_type="np"
+        prompts, num_inference_steps=3, guidance_scale=3.0, generator=generator, height=64, width=64, output_type="np"
     ).images
     return images
 
