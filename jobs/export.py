@@ -14,7 +14,7 @@ def command(config: ConfigFile, checkpoint: Checkpoint = "latest", set: Override
     from raytrain.export.run import export, told
 
     settings = load(config, set or ())
-    print(told(export(settings, checkpoint), settings))
+    print(told(export(settings, checkpoint)))
     return 0
 
 

@@ -30,7 +30,7 @@ def command(
     with connected(settings):
         from raytrain.data.prepare import prepare
         from raytrain.evaluate.run import evaluate
-        from raytrain.export.run import export
+        from raytrain.export.run import export, told
         from raytrain.train.launch import launch
         from tuning.sweep import sweep
 
@@ -42,8 +42,7 @@ def command(
         _say(4, f"searching {settings.tune.trials} settings, stopping hopeless ones early")
         sweep(settings)
         _say(5, "exporting")
-        for path in export(settings):
-            print(f"wrote {path}")
+        print(told(export(settings)))
     from raytrain.evaluate.report import write_report
 
     print(f"\nDone. Open {write_report(settings)}; the config is {config_path}.")

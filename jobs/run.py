@@ -36,7 +36,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
         from raytrain.train.launch import launch
 
         launch(settings)
-        print(told(alone.call(settings, export, settings), settings))
+        print(told(alone.call(settings, export, settings)))
     return 0
 
 

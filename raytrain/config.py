@@ -307,17 +307,18 @@ class TuneConfig(Table):
 
 
 class ExportConfig(Table):
-    """`[export]`: formats, files of `raytrain/export`."""
+    """`[export]`: which files are written of what a run learned."""
 
-    formats: Names = ("diffusers", "kohya")
+    formats: Literal["auto"] | Names = "auto"
+    """Files of `raytrain/export/formats`; `auto`: every format that can hold what the method learned."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
     ema: bool = True
     """Export the moving average where the run kept one."""
 
     @field_validator("formats")
     @classmethod
-    def _formats_exist(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
+    def _formats_exist(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for name in () if isinstance(value, str) else value:
             plugins.check("export.formats", name)
         return value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -79,7 +79,7 @@ class Model(nn.Module):
     def checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass instead of keeping them (Chen et al. 2016, arXiv:1604.06174).
 
-        Libraries do so in training mode alone, whose dropout must not come with it.
+        Libraries do so in training mode alone, whose dropout must not come with it: those blocks alone are put into it.
         """
         for name, part in self.parts.items():
             enable = getattr(part, "enable_gradient_checkpointing", None) or getattr(
@@ -91,10 +91,8 @@ class Model(nn.Module):
                     "recompute its activations; it would take as much memory as without. Set it to false."
                 )
             enable()
-            part.train()
-            for layer in part.modules():
-                if isinstance(layer, nn.Dropout):
-                    layer.eval()
+            for block in part.modules():
+                block.training = bool(getattr(block, "gradient_checkpointing", False))
 
 
 def build(
@@ -118,17 +116,6 @@ def public_name(name: str) -> str:
     'unet.conv_in.lora_A.weight'
     """
     return name.removeprefix("parts.").replace(f".{ADAPTER}.", ".").removesuffix(f".{ADAPTER}")
-
-
-def of_part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """Return the tensors of one part by their names in it."""
-    return dict(_of_part(tensors, f"{part}."))
-
-
-def _of_part(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in tensors.items():
-        if name.startswith(prefix):
-            yield name.removeprefix(prefix), tensor
 
 
 def _frozen(family: Any, config: Config, dtype: torch.dtype, part: str) -> Any:

@@ -71,7 +71,7 @@ def export_winner(config: Config, best: leaderboard.Row) -> list[str]:
     tree = leaderboard.winner_config(config, best["parameters"]).values()
     tree["output"] = storage.join(study.folder(config), "winner")
     weights = checkpoint.find(output(config, best["number"]), "latest")
-    return export(parse(tree), str(weights))
+    return [each.path for each in export(parse(tree), str(weights))]
 
 
 def train_for_real(config: Config, report: Reporter) -> None:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raytrain import __version__, families, pretrained
 from raytrain.config import Config
+from raytrain.export.artifacts import Artifact
 
 
 def header(
-    name: str, config: Config, denoiser: str, learned: Mapping[str, Any], *, adapter: bool, ema: bool
+    name: str, config: Config, learned: Mapping[str, Any], artifacts: Sequence[Artifact], *, ema: bool
 ) -> dict[str, str]:
     """Return the header of one run's export; `learned` holds the checkpoint's step, commit and dataset fingerprint."""
     side = config.data.buckets.resolution
+    family = families.load(config.model.family)
     facts = {
         "raytrain.version": __version__,
         "raytrain.commit": learned.get("commit"),
@@ -27,9 +29,9 @@ def header(
         "raytrain.ema": ema,
         "raytrain.config": json.dumps(config.values(), sort_keys=True),
         "raytrain.model": config.model.path,
-        "raytrain.model_hash": pretrained.hash_of(config.model, (denoiser,)),
+        "raytrain.model_hash": pretrained.hash_of(config.model, (families.denoiser(family),)),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": families.load(config.model.family).MODELSPEC + ("/lora" if adapter else ""),
+        "modelspec.architecture": family.MODELSPEC + artifacts[0].MODELSPEC,
         "modelspec.implementation": "diffusers",
         "modelspec.title": name,
         "modelspec.date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

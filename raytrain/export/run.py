@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from raytrain import checkpoint, families, methods, plugins, storage
 from raytrain.config import Config
@@ -11,14 +14,15 @@ from raytrain.configfile import parse
 from raytrain.data.snapshot import read_manifest
 from raytrain.errors import UserError
 from raytrain.export import provenance
-from raytrain.export.bundle import DTYPES, Bundle, is_lora
-from raytrain.model import of_part
+from raytrain.export.artifacts import Artifact
+from raytrain.export.bundle import Bundle, Written
+from raytrain.model import public_name
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
-def export(config: Config, which: str = "latest") -> list[str]:
+def export(config: Config, which: str = "latest") -> list[Written]:
     """Write checkpoint `which` (latest, best or a folder) under `<output>/export` and return what was written."""
     path = checkpoint.find(config.output, which)
     if path is None:
@@ -28,71 +32,96 @@ def export(config: Config, which: str = "latest") -> list[str]:
         )
     ema = config.export.ema and storage.exists(storage.join(path, "ema.safetensors"))
     bundle = assemble(config, checkpoint.load_weights(path, ema=ema), checkpoint.read_state(path), ema=ema)
-    folder = storage.join(config.output, "export")
-    written: list[str] = []
-    for name in config.export.formats:
-        written += plugins.load("export.formats", name).write(bundle, folder)
+    return write(bundle, storage.join(config.output, "export"))
+
+
+def write(bundle: Bundle, folder: str) -> list[Written]:
+    """Write a bundle in the formats its config asks for."""
+    written: list[Written] = []
+    for name in formats(bundle.config, bundle.artifacts):
+        module = plugins.load("export.formats", name)
+        written += module.write(replace(bundle, artifacts=bundle.of(module.TAKES)), folder)
     return written
+
+
+def formats(config: Config, artifacts: Sequence[Artifact]) -> list[str]:
+    """Return the formats to write: those asked for, or every one that takes any; together they take all artifacts.
+
+    Raises UserError where one that is asked for takes none, or an artifact is left over.
+    """
+    takes = {name: plugins.load("export.formats", name).TAKES for name in plugins.names("export.formats")}
+    made = dict.fromkeys(type(artifact) for artifact in artifacts)
+    asked = config.export.formats
+    chosen = [name for name in takes if any(issubclass(kind, takes[name]) for kind in made)]
+    if not isinstance(asked, str):
+        takes |= {name: plugins.load("export.formats", name).TAKES for name in asked}
+        chosen = list(dict.fromkeys(asked))
+    for name in chosen:
+        if not any(issubclass(kind, takes[name]) for kind in made):
+            _refuse(config, made, f"format {name!r} holds {_words(takes[name])} and would be empty", takes)
+    for kind in made:
+        if not any(issubclass(kind, takes[name]) for name in chosen):
+            _refuse(config, [kind], f"no format of {', '.join(map(repr, chosen))} holds it, so it would be lost", takes)
+    return chosen
 
 
 def assemble(config: Config, weights: Mapping[str, Tensor], state: Mapping[str, Any], *, ema: bool = False) -> Bundle:
     """Build what the formats write; `state` is a checkpoint's: step, config, dataset, commit."""
-    trained = parse({**state["config"], "model": config.values()["model"], "export": config.values()["export"]})
-    family = families.load(trained.model.family)
-    dtype = DTYPES[trained.export.precision]
-    facts = methods.load(trained.method).facts(trained.method)
+    today = config.values()
+    trained = parse({**state["config"], "model": today["model"], "export": today["export"]})
+    family, method = families.load(trained.model.family), methods.load(trained.method)
+    learned = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in weights.items()}
+    artifacts = method.artifacts(learned, trained.method, family)
     name = config.output.rstrip("/").rsplit("/", 1)[-1]
-    part = families.denoiser(family)
-    weights = of_part(weights, part)
-    header = provenance.header(name, trained, part, state, adapter=is_lora(weights), ema=ema)
-    bundle = Bundle(
-        name=name,
-        config=trained,
-        family=family,
-        weights={key: tensor.to("cpu", dtype) for key, tensor in weights.items()},
-        facts=facts,
-        step=int(state["step"]),
-        pictures=_pictures(config),
-        header=header,
-    )
-    _check_fit(bundle)
+    header = provenance.header(name, trained, state, artifacts, ema=ema)
+    bundle = Bundle(name, trained, family, artifacts, int(state["step"]), _images(config), header)
+    _check_fit(bundle, learned)
     return bundle
 
 
-def told(written: Sequence[str], config: Config) -> str:
+def told(written: Sequence[Written]) -> str:
     """Return the lines that say what was exported, and how each is loaded."""
-    return "\n".join("\n    ".join([path, *how_to_load(path, config)]) for path in written)
+    return "\n".join("\n    ".join([each.path, *each.how_to_load]) for each in written)
 
 
-def how_to_load(path: str, config: Config) -> list[str]:
-    """Return the lines that load an exported file or folder."""
-    folder, _, name = path.rpartition("/")
-    if name == "pytorch_lora_weights.safetensors":
-        return [
-            f'pipe = diffusers.DiffusionPipeline.from_pretrained("{config.model.path}")',
-            f'pipe.load_lora_weights("{folder}")',
-        ]
-    if name.endswith(".safetensors"):
-        return [f'ComfyUI: copy it to models/loras, add the node "Load LoRA" and choose {name}.']
-    return [f'pipe = diffusers.DiffusionPipeline.from_pretrained("{path}")']
+def _refuse(config: Config, kinds: Sequence[type] | dict[type, None], why: str, takes: Mapping[str, Any]) -> None:
+    able = [name for name, types in takes.items() if any(issubclass(kind, types) for kind in kinds)]
+    raise UserError(
+        f"export.formats does not fit what method.name = {config.method.name!r} learns ({_words(kinds)}): {why}. "
+        f'Formats that hold it: {", ".join(able) or "none"}; or leave export.formats at "auto".'
+    )
 
 
-def _pictures(config: Config) -> int | None:
+def _words(kinds: Any) -> str:
+    return ", ".join(kind.WORDS for kind in kinds)
+
+
+def _images(config: Config) -> int | None:
     manifest = read_manifest(config.dataset)
     return None if manifest is None else sum(count.train for count in manifest.buckets.values())
 
 
-def _check_fit(bundle: Bundle) -> None:
-    """Raise UserError where a LoRA does not fit the base model: every loader would skip such modules without a word."""
-    adapters = bundle.adapters()
-    if not adapters:
-        return
-    own = bundle.skeleton().state_dict()
-    for module, adapter in adapters.items():
-        base = own.get(f"{module}.weight")
-        if base is None or (base.shape[0], base.shape[1]) != (adapter.up.shape[0], adapter.down.shape[1]):
+def _check_fit(bundle: Bundle, weights: Mapping[str, Tensor]) -> None:
+    """Raise UserError where weights do not fit the base model: every loader would skip them without a word."""
+    config, family = bundle.config, bundle.family
+
+    def load(part: str) -> nn.Module:
+        if family.PARTS[part] == "tokenizer":
+            tokenizer: nn.Module = family.load(config.model, part, torch.float32)
+            return tokenizer
+        return bundle.skeleton(part).requires_grad_(False)
+
+    with torch.device("meta"):
+        parts = methods.load(config.method).build(load, family, config.method, config.seed)
+    own = {
+        public_name(f"{part}.{name}"): weight.shape
+        for part, module in parts.items()
+        for name, weight in module.named_parameters()
+        if weight.requires_grad
+    }
+    for name, tensor in weights.items():
+        if own.get(name) != tensor.shape:
             raise UserError(
-                f"The weights were trained on another base model: {bundle.config.model.path!r} has no layer {module!r} "
-                f"with {adapter.down.shape[1]} inputs and {adapter.up.shape[0]} outputs. "
-                "Set model.path to the base model of the training run."
+                f"The weights were trained on another base model: {config.model.path!r} has no place for {name!r} of "
+                f"{tuple(tensor.shape)}. Set model.path to the base model of the training run."
             )

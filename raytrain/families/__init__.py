@@ -59,6 +59,8 @@ class Family(Protocol):
     """The same for convolutions."""
     KOHYA: Mapping[str, tuple[str, Callable[[str, nn.Module], str]]]
     """For each part kohya's prefix, and a function from a module's path to kohya's name of it, without the prefix."""
+    EMBEDDINGS: Mapping[str, str]
+    """For each text encoder the key of its vectors in an embedding's file."""
     KOHYA_BASE: str
     """`ss_base_model_version` of kohya's files."""
     MODELSPEC: str
@@ -108,6 +110,9 @@ class Family(Protocol):
     def tiny(self, folder: str, seed: int = 0) -> None:
         """Write a model folder with tiny random weights, built offline."""
 
+    # Facts that only some families have.
+    # UNREAD: Mapping[str, str], for a text encoder the path of its layers, of which nothing reads the last one's output
+
     # Verbs that only some families have; `verb` tells of one that is missing.
     # control_branch(denoiser, model) -> nn.Module
     # control_hint(vae, images, model) -> the hint of images (n, 3, H, W) in [0, 1], else they are it
@@ -142,6 +147,15 @@ def caption_tokens(family: Family, model: ModelConfig) -> int:
             "tokens are encoded."
         )
     return known[model.max_tokens]
+
+
+def published(layer: str) -> str:
+    """Return a layer's path as LoRA files name it: transformers 5 dropped CLIP's `text_model`, readers of files did not.
+
+    >>> published("encoder.layers.0.self_attn.q_proj")
+    'text_model.encoder.layers.0.self_attn.q_proj'
+    """
+    return f"text_model.{layer}" if layer.startswith("encoder.layers.") else layer
 
 
 def verb(family: Family, name: str, why: str) -> Any:

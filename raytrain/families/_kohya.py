@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from raytrain.errors import UserError
+from raytrain.families import published
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +62,7 @@ class Layout:
 def plain(name: str, part: nn.Module) -> str:
     """Return kohya's name of a module whose path it keeps: `.` made `_`."""
     part.get_submodule(name)  # a name the model does not have would be ignored silently by every loader
-    return name.replace(".", "_")
+    return published(name).replace(".", "_")
 
 
 def sd_module(name: str, denoiser: nn.Module) -> str:

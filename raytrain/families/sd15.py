@@ -31,6 +31,7 @@ CAPTION_TOKENS = sd.CAPTION_TOKENS
 LORA_TARGETS = {"unet": sd.ATTENTION, "text_encoder": sd.CLIP_ATTENTION}
 CONV_TARGETS = {"unet": sd.CONVOLUTIONS}
 KOHYA = {"unet": ("lora_unet", sd_module), "text_encoder": ("lora_te", plain)}
+EMBEDDINGS = {"text_encoder": "emb_params"}
 KOHYA_BASE = "sd_v1"
 MODELSPEC = "stable-diffusion-v1"
 NEEDS = ("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",)
@@ -108,7 +109,7 @@ def tiny(folder: str, seed: int = 0) -> None:
     _tiny.write_sd15(folder, seed)
 
 
-__all__ = ["CAPTION_TOKENS", "CONDITION", "CONV_TARGETS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS",
-           "MODELSPEC", "NEEDS", "PARTS", "control", "control_branch", "encode_image", "encode_text",
-           "latent", "latents", "load", "pipeline", "predict", "process", "tiny", "tokenize",
-           "too_long"]  # fmt: skip
+__all__ = ["CAPTION_TOKENS", "CONDITION", "CONV_TARGETS", "EMBEDDINGS", "KOHYA", "KOHYA_BASE",
+           "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS", "control", "control_branch",
+           "encode_image", "encode_text", "latent", "latents", "load", "pipeline", "predict",
+           "process", "tiny", "tokenize", "too_long"]  # fmt: skip

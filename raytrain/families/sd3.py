@@ -50,6 +50,7 @@ KOHYA = {
     "transformer": ("lora_transformer", plain), "text_encoder": ("lora_te1", plain),
     "text_encoder_2": ("lora_te2", plain), "text_encoder_3": ("lora_te3", plain),
 }  # fmt: skip
+EMBEDDINGS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 KOHYA_BASE = "sd3"
 MODELSPEC = "stable-diffusion-3"
 NEEDS = ("diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3",)

@@ -32,6 +32,8 @@ CONV_TARGETS = {"unet": sd.CONVOLUTIONS}
 KOHYA = {
     "unet": ("lora_unet", sdxl_module), "text_encoder": ("lora_te1", plain), "text_encoder_2": ("lora_te2", plain)
 }  # fmt: skip
+EMBEDDINGS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+UNREAD = {"text_encoder": "encoder.layers"}
 KOHYA_BASE = "sdxl_base_v1-0"
 MODELSPEC = "stable-diffusion-xl-v1-base"
 NEEDS = ("diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",)
@@ -124,7 +126,7 @@ def _added(condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"text_embeds": pooled, "time_ids": condition["sizes"].to(pooled.dtype)}
 
 
-__all__ = ["CAPTION_TOKENS", "CONDITION", "CONV_TARGETS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS",
-           "MODELSPEC", "NEEDS", "PARTS", "control", "control_branch", "encode_image", "encode_text",
-           "latent", "latents", "load", "pipeline", "predict", "process", "tiny", "tokenize",
-           "too_long"]  # fmt: skip
+__all__ = ["CAPTION_TOKENS", "CONDITION", "CONV_TARGETS", "EMBEDDINGS", "KOHYA", "KOHYA_BASE",
+           "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS", "UNREAD", "control", "control_branch",
+           "encode_image", "encode_text", "latent", "latents", "load", "pipeline", "predict",
+           "process", "tiny", "tokenize", "too_long"]  # fmt: skip

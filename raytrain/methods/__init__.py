@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from raytrain.batch import Batch, Columns
     from raytrain.config import Config
+    from raytrain.export.artifacts import Artifact
     from raytrain.families import Family
     from raytrain.objective import Objective
     from raytrain.rng import Draw
@@ -57,8 +58,8 @@ class Method(Protocol):
     def pipeline(self, config: Config, parts: Mapping[str, nn.Module], device: torch.device) -> Any:
         """Return the diffusers pipeline that samples with these parts."""
 
-    def facts(self, config: Any) -> dict[str, Any]:
-        """Return what an export writes into its header."""
+    def artifacts(self, state: Mapping[str, Tensor], config: Any, family: Family) -> list[Artifact]:
+        """Return what a checkpoint's tensors, by public name, are to other programs."""
 
 
 def load(config: MethodConfig) -> Method:

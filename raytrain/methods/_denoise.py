@@ -17,6 +17,7 @@ from raytrain.rng import Draw
 
 if TYPE_CHECKING:
     from raytrain.config import Config
+    from raytrain.export.artifacts import Artifact
 
 FREEZES_BASE = False
 
@@ -72,10 +73,16 @@ def pipeline(config: Config, parts: Mapping[str, nn.Module], device: torch.devic
     return family.pipeline(config.model, parts, config.sample.scheduler, device)
 
 
-def facts(config: Any) -> dict[str, Any]:
-    """Return nothing for an export's header."""
-    return {}
+def artifacts(state: Mapping[str, Tensor], config: Any, family: Family) -> list[Artifact]:
+    """Return the learned weights of each part."""
+    from raytrain.export.artifacts import Weights
+
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        part, _, path = name.partition(".")
+        parts.setdefault(part, {})[path] = tensor
+    return [Weights(part, tensors) for part, tensors in parts.items()]
 
 
-__all__ = ["FREEZES_BASE", "columns", "condition", "draws", "facts", "groups", "losses", "pipeline", "predict",
+__all__ = ["FREEZES_BASE", "artifacts", "columns", "condition", "draws", "groups", "losses", "pipeline", "predict",
            "tokenizer"]  # fmt: skip

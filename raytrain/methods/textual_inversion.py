@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from raytrain.config import Config as WholeConfig
+    from raytrain.export.artifacts import Embeddings
     from raytrain.families import Family
 
 FREEZES_BASE = True
-TINY = {"tokens": ["<new>"], "vectors": 2, "init": "a"}
-"""A configuration for tests."""
+TINY = ({"tokens": ["<new>"], "vectors": 2, "init": "a"}, {"tokens": ["<one>", "<two>"]}, {"tokens": ["<new>"]})
 
 
 class Config(MethodConfig):
@@ -100,9 +100,15 @@ def pipeline(config: WholeConfig, parts: Mapping[str, nn.Module], device: torch.
     return family.pipeline(model, known, config.sample.scheduler, device)
 
 
-def facts(config: Config) -> dict[str, Any]:
-    """Return what an export writes into its header."""
-    return {"tokens": " ".join(config.tokens), "vectors": config.vectors}
+def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> list[Embeddings]:
+    """Return the words' vectors for each text encoder."""
+    from raytrain.export.artifacts import Embeddings
+
+    found = []
+    for name, rows in state.items():
+        words = zip(config.tokens, rows.split(config.vectors), strict=True)
+        found.append(Embeddings(name.partition(".")[0], dict(words)))
+    return found
 
 
 def _extend(encoder: Any, known: Any, config: Config, seed: int) -> None:

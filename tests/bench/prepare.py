@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
+from raytrain.encoders import Encoders
 
 from raytrain.config import Config
 from raytrain.configfile import parse
@@ -34,7 +35,6 @@ from raytrain.data import flow
 from raytrain.data.buckets import fits
 from raytrain.data.prepare import prepare
 from raytrain.data.transform import pixels, transforms
-from raytrain.encoders import Encoders
 from raytrain.toy import SD15
 from raytrain.toy.draw import draw
 from tests.bench import timed_family

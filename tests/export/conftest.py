@@ -1,9 +1,10 @@
-"""Tiny models with a LoRA loud enough to change the picture, and the pictures that the live model draws."""
+"""Tiny models that learned loudly enough to change the image, and the images that they draw."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +13,83 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raytrain import families, methods
+from raytrain import families
 from raytrain.config import Config
 from raytrain.configfile import parse
+from raytrain.export.bundle import Bundle
+from raytrain.export.run import assemble
+from raytrain.model import Model, build
 
 EVERY_LAYER = ("to_q", "to_k", "to_v", "to_out.0", "proj", "net.2", "proj_in", "proj_out", "conv1", "conv2",
                "time_emb_proj", "conv_shortcut", "conv", "conv_in", "conv_out", "linear_1", "linear_2")  # fmt: skip
+CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tuned:
-    """A tiny model with live LoRA weights."""
+    """A tiny model that learned."""
 
     config: Config
-    denoiser: nn.Module
+    model: Model
     weights: dict[str, Tensor]
-    base: np.ndarray
-    """Pictures of the untouched base model, (2, H, W, 3) in [0, 1]."""
-    live: np.ndarray
-    """Pictures of the live tuned denoiser."""
+    images: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def state(self) -> dict[str, Any]:
         return {"step": 7, "config": self.config.values(), "dataset": "f00d", "commit": "c0ffee"}
 
+    def bundle(self, **tables: dict[str, Any]) -> Bundle:
+        """Return what formats write; keyword arguments are changes of the config's tables."""
+        tree = self.config.values()
+        for table, keys in tables.items():
+            tree[table] |= keys
+        return assemble(parse(tree), self.weights, {**self.state, "config": tree})
+
+    @property
+    def live(self) -> np.ndarray:
+        """Images of the live model."""
+        if "live" not in self.images:
+            self.images["live"] = draw(self.model.method.pipeline(self.config, self.model.parts, CPU))
+        return self.images["live"]
+
+    @property
+    def base(self) -> np.ndarray:
+        """Images of the untouched base model, (2, H, W, 3) in [0, 1]."""
+        if "base" not in self.images:
+            self.images["base"] = draw(base_pipeline(self.config))
+        return self.images["base"]
+
+    def effective(self) -> dict[str, Tensor]:
+        """Return the weights of all layers with an adapter as peft merges them, by public name."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        found: dict[str, Tensor] = {}
+        for part, module in self.model.parts.items():
+            merged: nn.Module = copy.deepcopy(module)
+            for path, layer in merged.named_modules():
+                if isinstance(layer, BaseTunerLayer):
+                    layer.merge()
+                    found[f"{part}.{path}.weight"] = layer.get_base_layer().weight.detach()
+        return found
+
 
 def draw(pipe: Any) -> np.ndarray:
-    """Draw two pictures with fixed noise."""
+    """Draw two images with fixed noise."""
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(3)
     prompts = ["a red circle", "a blue square"]
-    pictures: np.ndarray = pipe(
-        prompts, num_inference_steps=4, guidance_scale=3.0, generator=generator, height=64, width=64, output_type="np"
+    images: np.ndarray = pipe(
+        prompts, num_inference_steps=3, guidance_scale=3.0, generator=generator, height=64, width=64, output_type="np"
     ).images
-    return pictures
+    return images
 
 
 def base_pipeline(config: Config) -> Any:
     """Return the pipeline of the untouched base model."""
     family = families.load(config.model.family)
-    denoiser = family.load_denoiser(config.model, torch.float32)
-    return family.pipeline(config.model, denoiser, "ddim", torch.device("cpu"))
+    name = families.denoiser(family)
+    parts = {name: family.load(config.model, name, torch.float32)}
+    return family.pipeline(config.model, parts, "ddim", CPU)
 
 
 def settings(folder: Path, family: str, method: dict[str, Any]) -> Config:
@@ -62,7 +99,21 @@ def settings(folder: Path, family: str, method: dict[str, Any]) -> Config:
         "method": method,
         "data": {"captions": {"trigger": "sks"}},
         "export": {"precision": "fp32"},
+        "sample": {"scheduler": "ddim"},
     })  # fmt: skip
+
+
+def loud(state: dict[str, Tensor], loudness: float) -> dict[str, Tensor]:
+    """Return learned tensors that are no longer zero where they began so, and norms that are no longer the base's."""
+    generator = torch.Generator().manual_seed(1)
+    changed = {}
+    for name, tensor in state.items():
+        noise = torch.randn(tensor.shape, generator=generator)
+        if not tensor.any():
+            changed[name] = loudness * noise
+        else:
+            changed[name] = tensor * (1 + 0.2 * noise) if "magnitude" in name else tensor + 0.02 * noise
+    return changed
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -75,29 +126,33 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tune(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, tuple[str, ...]], Tuned]:
-    """Return a maker (kept for the session) of a tuned tiny model by family and LoRA targets."""
-    made: dict[tuple[str, tuple[str, ...]], Tuned] = {}
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a maker (kept for the session) of a folder with a family's tiny model."""
+    made: dict[str, Path] = {}
 
-    def make(name: str, targets: tuple[str, ...] = ()) -> Tuned:
-        if (name, targets) not in made:
-            folder = tmp_path_factory.mktemp(name)
-            family = families.load(name)
-            family.tiny(str(folder / "model"))
-            config = settings(folder, name, {"name": "lora", "rank": 4, "alpha": 2.0, "targets": list(targets)})
-            base = draw(base_pipeline(config))
-            denoiser = family.load_denoiser(config.model, torch.float32)
-            method = methods.load(config.method)
-            method.prepare(denoiser, family, config.method, 0)
-            loudness = 0.3 if targets else 2.0
-            generator = torch.Generator().manual_seed(1)
-            loud = {
-                key: value + torch.randn(value.shape, generator=generator) * (loudness if "lora_B" in key else 0)
-                for key, value in method.state(denoiser).items()
-            }
-            method.load_state(denoiser, loud)
-            live = draw(family.pipeline(config.model, denoiser, "ddim", torch.device("cpu")))
-            made[name, targets] = Tuned(config, denoiser, loud, base, live)
-        return made[name, targets]
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family)
+            families.load(family).tiny(str(made[family] / "model"))
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tune(folder: Callable[[str], Path]) -> Callable[..., Tuned]:
+    """Return a maker (kept for the session) of a tuned tiny model by family and the keys of its method, a LoRA by default."""
+    made: dict[str, Tuned] = {}
+
+    def make(family: str, loudness: float = 2.0, **method: Any) -> Tuned:
+        key = f"{family} {loudness} {method}"
+        if key not in made:
+            table = {"name": "lora", "rank": 4, "alpha": 2.0} if "name" not in method else {}
+            config = settings(folder(family), family, {**table, **method})
+            model = build(config, CPU)
+            torch.manual_seed(0)
+            model.load(loud(model.state(), loudness))
+            made[key] = Tuned(config, model, {name: tensor.clone() for name, tensor in model.state().items()})
+        return made[key]
 
     return make

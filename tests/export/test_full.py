@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from raytrain import families
 from raytrain.config import Config
 from raytrain.errors import UserError
+from raytrain.export.artifacts import Weights
 from raytrain.export.bundle import Bundle
-from raytrain.export.formats import diffusers, kohya
-from raytrain.export.run import assemble
+from raytrain.export.formats import diffusers
+from raytrain.export.run import assemble, formats
 from tests.export.conftest import draw, settings
 
 
@@ -26,35 +29,48 @@ def full(folder: Path, family: str = "sd15", **model: Any) -> tuple[Config, Bund
     families.load(family).tiny(str(folder / "model"))
     config = settings(folder, family, {"name": "full"})
     config = config.model_copy(update={"model": config.model.model_copy(update=model)})
-    generator = torch.Generator().manual_seed(1)
     plain = config.model.model_copy(update={"variant": None})
-    denoiser = families.load(family).load_denoiser(plain, torch.float32)
+    denoiser = families.load(family).load(plain, "unet", torch.float32)
+    generator = torch.Generator().manual_seed(1)
     weights = {
-        name: weight.detach() + 0.05 * torch.randn(weight.shape, generator=generator)
+        f"unet.{name}": weight.detach() + 0.05 * torch.randn(weight.shape, generator=generator)
         for name, weight in denoiser.named_parameters()
     }
     return config, assemble(config, weights, {"step": 7, "config": config.values()})
 
 
+def learned(bundle: Bundle) -> Mapping[str, Tensor]:
+    """Return the U-Net's weights by their names in it."""
+    (weights,) = bundle.of(Weights)
+    assert weights.part == "unet"
+    return weights.tensors
+
+
+def path_of(bundle: Bundle, folder: Path) -> str:
+    (one,) = diffusers.write(bundle, str(folder))
+    assert one.how_to_load == (f'pipe = diffusers.DiffusionPipeline.from_pretrained("{one.path}")',)
+    return one.path
+
+
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_pipeline_folder_loads_with_the_learned_weights(family: str, tmp_path: Path) -> None:
     config, bundle = full(tmp_path, family)
-    (path,) = diffusers.write(bundle, str(tmp_path / "export"))
+    path = path_of(bundle, tmp_path / "export")
     loaded = library.DiffusionPipeline.from_pretrained(path)
     state = loaded.unet.state_dict()
-    assert state.keys() == bundle.weights.keys()
-    assert all(torch.equal(state[name], weight) for name, weight in bundle.weights.items())
+    assert state.keys() == learned(bundle).keys()
+    assert all(torch.equal(state[name], weight) for name, weight in learned(bundle).items())
 
     module = families.load(family)
-    denoiser = module.load_denoiser(config.model, torch.float32)
-    denoiser.load_state_dict(dict(bundle.weights))
-    live = draw(module.pipeline(config.model, denoiser, "ddim", torch.device("cpu")))
+    denoiser = module.load(config.model, "unet", torch.float32)
+    denoiser.load_state_dict(dict(learned(bundle)))
+    live = draw(module.pipeline(config.model, {"unet": denoiser}, "ddim", torch.device("cpu")))
     assert np.abs(draw(loaded) - live).max() <= 1 / 255
 
 
 def test_other_parts_are_the_base_models_byte_for_byte(tmp_path: Path) -> None:
     _, bundle = full(tmp_path)
-    (path,) = diffusers.write(bundle, str(tmp_path / "export"))
+    path = path_of(bundle, tmp_path / "export")
     base, exported = tmp_path / "model", Path(path)
     files = {file.relative_to(base) for file in base.rglob("*") if file.is_file()}
     assert {file.relative_to(exported) for file in exported.rglob("*") if file.is_file()} == files
@@ -74,9 +90,10 @@ def test_half_precision_and_a_variant_of_the_base(tmp_path: Path) -> None:
     tree = config.values()
     tree["export"]["precision"] = "fp16"
     tree["model"]["variant"] = "fp16"
-    weights = families.load("sd15").load_denoiser(config.model, torch.float32).state_dict()
-    bundle = assemble(Config.model_validate(tree), weights, {"step": 1, "config": tree})
-    (path,) = diffusers.write(bundle, str(tmp_path / "export"))
+    weights = families.load("sd15").load(config.model, "unet", torch.float32).state_dict()
+    named = {f"unet.{name}": weight for name, weight in weights.items()}
+    bundle = assemble(Config.model_validate(tree), named, {"step": 1, "config": tree})
+    path = path_of(bundle, tmp_path / "export")
     assert [file.name for file in sorted((Path(path) / "vae").iterdir())] == ["config.json", plain.name]
     loaded = library.DiffusionPipeline.from_pretrained(path, torch_dtype=torch.float16)
     assert loaded.unet.dtype == torch.float16
@@ -89,7 +106,7 @@ def test_an_optional_part_the_base_lacks_is_left_out(tmp_path: Path) -> None:
     index = json.loads(file.read_text())
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     file.write_text(json.dumps(index))
-    (path,) = diffusers.write(bundle, str(tmp_path / "export"))
+    path = path_of(bundle, tmp_path / "export")
     assert json.loads((Path(path) / "model_index.json").read_text())["safety_checker"] == [None, None]
     assert library.DiffusionPipeline.from_pretrained(path).safety_checker is None
 
@@ -97,25 +114,30 @@ def test_an_optional_part_the_base_lacks_is_left_out(tmp_path: Path) -> None:
 def test_another_vae_replaces_the_models_own(tmp_path: Path) -> None:
     families.load("sd15").tiny(str(tmp_path / "other"), seed=5)
     _, bundle = full(tmp_path, vae=str(tmp_path / "other"))
-    (path,) = diffusers.write(bundle, str(tmp_path / "export"))
+    path = path_of(bundle, tmp_path / "export")
     name = Path("vae") / "diffusion_pytorch_model.safetensors"
     assert (Path(path) / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
 def test_a_part_of_the_weights_is_completed_from_the_base(tmp_path: Path) -> None:
     config, bundle = full(tmp_path)
-    part = {name: weight for name, weight in bundle.weights.items() if "attn" in name}
-    (path,) = diffusers.write(assemble(config, part, {"step": 7, "config": config.values()}), str(tmp_path / "export"))
+    part = {name: weight for name, weight in learned(bundle).items() if "attn" in name}
+    named = {f"unet.{name}": weight for name, weight in part.items()}
+    path = path_of(assemble(config, named, {"step": 7, "config": config.values()}), tmp_path / "export")
     state = library.UNet2DConditionModel.from_pretrained(path, subfolder="unet").state_dict()
-    base = families.load("sd15").load_denoiser(config.model, torch.float32).state_dict()
+    base = families.load("sd15").load(config.model, "unet", torch.float32).state_dict()
     assert all(torch.equal(tensor, part.get(name, base[name])) for name, tensor in state.items())
 
 
 def test_what_a_format_cannot_hold_is_refused_with_what_can(tmp_path: Path) -> None:
     config, bundle = full(tmp_path)
-    with pytest.raises(UserError, match=r"export\.formats"):
-        kohya.write(bundle, str(tmp_path / "export"))
-    strange = assemble(config, {"prompt.embedding": torch.zeros(2, 2)}, {"step": 1, "config": config.values()})
-    with pytest.raises(UserError, match=r"prompt\.embedding"):
-        diffusers.write(strange, str(tmp_path / "export"))
-    assert not (tmp_path / "export").exists() or not list((tmp_path / "export").iterdir())
+    assert formats(config, bundle.artifacts) == ["diffusers"]
+    kohya = config.model_copy(update={"export": config.export.model_copy(update={"formats": ("kohya",)})})
+    with pytest.raises(UserError, match=r"export\.formats .*whole weights.*hold it: diffusers"):
+        formats(kohya, bundle.artifacts)
+
+
+def test_weights_that_the_base_has_no_place_for_are_refused(tmp_path: Path) -> None:
+    config, _ = full(tmp_path)
+    with pytest.raises(UserError, match=r"unet\.prompt"):
+        assemble(config, {"unet.prompt": torch.zeros(2, 2)}, {"step": 1, "config": config.values()})

@@ -1,4 +1,4 @@
-"""An exported LoRA draws the pictures that the live model draws, in diffusers' format and in kohya's."""
+"""An exported LoRA draws the images that the live model draws, in diffusers' format and in kohya's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from raytrain.errors import UserError
+from raytrain.export.artifacts import LowRank
+from raytrain.export.bundle import Bundle
 from raytrain.export.formats import diffusers, kohya
 from raytrain.export.run import assemble
 from tests.export.conftest import EVERY_LAYER, Tuned, base_pipeline, draw
@@ -23,46 +25,70 @@ Tune = Callable[..., Tuned]
 ONE_LEVEL = 1 / 255
 
 
+def path_of(form: Any, bundle: Bundle, folder: Path) -> str:
+    (one,) = form.write(bundle, str(folder))
+    found: str = one.path
+    return found
+
+
 def header(path: str) -> dict[str, str]:
     with safe_open(path, "pt") as file:
         found: dict[str, str] = file.metadata()
     return found
 
 
-def assert_same_pictures(pipe: Any, tuned: Tuned) -> None:
+def assert_same_images(pipe: Any, tuned: Tuned) -> None:
     drawn = draw(pipe)
     assert np.abs(tuned.live - tuned.base).max() > 0.05
     assert np.abs(drawn - tuned.live).max() <= ONE_LEVEL
 
 
-@pytest.mark.parametrize("targets", [(), EVERY_LAYER], ids=["attention", "every-layer"])
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
-@pytest.mark.parametrize("form", [diffusers, kohya], ids=["diffusers", "kohya"])
-def test_exported_lora_draws_the_live_models_pictures(
-    form: Any, family: str, targets: tuple[str, ...], tune: Tune, tmp_path: Path
+TEXT = {"text_rank": 3, "text_alpha": 6.0}
+KINDS: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "every-layer": {"targets": list(EVERY_LAYER)},
+    "convolutions": {"conv_rank": 2, "conv_alpha": 6.0},
+    "text": TEXT,
+}
+DORA: dict[str, dict[str, Any]] = {
+    "dora": {"dora": True, "conv_rank": 2, "conv_alpha": 6.0}, "dora-text": {"dora": True, **TEXT}
+}  # fmt: skip
+FORMS = [
+    *(("diffusers", "sd15", kind) for kind in (*KINDS, *DORA)),
+    *(("kohya", "sd15", kind) for kind in KINDS),  # of which diffusers reads no norms
+    *(("diffusers", "sdxl", kind) for kind in ("every-layer", "dora-text")),
+    *(("kohya", "sdxl", kind) for kind in ("every-layer", "text")),
+]
+
+
+@pytest.mark.parametrize(("form", "family", "kind"), FORMS, ids=["-".join(names) for names in FORMS])
+def test_exported_lora_draws_the_live_models_images(
+    form: str, kind: str, family: str, tune: Tune, tmp_path: Path
 ) -> None:
-    tuned = tune(family, targets)
-    (path,) = form.write(assemble(tuned.config, tuned.weights, tuned.state), str(tmp_path))
+    keys = {"rank": 4, "alpha": 2.0, **{**KINDS, **DORA}[kind]}
+    tuned = tune(family, loudness=2.0 if kind == "attention" else 0.3, **keys)
+    (one,) = {"diffusers": diffusers, "kohya": kohya}[form].write(tuned.bundle(), str(tmp_path))
     pipe = base_pipeline(tuned.config)
-    pipe.load_lora_weights(str(tmp_path), weight_name=Path(path).name)
-    assert len(pipe.unet.peft_config) == 1
-    loaded = {name for name, _ in pipe.unet.named_parameters() if "lora_" in name}
+    pipe.load_lora_weights(str(tmp_path), weight_name=Path(one.path).name)
+    loaded = {
+        f"{part}.{name}" for part in tuned.model.parts for name, _ in getattr(pipe, part).named_parameters()
+        if "lora_" in name
+    }  # fmt: skip
     assert len(loaded) == len(tuned.weights)
-    assert_same_pictures(pipe, tuned)
+    assert_same_images(pipe, tuned)
 
 
 def test_diffusers_finds_the_file_by_folder_alone(tune: Tune, tmp_path: Path) -> None:
     tuned = tune("sd15")
-    diffusers.write(assemble(tuned.config, tuned.weights, tuned.state), str(tmp_path))
+    diffusers.write(tuned.bundle(), str(tmp_path))
     pipe = base_pipeline(tuned.config)
     pipe.load_lora_weights(str(tmp_path))
-    assert_same_pictures(pipe, tuned)
+    assert_same_images(pipe, tuned)
 
 
 def test_kohya_file_has_an_alpha_for_every_module(tune: Tune, tmp_path: Path) -> None:
     tuned = tune("sdxl")
-    bundle = assemble(tuned.config, tuned.weights, tuned.state)
-    (path,) = kohya.write(bundle, str(tmp_path))
+    path = path_of(kohya, tuned.bundle(), tmp_path)
     assert Path(path).name == "my-run.safetensors"
     tensors = load_file(path)
     modules = {key.split(".")[0] for key in tensors}
@@ -77,7 +103,7 @@ def test_kohya_file_has_an_alpha_for_every_module(tune: Tune, tmp_path: Path) ->
 
 def test_kohya_header_tells_how_it_was_trained(tune: Tune, tmp_path: Path) -> None:
     tuned = tune("sdxl")
-    (path,) = kohya.write(assemble(tuned.config, tuned.weights, tuned.state), str(tmp_path))
+    path = path_of(kohya, tuned.bundle(), tmp_path)
     found = header(path)
     assert found["ss_network_module"] == "networks.lora"
     assert found["ss_network_dim"] == "4"
@@ -94,7 +120,7 @@ def test_kohya_header_tells_how_it_was_trained(tune: Tune, tmp_path: Path) -> No
 
 def test_model_hash_is_that_of_the_bytes_after_the_header(tune: Tune, tmp_path: Path) -> None:
     tuned = tune("sd15")
-    (path,) = kohya.write(assemble(tuned.config, tuned.weights, tuned.state), str(tmp_path))
+    path = path_of(kohya, tuned.bundle(), tmp_path)
     content = Path(path).read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     assert header(path)["sshs_model_hash"] == hashlib.sha256(content[start:]).hexdigest()
@@ -103,7 +129,7 @@ def test_model_hash_is_that_of_the_bytes_after_the_header(tune: Tune, tmp_path: 
 @pytest.mark.parametrize("form", [diffusers, kohya], ids=["diffusers", "kohya"])
 def test_every_header_names_its_origin(form: Any, tune: Tune, tmp_path: Path) -> None:
     tuned = tune("sd15")
-    (path,) = form.write(assemble(tuned.config, tuned.weights, tuned.state), str(tmp_path))
+    path = path_of(form, tuned.bundle(), tmp_path)
     found = header(path)
     assert found["raytrain.commit"] == "c0ffee"
     assert found["raytrain.dataset"] == "f00d"
@@ -116,25 +142,27 @@ def test_every_header_names_its_origin(form: Any, tune: Tune, tmp_path: Path) ->
 
 
 def test_alpha_stays_exact_at_half_precision(tune: Tune, tmp_path: Path) -> None:
-    tuned = tune("sd15")
-    tree = tuned.config.values()
-    tree["method"]["alpha"] = 0.3  # no half-precision number
-    tree["export"]["precision"] = "fp16"
-    bundle = assemble(type(tuned.config).model_validate(tree), tuned.weights, {**tuned.state, "config": tree})
-    (one,) = kohya.write(bundle, str(tmp_path))
-    tensors = load_file(one)
+    bundle = tune("sd15").bundle(method={"alpha": 0.3}, export={"precision": "fp16"})  # 0.3 is no half-precision number
+    tensors = load_file(path_of(kohya, bundle, tmp_path))
     assert {value.dtype for key, value in tensors.items() if "lora_" in key.split(".", 1)[1]} == {torch.float16}
     assert all(value.item() == np.float32(0.3) for key, value in tensors.items() if key.endswith(".alpha"))
-    (other,) = diffusers.write(bundle, str(tmp_path))
-    assert json.loads(header(other)["lora_adapter_metadata"])["unet.lora_alpha"] == 0.3
+
+
+def test_diffusers_settings_say_what_the_tensors_hold(tune: Tune, tmp_path: Path) -> None:
+    bundle = tune("sdxl", rank=4, alpha=2.0, conv_rank=2, text_rank=3).bundle()
+    path = path_of(diffusers, bundle, tmp_path)
+    told = json.loads(header(path)["lora_adapter_metadata"])
+    assert (told["unet.r"], told["unet.lora_alpha"]) == (4, 4)
+    assert set(told["unet.rank_pattern"].values()) == {2}
+    assert told["unet.rank_pattern"] == told["unet.alpha_pattern"]
+    assert (told["text_encoder.r"], told["text_encoder_2.r"]) == (3, 3)
+    names = {key.split(".lora_")[0] for key in load_file(path)}
+    assert all(".text_model.encoder." in name for name in names if name.startswith("text_encoder"))
 
 
 def test_alpha_defaults_to_the_rank(tune: Tune) -> None:
-    tuned = tune("sd15")
-    tree = tuned.config.values()
-    tree["method"]["alpha"] = None
-    adapters = assemble(tuned.config, tuned.weights, {**tuned.state, "config": tree}).adapters()
-    assert {adapter.alpha for adapter in adapters.values()} == {4.0}
+    updates = tune("sd15").bundle(method={"alpha": None}).of(LowRank)
+    assert {update.alpha for update in updates} == {4.0}
 
 
 def test_lora_of_another_base_model_is_refused(tune: Tune) -> None:

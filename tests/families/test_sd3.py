@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import SD3ControlNetModel
+from raytrain.data.recipe import recipe
 
 from raytrain.config import Config
-from raytrain.data.recipe import recipe
 from raytrain.errors import UserError
 from raytrain.families import sd3
 from raytrain.objective import Objective

@@ -13,9 +13,9 @@ from torch import nn
 
 from raytrain.families import Family
 from raytrain.methods import lora
-from raytrain.methods.lora import facts
+from raytrain.methods.lora import artifacts
 
-__all__ = ["Config", "build", "facts"]
+__all__ = ["Config", "artifacts", "build"]
 
 
 class Config(lora.Config):

@@ -1,123 +1,99 @@
-"""diffusers' own layout: a LoRA as `pytorch_lorapretrained.safetensors`, whole weights as a pipeline folder.
+"""diffusers' own layout: a LoRA file, a pipeline folder for whole weights, a ControlNet's folder, embeddings by their words.
 
-diffusers reads a LoRA's alpha from the file's metadata (`lora_adapter_metadata`) and without it assumes alpha = rank,
-so the metadata is what makes alpha exact.
+A LoRA's scale is multiplied into its tensors: diffusers reads alpha from the file's metadata (`lora_adapter_metadata`), others
+read none and take alpha for the rank, which it is here.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from raytrain import pretrained, storage
-from raytrain.errors import UserError
-from raytrain.export.bundle import DOWN, UP, Adapter, Bundle, write_safetensors
+from torch import Tensor
 
-LORA_FILE = "pytorch_lorapretrained.safetensors"
-PIPELINE = "pipeline"
-_NO_WEIGHTS_OF_OURS = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb")
-_PLAIN = re.compile(r"[\w-]+\.safetensors(\.index\.json)?")
+from raytrain import families, storage
+from raytrain.export.artifacts import Embeddings, LowRank, Module, Weights
+from raytrain.export.bundle import Bundle, Written, write_safetensors
+from raytrain.export.formats import _pipeline
 
-
-def write(bundle: Bundle, folder: str) -> list[str]:
-    """Write `<folder>/pytorch_lorapretrained.safetensors`, or the pipeline folder `<folder>/pipeline`."""
-    adapters = bundle.adapters()
-    return [_write_lora(bundle, adapters, folder) if adapters else _write_pipeline(bundle, folder)]
+TAKES = (LowRank, Weights, Embeddings, Module)
+LORA_FILE = "pytorch_lora_weights.safetensors"
+MODEL_FILE = "diffusion_pytorch_model.safetensors"
 
 
-def _write_lora(bundle: Bundle, adapters: dict[str, Adapter], folder: str) -> str:
-    prefix = bundle.part
+def write(bundle: Bundle, folder: str) -> list[Written]:
+    """Write `<folder>/pytorch_lora_weights.safetensors`, `pipeline/`, `learned_embeds.safetensors` or the module's folder."""
+    written = []
+    if updates := bundle.of(LowRank):
+        written.append(_write_lora(bundle, updates, folder))
+    if weights := bundle.of(Weights):
+        path = _pipeline.write(bundle, weights, storage.join(folder, "pipeline"))
+        written.append(Written(path, (f'pipe = diffusers.DiffusionPipeline.from_pretrained("{path}")',)))
+    written += [_write_module(bundle, module, folder) for module in bundle.of(Module)]
+    written += [_write_embeddings(bundle, words, folder) for words in bundle.of(Embeddings)]
+    return written
+
+
+def _write_lora(bundle: Bundle, updates: list[LowRank], folder: str) -> Written:
     tensors = {}
-    for module, adapter in adapters.items():
-        tensors[f"{prefix}.{module}{DOWN}"] = adapter.down
-        tensors[f"{prefix}.{module}{UP}"] = adapter.up
-    settings = {f"{prefix}.{key}": value for key, value in _peft_settings(adapters).items()}
+    for update in updates:
+        name = f"{update.part}.{families.published(update.layer)}"
+        # The scale goes into the half that does not start at zero: small numbers lose digits at half precision.
+        tensors[f"{name}.lora_A.weight"] = (update.down * update.scale).to(bundle.dtype)
+        tensors[f"{name}.lora_B.weight"] = update.up.to(bundle.dtype)
+        if update.magnitude is not None:
+            shape = (1, -1, 1, 1) if update.down.ndim == 4 else (-1,)
+            # transformers' loader leaves a text encoder's norms without `.weight` at their start, without a word.
+            ending = "" if update.part == bundle.part else ".weight"
+            tensors[f"{name}.lora_magnitude_vector{ending}"] = update.magnitude.reshape(shape).to(bundle.dtype)
+    settings: dict[str, Any] = {}
+    for part in dict.fromkeys(update.part for update in updates):
+        own = _peft_settings([update for update in updates if update.part == part])
+        settings |= {f"{part}.{key}": value for key, value in own.items()}
     header = {**bundle.header, "format": "pt", "lora_adapter_metadata": json.dumps(settings, sort_keys=True)}
-    return write_safetensors(storage.join(folder, LORA_FILE), tensors, header)
+    path = write_safetensors(storage.join(folder, LORA_FILE), tensors, header)
+    base = f'pipe = diffusers.DiffusionPipeline.from_pretrained("{bundle.config.model.path}")'
+    return Written(path, (base, f'pipe.load_lora_weights("{folder}")'))
 
 
-def _peft_settings(adapters: dict[str, Adapter]) -> dict[str, Any]:
-    """Return the arguments of `peft.LoraConfig`: the commonest rank and alpha, and the modules that differ."""
-    rank = Counter(adapter.rank for adapter in adapters.values()).most_common(1)[0][0]
-    alpha = Counter(adapter.alpha for adapter in adapters.values()).most_common(1)[0][0]
+def _peft_settings(updates: list[LowRank]) -> dict[str, Any]:
+    """Return the arguments of `peft.LoraConfig`: the commonest rank, the layers that differ, and alpha = rank for all."""
+    rank = Counter(update.rank for update in updates).most_common(1)[0][0]
+    others = {f"^{update.layer}": update.rank for update in updates if update.rank != rank}
     return {
         "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {f"^{name}": a.rank for name, a in adapters.items() if a.rank != rank},
-        "alpha_pattern": {f"^{name}": a.alpha for name, a in adapters.items() if a.alpha != alpha},
-        "target_modules": sorted(adapters),
+        "lora_alpha": rank,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "target_modules": sorted(update.layer for update in updates),
+        "use_dora": updates[0].magnitude is not None,
     }
 
 
-def _write_pipeline(bundle: Bundle, folder: str) -> str:
-    path = storage.join(folder, PIPELINE)
+def _write_module(bundle: Bundle, module: Module, folder: str) -> Written:
+    made: Any = module.make(bundle.skeleton(bundle.part))
+    path = storage.join(folder, module.part)
     with storage.atomic(path) as temporary:
-        target = Path(temporary)
-        index = _copy_parts(bundle, target)
-        _write_denoiser(bundle, target / bundle.part)
-        (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return path
+        made.save_config(temporary)
+        tensors = {name: tensor.to(bundle.dtype) for name, tensor in module.tensors.items()}
+        write_safetensors(str(Path(temporary) / MODEL_FILE), tensors, {**bundle.header, "format": "pt"})
+    base, kind = bundle.config.model.path, type(made).__name__
+    return Written(path, (
+        f'{module.part} = diffusers.{kind}.from_pretrained("{path}")',
+        f'pipe = diffusers.AutoPipelineForText2Image.from_pretrained("{base}", {module.part}={module.part})',
+        f"ComfyUI: copy {MODEL_FILE} to models/{module.part}.",
+    ))  # fmt: skip
 
 
-def _copy_parts(bundle: Bundle, target: Path) -> dict[str, Any]:
-    """Copy what did not learn, byte for byte, and return the pipeline's index."""
-    model, family = bundle.config.model, bundle.family
-    root = pretrained.folder(model)
-    index = pretrained.read_config(root, "model_index.json")
-    for name, value in index.items():
-        if name.startswith("_") or not isinstance(value, list) or name == bundle.part or value[0] is None:
-            continue
-        source = root / name
-        if name == "vae":
-            other, part = pretrained.vae_source(model)
-            source = other / part
-        if source.is_dir():
-            _copy(source, target / name, model.variant)
-        elif name in family.PARTS:
-            raise UserError(f"The base model {model.path!r} has no {name!r}, without which no pipeline can be written.")
-        else:
-            index[name] = [None, None]  # an optional part, such as the safety checker
-    return index
-
-
-def _copy(source: Path, target: Path, variant: str | None) -> None:
-    """Copy a part's folder without pickles; of several weights take those that `variant` names, under plain names."""
-    target.mkdir(parents=True)
-    files = [file for file in source.iterdir() if file.is_file() and file.suffix not in _NO_WEIGHTS_OF_OURS]
-    weights = [file for file in files if ".safetensors" in file.name]
-    tag = f".{variant}"
-    chosen = [file for file in weights if variant and tag in file.name]
-    chosen = chosen or [file for file in weights if _PLAIN.fullmatch(file.name)] or weights
-    for file in files:
-        if file in chosen and variant and tag in file.name:
-            new = target / file.name.replace(tag, "")
-            if file.suffix == ".json":
-                new.write_text(file.read_text(encoding="utf-8").replace(tag, ""), encoding="utf-8")
-            else:
-                shutil.copyfile(file, new)
-        elif file in chosen or file not in weights:
-            shutil.copyfile(file, target / file.name)
-
-
-def _write_denoiser(bundle: Bundle, target: Path) -> None:
-    weights = dict(bundle.weights)
-    expected = bundle.skeleton().state_dict()
-    strange = sorted(weights.keys() - expected.keys())
-    if strange:
-        raise UserError(
-            f"Method {bundle.config.method.name!r} learned weights that are no part of the {bundle.part} "
-            f"(the first is {strange[0]!r}); diffusers has no layout for them."
-        )
-    if weights.keys() != expected.keys():  # the method learned a part: the rest is the base model's
-        base = bundle.family.load(bundle.config.model, bundle.part, bundle.dtype).state_dict()
-        weights = base | weights
-    os.makedirs(target)
-    source = pretrained.folder(bundle.config.model) / bundle.part / "config.json"
-    shutil.copyfile(source, target / "config.json")
-    header = {**bundle.header, "format": "pt"}
-    write_safetensors(str(target / "diffusion_pytorch_model.safetensors"), weights, header)
+def _write_embeddings(bundle: Bundle, words: Embeddings, folder: str) -> Written:
+    ending = words.part.removeprefix("text_encoder")
+    tensors: dict[str, Tensor] = {word: vectors.to(bundle.dtype) for word, vectors in words.vectors.items()}
+    path = write_safetensors(storage.join(folder, f"learned_embeds{ending}.safetensors"), tensors, bundle.header)
+    into = f"text_encoder=pipe.{words.part}, tokenizer=pipe.tokenizer{ending}"
+    lines = []
+    for word in words.vectors:
+        state = f'{{"{word}": safetensors.torch.load_file("{path}")["{word}"]}}'
+        lines.append(f"pipe.load_textual_inversion({state}, {into})")
+    return Written(path, (f'pipe = diffusers.DiffusionPipeline.from_pretrained("{bundle.config.model.path}")', *lines))

@@ -1,62 +1,88 @@
-"""kohya's LoRA file, which ComfyUI and the Stable Diffusion web UIs load: one safetensors named after the run.
+"""kohya's and LyCORIS' file, which ComfyUI and the Stable Diffusion web UIs load: one safetensors named after the run.
 
-Every module has `lora_unet_<name>.lora_down.weight`, `.lora_up.weight` and its own `.alpha`, kept in float32 so that
-the scale alpha / rank is exact at any export precision.
+Every layer has `<prefix>_<name>.lora_down.weight`, `.lora_up.weight` (or LyCORIS' `.hada_*`, `.lokr_*`) and its own `.alpha`,
+kept in float32 so that the scale alpha / rank is exact at any export precision.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
-from raytrain import storage
+from raytrain import methods, storage
 from raytrain.errors import UserError
-from raytrain.export.bundle import Adapter, Bundle, write_safetensors
+from raytrain.export.artifacts import Factors, Hadamard, Kronecker, LowRank, Update
+from raytrain.export.bundle import Bundle, Written, write_safetensors
+
+Skeleton = Callable[[str], nn.Module]
+TAKES = (LowRank, Hadamard, Kronecker)
+_ALGORITHMS: dict[type[Update], str] = {LowRank: "locon", Hadamard: "loha", Kronecker: "lokr"}
+"""As LyCORIS names them."""
 
 
-def write(bundle: Bundle, folder: str) -> list[str]:
+def write(bundle: Bundle, folder: str) -> list[Written]:
     """Write `<folder>/<run name>.safetensors`."""
-    adapters = bundle.adapters()
-    if not adapters:
-        raise UserError(
-            f"Format 'kohya' holds a LoRA, but method {bundle.config.method.name!r} learned other weights; "
-            'set export.formats = ["diffusers"], which writes a whole pipeline folder.'
-        )
-    tensors = _tensors(bundle, adapters)
-    training = {key: _text(value) for key, value in _training(bundle, adapters).items()}
+    updates = bundle.of(Update)
+    skeleton = functools.cache(bundle.skeleton)
+    tensors = _tensors(bundle, updates, skeleton)
+    training = {key: _text(value) for key, value in _training(bundle, updates, skeleton).items()}
     header = {**bundle.header, **training, **_hashes(tensors, training)}
-    return [write_safetensors(storage.join(folder, f"{bundle.name}.safetensors"), tensors, header)]
+    path = write_safetensors(storage.join(folder, f"{bundle.name}.safetensors"), tensors, header)
+    lines = [f'ComfyUI: copy it to models/loras, add the node "Load LoRA" and choose {bundle.name}.safetensors.']
+    if any(_magnitude(update) is not None for update in updates):
+        lines.append(
+            "It is a DoRA: LyCORIS applies it as it was trained; ComfyUI and Forge divide by the norms of the base's weights "
+            "instead of the updated ones, so their images differ a little. diffusers does not read this file."
+        )
+    return [Written(path, tuple(lines))]
 
 
-def _tensors(bundle: Bundle, adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
-    denoiser = bundle.skeleton()
-    tensors = {}
-    prefix, rename = bundle.family.KOHYA[bundle.part]
-    for module, adapter in adapters.items():
-        name = f"{prefix}_{rename(module, denoiser)}"
-        tensors[f"{name}.lora_down.weight"] = adapter.down
-        tensors[f"{name}.lora_up.weight"] = adapter.up
-        tensors[f"{name}.alpha"] = torch.tensor(adapter.alpha, dtype=torch.float32)
+def _tensors(bundle: Bundle, updates: Sequence[Update], skeleton: Skeleton) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for update in updates:
+        if update.part not in bundle.family.KOHYA:
+            raise UserError(
+                f"Format 'kohya' has no name for the {update.part} of a {bundle.config.model.family} model, which learned; "
+                'the file would lack it. Set export.formats = ["diffusers"].'
+            )
+        prefix, rename = bundle.family.KOHYA[update.part]
+        name = f"{prefix}_{rename(update.layer, skeleton(update.part))}"
+        found, alpha = _own(update)
+        tensors |= {f"{name}.{key}": tensor.to(bundle.dtype) for key, tensor in found.items()}
+        tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
     return tensors
 
 
-def _training(bundle: Bundle, adapters: Mapping[str, Adapter]) -> dict[str, object]:
+def _own(update: Update) -> tuple[dict[str, Tensor], float]:
+    """Return one layer's tensors by kohya's or LyCORIS' names, and alpha."""
+    if isinstance(update, Factors):
+        # Alpha is not read where both Kronecker factors are whole, and LyCORIS multiplies the scale in twice where it merges:
+        # in the first factor, with alpha = rank, it is right for all.
+        first = next(key for key in ("hada_w1_a", "lokr_w1", "lokr_w1_a") if key in update.tensors)
+        return {**update.tensors, first: update.tensors[first] * update.scale}, float(update.rank)
+    assert isinstance(update, LowRank)
+    tensors = {"lora_down.weight": update.down, "lora_up.weight": update.up}
+    if update.magnitude is not None:
+        tensors["dora_scale"] = update.magnitude.reshape(-1, *(1,) * (update.down.ndim - 1))
+    return tensors, update.alpha
+
+
+def _magnitude(update: Update) -> Tensor | None:
+    return update.magnitude if isinstance(update, LowRank) else None
+
+
+def _training(bundle: Bundle, updates: Sequence[Update], skeleton: Skeleton) -> dict[str, object]:
     config = bundle.config
     objective, train, side = config.objective, config.train, config.data.buckets.resolution
-    ranks = {adapter.rank for adapter in adapters.values()}
-    alphas = {adapter.alpha for adapter in adapters.values()}
-    convolution = any(adapter.down.ndim == 4 and adapter.down.shape[-1] > 1 for adapter in adapters.values())
-    network = {"conv_dim": str(max(ranks)), "conv_alpha": _text(max(alphas))} if convolution else {}
     values = {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": ranks.pop() if len(ranks) == 1 else "Dynamic",
-        "ss_network_alpha": alphas.pop() if len(alphas) == 1 else "Dynamic",
-        "ss_network_args": json.dumps(network),
+        **_network(updates, skeleton),
         "ss_base_model_version": bundle.family.KOHYA_BASE,
         "ss_v2": config.model.family == "sd2",
         "ss_sd_model_name": config.model.path.rstrip("/").rsplit("/", 1)[-1],
@@ -64,6 +90,7 @@ def _training(bundle: Bundle, adapters: Mapping[str, Adapter]) -> dict[str, obje
         "ss_output_name": bundle.name,
         "ss_learning_rate": train.learning_rate,
         "ss_unet_lr": train.learning_rate,
+        "ss_text_encoder_lr": _text_rate(bundle, updates),
         "ss_optimizer": train.optimizer,
         "ss_lr_scheduler": train.schedule,
         "ss_lr_warmup_steps": train.warmup,
@@ -74,7 +101,7 @@ def _training(bundle: Bundle, adapters: Mapping[str, Adapter]) -> dict[str, obje
         "ss_num_epochs": _epochs(bundle),
         "ss_steps": bundle.step,
         "ss_max_train_steps": train.steps,
-        "ss_num_train_images": bundle.pictures,
+        "ss_num_train_images": bundle.images,
         "ss_resolution": (side, side),
         "ss_enable_bucket": True,
         "ss_seed": config.seed,
@@ -87,11 +114,46 @@ def _training(bundle: Bundle, adapters: Mapping[str, Adapter]) -> dict[str, obje
     return {key: value for key, value in values.items() if value is not None}
 
 
+def _network(updates: Sequence[Update], skeleton: Skeleton) -> dict[str, object]:
+    """Return what kind of network the file holds, in kohya's words; convolutions are those of kernels above 1."""
+    wide: list[Update] = []
+    narrow: list[Update] = []
+    for update in updates:
+        weight: Any = skeleton(update.part).get_submodule(update.layer).weight
+        (wide if weight.ndim > 2 and weight.shape[-1] > 1 else narrow).append(update)
+    narrow = narrow or wide
+    ranks, alphas = ({getattr(update, key) for update in narrow} for key in ("rank", "alpha"))
+    arguments: dict[str, object] = {}
+    if wide:
+        arguments |= {"conv_dim": str(wide[0].rank), "conv_alpha": _text(wide[0].alpha)}
+    algorithm = _ALGORITHMS[type(updates[0])]
+    dora = any(_magnitude(update) is not None for update in updates)
+    lycoris = algorithm != "locon" or dora
+    if lycoris:
+        arguments |= {"algo": algorithm} | ({"dora_wd": "True"} if dora else {})
+    return {
+        "ss_network_module": "lycoris.kohya" if lycoris else "networks.lora",
+        "ss_network_dim": ranks.pop() if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": alphas.pop() if len(alphas) == 1 else "Dynamic",
+        "ss_network_args": json.dumps(arguments),
+    }
+
+
+def _text_rate(bundle: Bundle, updates: Sequence[Update]) -> float | None:
+    """Return the learning rate of the text encoders, None where they did not learn."""
+    parts = {update.part for update in updates} - {bundle.part}
+    if not parts:
+        return None
+    groups = methods.load(bundle.config.method).groups(bundle.config.method)
+    factors = [group.rate for prefix, group in groups.items() if any(part.startswith(prefix) for part in parts)]
+    return bundle.config.train.learning_rate * next(iter(factors), 1.0)
+
+
 def _epochs(bundle: Bundle) -> int | None:
     train = bundle.config.train
     if train.epochs is not None or train.steps is None:
         return train.epochs or 10
-    return -(-bundle.step * train.global_batch // bundle.pictures) if bundle.pictures else None
+    return -(-bundle.step * train.global_batch // bundle.images) if bundle.images else None
 
 
 def _text(value: object) -> str:
