@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from raytrain import checkpoint, families, pretrained, storage
+from raytrain import checkpoint, families, methods, pretrained, storage
 from raytrain.config import Config
 from raytrain.data import drift, schema, sources
 from raytrain.data.item import Item
-from raytrain.data.read import check_dataset
+from raytrain.data.read import check_dataset, require
 from raytrain.data.schema import BucketCount, bucket_size
 from raytrain.train import memory
 from raytrain.train.run import ledger_of
@@ -70,6 +70,7 @@ def plan(config: Config) -> Plan:
     note = ""
     if made:
         manifest = check_dataset(config)
+        require(manifest, config.dataset, methods.load(config.method).columns(family, config.method))
         buckets = manifest.buckets
         note = drift.note(manifest.settings, config.data.model_dump(mode="json"))
         ledger = ledger_of(config, {name: count.entries for name, count in buckets.items()})

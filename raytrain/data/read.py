@@ -137,6 +137,8 @@ class Dataset:
             first = places.offsets[rows]
             counts = places.offsets[rows + 1] - first
             if not counts.all():
+                if store == CONTROLS:
+                    raise no_controls(self.uri)
                 continue
             same = versions.get(MOMENTS) if store in (MASKS, CONTROLS) else None  # they show the same cut
             versions[store] = (
@@ -297,6 +299,20 @@ def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Man
             "it would not see the rest. Wait for `raytrain prepare` to end, or set data.partial = true."
         )
     return manifest
+
+
+def require(manifest: Manifest, uri: str, columns: Collection[str]) -> None:
+    """Raise UserError unless a dataset stores the columns that a method reads."""
+    if "control" in columns and not manifest.shards.get(CONTROLS):
+        raise no_controls(uri)
+
+
+def no_controls(uri: str) -> UserError:
+    """Return the error for a dataset without the control images that are asked of it."""
+    return UserError(
+        f"The method reads control images, and the dataset {uri!r} stores none; there is nothing to be controlled by. "
+        'Set data.controls.kind (for instance "canny") and run `raytrain prepare` again.'
+    )
 
 
 def check_dataset(config: Config) -> Manifest:

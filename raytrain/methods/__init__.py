@@ -6,7 +6,7 @@ it differs from training the denoiser on what a dataset stores; the others come 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raytrain.families import Family
     from raytrain.objective import Objective
     from raytrain.rng import Draw
+    from raytrain.sampling.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Method(Protocol):
 
     FREEZES_BASE: bool
     """Weights of the base do not learn, so they may be quantized."""
+    INPUTS: tuple[str, ...]
+    """What a prompt needs beside its text: `control`."""
 
     def columns(self, family: Family, config: Any) -> tuple[str, ...]:
         """Return the columns that training reads: `latents`, `text`, `tokens`, `control`."""
@@ -66,6 +69,9 @@ class Method(Protocol):
 
     def pipeline(self, config: Config, parts: Mapping[str, nn.Module], device: torch.device) -> Any:
         """Return the diffusers pipeline that samples with these parts."""
+
+    def pipeline_inputs(self, family: Family, config: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Return what that pipeline is called with for these prompts, beside what every pipeline takes."""
 
     def facts(self, config: Any) -> dict[str, Any]:
         """Return what an export writes into its header."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +17,10 @@ from raytrain.rng import Draw
 
 if TYPE_CHECKING:
     from raytrain.config import Config
+    from raytrain.sampling.prompts import Prompt
 
 FREEZES_BASE = False
+INPUTS = ()
 
 
 def columns(family: Family, config: Any) -> tuple[str, ...]:
@@ -72,10 +74,15 @@ def pipeline(config: Config, parts: Mapping[str, nn.Module], device: torch.devic
     return family.pipeline(config.model, parts, config.sample.scheduler, device)
 
 
+def pipeline_inputs(family: Family, config: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Return nothing: text is enough."""
+    return {}
+
+
 def facts(config: Any) -> dict[str, Any]:
     """Return nothing for an export's header."""
     return {}
 
 
-__all__ = ["FREEZES_BASE", "columns", "condition", "draws", "facts", "groups", "losses", "pipeline", "predict",
-           "tokenizer"]  # fmt: skip
+__all__ = ["FREEZES_BASE", "INPUTS", "columns", "condition", "draws", "facts", "groups", "losses", "pipeline",
+           "pipeline_inputs", "predict", "tokenizer"]  # fmt: skip

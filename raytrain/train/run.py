@@ -14,7 +14,7 @@ from raytrain import checkpoint, provenance, storage
 from raytrain.checkpoint import Checkpoint, Saver
 from raytrain.config import Config, TrainConfig
 from raytrain.data.ledger import Ledger
-from raytrain.data.read import Dataset, check_dataset
+from raytrain.data.read import Dataset, check_dataset, require
 from raytrain.data.schema import bucket_size
 from raytrain.errors import UserError
 from raytrain.log import MetricLog
@@ -217,6 +217,7 @@ def start(config: Config, rank: int, world: int) -> Run:
     dataset = Dataset.of(config)
     ledger = ledger_of(config, dataset.counts())
     model = load_model(config, device)
+    require(dataset.manifest, dataset.uri, model.columns)
     speed.prepare(model, config.train, device)
     if config.train.gradient_checkpointing:
         model.checkpoint_activations()
