@@ -23,7 +23,7 @@ def command(
     settings = load(config, set or ())
     from raytrain.sample import sample
 
-    print(f"wrote {sample(settings, checkpoint, output)}")
+    print(f"wrote {sample(settings, checkpoint, output, print)}")
     return 0
 
 

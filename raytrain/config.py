@@ -205,8 +205,12 @@ class SampleConfig(Table):
     prompts: Names = ()
     """Empty means captions of held-out pictures."""
     prompt_file: str = ""
-    """A text file of prompts, one a line."""
+    """A text file of prompts, one a line, with kohya's flags for what differs from this table: `--n` negative, `--w` width,
+    `--h` height, `--d` seed, `--l` guidance, `--s` steps, `--cn` control image (relative to the file)."""
+    controls: Names = ()
+    """Control images of the prompts, for a method that takes them: files, one a prompt, or one folder of them."""
     max_prompts: int = Field(8, ge=1)
+    """More are not drawn; it is said where some were given."""
     pictures_per_prompt: int = Field(1, ge=1)
     negative: str = ""
     steps: int = Field(30, ge=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from torch import Tensor, nn
 
@@ -67,6 +68,18 @@ def quantize(denoiser: nn.Module, kind: str) -> None:
             denoiser.set_submodule(name, KINDS[kind](layer))
     marked: Any = denoiser
     marked.is_loaded_in_8bit, marked.is_loaded_in_4bit = kind == "int8", kind == "nf4"  # what peft asks for
+
+
+def full_state(denoiser: nn.Module) -> dict[str, Tensor]:
+    """Return a quantized denoiser's state by the names it had before, its linear weights back in float32."""
+    state = denoiser.state_dict()
+    for name, layer in denoiser.named_modules():
+        if isinstance(layer, Int8Linear):
+            state[f"{name}.weight"] = layer.weight.data * layer.state.SCB[:, None] / 127
+        elif isinstance(layer, Nf4Linear):
+            found = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+            state[f"{name}.weight"] = found.float()
+    return state
 
 
 def stored_bytes(denoiser: nn.Module) -> int:

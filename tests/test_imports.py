@@ -120,7 +120,7 @@ def test_a_lower_room_never_imports_a_higher_one() -> None:
         ("data", "diffusion"),
         ("families", "methods"),
         ("checkpoint",),
-        ("sample", "export"),
+        ("sample", "sampling", "export"),
         ("evaluate",),
         ("train",),
     ]

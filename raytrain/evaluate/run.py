@@ -26,6 +26,8 @@ from raytrain.evaluate.statistics import Difference, Score, compare, summarise
 from raytrain.evaluate.subject import Judges, Subject
 from raytrain.evaluate.verdict import headline, overfit
 from raytrain.log import read_metrics
+from raytrain.sampling.grid import grid, save_image
+from raytrain.sampling.prompts import Prompt, prompts
 from raytrain.startup import quiet
 
 Values = dict[str, list[float]]
@@ -87,32 +89,30 @@ def evaluate(config: Config, which: str = "latest", tell: Callable[[str], None] 
             "Evaluation compares a checkpoint with the base model, so it cannot be `base` itself. Give latest or best."
         )
     dataset = Dataset.of(config) if storage.exists(storage.join(config.dataset, "manifest.json")) else None
-    texts = sample.prompts(config, dataset)
+    asked = prompts(config, dataset, tell)
     judges = Judges(config)
     drawn: dict[str, list[Image.Image]] = {}
     values: dict[str, Values] = {}
     for side, weights in (("base", None), ("tuned", folder)):
-        count = len(texts) * config.sample.pictures_per_prompt
-        tell(f"Drawing {count} picture{'' if count == 1 else 's'} with the {side} model")
-        drawn[side], losses = _draw(config, weights, texts, dataset, judges.device)
+        tell(f"Drawing {len(asked)} image{'' if len(asked) == 1 else 's'} with the {side} model")
+        drawn[side], losses = _draw(config, weights, asked, dataset, judges.device)
         tell(f"Scoring the {side} model: {', '.join(config.evaluate.scorers)}")
-        subject = Subject(config, drawn[side], _repeated(config, texts), judges, losses.copy)
+        subject = Subject(config, drawn[side], [prompt.text for prompt in asked], judges, losses.copy)
         values[side] = measure(subject)
-    return _write(config, folder, texts, drawn, values)
+    return _write(config, folder, asked, drawn, values)
 
 
 def _draw(
-    config: Config, folder: str | None, texts: Sequence[str], dataset: Dataset | None, device: torch.device
+    config: Config, folder: str | None, asked: Sequence[Prompt], dataset: Dataset | None, device: torch.device
 ) -> tuple[list[Image.Image], list[float]]:
     """Return one model's pictures and its held-out losses, then free its memory."""
     average = config.train.ema is not None and config.export.ema
     model = sample.load_model(config, folder, device, ema=average)
     pipeline = sample.build_pipeline(config, model, device)
-    width, height = sample.size(config, dataset.manifest if dataset else None)
     losses: list[float] = []
     if dataset is not None and "held_out_loss" in config.evaluate.scorers:
         losses = held_out.losses(model, dataset, config.evaluate)
-    pictures = sample.generate(pipeline, texts, config.sample, width, height)
+    pictures = sample.draw(config, model, pipeline, asked)
     del model, pipeline
     gc.collect()
     if device.type == "cuda":
@@ -120,28 +120,27 @@ def _draw(
     return pictures, losses
 
 
-def _repeated(config: Config, texts: Sequence[str]) -> list[str]:
-    return [text for text in texts for _ in range(config.sample.pictures_per_prompt)]
-
-
 def _write(
     config: Config,
     folder: str,
-    texts: Sequence[str],
+    asked: Sequence[Prompt],
     drawn: Mapping[str, list[Image.Image]],
     values: Mapping[str, Values],
 ) -> str:
     target = storage.join(config.output, run_folder.EVALUATION)
     storage.remove(target)
     pictures: list[dict[str, Any]] = []
-    for number, text in enumerate(_repeated(config, texts)):
+    for number, prompt in enumerate(asked):
         names = {side: f"{side}/{number:03d}.png" for side in drawn}
         for side, name in names.items():
-            sample.save_picture(drawn[side][number], storage.join(target, name))
-        pictures.append({"prompt": text, "seed": config.sample.seed + number, **names})
-    each = config.sample.pictures_per_prompt
-    sheet = sample.grid([pictures_of[::each] for pictures_of in drawn.values()], list(drawn), texts)
-    sample.save_picture(sheet, storage.join(target, "base-vs-tuned.png"))
+            save_image(drawn[side][number], storage.join(target, name))
+        pictures.append({"prompt": prompt.text, "seed": prompt.seed, **names})
+    first = asked[:: config.sample.pictures_per_prompt]
+    texts = [prompt.text for prompt in first]
+    inputs = {name: [prompt.inputs[name] for prompt in first] for name in first[0].inputs}
+    sides = {side: made[:: config.sample.pictures_per_prompt] for side, made in drawn.items()}
+    sheet = grid([*inputs.values(), *sides.values()], [*inputs, *sides], texts)
+    save_image(sheet, storage.join(target, "base-vs-tuned.png"))
     compared = differences(config, values["base"], values["tuned"])
     verdict = overfit(read_metrics(config.output), compared)
     content = {
@@ -154,7 +153,7 @@ def _write(
         "not_applicable": [name for name in config.evaluate.scorers if name not in compared],
         "samples": values,
         "pictures": pictures,
-        "prompts": list(texts),
+        "prompts": texts,
         "config": config.values(),
         "commit": provenance.commit(),
         "versions": provenance.versions(),

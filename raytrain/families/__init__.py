@@ -114,8 +114,12 @@ class Family(Protocol):
     # UNREAD: Mapping[str, str], for a text encoder the path of its layers, of which nothing reads the last one's output
 
     # Verbs that only some families have; `verb` tells of one that is missing.
-    # control_branch(denoiser, model) -> nn.Module
-    # control_hint(vae, images, model) -> the hint of images (n, 3, H, W) in [0, 1], else they are it
+    #
+    # ControlNet: control images come stored as (n, 3, H, W) uint8; what a branch reads of them is the family's.
+    # HINT_PARTS: tuple[str, ...]  frozen parts that `hint` works with: none for pixels, ("vae",) for latents
+    # CONTROL_INPUT: str           the pipeline's argument for control images
+    # control_branch(denoiser, load) -> nn.Module; without effect as it begins; `load` as in `Method.build`
+    # hint(parts, control, model) -> Tensor; what `control` reads of control images
     # control(branch, noisy, time, condition, hint, scale) -> what `predict` takes as `extra`
 
 

@@ -21,6 +21,11 @@ CAPTION_TOKENS = {CHUNK: CHUNK, 2 * CHUNK: 2 * CHUNK, 3 * CHUNK: 3 * CHUNK}
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+HINT_WIDTHS = (16, 32, 96, 256)
+"""Channels of a ControlNet's hint encoder, at full size and after each halving."""
+HINT_PARTS = ()
+"""A hint is made of pixels alone."""
+CONTROL_INPUT = "image"
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
 
 SCHEDULERS: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -197,16 +202,39 @@ def scheduler(model: ModelConfig, name: str) -> Any:
     return getattr(diffusers, kind).from_pretrained(pretrained.folder(model), subfolder="scheduler", **options)
 
 
-def control_branch(denoiser: Any, model: ModelConfig) -> nn.Module:
+def control_branch(denoiser: Any, load: Callable[[str], nn.Module]) -> nn.Module:
     """Return a ControlNet that starts as the U-Net's own encoder behind zero convolutions (arXiv:2302.05543)."""
     from diffusers.models.controlnets.controlnet import ControlNetModel
 
-    branch: nn.Module = ControlNetModel.from_unet(denoiser)
+    vae: Any = load("vae")
+    halvings = len(vae.config.block_out_channels) - 1
+    widths = (*HINT_WIDTHS, *HINT_WIDTHS[-1:] * halvings)[: halvings + 1]  # one stride of 2 between two widths
+    quantized = getattr(denoiser, "is_loaded_in_8bit", False) or getattr(denoiser, "is_loaded_in_4bit", False)
+    branch: nn.Module = ControlNetModel.from_unet(
+        denoiser, conditioning_embedding_out_channels=widths, load_weights_from_unet=not quantized
+    )
+    if quantized:
+        from raytrain.quantize import full_state  # two seconds of imports that only a quantized base needs
+
+        names = branch.state_dict().keys()
+        copied = {name: weight for name, weight in full_state(denoiser).items() if name in names}
+        branch.load_state_dict(copied, strict=False)
     return branch
 
 
+def hint(parts: Mapping[str, nn.Module], control: Tensor, model: ModelConfig) -> Tensor:
+    """Map control images (n, 3, H, W) uint8 to [0, 1]: the branch reads pixels."""
+    return control.float() / 255
+
+
 def control_kwargs(
-    branch: nn.Module, noisy: Tensor, time: Tensor, text: Tensor, hint: Tensor, scale: float, added: Any
+    branch: nn.Module,
+    noisy: Tensor,
+    time: Tensor,
+    text: Tensor,
+    hint: Tensor,
+    scale: float,
+    added: Any,
 ) -> dict[str, Any]:
     """Run a ControlNet on a hint (n, 3, H, W) in [0, 1]; returns its residuals as the U-Net takes them."""
     down, middle = branch(

@@ -16,8 +16,11 @@ from raytrain.config import ModelConfig
 from raytrain.families import _stable_diffusion as sd
 from raytrain.families._kohya import plain, sd_module
 from raytrain.families._stable_diffusion import (
+    CONTROL_INPUT,
+    HINT_PARTS,
     control_branch,
     encode_image,
+    hint,
     latent,
     latents,
     process,
@@ -109,7 +112,7 @@ def tiny(folder: str, seed: int = 0) -> None:
     _tiny.write_sd15(folder, seed)
 
 
-__all__ = ["CAPTION_TOKENS", "CONDITION", "CONV_TARGETS", "EMBEDDINGS", "KOHYA", "KOHYA_BASE",
-           "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS", "control", "control_branch",
-           "encode_image", "encode_text", "latent", "latents", "load", "pipeline", "predict",
-           "process", "tiny", "tokenize", "too_long"]  # fmt: skip
+__all__ = ["CAPTION_TOKENS", "CONDITION", "CONTROL_INPUT", "CONV_TARGETS", "EMBEDDINGS",
+           "HINT_PARTS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS",
+           "control", "control_branch", "encode_image", "encode_text", "hint", "latent",
+           "latents", "load", "pipeline", "predict", "process", "tiny", "tokenize", "too_long"]  # fmt: skip

@@ -12,7 +12,7 @@ the text encoders' layers are kohya's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,8 @@ KOHYA = {
     "text_encoder_2": ("lora_te2", plain), "text_encoder_3": ("lora_te3", plain),
 }  # fmt: skip
 EMBEDDINGS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+HINT_PARTS = ("vae",)
+CONTROL_INPUT = "control_image"
 KOHYA_BASE = "sd3"
 MODELSPEC = "stable-diffusion-3"
 NEEDS = ("diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3",)
@@ -185,7 +187,7 @@ def predict(
     return result
 
 
-def control_branch(denoiser: Any, model: ModelConfig) -> nn.Module:
+def control_branch(denoiser: Any, load: Callable[[str], nn.Module]) -> nn.Module:
     """Return a ControlNet: the transformer's first blocks behind zero layers (arXiv:2302.05543).
 
     They are at most 12, and never the last, which ends the text's stream and so has other weights.
@@ -207,12 +209,14 @@ def control_branch(denoiser: Any, model: ModelConfig) -> nn.Module:
     return found
 
 
-def control_hint(vae: nn.Module, images: Tensor, model: ModelConfig) -> Tensor:
-    """Map control images (n, 3, H, W) in [0, 1] to the latents (n, C, h, w) that `control` takes.
+def hint(parts: Mapping[str, nn.Module], control: Tensor, model: ModelConfig) -> Tensor:
+    """Map control images (n, 3, H, W) uint8 to the latents (n, C, h, w) that `control` takes.
 
     They are the posterior's mean. The pipeline samples it: its hint has the VAE's own noise too.
     """
-    stored = encode_image(vae, 2 * images - 1)
+    vae: Any = parts["vae"]
+    with torch.no_grad():
+        stored = encode_image(vae, (control.float() / 127.5 - 1).to(vae.dtype)).float()
     return latents(stored, torch.zeros_like(stored.chunk(2, dim=1)[0]), model)
 
 
@@ -224,7 +228,7 @@ def control(
     hint: Tensor,
     scale: float,
 ) -> dict[str, Any]:
-    """Run the ControlNet on a hint of `control_hint`; returns what `predict` takes."""
+    """Run the ControlNet on a hint of `hint`; returns what `predict` takes."""
     residuals = branch(
         hidden_states=noisy,
         controlnet_cond=hint,

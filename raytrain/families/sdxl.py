@@ -12,8 +12,11 @@ from raytrain.config import ModelConfig
 from raytrain.families import _stable_diffusion as sd
 from raytrain.families._kohya import plain, sdxl_module
 from raytrain.families._stable_diffusion import (
+    CONTROL_INPUT,
+    HINT_PARTS,
     control_branch,
     encode_image,
+    hint,
     latent,
     latents,
     process,
@@ -126,7 +129,7 @@ def _added(condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"text_embeds": pooled, "time_ids": condition["sizes"].to(pooled.dtype)}
 
 
-__all__ = ["CAPTION_TOKENS", "CONDITION", "CONV_TARGETS", "EMBEDDINGS", "KOHYA", "KOHYA_BASE",
-           "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS", "UNREAD", "control", "control_branch",
-           "encode_image", "encode_text", "latent", "latents", "load", "pipeline", "predict",
-           "process", "tiny", "tokenize", "too_long"]  # fmt: skip
+__all__ = ["CAPTION_TOKENS", "CONDITION", "CONTROL_INPUT", "CONV_TARGETS", "EMBEDDINGS",
+           "HINT_PARTS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS",
+           "UNREAD", "control", "control_branch", "encode_image", "encode_text", "hint", "latent",
+           "latents", "load", "pipeline", "predict", "process", "tiny", "tokenize", "too_long"]  # fmt: skip

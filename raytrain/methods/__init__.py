@@ -6,7 +6,7 @@ it differs from training the denoiser on what a dataset stores; the others come 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from raytrain.families import Family
     from raytrain.objective import Objective
     from raytrain.rng import Draw
+    from raytrain.sampling.prompts import Prompt
 
 
 class Method(Protocol):
@@ -31,6 +32,8 @@ class Method(Protocol):
 
     FREEZES_BASE: bool
     """Weights of the base do not learn, so they may be quantized."""
+    INPUTS: tuple[str, ...]
+    """What a prompt needs beside its text: `control`."""
 
     def columns(self, family: Family, config: Any) -> tuple[str, ...]:
         """Return the columns that training reads: `latents`, `text`, `tokens`, `control`."""
@@ -60,6 +63,9 @@ class Method(Protocol):
 
     def artifacts(self, state: Mapping[str, Tensor], config: Any, family: Family) -> list[Artifact]:
         """Return what a checkpoint's tensors, by public name, are to other programs."""
+
+    def pipeline_inputs(self, family: Family, config: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Return what that pipeline is called with for these prompts, beside what every pipeline takes."""
 
 
 def load(config: MethodConfig) -> Method:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,8 +18,10 @@ from raytrain.rng import Draw
 if TYPE_CHECKING:
     from raytrain.config import Config
     from raytrain.export.artifacts import Artifact
+    from raytrain.sampling.prompts import Prompt
 
 FREEZES_BASE = False
+INPUTS = ()
 
 
 def columns(family: Family, config: Any) -> tuple[str, ...]:
@@ -84,5 +86,10 @@ def artifacts(state: Mapping[str, Tensor], config: Any, family: Family) -> list[
     return [Weights(part, tensors) for part, tensors in parts.items()]
 
 
-__all__ = ["FREEZES_BASE", "artifacts", "columns", "condition", "draws", "groups", "losses", "pipeline", "predict",
-           "tokenizer"]  # fmt: skip
+def pipeline_inputs(family: Family, config: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Return nothing: text is enough."""
+    return {}
+
+
+__all__ = ["FREEZES_BASE", "INPUTS", "artifacts", "columns", "condition", "draws", "groups", "losses",
+           "pipeline", "pipeline_inputs", "predict", "tokenizer"]  # fmt: skip

@@ -106,8 +106,8 @@ def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> li
 
     found = []
     for name, rows in state.items():
-        words = zip(config.tokens, rows.split(config.vectors), strict=True)
-        found.append(Embeddings(name.partition(".")[0], dict(words)))
+        words = {word: rows[at * config.vectors :][: config.vectors] for at, word in enumerate(config.tokens)}
+        found.append(Embeddings(name.partition(".")[0], words))
     return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from raytrain.data.read import Dataset
 from raytrain.errors import UserError
 from raytrain.model import Model
 from raytrain.startup import quiet
+from raytrain.train import notices
 from raytrain.train.pictures import Pictures
 from raytrain.train.run import Run, load_model
 
@@ -83,7 +84,8 @@ class Maker:
 
     @cached_property
     def _pictures(self) -> Pictures:
-        return Pictures(self._config, Dataset.of(self._config), self._model, self._device)
+        tell = partial(notices.tell, self._config.output)
+        return Pictures(self._config, Dataset.of(self._config), self._model, self._device, tell)
 
 
 class Beside:

@@ -52,7 +52,8 @@ def build(run: Run, report: Report | None) -> Iterator[list[Hook]]:
 def _hooks(run: Run, report: Report | None, beside: Beside | None) -> list[Hook]:
     """Return the hooks in the order they run; the checkpoint is last, so that it holds the others' metrics."""
     train = run.config.train
-    pictures = Pictures(run.config, run.dataset, run.model, run.device)
+    tell = {"tell": run.tell} if run.leads else {}
+    pictures = Pictures(run.config, run.dataset, run.model, run.device, **tell)
     hooks = []
     if train.held_out_every.number or not train.score_every.number:
         hooks.append(Hook("held_out", held_out_loss, train.held_out_every, at_start=True))

@@ -194,9 +194,11 @@ def _absolute(config: Config) -> Config:
     tree = config.values()
     tree["output"] = os.path.abspath(config.output)
     tree["data"]["dataset"] = storage.resolve(config.dataset)[1]
-    for table, key in (("model", "path"), ("model", "vae"), ("evaluate", "clip"), ("evaluate", "aesthetic"),
-                       ("sample", "prompt_file")):  # fmt: skip
-        value = tree[table][key]
+    for table, key in (("model", "path"), ("model", "vae"), ("method", "path"), ("evaluate", "clip"),
+                       ("evaluate", "aesthetic"), ("sample", "prompt_file")):  # fmt: skip
+        value = tree[table].get(key)
         if value and os.path.exists(value):
             tree[table][key] = os.path.abspath(value)
+    controls = tree["sample"]["controls"]
+    tree["sample"]["controls"] = [os.path.abspath(path) if os.path.exists(path) else path for path in controls]
     return parse(tree)

@@ -27,7 +27,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
-from raytrain.encoders import Encoders
 
 from raytrain.config import Config
 from raytrain.configfile import parse

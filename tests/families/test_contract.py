@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -270,22 +269,20 @@ def steered(request: pytest.FixtureRequest, tiny: Callable[[str], Tiny]) -> Tiny
 def branch(steered: Tiny) -> Any:
     """Its ControlNet as it begins."""
     config = dict(steered.denoiser.config)
-    found = steered.family.control_branch(steered.denoiser, steered.model).eval()
+    found = steered.family.control_branch(steered.denoiser, steered.parts.__getitem__).eval()
     assert dict(steered.denoiser.config) == config
     return found
 
 
 def control_images() -> tuple[list[Image.Image], Tensor]:
-    """Two control images, and as a batch has them: in [0, 1]."""
+    """Two control images, and as a batch has them."""
     values = np.random.default_rng(5).integers(0, 256, (2, HEIGHT, WIDTH, 3), dtype=np.uint8)
-    return [Image.fromarray(each) for each in values], torch.from_numpy(values).permute(0, 3, 1, 2).float() / 255
+    return [Image.fromarray(each) for each in values], torch.from_numpy(values).permute(0, 3, 1, 2)
 
 
 def hint(made: Tiny) -> Tensor:
-    verb = getattr(made.family, "control_hint", None)
-    images = control_images()[1]
-    with torch.no_grad():
-        return images if verb is None else verb(made.parts["vae"], images, made.model)
+    found: Tensor = made.family.hint(made.parts, control_images()[1], made.model)
+    return found
 
 
 def test_a_new_control_branch_changes_nothing_and_learns(steered: Tiny, branch: Any) -> None:
@@ -314,8 +311,7 @@ def test_every_step_of_sampling_under_control_is_the_pipelines(
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
     parts = {families.denoiser(steered.family): steered.denoiser, "controlnet": branch}
     pipe = steered.family.pipeline(steered.model, parts, "auto", CPU)
-    argument = "control_image" if "control_image" in inspect.signature(pipe.__call__).parameters else "image"
-    images, own = {argument: control_images()[0]}, hint(steered)
+    images, own = {steered.family.CONTROL_INPUT: control_images()[0]}, hint(steered)
     seen = plain.watch(pipe, **call(steered), **images, controlnet_conditioning_scale=0.7)
 
     def extra(sample: Tensor, time: Tensor, given: dict[str, Tensor]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from raytrain import families
-from raytrain.config import ModelConfig, SampleConfig
+from raytrain.config import ModelConfig
 from raytrain.families import _stable_diffusion
-from raytrain.sample import generate
+from raytrain.sampling.generate import generate
+from raytrain.sampling.prompts import Prompt
 from tests.encoders import Encoders
 
 SHORT, LONG = "a red star", "the quick brown fox jumps over the lazy dog! " * 6
@@ -124,8 +125,8 @@ def test_cut_captions_are_counted(family: str, model: Callable[..., ModelConfig]
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_prompts_are_encoded_by_the_same_rule(family: str, model: Callable[..., ModelConfig]) -> None:
     module = families.load(family)
-    settings = SampleConfig(steps=2, batch=3, negative="blue")
     ending = [LONG + "red", LONG + "green", SHORT]
+    asked = [Prompt(text, "blue", number, (64, 64), steps=2) for number, text in enumerate(ending)]
 
     def pictures(config: ModelConfig, encoded: bool = False) -> list[bytes]:
         denoiser = module.load(config, "unet", torch.float32)
@@ -139,10 +140,10 @@ def test_prompts_are_encoded_by_the_same_rule(family: str, model: Callable[..., 
                 calls |= {prefix + names[column]: value for column, value in encode(texts).items()}
             noise = [torch.Generator("cpu").manual_seed(number) for number in range(3)]
             made = pipeline.pipeline(
-                **calls, num_inference_steps=2, guidance_scale=settings.guidance, width=64, height=64, generator=noise
+                **calls, num_inference_steps=2, guidance_scale=7.5, width=64, height=64, generator=noise
             ).images
         else:
-            made = generate(pipeline, ending, settings, 64, 64)
+            made = generate(pipeline, asked, 3)
         return [picture.tobytes() for picture in made]
 
     at_75, at_225 = pictures(model(family)), pictures(model(family, 225))

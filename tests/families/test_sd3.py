@@ -61,6 +61,6 @@ def test_a_control_branch_begins_as_diffusers_own(tiny: Callable[[str], Tiny]) -
     expected = SD3ControlNetModel.from_transformer(
         copy.deepcopy(made.denoiser), num_layers=2, num_extra_conditioning_channels=0
     ).state_dict()
-    found = sd3.control_branch(made.denoiser, made.model).state_dict()
+    found = sd3.control_branch(made.denoiser, made.parts.__getitem__).state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(weight, expected[name]) for name, weight in found.items())

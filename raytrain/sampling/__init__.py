@@ -1,0 +1,1 @@
+"""Sampling: what a person asks for (`prompts`) becomes images (`generate`), laid out side by side (`grid`)."""
