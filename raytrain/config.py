@@ -28,6 +28,8 @@ class ModelConfig(Table):
     """Folder or hub id of another VAE to use instead of the model's own."""
     max_tokens: Literal[75, 150, 225] = 75
     """Caption length in tokens; above 75 the text encoders see chunks of 75 whose hidden states are joined."""
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """`random`: the denoiser starts from its config alone, to train from scratch."""
     quantize: Literal["none", "int8", "nf4"] = "none"
     """Linear layers of the denoiser in 8 bits (LLM.int8, arXiv:2208.07339) or 4 (QLoRA, arXiv:2305.14314), under a LoRA."""
 
@@ -377,6 +379,12 @@ class Config(Table):
             raise ValueError(
                 f'model.quantize = "{kind}" is for a method that freezes the base, got method.name = {self.method.name!r}: '
                 'quantized weights cannot learn. Use a LoRA, or model.quantize = "none"'
+            )
+        if self.model.weights == "random" and (frozen or kind != "none"):
+            raise ValueError(
+                f'model.weights = "random" is for a method that trains the whole denoiser, got method.name = '
+                f"{self.method.name!r} and model.quantize = {kind!r}: frozen random weights predict nothing. Use "
+                'method.name = "full", or model.weights = "pretrained"'
             )
         if kind != "none" and self.train.engine == "zero3":
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raytrain import families, methods, rng
+from raytrain import families, methods, pretrained, rng
 from raytrain.batch import Batch, Columns
 from raytrain.config import Config, MethodConfig
 from raytrain.errors import UserError
@@ -119,6 +119,10 @@ def public_name(name: str) -> str:
 
 
 def _frozen(family: Any, config: Config, dtype: torch.dtype, part: str) -> Any:
+    if config.model.weights == "random" and part == families.denoiser(family):
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            return pretrained.skeleton(config.model, part).to(dtype).eval().requires_grad_(False)
     loaded = family.load(config.model, part, dtype)
     return loaded.eval().requires_grad_(False) if isinstance(loaded, nn.Module) else loaded
 

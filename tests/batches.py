@@ -27,7 +27,7 @@ def make(config: Config, rows: int = 4, words: Sequence[str] = (), seed: int = 0
     captions = [" ".join([f"picture {number}", *words]) for number in range(rows)]
     encoders = Encoders(config.model, torch.device("cpu"), torch.float32)
     text = {name: column.half() for name, column in encoders.encode_captions(captions).items()}
-    knowing = {name: method.tokenizer(tokenizer, config.method) for name, tokenizer in encoders.tokenizers.items()}
+    knowing = method.tokenizers(encoders.tokenizers, family, config.method)
     tokens = family.tokenize(knowing, captions, config.model)
     sizes = torch.tensor([[HEIGHT, WIDTH, 0, 0, HEIGHT, WIDTH]], dtype=torch.float32).repeat(rows, 1)
     columns = Columns({"latents": latents.half(), "control": control, "sizes": sizes, **text, **tokens})

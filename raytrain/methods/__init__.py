@@ -55,8 +55,8 @@ class Method(Protocol):
     def groups(self, config: Any) -> dict[str, Group]:
         """Return how weights are trained whose public names begin so; the longest beginning counts."""
 
-    def tokenizer(self, tokenizer: Any, config: Any) -> Any:
-        """Return a tokenizer that also knows the words that the method learns."""
+    def tokenizers(self, known: Mapping[str, Any], family: Family, config: Any) -> dict[str, Any]:
+        """Return the family's tokenizers, which also know the words that the method learns."""
 
     def pipeline(self, config: Config, parts: Mapping[str, nn.Module], device: torch.device) -> Any:
         """Return the diffusers pipeline that samples with these parts."""

@@ -64,9 +64,9 @@ def groups(config: Any) -> dict[str, Group]:
     return {}
 
 
-def tokenizer(tokenizer: Any, config: Any) -> Any:
-    """Return the tokenizer as it is."""
-    return tokenizer
+def tokenizers(known: Mapping[str, Any], family: Family, config: Any) -> dict[str, Any]:
+    """Return the tokenizers as they are."""
+    return dict(known)
 
 
 def pipeline(config: Config, parts: Mapping[str, nn.Module], device: torch.device) -> Any:
@@ -92,4 +92,4 @@ def pipeline_inputs(family: Family, config: Any, prompts: Sequence[Prompt]) -> d
 
 
 __all__ = ["FREEZES_BASE", "INPUTS", "artifacts", "columns", "condition", "draws", "groups", "losses",
-           "pipeline", "pipeline_inputs", "predict", "tokenizer"]  # fmt: skip
+           "pipeline", "pipeline_inputs", "predict", "tokenizers"]  # fmt: skip

@@ -66,7 +66,7 @@ def build(load: Callable[[str], Any], family: Family, config: Config, seed: int)
     parts: dict[str, nn.Module] = {}
     for name in families.text_parts(family, "text"):
         parts[name] = load(name)
-        if name in family.LORA_TARGETS:  # of encoders that only lengthen the text, such as T5, nothing learns
+        if _learns(name, family):
             _extend(parts[name], load(name.replace("text_encoder", "tokenizer")), config, seed)
     denoiser = families.denoiser(family)
     return {**parts, denoiser: load(denoiser)}
@@ -77,27 +77,18 @@ def groups(config: Config) -> dict[str, Group]:
     return {"text_encoder": Group(weight_decay=0.0)}
 
 
-def tokenizer(tokenizer: Any, config: Config) -> Any:
-    """Return a tokenizer that knows the new words; UserError where it knew one before."""
-    from raytrain.methods._words import Words
-
-    known = tokenizer.get_vocab()
-    if taken := [entry for entry in config.entries if entry in known]:
-        raise UserError(
-            f"method.tokens must be new words, but the tokenizer knows {', '.join(taken)}; its meaning would be replaced. "
-            "Choose another word, such as one in angle brackets."
-        )
-    return Words(tokenizer, {word: _entries(word, config.vectors) for word in config.tokens})
+def tokenizers(known: Mapping[str, Any], family: Family, config: Config) -> dict[str, Any]:
+    """Return the tokenizers, of which those of encoders that learn know the new words; UserError where one knew it before."""
+    return {name: _taught(each, config) if _learns(name, family) else each for name, each in known.items()}
 
 
 def pipeline(config: WholeConfig, parts: Mapping[str, nn.Module], device: torch.device) -> Any:
     """Return the family's pipeline, whose tokenizers know the new words."""
     family, model = families.load(config.model.family), config.model
-    known: dict[str, Any] = dict(parts)
-    for name in families.text_parts(family, "tokenizer"):
-        if name.replace("tokenizer", "text_encoder") in family.LORA_TARGETS:
-            known[name] = tokenizer(family.load(model, name, next(iter(parts.values())).dtype), config.method)  # type: ignore[arg-type]
-    return family.pipeline(model, known, config.sample.scheduler, device)
+    dtype: Any = parts[families.denoiser(family)].dtype
+    known = {name: family.load(model, name, dtype) for name in families.text_parts(family, "tokenizer")}
+    taught = tokenizers(known, family, config.method)  # type: ignore[arg-type]
+    return family.pipeline(model, {**parts, **taught}, config.sample.scheduler, device)
 
 
 def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> list[Embeddings]:
@@ -109,6 +100,23 @@ def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> li
         words = {word: rows[at * config.vectors :][: config.vectors] for at, word in enumerate(config.tokens)}
         found.append(Embeddings(name.partition(".")[0], words))
     return found
+
+
+def _learns(part: str, family: Family) -> bool:
+    """Tell whether words are added to a text encoder or its tokenizer: not where nothing learns of it, such as T5."""
+    return part.replace("tokenizer", "text_encoder") in family.LORA_TARGETS
+
+
+def _taught(tokenizer: Any, config: Config) -> Any:
+    from raytrain.methods._words import Words
+
+    known = tokenizer.get_vocab()
+    if taken := [entry for entry in config.entries if entry in known]:
+        raise UserError(
+            f"method.tokens must be new words, but the tokenizer knows {', '.join(taken)}; its meaning would be replaced. "
+            "Choose another word, such as one in angle brackets."
+        )
+    return Words(tokenizer, {word: _entries(word, config.vectors) for word in config.tokens})
 
 
 def _extend(encoder: Any, known: Any, config: Config, seed: int) -> None:

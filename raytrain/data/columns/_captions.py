@@ -35,10 +35,10 @@ def tokenizers(config: Config, family: Family, dtype: Any) -> dict[str, Any]:
 
 def taught(config: Config, known: dict[str, Any]) -> dict[str, Any]:
     """Return the tokenizers as the config's method changes them."""
-    from raytrain import methods
+    from raytrain import families, methods
 
-    method = methods.load(config.method)
-    return {name: method.tokenizer(each, config.method) for name, each in known.items()}
+    family = families.load(config.model.family)
+    return methods.load(config.method).tokenizers(known, family, config.method)
 
 
 def new_words(config: Config, family: Family) -> dict[str, dict[str, int]]:
@@ -48,7 +48,7 @@ def new_words(config: Config, family: Family) -> dict[str, dict[str, int]]:
     from raytrain import methods
     from raytrain.methods import _denoise
 
-    if methods.load(config.method).tokenizer is _denoise.tokenizer:
+    if methods.load(config.method).tokenizers is _denoise.tokenizers:
         return {}
     before = {name: set(each.get_vocab()) for name, each in tokenizers(config, family, torch.float32).items()}
     after = taught(config, tokenizers(config, family, torch.float32))
