@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import SD3ControlNetModel
-from raytrain.data.recipe import recipe
 
 from raytrain.config import Config
+from raytrain.data.fingerprint import Fingerprint
 from raytrain.errors import UserError
 from raytrain.families import sd3
 from raytrain.objective import Objective
@@ -46,7 +46,7 @@ def test_what_it_cannot_read_is_refused_before_anything_is_encoded(
     data = {"source": "images", "dataset": "dataset", **change.get("data", {})}
     config = Config.model_validate({"output": "run", "model": model, "data": data})
     with pytest.raises(UserError, match=message):
-        recipe(config)
+        Fingerprint.of(config)
 
 
 def test_training_refuses_a_caption_length_too(tiny: Callable[[str], Tiny]) -> None:
