@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from raytrain.encoders import Encoders
 
 from raytrain import families, methods
 from raytrain.batch import Batch, Columns
 from raytrain.config import Config
+from tests.encoders import Encoders
 
 HEIGHT, WIDTH = 64, 32
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,22 +15,25 @@ from raytrain.errors import UserError
 from raytrain.model import Model, build
 
 Case = tuple[str, int]
-CASES: list[Case] = [
-    (name, number)
-    for name in plugins.names("methods")
-    for number in range(len(getattr(plugins.load("methods", name), "TINY", ({},))))
-]
+
+
+def tables(name: str) -> Sequence[Mapping[str, Any]]:
+    """Return a method's small settings: `TINY` in its file, a table or several."""
+    found: Any = getattr(plugins.load("methods", name), "TINY", {})
+    return (found,) if isinstance(found, Mapping) else tuple(found)
+
+
+CASES: list[Case] = [(name, number) for name in plugins.names("methods") for number in range(len(tables(name)))]
 IDS = [f"{name}-{number}" for name, number in CASES]
 
 
 def config_of(case: Case, family: str, folder: Path) -> Config:
     """Return the config of a case; the family's tiny model is in `<folder>/model`."""
     name, number = case
-    tables = getattr(plugins.load("methods", name), "TINY", ({},))[number]
     return parse({
         "output": str(folder / "my-run"),
         "model": {"family": family, "path": str(folder / "model")},
-        "method": {"name": name, **tables},
+        "method": {"name": name, **tables(name)[number]},
         "export": {"precision": "fp32"},
     })  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -62,15 +61,8 @@ class Bundle:
 
     def skeleton(self, part: str) -> nn.Module:
         """Return the structure of a part of the base, without weights."""
-        root = pretrained.folder(self.config.model)
-        library, name = pretrained.read_config(root, "model_index.json")[part]
-        kind = getattr(importlib.import_module(library), name)
         with torch.device("meta"):
-            if self.family.PARTS[part] == "text":
-                made: nn.Module = kind(kind.config_class.from_pretrained(root / part))
-            else:
-                made = kind.from_config(pretrained.read_config(root, part, "config.json"))
-        return made
+            return pretrained.skeleton(self.config.model, part).requires_grad_(False)
 
 
 def write_safetensors(path: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:

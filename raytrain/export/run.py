@@ -16,10 +16,10 @@ from raytrain.errors import UserError
 from raytrain.export import provenance
 from raytrain.export.artifacts import Artifact
 from raytrain.export.bundle import Bundle, Written
-from raytrain.model import public_name
+from raytrain.model import build
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 def export(config: Config, which: str = "latest") -> list[Written]:
@@ -105,22 +105,14 @@ def _check_fit(bundle: Bundle, weights: Mapping[str, Tensor]) -> None:
     """Raise UserError where weights do not fit the base model: every loader would skip them without a word."""
     config, family = bundle.config, bundle.family
 
-    def load(part: str) -> nn.Module:
-        if family.PARTS[part] == "tokenizer":
-            tokenizer: nn.Module = family.load(config.model, part, torch.float32)
-            return tokenizer
-        return bundle.skeleton(part).requires_grad_(False)
+    def load(part: str) -> Any:
+        tokenizer = family.PARTS[part] == "tokenizer"
+        return family.load(config.model, part, torch.float32) if tokenizer else bundle.skeleton(part)
 
     with torch.device("meta"):
-        parts = methods.load(config.method).build(load, family, config.method, config.seed)
-    own = {
-        public_name(f"{part}.{name}"): weight.shape
-        for part, module in parts.items()
-        for name, weight in module.named_parameters()
-        if weight.requires_grad
-    }
+        own = build(config, torch.device("meta"), load=load).learning()
     for name, tensor in weights.items():
-        if own.get(name) != tensor.shape:
+        if name not in own or own[name].shape != tensor.shape:
             raise UserError(
                 f"The weights were trained on another base model: {config.model.path!r} has no place for {name!r} of "
                 f"{tuple(tensor.shape)}. Set model.path to the base model of the training run."
