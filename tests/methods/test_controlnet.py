@@ -22,6 +22,7 @@ from raytrain.data.loader import Loader
 from raytrain.data.prepare import prepare
 from raytrain.data.read import Dataset
 from raytrain.errors import UserError
+from raytrain.evaluate.run import evaluate
 from raytrain.methods import _denoise
 from raytrain.methods.controlnet import BRANCH
 from raytrain.model import Model
@@ -54,7 +55,7 @@ def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Make:
             "method": {"name": "controlnet", **tables.pop("method", {})},
             "data": {**data, **tables.pop("data", {})},
             "sample": {"steps": 1, "max_prompts": 2, "guidance": 2.0, **tables.pop("sample", {})},
-            "evaluate": {"timesteps": 1, "max_held_out": 4},
+            "evaluate": {"scorers": ["held_out_loss"], "timesteps": 1, "max_held_out": 4},
             "log": {"tensorboard": False},
             "train": {**train, **tables.pop("train", {})},
             **tables,
@@ -181,6 +182,9 @@ def test_validation_draws_after_control_images(make: Make, family: str) -> None:
         tile = 3 * asked[0].size[1]
         assert sheet.height > 2 * tile, "the control image is beside its result"
     assert Path(sample.sample(config)).is_file()
+    evaluate(config)
+    with Image.open(Path(config.output, "evaluation", "base-vs-tuned.png")) as sheet:
+        assert sheet.height > 3 * tile
 
 
 def _stored_controls(dataset: Dataset) -> list[Image.Image]:
