@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from raytrain.config import MethodConfig
@@ -22,7 +23,8 @@ def columns(family: Family, config: Config) -> tuple[str, ...]:
     return config.reads
 
 
-def tokenizer(tokenizer: Any, config: Config) -> Any:
+def tokenizers(known: Mapping[str, Any], family: Family, config: Config) -> dict[str, Any]:
     """Add the config's words."""
-    tokenizer.add_tokens(list(config.words))
-    return tokenizer
+    for each in known.values():
+        each.add_tokens(list(config.words))
+    return dict(known)
