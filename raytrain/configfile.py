@@ -18,8 +18,9 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from raytrain import plugins
-from raytrain.config import Config, Dimension, TuneConfig
+from raytrain.config import Config
 from raytrain.errors import UserError, unknown
+from raytrain.tuneconfig import Dimension, TuneConfig
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -16,9 +16,10 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from raytrain import optimizers
-from raytrain.config import Config, Dimension
+from raytrain.config import Config
 from raytrain.configfile import parse, set_key
 from raytrain.errors import UserError, unknown
+from raytrain.tuneconfig import Dimension
 
 
 def distributions(config: Config) -> dict[str, BaseDistribution]:

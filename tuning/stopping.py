@@ -15,7 +15,7 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from raytrain.config import TuneConfig
+from raytrain.tuneconfig import TuneConfig
 from tuning.study import DEFAULT
 
 OBJECTIVE = "objective"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raytrain.config import TuneConfig
+from raytrain.tuneconfig import TuneConfig
 from tuning.stopping import StoppingRule
 
 
