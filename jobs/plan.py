@@ -39,11 +39,11 @@ def show(plan: Plan) -> None:
             table.add_row(name, str(count.train), str(count.held_out), f"{batches:.1f}")
         console.print(table)
     console.print(
-        f"[bold]model[/]     {model.family} {model.path}, {plan.parameters / 1e6:.2f} M weights, "
-        f"{plan.trainable_parameters / 1e6:.3f} M learn ({plan.config.method.name})"
+        f"[bold]model[/]     {model.family} {model.path}, {_short(plan.parameters)} weights, "
+        f"{_short(plan.trainable_parameters)} learn ({plan.config.method.name})"
     )
     console.print(
-        f"[bold]step[/]      an image takes {plan.row.flops / 1e12:.3g} TFLOP and keeps "
+        f"[bold]step[/]      an image takes {_short(plan.row.flops)} operations and keeps "
         f"{plan.row.activations / 2**20:.0f} MiB for the backward pass"
     )
     length = "known after prepare" if plan.steps is None else f"{plan.steps} steps, {plan.epochs:.1f} epochs"
@@ -58,6 +58,18 @@ def show(plan: Plan) -> None:
             f"[bold]time[/]      about {_duration(plan.seconds)} of training on this {where}, give or take 3x"
         )
     console.print(f"[bold]output[/]    {plan.config.output}")
+
+
+def _short(count: int) -> str:
+    """Write a number to three digits.
+
+    >>> _short(256), _short(859_520_964), _short(5_970_000_000_000)
+    ('256', '860 M', '5.97 T')
+    """
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)
 
 
 def _duration(seconds: float) -> str:
