@@ -216,10 +216,10 @@ def hint(parts: Mapping[str, nn.Module], control: Tensor, model: ModelConfig) ->
     with torch.no_grad():
         stored = encode_image(vae, (control.float() / 127.5 - 1).to(vae.dtype)).float()
     found = latents(stored, torch.zeros_like(stored.chunk(2, dim=1)[0]), model)
-    if not _without_pooled(parts["controlnet"]):
-        return found
-    settings = pretrained.vae_config(model)
-    return found + settings["shift_factor"] * settings["scaling_factor"]
+    if _without_pooled(parts["controlnet"]):
+        settings = pretrained.vae_config(model)
+        found = found + settings["shift_factor"] * settings["scaling_factor"]
+    return found
 
 
 def control(
