@@ -209,16 +209,22 @@ def control_branch(denoiser: Any, load: Callable[[str], nn.Module]) -> nn.Module
     vae: Any = load("vae")
     halvings = len(vae.config.block_out_channels) - 1
     widths = (*HINT_WIDTHS, *HINT_WIDTHS[-1:] * halvings)[: halvings + 1]  # one stride of 2 between two widths
-    quantized = getattr(denoiser, "is_loaded_in_8bit", False) or getattr(denoiser, "is_loaded_in_4bit", False)
+    # copied here, since `from_unet` cannot read quantized weights
     branch: nn.Module = ControlNetModel.from_unet(
-        denoiser, conditioning_embedding_out_channels=widths, load_weights_from_unet=not quantized
+        denoiser, conditioning_embedding_out_channels=widths, load_weights_from_unet=False
     )
-    if quantized:
+    return copy_weights(denoiser, branch)
+
+
+def copy_weights(denoiser: Any, branch: nn.Module) -> nn.Module:
+    """Give a branch the denoiser's weights, quantized or not, wherever it has the same names; returns it."""
+    state = denoiser.state_dict()
+    if getattr(denoiser, "is_loaded_in_8bit", False) or getattr(denoiser, "is_loaded_in_4bit", False):
         from raytrain.quantize import full_state  # two seconds of imports that only a quantized base needs
 
-        names = branch.state_dict().keys()
-        copied = {name: weight for name, weight in full_state(denoiser).items() if name in names}
-        branch.load_state_dict(copied, strict=False)
+        state = full_state(denoiser)
+    names = branch.state_dict().keys()
+    branch.load_state_dict({name: weight for name, weight in state.items() if name in names}, strict=False)
     return branch
 
 

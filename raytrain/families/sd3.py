@@ -190,34 +190,36 @@ def predict(
 def control_branch(denoiser: Any, load: Callable[[str], nn.Module]) -> nn.Module:
     """Return a ControlNet: the transformer's first blocks behind zero layers (arXiv:2302.05543).
 
-    They are at most 12, and never the last, which ends the text's stream and so has other weights.
+    They are 12, or half of them where those are fewer: the transformer spreads what n of them say over
+    its blocks but the last, so that of more than half some would never be heard and never learn.
     """
     from diffusers.models.controlnets.controlnet_sd3 import SD3ControlNetModel
 
     # `from_transformer` would write the number of layers into the transformer's own config
     settings = {
         **denoiser.config,
-        "num_layers": min(12, len(denoiser.transformer_blocks) - 1),
+        "num_layers": min(12, len(denoiser.transformer_blocks) // 2),
         "extra_conditioning_channels": 0,
         # true, the pipeline would sample without pooled text and without the VAE's shift
         "force_zeros_for_pooled_projection": False,
     }
-    branch: Any = SD3ControlNetModel.from_config(settings)
-    for name in ("pos_embed", "time_text_embed", "context_embedder", "transformer_blocks"):
-        getattr(branch, name).load_state_dict(getattr(denoiser, name).state_dict(), strict=False)
-    found: nn.Module = branch
-    return found
+    return sd.copy_weights(denoiser, SD3ControlNetModel.from_config(settings))
 
 
 def hint(parts: Mapping[str, nn.Module], control: Tensor, model: ModelConfig) -> Tensor:
     """Map control images (n, 3, H, W) uint8 to the latents (n, C, h, w) that `control` takes.
 
     They are the posterior's mean. The pipeline samples it: its hint has the VAE's own noise too.
+    A branch that `force_zeros_for_pooled_projection` reads them without the VAE's shift.
     """
     vae: Any = parts["vae"]
     with torch.no_grad():
         stored = encode_image(vae, (control.float() / 127.5 - 1).to(vae.dtype)).float()
-    return latents(stored, torch.zeros_like(stored.chunk(2, dim=1)[0]), model)
+    found = latents(stored, torch.zeros_like(stored.chunk(2, dim=1)[0]), model)
+    if _without_pooled(parts["controlnet"]):
+        settings = pretrained.vae_config(model)
+        found = found + settings["shift_factor"] * settings["scaling_factor"]
+    return found
 
 
 def control(
@@ -229,16 +231,22 @@ def control(
     scale: float,
 ) -> dict[str, Any]:
     """Run the ControlNet on a hint of `hint`; returns what `predict` takes."""
+    pooled = condition["pooled"]
     residuals = branch(
         hidden_states=noisy,
         controlnet_cond=hint,
         conditioning_scale=scale,
         timestep=1000 * time,
         encoder_hidden_states=condition["text"],
-        pooled_projections=condition["pooled"],
+        pooled_projections=torch.zeros_like(pooled) if _without_pooled(branch) else pooled,
         return_dict=False,
     )[0]
     return {"block_controlnet_hidden_states": residuals}
+
+
+def _without_pooled(branch: Any) -> bool:
+    """Tell whether a branch follows the first ControlNets for this model, as the pipeline does for it."""
+    return bool(branch.config.force_zeros_for_pooled_projection)
 
 
 def pipeline(
@@ -261,7 +269,7 @@ def pipeline(
 
 
 def tiny(folder: str, seed: int = 0) -> None:
-    """Write a model folder with tiny random weights: three text encoders, three blocks."""
+    """Write a model folder with tiny random weights: three text encoders, six blocks."""
     import string
     from pathlib import Path
 
@@ -285,7 +293,7 @@ def tiny(folder: str, seed: int = 0) -> None:
         feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False,
     )).save_pretrained(root / "text_encoder_3")  # fmt: skip
     SD3Transformer2DModel(
-        sample_size=8, num_layers=3, attention_head_dim=16, num_attention_heads=2,
+        sample_size=8, num_layers=6, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=48, caption_projection_dim=32, pooled_projection_dim=96,
         pos_embed_max_size=12, qk_norm="rms_norm", dual_attention_layers=(0,),
     ).save_pretrained(root / "transformer")  # fmt: skip

@@ -280,13 +280,13 @@ def control_images() -> tuple[list[Image.Image], Tensor]:
     return [Image.fromarray(each) for each in values], torch.from_numpy(values).permute(0, 3, 1, 2)
 
 
-def hint(made: Tiny) -> Tensor:
-    found: Tensor = made.family.hint(made.parts, control_images()[1], made.model)
+def hint(made: Tiny, branch: Any) -> Tensor:
+    found: Tensor = made.family.hint({**made.parts, "controlnet": branch}, control_images()[1], made.model)
     return found
 
 
 def test_a_new_control_branch_changes_nothing_and_learns(steered: Tiny, branch: Any) -> None:
-    start, given, own = noise(steered), condition(steered, CAPTIONS), hint(steered)
+    start, given, own = noise(steered), condition(steered, CAPTIONS), hint(steered, branch)
     time = steered.family.process(steered.model).time(torch.tensor([0.2, 0.7], dtype=torch.float64), start.shape[1:])
     extra = steered.family.control(branch, start, time, given, own, 1.0)
     with torch.no_grad():
@@ -304,6 +304,11 @@ def test_a_new_control_branch_changes_nothing_and_learns(steered: Tiny, branch: 
 def test_every_step_of_sampling_under_control_is_the_pipelines(
     steered: Tiny, branch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    check_control(steered, branch, monkeypatch)
+
+
+def check_control(steered: Tiny, branch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assert that a family predicts with a branch what the pipeline does with it, and another thing than without."""
     generator = torch.Generator().manual_seed(6)
     for weight in branch.parameters():
         weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
@@ -311,7 +316,7 @@ def test_every_step_of_sampling_under_control_is_the_pipelines(
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
     parts = {families.denoiser(steered.family): steered.denoiser, "controlnet": branch}
     pipe = steered.family.pipeline(steered.model, parts, "auto", CPU)
-    images, own = {steered.family.CONTROL_INPUT: control_images()[0]}, hint(steered)
+    images, own = {steered.family.CONTROL_INPUT: control_images()[0]}, hint(steered, branch)
     seen = plain.watch(pipe, **call(steered), **images, controlnet_conditioning_scale=0.7)
 
     def extra(sample: Tensor, time: Tensor, given: dict[str, Tensor]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from raytrain.errors import UserError
 from raytrain.families import sd3
 from raytrain.objective import Objective
 from tests.families.conftest import Tiny
+from tests.families.test_contract import check_control
 
 
 def test_dynamic_shifting_is_refused(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:
@@ -59,8 +60,27 @@ def test_training_refuses_a_caption_length_too(tiny: Callable[[str], Tiny]) -> N
 def test_a_control_branch_begins_as_diffusers_own(tiny: Callable[[str], Tiny]) -> None:
     made = tiny("sd3")
     expected = SD3ControlNetModel.from_transformer(
-        copy.deepcopy(made.denoiser), num_layers=2, num_extra_conditioning_channels=0
+        copy.deepcopy(made.denoiser), num_layers=3, num_extra_conditioning_channels=0
     ).state_dict()
     found = sd3.control_branch(made.denoiser, made.parts.__getitem__).state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
+
+
+def test_a_control_branch_without_pooled_text_is_run_as_the_pipeline_runs_it(
+    tiny: Callable[[str], Tiny], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny("sd3")
+    branch: Any = sd3.control_branch(made.denoiser, made.parts.__getitem__).eval()
+    branch.register_to_config(force_zeros_for_pooled_projection=True)
+    check_control(made, branch, monkeypatch)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_quantized_base_has_a_control_branch_too(tiny: Callable[[str], Tiny], kind: str) -> None:
+    made = tiny("sd3")
+    base = sd3.load(made.model.model_copy(update={"quantize": kind}), "transformer", torch.float32)
+    expected = sd3.control_branch(made.denoiser, made.parts.__getitem__).state_dict()
+    found = sd3.control_branch(base, made.parts.__getitem__).state_dict()
+    for name, weight in expected.items():
+        assert (found[name] - weight).abs().max() <= 0.2 * weight.abs().max(), name
