@@ -217,3 +217,21 @@ def test_what_a_method_reads_must_be_made_and_stored(source: Path, make_config: 
     canny = parse(control.values() | {"data": control.values()["data"] | {"controls": {"kind": "canny"}}})
     assert prepare(canny).made == {"control": 12}
     check_dataset(canny)
+
+
+def test_a_method_that_learns_words_trains_on_stored_ids(source: Path, make_config: Make) -> None:
+    from raytrain.log import read_metrics
+    from raytrain.train import worker
+
+    config = parse({
+        **make_config(captions={"trigger": "<new>"}).values(),
+        "method": {"name": "textual_inversion", "tokens": ["<new>"], "vectors": 2},
+        "train": {"steps": 2, "global_batch": 4},
+        "objective": {"caption_dropout": 0.2},
+        "sample": {"steps": 1, "max_prompts": 1},
+        "evaluate": {"timesteps": 1, "max_held_out": 2},
+        "log": {"tensorboard": False},
+    })  # fmt: skip
+    assert prepare(config).made == {"latents": 12, "tokens": 12}
+    worker.train(config)
+    assert sum("loss" in row and np.isfinite(row["loss"]) for row in read_metrics(config.output)) == 2
