@@ -18,7 +18,10 @@ def table() -> str:
     """Return the table in Markdown: a row for each family, a column for each method."""
     methods = plugins.names("methods")
     rows = [["family", "is", *methods], ["---"] * 2 + [":-:"] * len(methods)]
-    rows += [[f"`{name}`", _title("families", name), *["✓"] * len(methods)] for name in plugins.names("families")]
+    for name in plugins.names("families"):
+        family = plugins.load("families", name)
+        fits = [all(hasattr(family, verb) for verb in _needs(method)) for method in methods]
+        rows.append([f"`{name}`", _title("families", name), *("✓" if fit else "" for fit in fits)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -29,6 +32,12 @@ def written(text: str) -> str:
     if not end:
         raise SystemExit(f"README.md must hold the lines {BEGIN!r} and {END!r}; put them where the table belongs.")
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
+def _needs(method: str) -> tuple[str, ...]:
+    """Return the verbs that a method asks of a family beyond those that every family has."""
+    found: tuple[str, ...] = getattr(plugins.load("methods", method), "NEEDS", ())
+    return found
 
 
 def _title(kind: str, name: str) -> str:

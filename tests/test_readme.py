@@ -14,11 +14,13 @@ from jobs import STAGES
 from raytrain import plugins
 from raytrain.configfile import parse
 from raytrain.dataconfig import CaptionConfig
+from raytrain.families import Family
 from tests import readme
 
 ROOT = readme.README.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+EXAMPLES = ("/shout.py", "/brightness.py", "/plain.py", "/sd15_wide.py", "/bias.py", "/length.py")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -58,7 +60,10 @@ def test_every_module_shown_offers_its_contract(page: str, block: str) -> None:
     offered = {
         "data/captioners": ("Options", "PROMPT", "NEEDS_PATH", "version", "load"),
         "evaluate/scorers": ("BETTER", "LABEL", "score"),
-        "export/formats": ("write",),
+        "export/formats": ("TAKES", "write"),
+        "families": [name for name in vars(Family) if not name.startswith("_")],
+        "methods": ("Config", "build"),
+        "data/columns": ("OF", "MAKER", "version", "load"),
     }
     assert [part for part in offered[name] if not hasattr(module, part)] == []
 
@@ -90,7 +95,7 @@ def test_links_lead_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", TEXTS)
 def test_files_and_commands_named_are_there(page: str) -> None:
     for name in re.findall(r"`((?:tests|raytrain|infra|cluster|jobs|tuning)/[\w./-]+)`", TEXTS[page]):
-        example = name.endswith(("/shout.py", "/brightness.py", "/plain.py"))  # of CONTRIBUTING
+        example = name.endswith(EXAMPLES)  # of CONTRIBUTING
         assert example or (ROOT / name).exists(), f"{page}: {name}"
     for stage in re.findall(r"\braytrain ([a-z]+) (?:my\.toml|runs/)", TEXTS[page]):
         assert stage in STAGES, f"{page}: raytrain {stage}"

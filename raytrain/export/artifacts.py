@@ -5,12 +5,12 @@ A method's `artifacts` makes them of a checkpoint's tensors; a format's `TAKES` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,4 @@ class Module(Artifact):
     WORDS: ClassVar[str] = "a module beside the base"
     MODELSPEC: ClassVar[str] = "/controlnet"
     tensors: Mapping[str, Tensor]
-    """By their names in the module."""
-    make: Callable[[Any], nn.Module]
-    """Gives the module's structure from the base's denoiser; both are without weights."""
+    """By their names in the module, whose config is that of the method's part."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -14,6 +14,7 @@ from raytrain import families, pretrained, storage
 from raytrain.config import Config
 from raytrain.export.artifacts import Artifact
 from raytrain.families import Family
+from raytrain.model import Model, build
 
 Kind = TypeVar("Kind", bound=Artifact)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -58,6 +59,16 @@ class Bundle:
     def of(self, kind: type[Kind]) -> list[Kind]:
         """Return the artifacts of one type."""
         return [artifact for artifact in self.artifacts if isinstance(artifact, kind)]
+
+    def structure(self) -> Model:
+        """Return the model that was trained, without weights."""
+
+        def load(part: str) -> Any:
+            tokenizer = self.family.PARTS[part] == "tokenizer"
+            return self.family.load(self.config.model, part, torch.float32) if tokenizer else self.skeleton(part)
+
+        with torch.device("meta"):
+            return build(self.config, torch.device("meta"), load=load)
 
     def skeleton(self, part: str) -> nn.Module:
         """Return the structure of a part of the base, without weights."""

@@ -16,7 +16,6 @@ from raytrain.errors import UserError
 from raytrain.export import provenance
 from raytrain.export.artifacts import Artifact
 from raytrain.export.bundle import Bundle, Written
-from raytrain.model import build
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,17 +102,10 @@ def _images(config: Config) -> int | None:
 
 def _check_fit(bundle: Bundle, weights: Mapping[str, Tensor]) -> None:
     """Raise UserError where weights do not fit the base model: every loader would skip them without a word."""
-    config, family = bundle.config, bundle.family
-
-    def load(part: str) -> Any:
-        tokenizer = family.PARTS[part] == "tokenizer"
-        return family.load(config.model, part, torch.float32) if tokenizer else bundle.skeleton(part)
-
-    with torch.device("meta"):
-        own = build(config, torch.device("meta"), load=load).learning()
+    own = bundle.structure().learning()
     for name, tensor in weights.items():
         if name not in own or own[name].shape != tensor.shape:
             raise UserError(
-                f"The weights were trained on another base model: {config.model.path!r} has no place for {name!r} of "
+                f"The weights were trained on another base model: {bundle.config.model.path!r} has no place for {name!r} of "
                 f"{tuple(tensor.shape)}. Set model.path to the base model of the training run."
             )

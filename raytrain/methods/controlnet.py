@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from raytrain.batch import Batch, Columns
+    from raytrain.export.artifacts import Module
     from raytrain.families import Family
     from raytrain.objective import Objective
     from raytrain.sampling.prompts import Prompt
 
 FREEZES_BASE = True
 INPUTS = ("control",)
+NEEDS = ("control_branch", "control", "hint")
+"""Verbs that a family must have."""
 BRANCH = "controlnet"
 """The part that learns, by the name of its folder in diffusers' pipelines."""
 
@@ -83,6 +86,13 @@ def losses(
     return objective.losses(predicted, noised, batch)
 
 
+def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> list[Module]:
+    """Return the branch, a module beside the base."""
+    from raytrain.export.artifacts import Module
+
+    return [Module(BRANCH, {name.removeprefix(f"{BRANCH}."): tensor for name, tensor in state.items()})]
+
+
 def pipeline_inputs(family: Family, config: Config, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """Return what the pipeline is called with beside the prompts: a control image for each."""
     name: str = family.CONTROL_INPUT  # type: ignore[attr-defined]
@@ -112,6 +122,3 @@ def _loaded(folder: Path, kind: Any, denoiser: nn.Module) -> nn.Module:
                 f"{tuple(weight.shape)}, the base's {tuple(own[name].shape)}. Give a ControlNet for this base model."
             )
     return branch
-
-
-__all__ = ["BRANCH", "FREEZES_BASE", "INPUTS", "Config", "build", "columns", "losses", "pipeline_inputs"]

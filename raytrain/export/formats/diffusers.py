@@ -73,7 +73,7 @@ def _peft_settings(updates: list[LowRank]) -> dict[str, Any]:
 
 
 def _write_module(bundle: Bundle, module: Module, folder: str) -> Written:
-    made: Any = module.make(bundle.skeleton(bundle.part))
+    made: Any = bundle.structure().parts[module.part]
     path = storage.join(folder, module.part)
     with storage.atomic(path) as temporary:
         made.save_config(temporary)
