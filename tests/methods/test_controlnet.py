@@ -241,6 +241,6 @@ def test_a_dataset_without_control_images_is_told_before_a_step(
 ) -> None:
     config = make(data={"dataset": world("sd15")["data"]["dataset"]})
     for stage in (plan, worker.train):
-        with pytest.raises(UserError, match=r"stores none.*data\.controls\.kind"):
+        with pytest.raises(UserError, match=r"reads column 'control'.*`raytrain prepare` again"):
             stage(config)
     assert not Path(config.output, "samples").exists()

@@ -33,11 +33,10 @@ def tokenizers(config: Config, family: Family, dtype: Any) -> dict[str, Any]:
     return {name: family.load(config.model, name, dtype) for name in names}
 
 
-def taught(config: Config, known: dict[str, Any]) -> dict[str, Any]:
+def taught(config: Config, family: Family, known: dict[str, Any]) -> dict[str, Any]:
     """Return the tokenizers as the config's method changes them."""
-    from raytrain import families, methods
+    from raytrain import methods
 
-    family = families.load(config.model.family)
     return methods.load(config.method).tokenizers(known, family, config.method)
 
 
@@ -51,7 +50,7 @@ def new_words(config: Config, family: Family) -> dict[str, dict[str, int]]:
     if methods.load(config.method).tokenizers is _denoise.tokenizers:
         return {}
     before = {name: set(each.get_vocab()) for name, each in tokenizers(config, family, torch.float32).items()}
-    after = taught(config, tokenizers(config, family, torch.float32))
+    after = taught(config, family, tokenizers(config, family, torch.float32))
     return {
         name: {word: at for word, at in sorted(each.get_vocab().items()) if word not in before[name]}
         for name, each in after.items()

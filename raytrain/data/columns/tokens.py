@@ -28,7 +28,7 @@ def version(config: Config, family: Family) -> Mapping[str, str]:
 def load(config: Config, family: Family, device: torch.device, dtype: torch.dtype) -> Encoder:
     """Load the tokenizers, which know the words of the config's method."""
     known = _captions.tokenizers(config, family, dtype)
-    return Encoder(config, family, _captions.taught(config, known))
+    return Encoder(config, family, _captions.taught(config, family, known))
 
 
 class Encoder:
