@@ -209,7 +209,7 @@ def control_branch(denoiser: Any, load: Callable[[str], nn.Module]) -> nn.Module
 def hint(parts: Mapping[str, nn.Module], control: Tensor, model: ModelConfig) -> Tensor:
     """Map control images (n, 3, H, W) uint8 to the latents (n, C, h, w) that `control` takes.
 
-    They are the posterior's mean. The pipeline samples it: its hint has the VAE's own noise too.
+    They are the posterior's mean, as in `pipeline`.
     A branch that `force_zeros_for_pooled_projection` reads them without the VAE's shift.
     """
     vae: Any = parts["vae"]
@@ -265,7 +265,24 @@ def pipeline(
         scheduler=sampler.from_pretrained(pretrained.folder(model), subfolder="scheduler"),
     )
     pipe.set_progress_bar_config(disable=True)
+    if kind:
+        _encode_means(pipe.vae)
     return pipe
+
+
+def _encode_means(vae: Any) -> None:
+    """Let a VAE's posteriors be sampled at their mean, so that a control image always gives the same hint.
+
+    The pipeline samples them with the global random state, which no prompt's seed reaches.
+    """
+    encode = vae.encode
+
+    def means(*arguments: Any, **options: Any) -> Any:
+        output = encode(*arguments, **options)
+        output.latent_dist.sample = lambda generator=None: output.latent_dist.mode()
+        return output
+
+    vae.encode = means
 
 
 def tiny(folder: str, seed: int = 0) -> None:

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raytrain import families, pretrained
 from raytrain.batch import Batch, Columns
 from raytrain.config import Config
+from raytrain.errors import UserError
 from raytrain.families import Family
 from raytrain.model import Model, build
 
@@ -77,7 +78,7 @@ def step(config: Config, model: Model, width: int, height: int, *, flops: bool =
     draws = model.draw(rows).to(META)
     kept = _Kept(model, half=config.train.precision != "fp32")
     with _attention(), FlopCounterMode(display=False) as counter, kept.watch(config.train.gradient_checkpointing):
-        losses = model(rows, draws)
+        losses = _losses(config, model, rows, draws)
         forward = counter.get_total_flops()
         if flops:
             losses.sum().backward()
@@ -101,6 +102,17 @@ def row(config: Config, width: int, height: int) -> Batch:
         found["mask"] = torch.empty(1, *cells, dtype=torch.uint8)
     columns = Columns({name: column.detach().to(META) for name, column in found.items()})
     return Batch(["row"], [0], torch.ones(1, device=META), columns)
+
+
+def _losses(config: Config, model: Model, rows: Batch, draws: Columns) -> Tensor:
+    try:
+        found: Tensor = model(rows, draws)
+    except RuntimeError as error:  # of shapes: on `meta` nothing else can fail
+        raise UserError(
+            f"The parts of model {config.model.path!r} do not fit each other: {str(error).splitlines()[0]} No step could "
+            "be computed. Give a folder whose parts belong together."
+        ) from error
+    return found
 
 
 class _Kept:

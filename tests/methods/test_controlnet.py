@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from raytrain import families, model, plugins, sample
+from raytrain import checkpoint, families, model, plugins, sample
 from raytrain.batch import Batch, Columns
 from raytrain.config import Config
 from raytrain.configfile import parse
@@ -119,7 +120,7 @@ def test_in_the_first_step_the_zero_layers_alone_learn(make: Make, family: str) 
     assert not any(weights[name].grad.abs().any() for name in copied if weights[name].grad is not None)
     zero = [name for name in weights.keys() - copied if not weights[name].any() and name.endswith("weight")]
     heard = [name for name in zero if weights[name].grad is not None and weights[name].grad.abs().any()]
-    assert len(heard) >= 3
+    assert heard
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -142,11 +143,14 @@ def test_a_run_goes_on_bit_for_bit(make: Make, family: str, monkeypatch: pytest.
     check_resume(make(family, "whole"), make(family, "broken"), monkeypatch)
 
 
-def test_bf16_with_a_quantized_base_goes_on_bit_for_bit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = {"train": {"precision": "bf16", "gradient_checkpointing": True, "micro_batch": 2}}
-    quantized = {**make().values()["model"], "quantize": "nf4"}
-    tables["model"] = {key: value for key, value in quantized.items() if value is not None}
-    check_resume(make(name="whole", **tables), make(name="broken", **tables), monkeypatch)
+def test_a_branch_learns_in_bf16_beside_a_quantized_base(make: Make) -> None:
+    model_table = {name: value for name, value in make().values()["model"].items() if value is not None}
+    train = {"precision": "bf16", "gradient_checkpointing": True, "micro_batch": 2, "steps": 1}
+    config = make(train=train, model={**model_table, "quantize": "nf4"}, sample={"max_prompts": 1})
+    worker.train(config)
+    weights = checkpoint.load(checkpoint.find(config.output) or "").weights
+    assert all(name.startswith(f"{BRANCH}.") for name in weights)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
 # Half the widest gap between two levels: 1/254 of the largest weight, and of NF4 (1 - 0.696) / 2 and what its scales lose.
@@ -193,6 +197,22 @@ def _stored_controls(dataset: Dataset) -> list[Image.Image]:
         rows = dataset.rows(bucket, np.arange(count), "held_out", columns=("latents", "text", "control"))
         found += [Image.fromarray(each.transpose(1, 2, 0).copy()) for each in rows.columns["control"]]
     return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_image_depends_on_its_prompt_alone(make: Make, family: str) -> None:
+    config = make(family)
+    made = sample.load_model(config, None, CPU)
+    shake(made.parts[BRANCH])
+    pipeline, asked = sample.build_pipeline(config, made, CPU), prompts(config, Dataset(config.dataset))
+    drawn = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        drawn.append([image.tobytes() for image in sample.draw(config, made, pipeline, asked)])
+    assert drawn[0] == drawn[1]
+    flipped = [replace(prompt, inputs={"control": ImageOps.invert(prompt.inputs["control"])}) for prompt in asked]
+    other = [image.tobytes() for image in sample.draw(config, made, pipeline, flipped)]
+    assert not set(other) & set(drawn[0])
 
 
 def test_a_saved_branch_draws_the_same_in_diffusers(make: Make, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from transformers import CLIPTextModelWithProjection
+from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from raytrain import families
 from raytrain.toy import CLIP, SD15
@@ -81,9 +81,14 @@ def write_model(folder: Path) -> None:
         shutil.copytree(SD15 / part.removesuffix("_2"), folder / part)
     for part in ("text_encoder", "text_encoder_2"):
         shutil.rmtree(folder / part)
-        CLIPTextModelWithProjection.from_pretrained(CLIP).save_pretrained(folder / part)
-    shutil.rmtree(folder / "transformer")
+        CLIPTextModelWithProjection.from_pretrained(CLIP, projection_dim=TEXT_WIDTH).save_pretrained(folder / part)
+    for part in ("text_encoder_3", "transformer"):
+        shutil.rmtree(folder / part)
     torch.manual_seed(0)
+    T5EncoderModel(T5Config(
+        vocab_size=128, d_model=2 * TEXT_WIDTH, d_kv=16, d_ff=64, num_layers=1, num_heads=2,
+        feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False,
+    )).save_pretrained(folder / "text_encoder_3")  # fmt: skip
     SD3Transformer2DModel(
         sample_size=16, in_channels=4, num_layers=4, attention_head_dim=32, num_attention_heads=4,
         joint_attention_dim=2 * TEXT_WIDTH, caption_projection_dim=128, pooled_projection_dim=128,
