@@ -81,7 +81,7 @@ def step(config: Config, model: Model, width: int, height: int, *, flops: bool =
         losses = _losses(config, model, rows, draws)
         forward = counter.get_total_flops()
         if flops:
-            losses.sum().backward()
+            losses.sum().backward()  # type: ignore[no-untyped-call]
     again = forward if config.train.gradient_checkpointing else 0
     return Step(counter.get_total_flops() + again if flops else 0, kept.bytes)
 
