@@ -195,8 +195,7 @@ def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, fold
     """Raise UserError when a checkpoint was made with settings or data that a resumed run would contradict."""
     new = _identity(config.values())
     # A checkpoint of an earlier version knows nothing of keys that came later: it was made as their defaults have it.
-    plain = {"output": "", "model": {"path": ""}, "method": {"name": config.method.name}}
-    old = _identity(Config.model_validate(plain).values()) | _identity(state["config"])
+    old = _identity(config.defaults().values()) | _identity(state["config"])
     differences = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in sorted(old | new) if old.get(key) != new.get(key)
     ]

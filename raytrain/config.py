@@ -348,6 +348,12 @@ class Config(Table):
         """Folder of the prepared dataset."""
         return self.data.dataset or f"{self.output.rstrip('/')}/dataset"
 
+    def defaults(self) -> Config:
+        """Return the config with every key at its default, for this method; a key without one is as here or empty."""
+        method = self.method
+        required = {name: getattr(method, name) for name, key in type(method).model_fields.items() if key.is_required()}
+        return Config(output="", model=ModelConfig(path=""), method=_method({**required, "name": method.name}))
+
     def values(self) -> dict[str, Any]:
         """Return the plain, JSON-able tree; `parse(config.values())` gives an equal config."""
         return self.model_dump(mode="json")

@@ -12,6 +12,7 @@ from raytrain.data import drift, schema, sources
 from raytrain.data.item import Item
 from raytrain.data.read import check_dataset
 from raytrain.data.schema import BucketCount, bucket_size
+from raytrain.export import run as export
 from raytrain.train import cost, memory
 from raytrain.train.run import ledger_of
 
@@ -66,6 +67,7 @@ def plan(config: Config) -> Plan:
     else:
         words = f"{config.dataset}: not prepared yet; {_listed(config)}"
     model = cost.skeleton(config)
+    export.check(config, model)
     weights = cost.weights(config, model)
     row = cost.step(config, model, *max(map(bucket_size, buckets), default=_square(config), key=math.prod))
     sizes = memory.Sizes(weights.all, weights.trainable, weights.frozen_bytes, row.activations)

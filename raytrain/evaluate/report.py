@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from raytrain import plugins, provenance, storage
 from raytrain.config import Config
-from raytrain.configfile import parse, to_toml
+from raytrain.configfile import to_toml
 from raytrain.data import schema
 from raytrain.evaluate import charts, run_folder, scorers, sweep_charts
 from raytrain.evaluate.run_folder import RunFolder
@@ -98,8 +98,7 @@ def render(config: Config, run: RunFolder) -> str:
 
 def changed_settings(config: Config) -> dict[str, tuple[Any, Any]]:
     """Return dotted key -> (value, default) for every setting that is not its default."""
-    defaults = parse({"output": "", "model": {"path": ""}, "method": {"name": config.method.name}}).values()
-    plain = _flatten(defaults)
+    plain = _flatten(config.defaults().values())
     return {
         key: (value, plain.get(key))
         for key, value in _flatten(config.values()).items()

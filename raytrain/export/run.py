@@ -16,6 +16,7 @@ from raytrain.errors import UserError
 from raytrain.export import provenance
 from raytrain.export.artifacts import Artifact
 from raytrain.export.bundle import Bundle, Written
+from raytrain.model import Model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +63,12 @@ def formats(config: Config, artifacts: Sequence[Artifact]) -> list[str]:
         if not any(issubclass(kind, takes[name]) for name in chosen):
             _refuse(config, [kind], f"no format of {', '.join(map(repr, chosen))} holds it, so it would be lost", takes)
     return chosen
+
+
+def check(config: Config, model: Model) -> None:
+    """Raise UserError, before anything is paid for, where the formats asked for cannot hold what a model will learn."""
+    learned = model.method.artifacts(model.state(), config.method, model.objective.family)
+    formats(config, learned)
 
 
 def assemble(config: Config, weights: Mapping[str, Tensor], state: Mapping[str, Any], *, ema: bool = False) -> Bundle:

@@ -111,7 +111,8 @@ class Family(Protocol):
         """Write a model folder with tiny random weights, built offline."""
 
     # Facts that only some families have.
-    # UNREAD: Mapping[str, str], for a text encoder the path of its layers, of which nothing reads the last one's output
+    # UNREAD: Mapping[str, tuple[str, str]], for a part the path of its blocks, and a pattern of the layers in the last of
+    # them whose output nothing reads, so that no adapter would learn there
 
     # Verbs that only some families have; `verb` tells of one that is missing.
     #

@@ -50,6 +50,7 @@ KOHYA = {
     "transformer": ("lora_transformer", plain), "text_encoder": ("lora_te1", plain),
     "text_encoder_2": ("lora_te2", plain), "text_encoder_3": ("lora_te3", plain),
 }  # fmt: skip
+UNREAD = {"transformer": ("transformer_blocks", r"attn\.add_q_proj")}  # the last block drops its text
 EMBEDDINGS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 HINT_PARTS = ("vae",)
 CONTROL_INPUT = "control_image"

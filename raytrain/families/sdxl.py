@@ -36,7 +36,7 @@ KOHYA = {
     "unet": ("lora_unet", sdxl_module), "text_encoder": ("lora_te1", plain), "text_encoder_2": ("lora_te2", plain)
 }  # fmt: skip
 EMBEDDINGS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
-UNREAD = {"text_encoder": "encoder.layers"}
+UNREAD = {"text_encoder": ("encoder.layers", ".*")}
 KOHYA_BASE = "sdxl_base_v1-0"
 MODELSPEC = "stable-diffusion-xl-v1-base"
 NEEDS = ("diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",)

@@ -63,15 +63,26 @@ def targets(part: nn.Module, asked: Sequence[str], own: Sequence[str], where: st
 def denoiser_settings(part: nn.Module, name: str, family: Family, config: AdapterConfig) -> dict[str, Any]:
     """Return what peft's configs of the denoiser share: rank and targets, and both for convolutions."""
     linear = targets(part, config.targets, family.LORA_TARGETS[name], "method.targets")
+    shared = {"r": config.rank, "exclude_modules": unread(part, name, family)}
     if config.conv_rank is None:
-        return {"r": config.rank, "target_modules": linear}
+        return {**shared, "target_modules": linear}
     convolutions = [re.escape(ending) for ending in _convolutions(family, name)]
     return {
-        "r": config.rank,
+        **shared,
         "target_modules": list(dict.fromkeys([*linear, *_convolutions(family, name)])),
         "rank_pattern": dict.fromkeys(convolutions, config.conv_rank),
         "alpha_pattern": dict.fromkeys(convolutions, config.conv_alpha or config.conv_rank),
     }
+
+
+def unread(part: nn.Module, name: str, family: Family) -> str | None:
+    """Return a pattern of the layers of a part whose output nothing reads, None where all are read."""
+    known: Mapping[str, tuple[str, str]] = getattr(family, "UNREAD", {})
+    if name not in known:
+        return None
+    path, layers = known[name]
+    blocks: Any = part.get_submodule(path)
+    return rf"{re.escape(path)}\.{len(blocks) - 1}\.{layers}"
 
 
 def strength(layer: str, part: str, family: Family, config: AdapterConfig) -> tuple[float, int]:

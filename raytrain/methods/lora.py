@@ -6,7 +6,6 @@ With `conv_rank` also of convolutions (LoCon), with `text_rank` also of the text
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -113,12 +112,10 @@ def _config(config: Config, **settings: Any) -> Any:
 
 def _text_config(part: nn.Module, name: str, family: Family, own: tuple[str, ...], config: Config) -> Any:
     assert config.text_rank is not None
-    path = getattr(family, "UNREAD", {}).get(name)
-    last = f"{path}.{len(part.get_submodule(path)) - 1}" if path else ""  # type: ignore[arg-type]
     return _config(
         config,
         r=config.text_rank,
         lora_alpha=config.text_alpha or config.text_rank,
         target_modules=_adapter.targets(part, config.text_targets, own, "method.text_targets"),
-        exclude_modules=rf"{re.escape(last)}\..*" if path else None,
+        exclude_modules=_adapter.unread(part, name, family),
     )

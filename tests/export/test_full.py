@@ -20,7 +20,8 @@ from raytrain.errors import UserError
 from raytrain.export.artifacts import Weights
 from raytrain.export.bundle import Bundle
 from raytrain.export.formats import diffusers
-from raytrain.export.run import assemble, formats
+from raytrain.export.run import assemble, check, formats
+from raytrain.train import cost
 from tests.export.conftest import draw, settings
 
 
@@ -135,6 +136,9 @@ def test_what_a_format_cannot_hold_is_refused_with_what_can(tmp_path: Path) -> N
     kohya = config.model_copy(update={"export": config.export.model_copy(update={"formats": ("kohya",)})})
     with pytest.raises(UserError, match=r"export\.formats .*whole weights.*hold it: diffusers"):
         formats(kohya, bundle.artifacts)
+    check(config, cost.skeleton(config))
+    with pytest.raises(UserError, match=r"export\.formats"):
+        check(kohya, cost.skeleton(kohya))  # as the plan does, before anything is trained
 
 
 def test_weights_that_the_base_has_no_place_for_are_refused(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from raytrain import families, methods, plugins
 from raytrain.batch import Batch
 from raytrain.config import Config
+from raytrain.configfile import parse
+from raytrain.errors import UserError
 from raytrain.export.artifacts import Embeddings
 from raytrain.methods import _denoise
 from raytrain.model import Model, build
@@ -182,3 +184,24 @@ def test_every_group_has_weights(trial: Trial) -> None:
     names = trial.model.state().keys()
     for prefix in methods.load(trial.config.method).groups(trial.config.method):
         assert any(name.startswith(prefix) for name in names), prefix
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"name": "lora", "conv_alpha": 2.0}, "conv_rank"),
+        ({"name": "lora", "text_alpha": 2.0, "text_rate": 0.5}, "text_alpha, text_rate would have no effect"),
+        ({"name": "lokr", "conv_alpha": 2.0}, "conv_rank"),
+    ],
+)
+def test_a_key_without_effect_is_refused(table: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        parse({"output": "o", "model": {"path": "m"}, "method": table})
+
+
+def test_factors_of_weights_are_not_learned_on_quantized_layers(folder: Callable[[str], Path]) -> None:
+    model = {"family": "sd15", "path": str(folder("sd15") / "model"), "quantize": "nf4"}
+    for name in ("loha", "lokr"):
+        config = parse({"output": "o", "model": model, "method": {"name": name}})
+        with pytest.raises(UserError, match=r"model\.quantize"):
+            build(config, CPU)

@@ -55,7 +55,10 @@ def _write_lora(bundle: Bundle, updates: list[LowRank], folder: str) -> Written:
     header = {**bundle.header, "format": "pt", "lora_adapter_metadata": json.dumps(settings, sort_keys=True)}
     path = write_safetensors(storage.join(folder, LORA_FILE), tensors, header)
     base = f'pipe = diffusers.DiffusionPipeline.from_pretrained("{bundle.config.model.path}")'
-    return Written(path, (base, f'pipe.load_lora_weights("{folder}")'))
+    lines = [base, f'pipe.load_lora_weights("{folder}")']
+    if bundle.part == "unet":
+        lines.append("ComfyUI and the web UIs do not know its names: give them the file of format kohya.")
+    return Written(path, tuple(lines))
 
 
 def _peft_settings(updates: list[LowRank]) -> dict[str, Any]:
