@@ -1,0 +1,57 @@
+"""DDP and ZeRO train a ControlNet and text encoders in the step as one plain worker does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raytrain.config import Config
+from raytrain.configfile import parse
+from raytrain.data.prepare import prepare
+from tests.conftest import losses, workers_here
+from tests.train import group
+
+METHODS: dict[str, dict[str, Any]] = {
+    "controlnet": {"name": "controlnet"},
+    "text encoder": {"name": "lora", "rank": 4, "text_rank": 4, "text_rate": 0.5},
+}
+ENGINES = ("plain", "ddp", "zero2", "zero3")
+
+
+@pytest.fixture
+def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callable[[str, str], Config]:
+    """Return a maker of configs by method and engine, after each method's columns were added to a dataset."""
+    base = world("sd15")
+    datas = {}
+    for name, method in METHODS.items():
+        data = datas[name] = {**base["data"], "dataset": str(tmp_path / name), "controls": {"kind": "canny"}}
+        shutil.copytree(base["data"]["dataset"], data["dataset"])
+        with workers_here():
+            prepare(parse({**base, "data": data, "method": method}))
+
+    def config(method: str, engine: str) -> Config:
+        train = {
+            "steps": 4, "global_batch": 4, "micro_batch": 1, "learning_rate": 1e-3, "held_out_every": 0,
+            "engine": engine, "workers": 1 if engine == "plain" else 2,
+        }  # fmt: skip
+        return parse({
+            **base, "output": str(tmp_path / f"{method}-{engine}"), "data": datas[method], "method": METHODS[method], "train": train,
+            "sample": {"steps": 1, "max_prompts": 1}, "evaluate": {"timesteps": 1, "max_held_out": 2},
+            "log": {"tensorboard": False},
+        })  # fmt: skip
+
+    return config
+
+
+def test_all_follow_one_loss_curve(make: Callable[[str, str], Config], tmp_path: Path) -> None:
+    runs = {(method, engine): make(method, engine) for method in METHODS for engine in ENGINES}
+    for world in (1, 2):
+        group.train([run for run in runs.values() if run.train.workers == world], world, tmp_path)
+    for (method, engine), run in runs.items():
+        expected = losses(runs[method, "plain"])
+        assert len(set(expected)) == 4
+        assert losses(run) == pytest.approx(expected, abs=1e-6), (method, engine)
