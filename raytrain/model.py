@@ -79,8 +79,11 @@ class Model(nn.Module):
     def checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass instead of keeping them (Chen et al. 2016, arXiv:1604.06174).
 
-        Libraries do so in training mode alone, whose dropout must not come with it: those blocks alone are put into it.
+        transformers does so in training mode alone, whose dropout must not come with it: its outermost blocks, which have
+        none of their own, are put into it, and nothing in them.
         """
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
         for name, part in self.parts.items():
             enable = getattr(part, "enable_gradient_checkpointing", None) or getattr(
                 part, "gradient_checkpointing_enable", None
@@ -92,7 +95,7 @@ class Model(nn.Module):
                 )
             enable()
             for block in part.modules():
-                block.training = bool(getattr(block, "gradient_checkpointing", False))
+                block.training = isinstance(block, GradientCheckpointingLayer)
 
 
 def build(
