@@ -39,7 +39,8 @@ def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callable[[st
             "engine": engine, "workers": 1 if engine == "plain" else 2,
         }  # fmt: skip
         return parse({
-            **base, "output": str(tmp_path / f"{method}-{engine}"), "data": datas[method], "method": METHODS[method], "train": train,
+            **base, "output": str(tmp_path / f"{method}-{engine}"), "data": datas[method],
+            "method": METHODS[method], "train": train,
             "sample": {"steps": 1, "max_prompts": 1}, "evaluate": {"timesteps": 1, "max_held_out": 2},
             "log": {"tensorboard": False},
         })  # fmt: skip
