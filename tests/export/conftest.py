@@ -89,7 +89,7 @@ def base_pipeline(config: Config) -> Any:
     family = families.load(config.model.family)
     name = families.denoiser(family)
     parts = {name: family.load(config.model, name, torch.float32)}
-    return family.pipeline(config.model, parts, "ddim", CPU)
+    return family.pipeline(config.model, parts, "auto", CPU)
 
 
 def settings(folder: Path, family: str, method: dict[str, Any]) -> Config:
@@ -99,7 +99,7 @@ def settings(folder: Path, family: str, method: dict[str, Any]) -> Config:
         "method": method,
         "data": {"captions": {"trigger": "sks"}},
         "export": {"precision": "fp32"},
-        "sample": {"scheduler": "ddim"},
+        "sample": {"scheduler": "auto"},
     })  # fmt: skip
 
 
