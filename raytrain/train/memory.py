@@ -29,8 +29,8 @@ class Sizes:
     """Those that learn, adapters included."""
     frozen_bytes: float
     """Bytes of those that do not, quantized or not."""
-    activations: int
-    """Bytes that one row of the largest bucket keeps for the backward pass."""
+    activations: int | None
+    """Bytes that one row of the largest bucket keeps for the backward pass; None where they were not counted."""
 
 
 class Choice(NamedTuple):
@@ -75,7 +75,7 @@ def estimate(config: Config, engine: str, offload: str, sizes: Sizes, world: int
         optimizer = 0
     if offload == "weights":
         frozen, weights, average = 0, 0, 0
-    return int(OVERHEAD * (frozen + weights + gradients + optimizer + average + micro_batch * sizes.activations))
+    return int(OVERHEAD * (frozen + weights + gradients + optimizer + average + micro_batch * (sizes.activations or 0)))
 
 
 def choose(config: Config, sizes: Sizes, world: int, micro_batch: int, memory: int | None) -> Choice:
@@ -95,17 +95,18 @@ def choose(config: Config, sizes: Sizes, world: int, micro_batch: int, memory: i
         named = named[:1]  # cannot be cut into shards, or was asked for
     room = None if memory is None else int(USABLE * memory)
     needs = [estimate(config, *each, sizes, world, micro_batch) for each in named]
+    what = "needs" if sizes.activations is not None else "without activations needs"
     for (engine, offload), need in zip(named, needs, strict=True):
         if room is None:
-            return Choice(engine, offload, need, f"needs about {_gib(need)} a worker")
+            return Choice(engine, offload, need, f"{what} about {_gib(need)} a worker")
         if need <= room:
-            return Choice(engine, offload, need, f"needs about {_gib(need)} of {_gib(room)} a worker")
+            return Choice(engine, offload, need, f"{what} about {_gib(need)} of {_gib(room)} a worker")
     assert room is not None
     least = min(range(len(named)), key=needs.__getitem__)
     return Choice(
         *named[least],
         needs[least],
-        f"needs about {_gib(needs[least])} of {_gib(room)} a worker, the least of all: it may not fit",
+        f"{what} about {_gib(needs[least])} of {_gib(room)} a worker, the least of all: it may not fit",
     )
 
 

@@ -281,8 +281,10 @@ def _count(config: Config, model: nn.Module) -> int:
 
 def _choose(config: Config, model: nn.Module, dataset: Dataset, world: int, micro_batch: int) -> memory.Choice:
     """Return the first worker's choice: devices may differ, engines may not."""
-    width, height = max(map(bucket_size, dataset.manifest.buckets), key=math.prod)
-    kept = cost.step(config, cost.skeleton(config), width, height, flops=False).activations
+    kept = None
+    if config.train.gpus_per_worker or config.train.memory_gb:  # counting takes a second, and a CPU has room
+        width, height = max(map(bucket_size, dataset.manifest.buckets), key=math.prod)
+        kept = cost.step(config, cost.skeleton(config), width, height, flops=False).activations
     sizes = memory.Sizes(
         weights=_count(config, model),
         trainable=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
