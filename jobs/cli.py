@@ -23,7 +23,7 @@ def _show_version(wanted: bool) -> None:
 
 def _show_schema(wanted: bool) -> None:
     if wanted:
-        from raytrain.configfile import schema
+        from raytrain.config.file import schema
 
         print(json.dumps(schema(), indent=2))
         raise typer.Exit

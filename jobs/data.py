@@ -33,7 +33,7 @@ def ls(where: Where, set: Overrides = None) -> None:
     """List the snapshots of a dataset; the newest is marked."""
     from rich.console import Console
 
-    from raytrain.data import browse
+    from raytrain.data.tools import browse
 
     Console().print(browse.snapshots(_dataset(where, set)))
 
@@ -51,7 +51,7 @@ def show(
     """Show what a snapshot holds and what it left out, or all that is known of one row."""
     from rich.console import Console
 
-    from raytrain.data import browse
+    from raytrain.data.tools import browse
 
     dataset = _dataset(where, set)
     manifest = browse.open_snapshot(dataset, snapshot)
@@ -75,7 +75,7 @@ def diff(
     """Say which rows were added, removed or changed between two snapshots, and which settings differ."""
     from rich.console import Console
 
-    from raytrain.data import compare
+    from raytrain.data.tools import compare
 
     found = compare.difference(_dataset(where, set), old, new, first)
     if json:
@@ -101,7 +101,7 @@ def gc(
     """Delete what no snapshot needs. Safe while a dataset is prepared or trained on; captions and scores are never lost."""
     from rich.console import Console
 
-    from raytrain.data import collect
+    from raytrain.data.tools import collect
 
     Console().print(collect.show(collect.collect(_dataset(where, set), keep, older_than, dry_run)))
 
@@ -116,7 +116,7 @@ def preview(
     set: Overrides = None,
 ) -> None:
     """Write one HTML page with pictures of every bucket as they were cut, their captions, masks and versions."""
-    from raytrain.data import gallery
+    from raytrain.data.tools import gallery
 
     seed = _config(where, set).seed if where.endswith(".toml") else 0
     print(f"Open {gallery.write_gallery(_dataset(where, set), snapshot, output, per_bucket, seed)}")
@@ -131,7 +131,7 @@ def audit(
     """Compute again what a run was shown, and check what was promised; exit code 1 where a promise is broken."""
     from rich.console import Console
 
-    from raytrain.train import audit
+    from raytrain.train.record import audit
 
     found = audit.audit(audit.config_of(run, tuple(set or ())))
     Console().print(audit.show(found))
@@ -150,7 +150,7 @@ def publish(
     set: Overrides = None,
 ) -> None:
     """Write the source pictures and their captions as a folder for the `datasets` library and the hub."""
-    from raytrain.data import publish
+    from raytrain.data.tools import publish
     from raytrain.errors import unknown
 
     if format not in publish.FORMATS:
@@ -168,7 +168,7 @@ def _dataset(where: str, overrides: Sequence[str] | None) -> str:
 
 
 def _config(where: str, overrides: Sequence[str] | None) -> Config:
-    from raytrain.configfile import load
+    from raytrain.config.file import load
     from raytrain.errors import UserError
 
     if not where.endswith(".toml"):

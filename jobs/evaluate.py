@@ -12,7 +12,7 @@ def command(config: ConfigFile, set: Overrides = None, checkpoint: Checkpoint = 
     """Score a checkpoint against the base model and write report.html and evaluation/report.json."""
     from rich.console import Console
 
-    from raytrain.configfile import load
+    from raytrain.config.file import load
 
     settings = load(config, set or ())
     from raytrain.evaluate.run import evaluate

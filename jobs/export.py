@@ -10,7 +10,7 @@ from raytrain.startup import leave
 
 def command(config: ConfigFile, checkpoint: Checkpoint = "latest", set: Overrides = None) -> int | None:
     """Write a checkpoint's weights in the formats of [export] and say how to load them."""
-    from raytrain.configfile import load
+    from raytrain.config.file import load
     from raytrain.export.run import export, told
 
     settings = load(config, set or ())

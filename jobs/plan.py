@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
     """Check config, model folder and dataset, and print what would run; nothing is held or written."""
-    from raytrain.configfile import load
+    from raytrain.config.file import load
 
     settings = load(config, set or ())
     from raytrain.plan import plan

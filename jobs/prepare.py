@@ -13,10 +13,10 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
 
     Exit code 3: done, but broken pictures were left out (data.allow_rejected = true makes that 0).
     """
-    from raytrain.configfile import load
+    from raytrain.config.file import load
 
     settings = load(config, set or ())
-    from raytrain.data import flow, on_machine
+    from raytrain.data.pipeline import flow, on_machine
 
     with workers(settings, flow.needs_ray(settings), on_machine.reserve):
         from raytrain.data.prepare import prepare

@@ -18,7 +18,7 @@ def command(
     """Pictures in; a tuned, evaluated, exported LoRA and a report out, in minutes on two CPU cores."""
     from pathlib import Path
 
-    from raytrain.configfile import load
+    from raytrain.config.file import load
     from raytrain.toy.draw import draw_folder
     from raytrain.toy.start import write_config
 

@@ -14,10 +14,10 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
 
     Exit code 3: broken pictures were left out of the dataset, and nothing was trained (data.allow_rejected = true goes on).
     """
-    from raytrain.configfile import load
+    from raytrain.config.file import load
 
     settings = load(config, set or ())
-    from raytrain.data import flow, on_machine
+    from raytrain.data.pipeline import flow, on_machine
     from raytrain.train import alone
 
     needs_ray = flow.needs_ray(settings) or alone.needs_ray(settings)

@@ -18,7 +18,7 @@ def command(
     output: Annotated[str | None, typer.Option(help="Folder for the pictures; default <output>/pictures.")] = None,
 ) -> int | None:
     """Make pictures from a checkpoint, one row a prompt, and their grid."""
-    from raytrain.configfile import load
+    from raytrain.config.file import load
 
     settings = load(config, set or ())
     from raytrain.sample import sample

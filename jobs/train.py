@@ -21,7 +21,7 @@ def command(
     config: ConfigFile, set: Overrides = None, resume: Resume = "latest", profile: Profile = False
 ) -> int | None:
     """Train on a prepared dataset; the same command goes on after an interruption."""
-    from raytrain.configfile import load
+    from raytrain.config.file import load
 
     settings = load(config, [*(["train.profile=5"] if profile else []), *(set or ())])
     from raytrain.train import alone

@@ -11,7 +11,7 @@ from raytrain.startup import leave
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
     """Try the settings of [tune.space] in many short runs; the same command goes on after an interruption."""
-    from raytrain.configfile import load
+    from raytrain.config.file import load
     from tuning.leaderboard import show, winner
     from tuning.study import folder, url
     from tuning.sweep import check, export_winner, sweep

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from raytrain.batch import Batch, Columns
 from raytrain.config import EvaluateConfig
-from raytrain.data.loader import to_batch
-from raytrain.data.read import Dataset
+from raytrain.data.loading.loader import to_batch
+from raytrain.data.loading.read import Dataset
 from raytrain.model import Model
 
 ROWS = 8

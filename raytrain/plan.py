@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 
 from raytrain import checkpoint, families, pretrained, storage
 from raytrain.config import Config
-from raytrain.data import drift, schema, sources
+from raytrain.data import sources
 from raytrain.data.item import Item
-from raytrain.data.read import check_dataset
-from raytrain.data.schema import BucketCount, bucket_size
+from raytrain.data.loading.read import check_dataset
+from raytrain.data.store import drift, schema
+from raytrain.data.store.schema import BucketCount, bucket_size
 from raytrain.export import run as export
-from raytrain.train import cost, memory
+from raytrain.train import cost
+from raytrain.train.engines import memory
 from raytrain.train.run import ledger_of
 
 LISTED = 100_000

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from raytrain.log import read_metrics
-from raytrain.train.notices import Notices
+from raytrain.train.record.notices import Notices
 
 SHOWN = ("loss", "held_out_loss", "clip_text", "learning_rate")
 LINE_SECONDS = 10.0

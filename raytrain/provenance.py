@@ -11,7 +11,7 @@ from typing import Any
 
 from raytrain import __version__, storage
 from raytrain.config import Config
-from raytrain.configfile import to_toml
+from raytrain.config.file import to_toml
 
 PACKAGES = (
     "torch",

@@ -12,8 +12,8 @@ from torch import nn
 
 from raytrain import checkpoint, storage
 from raytrain.config import Config
-from raytrain.data.read import Dataset
-from raytrain.data.schema import MANIFEST
+from raytrain.data.loading.read import Dataset
+from raytrain.data.store.schema import MANIFEST
 from raytrain.model import Model, build
 from raytrain.sampling.generate import generate
 from raytrain.sampling.grid import by_prompt, grid, save_image

@@ -10,7 +10,7 @@ import torch
 
 from raytrain import plugins
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.errors import UserError
 from raytrain.model import Model, build
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.startup import before_imports
 
 before_imports()
@@ -47,7 +47,7 @@ def ray() -> Iterator[None]:
 @contextmanager
 def workers_here() -> Iterator[None]:
     """Make preparation's workers work in this process, where starting one costs nothing."""
-    from raytrain.data import flow
+    from raytrain.data.pipeline import flow
 
     def stream(
         jobs: Sequence[dict[str, Any]], worker: Any, settings: dict[str, Any], options: dict[str, Any]

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from raytrain import storage
-from raytrain.data import schema, shard, tables
-from raytrain.data.schema import Array, BucketCount, Column, Manifest, Part
+from raytrain.data.store import schema, shard, tables
+from raytrain.data.store.schema import Array, BucketCount, Column, Manifest, Part
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from raytrain.configfile import load, parse, schema, to_toml
+from raytrain.config.file import load, parse, schema, to_toml
 from raytrain.errors import UserError
 from raytrain.toy.start import write_config
 

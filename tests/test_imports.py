@@ -151,7 +151,7 @@ def test_there_is_no_import_cycle() -> None:
 
 def light_modules() -> list[str]:
     """Modules that must start in a blink: config, plug-ins, the cluster, the search space and the heads of jobs."""
-    light = {"raytrain.config", "raytrain.configfile", "raytrain.plugins", "tuning.space"}
+    light = {"raytrain.config", "raytrain.config.file", "raytrain.plugins", "tuning.space"}
     return sorted(name for name in modules() if name in light or name.split(".")[0] in ("cluster", "jobs"))
 
 

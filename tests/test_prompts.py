@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from raytrain.config import Config
-from raytrain.configfile import parse
-from raytrain.data.read import Dataset
+from raytrain.config.file import parse
+from raytrain.data.loading.read import Dataset
 from raytrain.errors import UserError
 from raytrain.sampling import prompt_file
 from raytrain.sampling.generate import generate

@@ -12,8 +12,8 @@ from PIL import Image
 
 from jobs import STAGES
 from raytrain import plugins
-from raytrain.configfile import parse
-from raytrain.dataconfig import CaptionConfig
+from raytrain.config.data import CaptionConfig
+from raytrain.config.file import parse
 from raytrain.families import Family
 from tests import readme
 

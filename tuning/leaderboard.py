@@ -15,7 +15,7 @@ from rich.table import Table
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.configfile import parse, to_toml
+from raytrain.config.file import parse, to_toml
 from tuning import space, study
 
 COMPLETED, STOPPED, FAILED = "completed", "stopped", "failed"

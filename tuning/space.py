@@ -17,9 +17,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from raytrain import optimizers
 from raytrain.config import Config
-from raytrain.configfile import parse, set_key
+from raytrain.config.file import parse, set_key
+from raytrain.config.tune import Dimension
 from raytrain.errors import UserError, unknown
-from raytrain.tuneconfig import Dimension
 
 
 def distributions(config: Config) -> dict[str, BaseDistribution]:

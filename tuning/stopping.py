@@ -15,7 +15,7 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from raytrain.tuneconfig import TuneConfig
+from raytrain.config.tune import TuneConfig
 from tuning.study import DEFAULT
 
 OBJECTIVE = "objective"

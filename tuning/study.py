@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raytrain import storage
 from raytrain.config import FREE_TRAIN_KEYS, Config
-from raytrain.data.schema import Manifest
+from raytrain.data.store.schema import Manifest
 from raytrain.errors import UserError
 from tuning import space
 
@@ -143,6 +143,6 @@ def fingerprint(config: Config) -> str:
 
 def manifest(config: Config) -> Manifest:
     """Return the manifest of the prepared dataset that a sweep reads; UserError when there is none."""
-    from raytrain.data.read import open_manifest
+    from raytrain.data.loading.read import open_manifest
 
     return open_manifest(config.dataset, config.data.snapshot, config.data.partial)

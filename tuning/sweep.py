@@ -20,7 +20,7 @@ from ray import tune
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from tuning import leaderboard, objective, space, study
 from tuning.nested import train_on_workers
 from tuning.progress import Progress
@@ -31,7 +31,7 @@ from tuning.trial import Reporter, Train, absolute, output, run, trial_config
 
 def check(config: Config) -> None:
     """Raise UserError for anything about a real sweep that can be known before a trial runs."""
-    from raytrain.data.read import check_dataset
+    from raytrain.data.loading.read import check_dataset
 
     _check_search(config)
     check_dataset(config)

@@ -9,7 +9,7 @@ from typing import Any
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.errors import Diverged
 from tuning import objective, space
 from tuning.stopping import EVALUATION, LAST, OBJECTIVE
@@ -50,7 +50,7 @@ def total_steps(config: Config) -> int:
     """Return how many steps a run of this config takes on its dataset."""
     if config.train.steps is not None:
         return config.train.steps
-    from raytrain.data.read import open_manifest
+    from raytrain.data.loading.read import open_manifest
     from raytrain.train.run import ledger_of
 
     manifest = open_manifest(config.dataset, config.data.snapshot, config.data.partial)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from raytrain.table import Table
+from raytrain.config.base import Table
 
 
 class Item(NamedTuple):
@@ -13,7 +13,7 @@ class Item(NamedTuple):
     path: str
     """Unique in its source, shown to people: relative path, or `archive.tar/inner.png`."""
     location: str
-    """What `raytrain.data.fetch.Fetcher.read` needs to find the bytes."""
+    """What `raytrain.data.files.fetch.Fetcher.read` needs to find the bytes."""
     captions: tuple[str, ...] = ()
     """Captions the source itself holds, raw."""
     caption_file: str = ""

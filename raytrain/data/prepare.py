@@ -19,26 +19,16 @@ from rich.console import Console
 
 from raytrain import storage
 from raytrain.config import Config, ModelConfig
-from raytrain.data import (
-    choose,
-    describe,
-    flow,
-    listing,
-    look,
-    missing,
-    notes,
-    pieces,
-    shard,
-    snapshot,
-    tables,
-)
-from raytrain.data.encode import ShardEncoder
-from raytrain.data.fingerprint import Fingerprint
-from raytrain.data.flow import Report
+from raytrain.data.annotate import notes
 from raytrain.data.item import Rejected
-from raytrain.data.progress import Bars, bars
-from raytrain.data.report import SHOWN, PrepareReport, show
-from raytrain.data.schema import Manifest
+from raytrain.data.pipeline import choose, describe, flow, listing, look, missing
+from raytrain.data.pipeline.encode import ShardEncoder
+from raytrain.data.pipeline.flow import Report
+from raytrain.data.pipeline.progress import Bars, bars
+from raytrain.data.pipeline.report import SHOWN, PrepareReport, show
+from raytrain.data.store import pieces, shard, snapshot, tables
+from raytrain.data.store.fingerprint import Fingerprint
+from raytrain.data.store.schema import Manifest
 from raytrain.errors import UserError
 
 PASSES = 3

@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from raytrain import plugins, provenance, storage
 from raytrain.config import Config
-from raytrain.configfile import to_toml
-from raytrain.data import schema
+from raytrain.config.file import to_toml
+from raytrain.data.store import schema
 from raytrain.evaluate import charts, run_folder, scorers, sweep_charts
 from raytrain.evaluate.run_folder import RunFolder
 from raytrain.evaluate.statistics import Difference

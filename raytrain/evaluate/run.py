@@ -18,7 +18,7 @@ from PIL import Image
 
 from raytrain import checkpoint, held_out, provenance, sample, storage
 from raytrain.config import Config
-from raytrain.data.read import Dataset
+from raytrain.data.loading.read import Dataset
 from raytrain.errors import Diverged, UserError
 from raytrain.evaluate import run_folder, scorers
 from raytrain.evaluate.report import write_report

@@ -13,8 +13,8 @@ from PIL import Image
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data import schema, tables
-from raytrain.data.snapshot import read_manifest
+from raytrain.data.store import schema, tables
+from raytrain.data.store.snapshot import read_manifest
 from raytrain.evaluate.statistics import Difference
 from raytrain.log import read_metrics
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data import schema
-from raytrain.data.fetch import Fetcher
-from raytrain.data.location import absolute, child, write
-from raytrain.data.picture import BadPicture, decode
-from raytrain.data.read import Dataset
-from raytrain.dataconfig import DataConfig
+from raytrain.config.data import DataConfig
+from raytrain.data.files.fetch import Fetcher
+from raytrain.data.files.location import absolute, child, write
+from raytrain.data.image.picture import BadPicture, decode
+from raytrain.data.loading.read import Dataset
+from raytrain.data.store import schema
 from raytrain.errors import UserError
 from raytrain.evaluate import resnet
 from raytrain.evaluate.clip import ClipModel

@@ -10,8 +10,8 @@ import torch
 
 from raytrain import checkpoint, families, methods, plugins, storage
 from raytrain.config import Config
-from raytrain.configfile import parse
-from raytrain.data.snapshot import read_manifest
+from raytrain.config.file import parse
+from raytrain.data.store.snapshot import read_manifest
 from raytrain.errors import UserError
 from raytrain.export import provenance
 from raytrain.export.artifacts import Artifact

@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data.picture import BadPicture, decode_any, on_background
-from raytrain.data.read import Dataset
+from raytrain.data.image.picture import BadPicture, decode_any, on_background
+from raytrain.data.loading.read import Dataset
 from raytrain.errors import UserError
 from raytrain.sampling.prompt_file import Wish
 

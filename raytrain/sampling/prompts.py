@@ -10,8 +10,8 @@ from PIL import Image
 
 from raytrain import families, methods
 from raytrain.config import Config
-from raytrain.data.read import Dataset
-from raytrain.data.schema import HELD_OUT, TRAIN, Manifest, bucket_size
+from raytrain.data.loading.read import Dataset
+from raytrain.data.store.schema import HELD_OUT, TRAIN, Manifest, bucket_size
 from raytrain.errors import UserError
 from raytrain.sampling import controls, prompt_file
 from raytrain.sampling.prompt_file import Wish

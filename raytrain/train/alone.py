@@ -8,8 +8,9 @@ from typing import Any
 
 from raytrain import local, plugins, storage
 from raytrain.config import Config
-from raytrain.configfile import parse
-from raytrain.train import notices, out_of_memory
+from raytrain.config.file import parse
+from raytrain.train.guards import out_of_memory
+from raytrain.train.record import notices
 
 
 class WorkerDied(RuntimeError):  # noqa: N818

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from raytrain import checkpoint, local, storage
 from raytrain.config import Config
-from raytrain.configfile import parse
-from raytrain.data import drift
-from raytrain.data.read import check_dataset
+from raytrain.config.file import parse
+from raytrain.data.loading.read import check_dataset
+from raytrain.data.store import drift
 from raytrain.errors import Diverged, UserError
 from raytrain.progress import follow
 from raytrain.startup import quiet
-from raytrain.train import out_of_memory, stop
 from raytrain.train.alone import AloneTrainer, needs_ray
-from raytrain.train.out_of_memory import is_out_of_memory
+from raytrain.train.guards import out_of_memory, stop
+from raytrain.train.guards.out_of_memory import is_out_of_memory
 from raytrain.train.run import finished, ledger_of
 
 if TYPE_CHECKING:
-    from raytrain.train.hooks import Report
+    from raytrain.train.hooks.periodic import Report
 
 FAILURE = "failure.json"
 DIVERGED, MISTAKE, AGAIN = "diverged", "mistake", "again"
@@ -57,7 +57,7 @@ def launch(config: Config, callbacks: Sequence[Any] = (), resume: str = "latest"
     if failure:
         raise (Diverged if failure["kind"] == DIVERGED else UserError)(failure["message"])
     if config.train.beside:
-        from raytrain.train import beside
+        from raytrain.train.hooks import beside
 
         for note in beside.notes(config.output):
             print(f"note: {note}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from raytrain.config import TrainConfig
-from raytrain.every import steps_of
+from raytrain.config.period import steps_of
 
 
 def learning_rate(step: int, config: TrainConfig, total_steps: int) -> float:

@@ -14,21 +14,24 @@ from torch import Tensor, nn
 from raytrain import checkpoint, provenance, storage
 from raytrain.checkpoint import Checkpoint, Saver
 from raytrain.config import Config, TrainConfig
-from raytrain.data.ledger import Ledger
-from raytrain.data.read import Dataset, check_dataset
-from raytrain.data.schema import bucket_size
+from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.read import Dataset, check_dataset
+from raytrain.data.store.schema import bucket_size
 from raytrain.errors import UserError
 from raytrain.log import MetricLog
 from raytrain.model import Model, build
-from raytrain.train import cost, memory, notices, out_of_memory, speed
-from raytrain.train import engine as engines
-from raytrain.train.clock import Clock
+from raytrain.train import cost
 from raytrain.train.ema import Ema
-from raytrain.train.engine import Engine
-from raytrain.train.hang import Watchdog
-from raytrain.train.loss_scale import LossScale
-from raytrain.train.stop import Watch
-from raytrain.train.trail import Trail
+from raytrain.train.engines import engine as engines
+from raytrain.train.engines import memory, speed
+from raytrain.train.engines.engine import Engine
+from raytrain.train.engines.loss_scale import LossScale
+from raytrain.train.guards import out_of_memory
+from raytrain.train.guards.hang import Watchdog
+from raytrain.train.guards.stop import Watch
+from raytrain.train.hooks.clock import Clock
+from raytrain.train.record import notices
+from raytrain.train.record.trail import Trail
 
 NEAREST = (
     'train.weights = "bf16" with train.rounding = "nearest": steps smaller than 1/256 of a weight are lost. '

@@ -16,16 +16,16 @@ from torch import Tensor
 from raytrain import storage
 from raytrain.batch import Columns
 from raytrain.config import Config
-from raytrain.data.loader import Loader, Step, prefetch
+from raytrain.data.loading.loader import Loader, Step, prefetch
 from raytrain.errors import UserError
 from raytrain.startup import quiet
-from raytrain.train import hooks as periodic
-from raytrain.train import out_of_memory, profile
-from raytrain.train.divergence import diverged
-from raytrain.train.hooks import Hook, Report
+from raytrain.train.guards import out_of_memory
+from raytrain.train.guards.divergence import diverged
+from raytrain.train.guards.self_test import SelfTest
+from raytrain.train.hooks import periodic, profile
+from raytrain.train.hooks.periodic import Hook, Report
 from raytrain.train.lr_schedule import learning_rate
 from raytrain.train.run import Run, start
-from raytrain.train.self_test import SelfTest
 
 READ_STEPS = 10
 """Steps of a GPU whose numbers are read together."""
@@ -34,7 +34,8 @@ READ_STEPS = 10
 def train(config: Config, report: Report | None = None, *, rank: int = 0, world: int = 1) -> dict[str, float]:
     """Train until the last step, going on from the last checkpoint; returns the newest value of every metric.
 
-    Asked to stop (`raytrain.train.stop`) it writes a checkpoint after the step that runs, and returns without a `train.json`.
+    Asked to stop (`raytrain.train.guards.stop`) it writes a checkpoint after the step that runs, and returns without a
+    `train.json`.
     `report` gets the scores of every evaluation (`train.score_every`). Raises UserError for a mistake in config or data and
     Diverged, before the optimizer step, when the loss is no number any more.
     """

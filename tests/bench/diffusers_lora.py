@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from raytrain.configfile import parse, to_toml
+from raytrain.config.file import parse, to_toml
 from raytrain.toy import SD15
 from raytrain.toy.draw import draw_folder
 from tests.bench import stand_in

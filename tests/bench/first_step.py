@@ -24,7 +24,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from raytrain.configfile import parse, to_toml
+from raytrain.config.file import parse, to_toml
 from raytrain.log import METRICS
 from raytrain.toy import SD15
 from raytrain.toy.draw import draw_folder

@@ -33,8 +33,8 @@ from raytrain.config import Config, ModelConfig, TrainConfig
 from raytrain.methods.lora import Config as LoraConfig
 from raytrain.model import Model
 from raytrain.model import build as assemble
-from raytrain.train import engine as engines
-from raytrain.train import speed
+from raytrain.train.engines import engine as engines
+from raytrain.train.engines import speed
 
 COMMON: dict[str, Any] = {
     "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "use_linear_projection": True,

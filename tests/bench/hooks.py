@@ -15,10 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raytrain.configfile import parse
-from raytrain.every import Every
-from raytrain.train import hooks, worker
-from raytrain.train.hooks import Hook
+from raytrain.config.file import parse
+from raytrain.config.period import Every
+from raytrain.train import worker
+from raytrain.train.hooks import periodic
+from raytrain.train.hooks.periodic import Hook
 from raytrain.train.run import Run, start
 from tests.bench.train_step import prepared
 
@@ -101,7 +102,7 @@ def _sampling(run: Run, stack: ExitStack) -> list[Hook]:
     from cluster.connect import connect
 
     stack.enter_context(connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False))
-    found = {hook.name: hook for hook in stack.enter_context(hooks.build(run, None))}
+    found = {hook.name: hook for hook in stack.enter_context(periodic.build(run, None))}
     wanted = [found["sample"], found["beside"]]
     for hook in wanted:
         hook.call(run)

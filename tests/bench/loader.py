@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from raytrain.data import schema
-from raytrain.data.ledger import Ledger
-from raytrain.data.loader import Loader, prefetch
-from raytrain.data.read import Dataset
+from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.loader import Loader, prefetch
+from raytrain.data.loading.read import Dataset
+from raytrain.data.store import schema
 from tests import stored
 
 TEXT = (77, 768)

@@ -29,11 +29,11 @@ import torch
 from PIL import Image
 
 from raytrain.config import Config
-from raytrain.configfile import parse
-from raytrain.data import flow
+from raytrain.config.file import parse
 from raytrain.data.buckets import fits
+from raytrain.data.image.transform import pixels, transforms
+from raytrain.data.pipeline import flow
 from raytrain.data.prepare import prepare
-from raytrain.data.transform import pixels, transforms
 from raytrain.toy import SD15
 from raytrain.toy.draw import draw
 from tests.bench import timed_family

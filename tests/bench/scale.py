@@ -119,8 +119,9 @@ def measure(folder: str) -> dict[str, Any]:
 def drive(folder: Path) -> dict[str, Any]:
     """Prepare in this process and return what it took."""
     from cluster.connect import connect
-    from raytrain.configfile import parse
-    from raytrain.data import flow, prepare
+    from raytrain.config.file import parse
+    from raytrain.data import prepare
+    from raytrain.data.pipeline import flow
 
     config = parse({
         "output": str(folder / "run"),

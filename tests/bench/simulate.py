@@ -30,10 +30,11 @@ from rich.console import Console
 from rich.table import Table
 
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.toy import SD15
 from raytrain.toy.draw import draw_folder
-from raytrain.train import memory, worker
+from raytrain.train import worker
+from raytrain.train.engines import memory
 from raytrain.train.run import start
 from tests.bench.__main__ import machine
 from tests.bench.step_model import Network, Workload, predict

@@ -16,7 +16,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.data.prepare import prepare
 from raytrain.toy import SD15
 from raytrain.toy.draw import draw_folder

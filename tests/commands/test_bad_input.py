@@ -18,10 +18,10 @@ import pytest
 from jobs import evaluate, plan, prepare, train
 from raytrain import checkpoint, storage
 from raytrain.config import Config
-from raytrain.configfile import to_toml
+from raytrain.config.file import to_toml
 from raytrain.families import sd15
 from raytrain.toy.draw import draw_folder
-from raytrain.train import stop
+from raytrain.train.guards import stop
 from tests.conftest import losses
 
 Command = Callable[[list[str]], int]

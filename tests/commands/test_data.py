@@ -13,7 +13,7 @@ import pytest
 
 from jobs import cli, data
 from raytrain.config import Config
-from raytrain.configfile import to_toml
+from raytrain.config.file import to_toml
 from tests.train.test_audit import at_step
 
 COMMANDS = ("ls", "show", "diff", "gc", "preview", "audit", "publish")

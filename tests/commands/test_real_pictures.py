@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors import safe_open
 
 from raytrain import families, storage
-from raytrain.configfile import parse, to_toml
-from raytrain.data import tables
+from raytrain.config.file import parse, to_toml
 from raytrain.data.captioners import blip
-from raytrain.data.read import Dataset
+from raytrain.data.loading.read import Dataset
+from raytrain.data.store import tables
 from raytrain.toy import CLIP
 from tests.soak._nodes import ROOT
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from tests.conftest import workers_here
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data.schema import Manifest
+from raytrain.data.store.schema import Manifest
 
 
 def manifest(config: Config) -> Manifest:

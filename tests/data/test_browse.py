@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from raytrain.config import Config
-from raytrain.data import browse, compare
-from raytrain.data.compare import Difference, difference
 from raytrain.data.prepare import prepare
+from raytrain.data.tools import browse, compare
+from raytrain.data.tools.compare import Difference, difference
 from raytrain.errors import UserError
 from tests.data.conftest import draw
 
@@ -119,7 +119,7 @@ def test_settings_that_change_rows_are_told_apart(source: Path, make_config: Mak
 
 
 def test_another_text_encoder_is_no_other_caption(source: Path, make_config: Make, tmp_path: Path) -> None:
-    from raytrain.configfile import parse
+    from raytrain.config.file import parse
 
     config = make_config(held_out=0.0)
     prepare(config)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raytrain.data.caption_text import clean, compose, drop, quality_tag, tags, triggered, variant, without
-from raytrain.dataconfig import CaptionConfig
+from raytrain.config.data import CaptionConfig
+from raytrain.data.annotate.caption_text import clean, compose, drop, quality_tag, tags, triggered, variant, without
 
 WORDS = st.text("abcXYZ é", min_size=1, max_size=8).map(lambda text: " ".join(text.split())).filter(bool)
 TAGS = st.lists(WORDS, min_size=1, max_size=8, unique=True)

@@ -17,11 +17,11 @@ import pytest
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data import collect as collecting
-from raytrain.data import leaving, snapshot, tables
-from raytrain.data.collect import collect
+from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
+from raytrain.data.store import leaving, snapshot, tables
+from raytrain.data.tools import collect as collecting
+from raytrain.data.tools.collect import collect
 from raytrain.errors import UserError
 from tests.data.conftest import draw
 

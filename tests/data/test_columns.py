@@ -13,16 +13,16 @@ from PIL import Image
 
 from raytrain import families, plugins
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.data import columns
-from raytrain.data.encode import LAYERS
-from raytrain.data.ledger import Ledger
-from raytrain.data.loader import Loader
-from raytrain.data.opening import Opened
+from raytrain.data.image.opening import Opened
+from raytrain.data.image.transform import Placement, Transform
+from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.loader import Loader
+from raytrain.data.loading.read import Dataset, check_dataset
+from raytrain.data.pipeline.encode import LAYERS
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset, check_dataset
-from raytrain.data.schema import bucket_name
-from raytrain.data.transform import Placement, Transform
+from raytrain.data.store.schema import bucket_name
 from raytrain.errors import UserError
 from raytrain.families import sd15
 from tests.data.direct import Direct

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raytrain.data.picture import BadPicture, decode, decode_layers, header, measure
+from raytrain.data.image.picture import BadPicture, decode, decode_layers, header, measure
 from tests.data import corpus, corpus_pictures
 from tests.data.corpus_pictures import Bad, Good
 

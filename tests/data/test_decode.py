@@ -13,8 +13,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from raytrain.data.kinds import describe
-from raytrain.data.picture import BadPicture, check_colour, decode, decode_any, decode_layers, measure
+from raytrain.data.image.kinds import describe
+from raytrain.data.image.picture import BadPicture, check_colour, decode, decode_any, decode_layers, measure
 from raytrain.errors import UserError
 from tests.data.test_picture import LIMIT, save
 

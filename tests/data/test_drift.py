@@ -11,9 +11,9 @@ import pytest
 from jobs.plan import show
 from raytrain import plan, storage
 from raytrain.config import Config
-from raytrain.data import drift
+from raytrain.config.data import DataConfig
 from raytrain.data.prepare import prepare
-from raytrain.dataconfig import DataConfig
+from raytrain.data.store import drift
 from raytrain.train import launch
 
 Make = Callable[..., Config]

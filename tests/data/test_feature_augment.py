@@ -12,11 +12,11 @@ from PIL import Image
 
 from raytrain.config import Config
 from raytrain.data.buckets import fits
-from raytrain.data.ledger import Ledger
-from raytrain.data.loader import Loader
+from raytrain.data.image.transform import pixels, transforms
+from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.loader import Loader
+from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
-from raytrain.data.transform import pixels, transforms
 from tests.data.conftest import draw
 from tests.data.contents import contents
 from tests.data.direct import Direct, same, shown, stored

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image, ImageFilter
 
 from raytrain.config import Config
+from raytrain.data.loading.read import Dataset
+from raytrain.data.pipeline.report import PrepareReport
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
-from raytrain.data.report import PrepareReport
 from tests.data.conftest import draw
 from tests.data.contents import contents
 from tests.data.direct import Direct, same, shown

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from raytrain.config import Config
-from raytrain.configfile import parse
-from raytrain.data.ledger import Ledger
-from raytrain.data.loader import Loader
+from raytrain.config.file import parse
+from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.loader import Loader
+from raytrain.data.loading.read import Dataset
+from raytrain.data.pipeline.report import show
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
-from raytrain.data.report import show
 from tests.data.conftest import draw
 from tests.data.contents import contents
 from tests.data.direct import Direct, same

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from raytrain.config import Config
-from raytrain.data.ledger import Ledger
-from raytrain.data.loader import Loader
+from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.loader import Loader
+from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
 from raytrain.model import build
 from tests.data.conftest import draw
 from tests.data.contents import contents

@@ -18,8 +18,8 @@ import tomli_w
 import webdataset
 
 from raytrain.config import Config
+from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
 from tests.data.conftest import SIZES, draw
 from tests.data.contents import contents
 from tests.data.servers import content, s3, upload, web

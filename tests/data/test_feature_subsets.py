@@ -13,10 +13,10 @@ import torch
 
 from raytrain import rng
 from raytrain.config import Config
-from raytrain.data.ledger import Ledger
-from raytrain.data.loader import Batch, Loader
+from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.loader import Batch, Loader
+from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
 from raytrain.objective import Objective
 from tests.data.conftest import SIZES, draw
 from tests.data.contents import contents, manifest

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from raytrain.data import web as web_module
-from raytrain.data.fetch import Fetcher
-from raytrain.data.location import Range, Unpacked, Zipped, child, write
-from raytrain.data.picture import BadPicture
-from raytrain.dataconfig import FetchConfig
+from raytrain.config.data import FetchConfig
+from raytrain.data.files import web as web_module
+from raytrain.data.files.fetch import Fetcher
+from raytrain.data.files.location import Range, Unpacked, Zipped, child, write
+from raytrain.data.image.picture import BadPicture
 from tests.data.servers import Answer, content, s3, web
 
 LIMITS = FetchConfig(timeout=0.5, retries=2, max_bytes=1000)

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from raytrain.config import Config
-from raytrain.data import gallery
-from raytrain.data.gallery import write_gallery
 from raytrain.data.prepare import prepare
+from raytrain.data.tools import gallery
+from raytrain.data.tools.gallery import write_gallery
 from raytrain.errors import UserError
 from tests.data.conftest import draw
 
@@ -33,7 +33,7 @@ def images(html: str) -> list[Image.Image]:
 
 def encoded(config: Config, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Prepare, and return the pixels that went to the VAE."""
-    from raytrain.data.encode import ShardEncoder
+    from raytrain.data.pipeline.encode import ShardEncoder
 
     seen: list[bytes] = []
     real = ShardEncoder._encode
@@ -74,7 +74,7 @@ def test_it_shows_the_pixels_that_were_encoded(
 
 
 def test_what_cannot_be_proven_is_not_shown(source: Path, make_config: Make) -> None:
-    from raytrain.configfile import parse
+    from raytrain.config.file import parse
 
     config = parse({**make_config(augment={"colours": 1}, held_out=0.0).values(), "seed": 9})
     prepare(config)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raytrain.data.ledger import Ledger, share
+from raytrain.data.loading.ledger import Ledger, share
 
 HISTOGRAMS = st.dictionaries(st.sampled_from(["64x64", "80x48", "48x80", "96x32"]), st.integers(1, 23), min_size=1)
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from raytrain.batch import Columns
-from raytrain.data import schema
-from raytrain.data.ledger import Ledger
-from raytrain.data.loader import Batch, Loader, Step, prefetch
-from raytrain.data.read import Dataset
+from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.loader import Batch, Loader, Step, prefetch
+from raytrain.data.loading.read import Dataset
+from raytrain.data.store import schema
 from tests import stored
 
 TEXT = (3, 5)

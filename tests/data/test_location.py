@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raytrain.data.location import (
+from raytrain.data.files.location import (
     Cell,
     Part,
     Range,

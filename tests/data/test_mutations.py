@@ -17,9 +17,9 @@ from PIL import Image
 
 from raytrain import pretrained
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
+from raytrain.data.pipeline.report import PrepareReport
 from raytrain.data.prepare import prepare
-from raytrain.data.report import PrepareReport
 from raytrain.families import sd15
 from tests.data.captioners.conftest import folder as folder  # a fixture: tiny weights of captioners
 from tests.data.chat_server import Server, serving

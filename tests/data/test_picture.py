@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from raytrain.data.picture import BadPicture, decode, measure
+from raytrain.data.image.picture import BadPicture, decode, measure
 
 LIMIT = 10**6
 

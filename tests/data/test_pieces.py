@@ -10,10 +10,11 @@ import pytest
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data import missing, pieces, tables
-from raytrain.data.encode import Row, ShardEncoder
+from raytrain.data.loading.read import Dataset
+from raytrain.data.pipeline import missing
+from raytrain.data.pipeline.encode import Row, ShardEncoder
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
+from raytrain.data.store import pieces, tables
 from tests.data.conftest import draw
 
 pytestmark = pytest.mark.usefixtures("here")

@@ -19,13 +19,13 @@ from PIL import Image
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.data.buckets import fits
-from raytrain.data.picture import decode
+from raytrain.data.image.picture import decode
+from raytrain.data.loading.read import Dataset
+from raytrain.data.pipeline.report import PrepareReport
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
-from raytrain.data.report import PrepareReport
-from raytrain.data.schema import Array, Manifest
+from raytrain.data.store.schema import Array, Manifest
 from raytrain.errors import UserError
 from tests.data.conftest import draw
 
@@ -174,7 +174,7 @@ def test_every_kind_of_bad_input_is_rejected_with_its_reason(source: Path, make_
 def test_what_failed_once_is_not_tried_again_until_it_changes(
     source: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raytrain.data import flow
+    from raytrain.data.pipeline import flow
 
     whole = (source / "03.png").read_bytes()
     (source / "03.png").write_bytes(whole[:-40])
@@ -250,7 +250,7 @@ def test_a_full_disk_leaves_the_old_dataset_valid_and_the_next_run_goes_on(
 
 
 def test_a_killed_first_run_is_continued(source: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raytrain.data import snapshot
+    from raytrain.data.store import snapshot
 
     config = make_config()
     with monkeypatch.context() as patch:
@@ -296,7 +296,7 @@ def test_a_snapshot_keeps_what_it_said(source: Path, make_config: Make) -> None:
 def test_an_unfinished_snapshot_is_trained_on_only_when_allowed(
     source: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raytrain.data import snapshot
+    from raytrain.data.store import snapshot
 
     config = make_config(held_out=0.0, encode={"shard_rows": 2, "publish_minutes": 1e-9})
     seen: list[tuple[int, bool]] = []

@@ -11,7 +11,7 @@ import pytest
 
 from raytrain import local
 from raytrain.config import Config
-from raytrain.data import flow, on_machine
+from raytrain.data.pipeline import flow, on_machine
 from raytrain.data.prepare import prepare
 from raytrain.errors import UserError
 from tests.data.contents import contents

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from raytrain.config import Config
-from raytrain.data import flow
+from raytrain.data.loading.read import Dataset
+from raytrain.data.pipeline import flow
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
 from raytrain.errors import UserError
 from tests.data.conftest import draw
 from tests.data.test_prepare import counts, live

@@ -15,10 +15,10 @@ import yaml
 from PIL import Image
 
 from raytrain.config import Config
-from raytrain.data import publish as publishing
+from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
-from raytrain.data.publish import publish
-from raytrain.data.read import Dataset
+from raytrain.data.tools import publish as publishing
+from raytrain.data.tools.publish import publish
 from raytrain.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("here")

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageEnhance
 from skimage import data
 
-from raytrain.data import similar
-from raytrain.data.similar import Hashes, near_duplicates, perceptual_hash
+from raytrain.data.pipeline import similar
+from raytrain.data.pipeline.similar import Hashes, near_duplicates, perceptual_hash
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "brick", "gravel", "coins", "moon", "page")
 

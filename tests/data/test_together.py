@@ -15,10 +15,10 @@ import pytest
 import tomli_w
 
 from raytrain.config import Config
-from raytrain.configfile import parse
-from raytrain.data import snapshot
+from raytrain.config.file import parse
+from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
+from raytrain.data.store import snapshot
 from tests.conftest import workers_here
 from tests.data.conftest import SIZES, draw
 

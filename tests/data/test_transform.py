@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from raytrain.data import transform
+from raytrain.config.data import AugmentConfig, BucketConfig
 from raytrain.data.buckets import Fit, fits
-from raytrain.data.transform import (
+from raytrain.data.image import transform
+from raytrain.data.image.transform import (
     Colour,
     Inset,
     Placement,
@@ -29,7 +30,6 @@ from raytrain.data.transform import (
     pixels,
     transforms,
 )
-from raytrain.dataconfig import AugmentConfig, BucketConfig
 
 ALL = AugmentConfig(flip=True, crops=3, colours=2, zooms=2, outpaints=2)
 PLAIN = AugmentConfig()

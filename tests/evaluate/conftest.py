@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.evaluate.clip import unit
 from raytrain.evaluate.subject import Judges, Subject
 

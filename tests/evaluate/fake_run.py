@@ -12,7 +12,7 @@ import pyarrow.parquet
 from PIL import Image, ImageDraw
 
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.evaluate.statistics import compare, summarise
 
 PROMPTS = (

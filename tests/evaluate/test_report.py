@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.evaluate import charts, sweep_charts
 from raytrain.evaluate.report import changed_settings, setting, write_report
 from tests.evaluate import fake_run

@@ -14,8 +14,8 @@ import jobs.evaluate
 from raytrain import checkpoint, families
 from raytrain.checkpoint import Checkpoint
 from raytrain.config import Config
-from raytrain.configfile import parse, to_toml
-from raytrain.data import schema
+from raytrain.config.file import parse, to_toml
+from raytrain.data.store import schema
 from raytrain.errors import UserError
 from raytrain.evaluate.run import evaluate
 from raytrain.evaluate.subject import training_pictures

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raytrain import families
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.export.bundle import Bundle
 from raytrain.export.run import assemble
 from raytrain.model import Model, build

@@ -14,7 +14,7 @@ import torch
 from diffusers import SD3ControlNetModel
 
 from raytrain.config import Config
-from raytrain.data.fingerprint import Fingerprint
+from raytrain.data.store.fingerprint import Fingerprint
 from raytrain.errors import UserError
 from raytrain.families import sd3
 from raytrain.objective import Objective

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from raytrain import families, methods, plugins
 from raytrain.batch import Batch
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.errors import UserError
 from raytrain.export.artifacts import Embeddings
 from raytrain.methods import _denoise

@@ -17,11 +17,11 @@ from torch import Tensor
 from raytrain import checkpoint, families, model, plugins, sample
 from raytrain.batch import Batch, Columns
 from raytrain.config import Config
-from raytrain.configfile import parse
-from raytrain.data.ledger import Ledger
-from raytrain.data.loader import Loader
+from raytrain.config.file import parse
+from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.loader import Loader
+from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
 from raytrain.errors import UserError
 from raytrain.evaluate.run import evaluate
 from raytrain.methods import _denoise

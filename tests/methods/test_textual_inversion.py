@@ -11,7 +11,7 @@ import torch
 
 from raytrain import families, methods, plugins
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.errors import UserError
 from raytrain.model import build
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.log import read_metrics
 from raytrain.toy import SD15
 from raytrain.toy.draw import TRAINING_SIZES, draw_folder
-from raytrain.train import trail
+from raytrain.train.record import trail
 
 
 def pictures(folder: Path, size: int, seed: int) -> None:

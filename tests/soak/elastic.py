@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raytrain.config import Config
-from raytrain.configfile import to_toml
+from raytrain.config.file import to_toml
 from raytrain.log import read_metrics
-from raytrain.train import notices
+from raytrain.train.record import notices
 from tests.soak import _training
 from tests.soak._nodes import ROOT, Nodes, local_nodes
 

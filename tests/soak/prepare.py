@@ -31,8 +31,8 @@ import tomli_w
 from PIL import Image
 
 from raytrain import plugins
-from raytrain.data import missing
-from raytrain.data.read import open_manifest
+from raytrain.data.loading.read import open_manifest
+from raytrain.data.pipeline import missing
 from raytrain.toy import SD15
 from raytrain.toy.draw import TRAINING_SIZES, draw
 from tests.soak import _counting, _kills

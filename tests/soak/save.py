@@ -19,7 +19,7 @@ from typing import Any
 
 from raytrain import checkpoint
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.log import read_metrics
 from raytrain.train import worker
 from tests.soak import _training

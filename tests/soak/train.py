@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raytrain.config import Config
-from raytrain.configfile import to_toml
+from raytrain.config.file import to_toml
 from raytrain.log import read_metrics
 from tests.soak import _kills, _training
 from tests.soak._nodes import WORKERS, Nodes, local_nodes

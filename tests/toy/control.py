@@ -19,9 +19,9 @@ from PIL import Image
 
 from raytrain import sample
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
+from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
-from raytrain.data.read import Dataset
 from raytrain.evaluate.statistics import compare
 from raytrain.model import Model
 from raytrain.sampling.grid import grid, save_image

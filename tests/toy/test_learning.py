@@ -9,7 +9,7 @@ import pytest
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.toy import CLIP, SD15
 from raytrain.toy.draw import draw_folder
 from tests.conftest import workers_here

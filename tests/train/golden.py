@@ -24,7 +24,7 @@ def losses(family: str, method: str, root: Path) -> list[float]:
     import torch
 
     from raytrain import families
-    from raytrain.configfile import parse
+    from raytrain.config.file import parse
     from raytrain.data.prepare import prepare
     from raytrain.log import read_metrics
     from raytrain.toy.draw import draw_folder

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.errors import UserError
 from raytrain.train import worker
 

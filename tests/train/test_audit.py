@@ -15,11 +15,11 @@ import pytest
 from raytrain import checkpoint, provenance, storage
 from raytrain.checkpoint import Checkpoint
 from raytrain.config import Config
-from raytrain.data.ledger import Ledger, LedgerBatch
-from raytrain.data.read import Dataset
+from raytrain.data.loading.ledger import Ledger, LedgerBatch
+from raytrain.data.loading.read import Dataset
 from raytrain.errors import UserError
 from raytrain.train import worker
-from raytrain.train.audit import audit, config_of
+from raytrain.train.record.audit import audit, config_of
 from raytrain.train.run import ledger_of
 
 

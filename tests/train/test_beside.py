@@ -16,8 +16,9 @@ from raytrain.config import Config
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
 from raytrain.toy import CLIP
-from raytrain.train import beside, worker
-from raytrain.train.beside import Beside, Made
+from raytrain.train import worker
+from raytrain.train.hooks import beside
+from raytrain.train.hooks.beside import Beside, Made
 from raytrain.train.launch import launch
 from tests.conftest import losses
 

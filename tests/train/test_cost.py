@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raytrain import plugins
 from raytrain.config import Config
-from raytrain.data.loader import Loader
-from raytrain.data.schema import bucket_size
+from raytrain.data.loading.loader import Loader
+from raytrain.data.store.schema import bucket_size
 from raytrain.model import Model
 from raytrain.train import cost, run
 

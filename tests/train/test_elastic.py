@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from raytrain.config import Config
-from raytrain.train import trail, worker
-from raytrain.train.audit import audit
+from raytrain.train import worker
+from raytrain.train.record import trail
+from raytrain.train.record.audit import audit
 from tests.conftest import losses
 from tests.train import group
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.data.prepare import prepare
 from tests.conftest import losses, workers_here
 from tests.train import group

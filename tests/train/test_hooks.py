@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from raytrain.config import Config
-from raytrain.data.ledger import Ledger
-from raytrain.every import Every, parse
+from raytrain.config.period import Every, parse
+from raytrain.data.loading.ledger import Ledger
 from raytrain.log import read_metrics
 from raytrain.train import worker
-from raytrain.train.clock import Clock
-from raytrain.train.hooks import Hook
+from raytrain.train.hooks.clock import Clock
+from raytrain.train.hooks.periodic import Hook
 from tests.conftest import losses
 from tests.train import group
 
@@ -61,7 +61,7 @@ def test_minutes() -> None:
 
 def test_the_clock_does_not_count_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("raytrain.train.clock.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("raytrain.train.hooks.clock.time", SimpleNamespace(monotonic=lambda: now[0]))
     clock = Clock()
     now[0] += 30
     with clock.paused():

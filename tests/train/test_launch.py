@@ -14,11 +14,12 @@ import pytest
 
 from raytrain import checkpoint, local, storage
 from raytrain.config import Config
-from raytrain.configfile import to_toml
+from raytrain.config.file import to_toml
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
-from raytrain.train import out_of_memory, worker
+from raytrain.train import worker
 from raytrain.train.alone import AloneTrainer, WorkerDied
+from raytrain.train.guards import out_of_memory
 from raytrain.train.launch import launch
 from tests.conftest import losses
 from tests.soak._nodes import ROOT

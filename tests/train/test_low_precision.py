@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from raytrain.optimizers._low_precision import RoundedAdamW, join, split, stochastic_round
-from raytrain.train.loss_scale import PATIENCE, LossScale
+from raytrain.train.engines.loss_scale import PATIENCE, LossScale
 
 
 @pytest.mark.parametrize("value", [1.001, -1.001, 3.0e-5, -7.77e3, 0.0])

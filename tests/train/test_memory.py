@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from raytrain.config import Config
-from raytrain.configfile import parse
-from raytrain.train import memory
-from raytrain.train.memory import Sizes, choose, device_memory, estimate
+from raytrain.config.file import parse
+from raytrain.train.engines import memory
+from raytrain.train.engines.memory import Sizes, choose, device_memory, estimate
 
 SDXL = Sizes(weights=2_567_000_000, trainable=2_567_000_000, frozen_bytes=0, activations=1_150_000_000)
 ADAPTER = Sizes(weights=2_590_000_000, trainable=23_000_000, frozen_bytes=2 * 2_567_000_000, activations=1_150_000_000)

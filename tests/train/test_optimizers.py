@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from raytrain import optimizers, plugins
 from raytrain.config import Config, TrainConfig
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.errors import UserError
 from raytrain.optimizers import Group
-from raytrain.train import engine as engines
-from raytrain.train.engine import Engine, PlainEngine
+from raytrain.train.engines import engine as engines
+from raytrain.train.engines.engine import Engine, PlainEngine
 from tests.train.test_resume import check_resume
 
 NAMES = plugins.names("optimizers")

@@ -15,8 +15,8 @@ from torch import Tensor
 from raytrain import families
 from raytrain.batch import Batch, Columns
 from raytrain.config import Config
-from raytrain.data.loader import Loader
-from raytrain.data.read import Dataset
+from raytrain.data.loading.loader import Loader
+from raytrain.data.loading.read import Dataset
 from raytrain.model import build, public_name
 from raytrain.train.run import ledger_of
 from tests.families import plain, references

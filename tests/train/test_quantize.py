@@ -11,8 +11,8 @@ import torch
 
 from raytrain import checkpoint, families, quantize, sample
 from raytrain.config import Config
-from raytrain.data.loader import Loader
-from raytrain.data.read import Dataset
+from raytrain.data.loading.loader import Loader
+from raytrain.data.loading.read import Dataset
 from raytrain.errors import UserError
 from raytrain.export.run import export
 from raytrain.model import build

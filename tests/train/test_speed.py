@@ -13,11 +13,13 @@ from torch import nn
 
 from raytrain import families, optimizers
 from raytrain.config import Config
-from raytrain.data.loader import Loader
+from raytrain.data.loading.loader import Loader
 from raytrain.errors import UserError
 from raytrain.model import build
 from raytrain.optimizers import _state
-from raytrain.train import engine, profile, speed, worker
+from raytrain.train import worker
+from raytrain.train.engines import engine, speed
+from raytrain.train.hooks import profile
 from raytrain.train.run import start
 from tests.conftest import losses
 from tests.train.test_resume import check_resume

@@ -19,10 +19,11 @@ from raytrain.config import Config
 from raytrain.errors import Diverged, UserError
 from raytrain.log import read_metrics
 from raytrain.objective import Objective
-from raytrain.train import engine, worker
-from raytrain.train.hang import EXIT_CODE
-from raytrain.train.notices import FOLDER
-from raytrain.train.out_of_memory import is_out_of_memory
+from raytrain.train import worker
+from raytrain.train.engines import engine
+from raytrain.train.guards.hang import EXIT_CODE
+from raytrain.train.guards.out_of_memory import is_out_of_memory
+from raytrain.train.record.notices import FOLDER
 from tests.conftest import losses
 from tests.train import group
 
@@ -224,7 +225,7 @@ def test_a_stuck_collective_ends(run_config: Callable[..., Config], tmp_path: Pa
 
 def test_a_stuck_worker_ends_even_where_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file where the folder should be")
-    watch = f"from raytrain.train.hang import Watchdog; Watchdog({str(tmp_path / 'run')!r}, 0, 0.4)"
+    watch = f"from raytrain.train.guards.hang import Watchdog; Watchdog({str(tmp_path / 'run')!r}, 0, 0.4)"
     script = f"import time; {watch}; time.sleep(3600)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == EXIT_CODE

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from raytrain.config import Config
-from raytrain.configfile import parse
+from raytrain.config.file import parse
 from raytrain.log import read_metrics
 from raytrain.train import worker
 from raytrain.train.launch import launch

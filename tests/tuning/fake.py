@@ -12,8 +12,8 @@ from pathlib import Path
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.configfile import parse
-from raytrain.data.schema import Manifest
+from raytrain.config.file import parse
+from raytrain.data.store.schema import Manifest
 
 BEST = 1e-3
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raytrain.tuneconfig import TuneConfig
+from raytrain.config.tune import TuneConfig
 from tuning.stopping import StoppingRule
 
 

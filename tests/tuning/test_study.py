@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.configfile import parse, set_key
+from raytrain.config.file import parse, set_key
 from raytrain.errors import UserError
 from tests.tuning.fake import make_config
 from tuning import space, study

@@ -18,8 +18,8 @@ from functools import lru_cache
 from typing import cast
 
 from raytrain import plugins
+from raytrain.config.data import BucketConfig
 from raytrain.data.buckets._listed import Fit, Rule, Size, cover
-from raytrain.dataconfig import BucketConfig
 from raytrain.errors import UserError
 
 __all__ = ["Fit", "Rule", "Size", "all_sizes", "fits", "needs_mean"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
+from raytrain.config.data import BucketConfig
 from raytrain.data.buckets._listed import Listed, Size
-from raytrain.dataconfig import BucketConfig
 
 
 def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Listed:

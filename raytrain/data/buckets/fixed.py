@@ -6,8 +6,8 @@ that trainer leaves out, so its pictures of one bucket differ in size.
 
 from __future__ import annotations
 
+from raytrain.config.data import BucketConfig
 from raytrain.data.buckets._listed import Listed, Size
-from raytrain.dataconfig import BucketConfig
 
 AT_1024 = (
     (1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
+from raytrain.config.data import BucketConfig
 from raytrain.data.buckets._listed import Fit, Listed, Rule, Size
-from raytrain.dataconfig import BucketConfig
 from raytrain.errors import UserError
 
 NEEDS_MEAN = True

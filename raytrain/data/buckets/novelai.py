@@ -11,8 +11,8 @@ ledger's business: every row is dealt there exactly once, in its own bucket.
 
 from __future__ import annotations
 
+from raytrain.config.data import BucketConfig
 from raytrain.data.buckets._listed import Fit, Listed, Size
-from raytrain.dataconfig import BucketConfig
 
 LARGEST_ERROR = 4
 """Pictures whose longer side / shorter side differs from their bucket's by this much or more are left out."""

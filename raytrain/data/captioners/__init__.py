@@ -21,7 +21,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from raytrain.data.picture import BadPicture
+from raytrain.data.image.picture import BadPicture
 
 
 class Captioner(Protocol):

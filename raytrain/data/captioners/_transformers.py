@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from raytrain.config.data import CaptionConfig
 from raytrain.data.captioners import Captioner, _local
-from raytrain.dataconfig import CaptionConfig
 from raytrain.errors import UserError
 
 Preparing = Callable[[dict[str, Any], Any, str], tuple[_local.Inputs, Any]]

@@ -9,11 +9,11 @@ from typing import Any, Literal
 from PIL import Image
 from pydantic import Field
 
-from raytrain.data._chat_endpoint import Endpoint, EndpointOptions
+from raytrain.config.data import CaptionConfig
+from raytrain.data.annotate._chat_endpoint import Endpoint, EndpointOptions
 from raytrain.data.captioners import Captioner
-from raytrain.data.picture import BadPicture
-from raytrain.data.schema import content_key
-from raytrain.dataconfig import CaptionConfig
+from raytrain.data.image.picture import BadPicture
+from raytrain.data.store.schema import content_key
 
 PROMPT: str | None = (
     "Describe this picture for someone who has to draw it, in at most 20 words. Reply with the description alone."

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from raytrain import plugins
 from raytrain.config import Config
-from raytrain.data.schema import Array
+from raytrain.data.store.schema import Array
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from raytrain.data.buckets import Size
-    from raytrain.data.opening import Opened
-    from raytrain.data.transform import Transform
+    from raytrain.data.image.opening import Opened
+    from raytrain.data.image.transform import Transform
     from raytrain.families import Family
 
 MASK, CONTROL = "mask", "control"

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from raytrain.config import Config
-from raytrain.data.schema import content_key
+from raytrain.data.store.schema import content_key
 
 if TYPE_CHECKING:
     from raytrain.families import Family, Role

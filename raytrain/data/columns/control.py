@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raytrain.config import Config
-from raytrain.data.opening import sound
-from raytrain.data.schema import Array
-from raytrain.data.transform import pixels
+from raytrain.data.image.opening import sound
+from raytrain.data.image.transform import pixels
+from raytrain.data.store.schema import Array
 from raytrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from raytrain.data.buckets import Size
     from raytrain.data.controls import Maker
-    from raytrain.data.opening import Opened
-    from raytrain.data.transform import Transform
+    from raytrain.data.image.opening import Opened
+    from raytrain.data.image.transform import Transform
     from raytrain.families import Family
 
 OF, COMPANION, COLORS, MAKER = "image", "control", False, ""

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raytrain.config import Config
-from raytrain.data.schema import Array
-from raytrain.data.transform import pixels
+from raytrain.data.image.transform import pixels
+from raytrain.data.store.schema import Array
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
     from raytrain.data.buckets import Size
-    from raytrain.data.opening import Opened
-    from raytrain.data.transform import Transform
+    from raytrain.data.image.opening import Opened
+    from raytrain.data.image.transform import Transform
     from raytrain.families import Family
 
 OF, COMPANION, COLORS, MAKER = "image", "", True, "VAE"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raytrain.config import Config
-from raytrain.data.opening import sound
-from raytrain.data.schema import Array
-from raytrain.data.transform import grey
+from raytrain.data.image.opening import sound
+from raytrain.data.image.transform import grey
+from raytrain.data.store.schema import Array
 from raytrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from raytrain.data.buckets import Size
+    from raytrain.data.image.opening import Opened
+    from raytrain.data.image.transform import Transform
     from raytrain.data.masks import Masker
-    from raytrain.data.opening import Opened
-    from raytrain.data.transform import Transform
     from raytrain.families import Family
 
 OF, COMPANION, COLORS, MAKER = "image", "mask", False, ""

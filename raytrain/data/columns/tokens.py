@@ -9,7 +9,7 @@ import numpy as np
 
 from raytrain.config import Config
 from raytrain.data.columns import _captions
-from raytrain.data.schema import content_key
+from raytrain.data.store.schema import content_key
 
 if TYPE_CHECKING:
     import torch

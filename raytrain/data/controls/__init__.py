@@ -13,12 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from raytrain import plugins
-from raytrain.table import Table
+from raytrain.config.base import Table
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from raytrain.dataconfig import ControlConfig
+    from raytrain.config.data import ControlConfig
 
 
 class Maker(Protocol):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from PIL import Image
 
-from raytrain.data import pretrained
+from raytrain.config.base import Table
+from raytrain.config.data import ControlConfig
+from raytrain.data.annotate import pretrained
 from raytrain.data.controls import Maker
-from raytrain.data.picture import BadPicture
-from raytrain.data.schema import content_key
-from raytrain.dataconfig import ControlConfig
-from raytrain.table import Table
+from raytrain.data.image.picture import BadPicture
+from raytrain.data.store.schema import content_key
 
 READS_FILE = False
 UNUSED = r"fusion_stage\.layers\.0\.residual_layer1\."

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from PIL import Image
 
-from raytrain.data.companion import fit, grey
+from raytrain.config.base import Table
+from raytrain.config.data import ControlConfig
 from raytrain.data.controls import Maker
-from raytrain.data.picture import BadPicture
-from raytrain.data.schema import content_key
-from raytrain.dataconfig import ControlConfig
-from raytrain.table import Table
+from raytrain.data.image.companion import fit, grey
+from raytrain.data.image.picture import BadPicture
+from raytrain.data.store.schema import content_key
 
 READS_FILE = True
 

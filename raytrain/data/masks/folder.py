@@ -6,12 +6,12 @@ from typing import Literal
 
 from PIL import Image
 
-from raytrain.data.companion import fit, grey
+from raytrain.config.base import Table
+from raytrain.config.data import MaskConfig
+from raytrain.data.image.companion import fit, grey
+from raytrain.data.image.picture import BadPicture
 from raytrain.data.masks import Masker
-from raytrain.data.picture import BadPicture
-from raytrain.data.schema import content_key
-from raytrain.dataconfig import MaskConfig
-from raytrain.table import Table
+from raytrain.data.store.schema import content_key
 
 READS_FILE = True
 

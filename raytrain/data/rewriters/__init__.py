@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from raytrain.data.picture import BadPicture
+from raytrain.data.image.picture import BadPicture
 
 
 class Rewriter(Protocol):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from raytrain.data._chat_endpoint import Endpoint, EndpointOptions
-from raytrain.data.picture import BadPicture
+from raytrain.config.data import CaptionConfig
+from raytrain.data.annotate._chat_endpoint import Endpoint, EndpointOptions
+from raytrain.data.image.picture import BadPicture
 from raytrain.data.rewriters import Rewriter
-from raytrain.data.schema import content_key
-from raytrain.dataconfig import CaptionConfig
+from raytrain.data.store.schema import content_key
 from raytrain.errors import UserError
 
 PLAIN = (

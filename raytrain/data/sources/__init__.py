@@ -14,11 +14,11 @@ import os
 from collections.abc import Iterator
 
 from raytrain import plugins
+from raytrain.config.data import SubsetConfig
+from raytrain.data.files.location import absolute, base_name, child, is_web, look, named
 from raytrain.data.item import Item, Rejected
-from raytrain.data.location import absolute, base_name, child, is_web, look, named
 from raytrain.data.sources import _tree
 from raytrain.data.sources._seen import Seen
-from raytrain.dataconfig import SubsetConfig
 from raytrain.errors import UserError
 
 ORDER = ("webdataset", "kohya", "parquet", "imagefolder", "caption_files", "table", "archive", "folder")

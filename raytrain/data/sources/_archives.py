@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple, Self
 
-from raytrain.data import stream
+from raytrain.data.files import stream
+from raytrain.data.files.location import Part, Range, Unpacked, Zipped, look, shown
 from raytrain.data.item import Rejected
-from raytrain.data.location import Part, Range, Unpacked, Zipped, look, shown
 from raytrain.data.sources._tree import is_visible
 from raytrain.errors import UserError
 
@@ -42,7 +42,7 @@ def members(file: str, title: str, wanted: Callable[[str], bool]) -> Iterator[Me
     """Yield the wanted members of an archive in its order, and why others are refused; `title` is the archive's shown name.
 
     A zip's directory is held in memory (about 0.5 GB for a million entries); a tar's is not. A compressed tar is unpacked
-    while it is listed, within the limits of `raytrain.data.stream`.
+    while it is listed, within the limits of `raytrain.data.files.stream`.
     """
     try:
         with stream.open_binary(file) as opened:

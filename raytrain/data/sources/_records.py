@@ -8,8 +8,8 @@ import posixpath
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from raytrain.data.files.location import absolute, child, is_web, parent, shown, write
 from raytrain.data.item import Item, Rejected
-from raytrain.data.location import absolute, child, is_web, parent, shown, write
 from raytrain.data.sources._rows import Row, rows
 from raytrain.data.sources._seen import Seen
 from raytrain.data.sources._tree import Places, pictures, walk, why_no_file

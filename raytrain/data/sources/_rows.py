@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raytrain.data import stream
+from raytrain.data.files import stream
 from raytrain.data.item import Rejected
 from raytrain.errors import UserError
 

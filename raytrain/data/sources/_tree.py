@@ -9,8 +9,8 @@ from functools import lru_cache
 
 from pyarrow import fs
 
+from raytrain.data.files.location import Found, absolute, base_name, child, look, of_info, parent, shown, store, write
 from raytrain.data.item import Item, Rejected
-from raytrain.data.location import Found, absolute, base_name, child, look, of_info, parent, shown, store, write
 from raytrain.errors import UserError
 
 PICTURES = frozenset(

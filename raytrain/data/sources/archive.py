@@ -10,11 +10,11 @@ import os
 import sqlite3
 from collections.abc import Iterator
 
+from raytrain.config.data import SubsetConfig
+from raytrain.data.files.location import absolute, base_name, child, look, parse, shown, write
 from raytrain.data.item import Item, Rejected
-from raytrain.data.location import absolute, base_name, child, look, parse, shown, write
 from raytrain.data.sources._archives import is_archive, members
 from raytrain.data.sources._tree import SIDECARS, is_picture, top, walk
-from raytrain.dataconfig import SubsetConfig
 
 LINES = """
     SELECT name, part, (SELECT part FROM member AS text WHERE text.stem = picture.stem AND text.extension IN ('.txt', '.caption')

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from raytrain.config.data import SubsetConfig
+from raytrain.data.files.location import absolute, base_name, look, parent, shown
 from raytrain.data.item import Item, Rejected
-from raytrain.data.location import absolute, base_name, look, parent, shown
 from raytrain.data.sources._records import Records, described
 from raytrain.data.sources._rows import rows
 from raytrain.data.sources._tree import top
-from raytrain.dataconfig import SubsetConfig
 
 NAMES = ("data.json", "captions.json", "image_captions.json", "captions.csv")
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from raytrain.config.data import SubsetConfig
+from raytrain.data.files.location import absolute
 from raytrain.data.item import Item, Rejected
-from raytrain.data.location import absolute
 from raytrain.data.sources._tree import pictures, top
-from raytrain.dataconfig import SubsetConfig
 
 
 def recognises(source: str) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from raytrain.config.data import SubsetConfig
+from raytrain.data.files.location import absolute
 from raytrain.data.item import Item, Rejected
-from raytrain.data.location import absolute
 from raytrain.data.sources._records import described
 from raytrain.data.sources._tree import below, top
-from raytrain.dataconfig import SubsetConfig
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 

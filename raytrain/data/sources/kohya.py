@@ -22,15 +22,15 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from raytrain.data import stream
+from raytrain.config.base import Table
+from raytrain.config.data import SubsetConfig
+from raytrain.data.files import stream
+from raytrain.data.files.location import absolute, base_name, child, look, named, parent, shown
 from raytrain.data.item import Item, Rejected
-from raytrain.data.location import absolute, base_name, child, look, named, parent, shown
 from raytrain.data.sources._records import FILES, Records, value
 from raytrain.data.sources._rows import Row, rows
 from raytrain.data.sources._tree import PICTURES, SIDECARS, Places, is_picture, open_folder, pictures, top
-from raytrain.dataconfig import SubsetConfig
 from raytrain.errors import UserError, unknown
-from raytrain.table import Table
 
 FOLDER = re.compile(r"([1-9]\d{0,2})_(.+)", re.DOTALL)
 # fmt: off

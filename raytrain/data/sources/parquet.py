@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raytrain.data import stream
+from raytrain.config.data import SubsetConfig
+from raytrain.data.files import stream
+from raytrain.data.files.location import Cell, absolute, base_name, child, look, parent, shown, write
 from raytrain.data.item import Item, Rejected
-from raytrain.data.location import Cell, absolute, base_name, child, look, parent, shown, write
 from raytrain.data.sources._records import CAPTIONS, CONTROLS, FILES, MASKS, Records, captions, field
 from raytrain.data.sources._rows import Row, rows
 from raytrain.data.sources._tree import below, is_picture, top, walk
-from raytrain.dataconfig import SubsetConfig
 
 ENDING = ".parquet"
 LARGEST_GROUP = 4 * 2**30

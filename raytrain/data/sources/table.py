@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from raytrain.config.data import SubsetConfig
+from raytrain.data.files.location import absolute, base_name, look, parent, shown
 from raytrain.data.item import Item, Rejected
-from raytrain.data.location import absolute, base_name, look, parent, shown
 from raytrain.data.sources._records import Records
 from raytrain.data.sources._rows import rows
-from raytrain.dataconfig import SubsetConfig
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson")
 

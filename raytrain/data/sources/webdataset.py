@@ -14,12 +14,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from raytrain.config.data import SubsetConfig
+from raytrain.data.files.location import absolute, base_name, child, look, parent, shown, write
 from raytrain.data.item import Item, Rejected
-from raytrain.data.location import absolute, base_name, child, look, parent, shown, write
 from raytrain.data.sources._archives import Member, is_archive, members
 from raytrain.data.sources._records import CAPTIONS, captions, value
 from raytrain.data.sources._tree import Folder, is_picture, top, walk
-from raytrain.dataconfig import SubsetConfig
 from raytrain.errors import UserError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

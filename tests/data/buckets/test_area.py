@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raytrain.config.data import BucketConfig
 from raytrain.data.buckets import Fit, all_sizes, fits
-from raytrain.dataconfig import BucketConfig
 
 ELEVEN = (
     (512, 1024), (576, 1024), (576, 960), (640, 896), (704, 832), (768, 768),

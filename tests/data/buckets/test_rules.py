@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raytrain import plugins
+from raytrain.config.data import BucketConfig
 from raytrain.data.buckets import Fit, all_sizes, fits, needs_mean
-from raytrain.dataconfig import BucketConfig
 from raytrain.errors import UserError
 
 RULES = plugins.names("data.buckets")

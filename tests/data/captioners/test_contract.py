@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from raytrain import plugins
-from raytrain.data.picture import BadPicture
-from raytrain.dataconfig import CaptionConfig
-from raytrain.table import Table
+from raytrain.config.base import Table
+from raytrain.config.data import CaptionConfig
+from raytrain.data.image.picture import BadPicture
 
 NAMES = plugins.names("data.captioners")
 LOCAL = [name for name in NAMES if plugins.load("data.captioners", name).NEEDS_PATH]

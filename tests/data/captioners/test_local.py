@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from raytrain import plugins
+from raytrain.config.data import CaptionConfig
 from raytrain.data.captioners import _tiny, blip, chat_vlm, vit_gpt2
-from raytrain.data.picture import BadPicture
-from raytrain.dataconfig import CaptionConfig
+from raytrain.data.image.picture import BadPicture
 from raytrain.errors import UserError
 
 NAMES = ["blip", "blip2", "git", "vit_gpt2", "florence2", "chat_vlm"]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from raytrain.config.data import CaptionConfig
 from raytrain.data.captioners import openai
-from raytrain.data.picture import BadPicture
-from raytrain.dataconfig import CaptionConfig
+from raytrain.data.image.picture import BadPicture
 from raytrain.errors import UserError
 from tests.data.chat_server import Reply, Server, completion, serving
 

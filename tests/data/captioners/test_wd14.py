@@ -15,9 +15,9 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from raytrain.config.data import CaptionConfig
 from raytrain.data.captioners import _tiny_tagger, wd14
 from raytrain.data.captioners.wd14 import Options, Tag, choose, spoken
-from raytrain.dataconfig import CaptionConfig
 from raytrain.errors import UserError
 
 

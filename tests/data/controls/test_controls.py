@@ -13,10 +13,10 @@ from PIL import Image
 from skimage import data
 
 from raytrain import plugins
+from raytrain.config.data import ControlConfig
 from raytrain.data import controls
 from raytrain.data.controls.pose import COLOURS, Joint, draw
-from raytrain.data.picture import BadPicture
-from raytrain.dataconfig import ControlConfig
+from raytrain.data.image.picture import BadPicture
 from raytrain.errors import UserError
 from tests.data import tiny_models
 

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 from skimage import data
 
 from raytrain import plugins
+from raytrain.config.data import MaskConfig
 from raytrain.data import masks
-from raytrain.data.picture import BadPicture
-from raytrain.dataconfig import MaskConfig
+from raytrain.data.image.picture import BadPicture
 from raytrain.errors import UserError
 from tests.data import tiny_models
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from raytrain import plugins
-from raytrain.data.picture import BadPicture
+from raytrain.config.base import Table
+from raytrain.config.data import CaptionConfig
+from raytrain.data.image.picture import BadPicture
 from raytrain.data.rewriters import openai
-from raytrain.dataconfig import CaptionConfig
 from raytrain.errors import UserError
-from raytrain.table import Table
 from tests.data.chat_server import Reply, serving
 
 

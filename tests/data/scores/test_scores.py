@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from skimage import data
 
 from raytrain import plugins
+from raytrain.config.data import ScoreConfig
 from raytrain.data import scores
-from raytrain.dataconfig import ScoreConfig
 from raytrain.errors import UserError
 from tests.data import tiny_models
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from raytrain.config.data import FetchConfig, SubsetConfig
 from raytrain.data import sources
-from raytrain.data.fetch import Fetcher
+from raytrain.data.files.fetch import Fetcher
 from raytrain.data.item import Item, Rejected
-from raytrain.dataconfig import FetchConfig, SubsetConfig
 from tests.data.servers import s3
 
 

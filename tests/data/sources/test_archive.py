@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from raytrain.data import sources, stream
-from raytrain.dataconfig import SubsetConfig
+from raytrain.config.data import SubsetConfig
+from raytrain.data import sources
+from raytrain.data.files import stream
 from raytrain.errors import UserError
 from tests.data.sources.conftest import fill, listed, png
 

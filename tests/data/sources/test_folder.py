@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from raytrain.config.data import SubsetConfig
 from raytrain.data import sources
 from raytrain.data.item import Item
-from raytrain.dataconfig import SubsetConfig
 from raytrain.errors import UserError
 from tests.data.servers import upload
 from tests.data.sources.conftest import fill, listed, png

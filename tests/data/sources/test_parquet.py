@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raytrain.data.picture import BadPicture
+from raytrain.data.image.picture import BadPicture
 from tests.data.servers import upload
 from tests.data.sources.conftest import fill, listed, png
 

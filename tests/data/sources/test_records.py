@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raytrain.config.data import SubsetConfig
 from raytrain.data import sources
 from raytrain.data.sources._rows import Row, rows
-from raytrain.dataconfig import SubsetConfig
 from tests.data.servers import content, upload, web
 from tests.data.sources.conftest import fill, listed, png
 

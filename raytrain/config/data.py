@@ -1,0 +1,311 @@
+"""The `[data]` table and its sub-tables: which pictures, and how they become a dataset. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from raytrain import plugins
+from raytrain.config.base import Interval, Names, Size, Table
+from raytrain.data.image.picture import check_colour
+
+
+class SubsetConfig(Table):
+    """`[[data.subsets]]`: one of several sources that are prepared together."""
+
+    source: str
+    format: str = "auto"
+    """A file of `raytrain/data/sources`; `auto` looks at the source."""
+    repeats: int = Field(1, ge=1)
+    """How often an epoch shows each picture."""
+    weight: float = Field(1.0, ge=0)
+    """Factor on each picture's loss; for a regularisation subset this is the prior loss weight."""
+    regularisation: bool = False
+    """Pictures of the class in general: no trigger word is put before their captions."""
+    prefix: str = ""
+    suffix: str = ""
+    masks: str = ""
+    """Folder with a loss mask for each picture, of the same relative stem; white counts, black does not."""
+    controls: str = ""
+    """Folder with a control picture for each picture, of the same relative stem."""
+
+    @model_validator(mode="after")
+    def _format_exists(self) -> SubsetConfig:
+        if self.format != "auto":
+            plugins.check("data.sources", self.format)
+        return self
+
+
+class FetchConfig(Table):
+    """`[data.fetch]`: limits of reading single files, above all over HTTP."""
+
+    timeout: float = Field(20.0, gt=0)
+    """Seconds without an answer."""
+    retries: int = Field(3, ge=0)
+    max_bytes: int = Field(256 * 2**20, ge=1)
+    """Larger files are rejected."""
+    trust_addresses: bool = False
+    """Take a web address once read to hold the same bytes for ever; otherwise every preparation reads it again."""
+
+
+class BucketConfig(Table):
+    """`[data.buckets]`: the sizes pictures are resized and cropped to."""
+
+    rule: str = "area"
+    """A file of `raytrain/data/buckets`."""
+    resolution: int = Field(512, ge=16)
+    """Side of the square bucket in pixels; a bucket's area is about its square."""
+    resolutions: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    """Several resolutions: every picture gives one row for each that it need not be enlarged for, at least the smallest."""
+    step: int = Field(64, ge=8)
+    max_ratio: float = Field(2.0, ge=1.0)
+    """Longer side / shorter side at most; rule `area` alone, the others have limits of their own."""
+    min_side: int | None = Field(None, ge=16)
+    max_side: int | None = Field(None, ge=16)
+    """Shortest and longest side of a bucket; default: the rule's own."""
+    upscale: bool = True
+    """False: a picture smaller than its bucket is not enlarged (rule `kohya`: its own size, cut to the step)."""
+    sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
+    """Explicit (width, height) list; replaces the rule's sizes, not its way of choosing. Not together with `resolutions`."""
+    crop: Literal["centre", "random", "salience"] = "centre"
+    """Where a resized picture is cut: salience is the centre of mass of its mask."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> BucketConfig:
+        plugins.check("data.buckets", self.rule)
+        squares = [(side, side) for side in self.resolutions or (self.resolution,)]
+        for width, height in self.sizes or squares:
+            if width % self.step or height % self.step:
+                raise ValueError(
+                    f"bucket sizes must be multiples of step={self.step}, got {width}x{height}; "
+                    "the VAE could not encode it; change step or the size"
+                )
+        return self
+
+
+class CaptionConfig(Table):
+    """`[data.captions]`: the captioner for pictures that bring no caption, and what becomes of every caption."""
+
+    captioner: str = "none"
+    """`none` leaves such captions empty; any other value is a file of `raytrain/data/captioners`."""
+    path: str = ""
+    """Folder or hub id of the captioner's weights; not all captioners need one."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    prompt: str | None = None
+    """What a captioner is asked; default: its own."""
+    max_new_tokens: int = Field(40, ge=1)
+    num_beams: int = Field(3, ge=1)
+    options: dict[str, Any] = Field({})
+    """The captioner's own settings, the fields of its `Options`."""
+    replace: bool = False
+    """Caption every picture, also those that bring a caption."""
+    trigger: str = ""
+    """Stands for `placeholder` in every caption; where there is none it is put before, with a comma and a space."""
+    placeholder: str = "TOK"
+    """A whole word of a caption, never a part of one."""
+    prefix: str = ""
+    suffix: str = ""
+    separator: str = ","
+    """Between tags."""
+    keep_tags: int = Field(0, ge=0)
+    """First tags that are never shuffled or left out."""
+    drop_tags: Names = ()
+    """Tags removed from every caption."""
+    variants: int = Field(1, ge=1)
+    """Stored versions of a caption; those after the first have their tags shuffled and dropped. Each occurrence picks one."""
+    tag_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the other tags left out of each further version."""
+    quality_tags: dict[str, float] = Field({})
+    """Tag -> least value of `quality_score`; a picture gets the tag with the highest least value it reaches."""
+    quality_score: str = "aesthetic"
+    """The score of [[data.quality.scores]] that `quality_tags` reads."""
+    rewriter: str = ""
+    """A file of `raytrain/data/rewriters` or a dotted path: changes captions, a language model for instance."""
+    rewriter_options: dict[str, Any] = Field({})
+
+    @model_validator(mode="after")
+    def _plugins_exist(self) -> CaptionConfig:
+        if self.captioner != "none":
+            plugins.check("data.captioners", self.captioner)
+            plugins.check_options("data.captioners", self.captioner, self.options, "data.captions.options")
+            if not self.path and plugins.load("data.captioners", self.captioner).NEEDS_PATH:
+                raise ValueError(f"captioner {self.captioner!r} needs `path`, the folder or hub id of its weights")
+        if self.rewriter:
+            plugins.check("data.rewriters", self.rewriter)
+            plugins.check_options(
+                "data.rewriters", self.rewriter, self.rewriter_options, "data.captions.rewriter_options"
+            )
+        return self
+
+
+class MaskConfig(Table):
+    """`[data.masks]`: loss masks, and what `crop = "salience"` looks at."""
+
+    kind: str = "none"
+    """`none`, or a file of `raytrain/data/masks`."""
+    path: str = ""
+    """Folder or hub id of the model's weights, where the kind has one."""
+    prompt: str = ""
+    train: bool = True
+    """Store the masks as a column that weights the loss; false: use them for cropping alone."""
+    options: dict[str, Any] = Field({})
+
+    @property
+    def weigh(self) -> bool:
+        """Whether masks are stored and weigh the loss."""
+        return self.kind != "none" and self.train
+
+    @model_validator(mode="after")
+    def _kind_exists(self) -> MaskConfig:
+        if self.kind != "none":
+            plugins.check("data.masks", self.kind)
+            plugins.check_options("data.masks", self.kind, self.options, "data.masks.options")
+        return self
+
+
+class ControlConfig(Table):
+    """`[data.controls]`: control pictures for a ControlNet."""
+
+    kind: str = "none"
+    """`none`, or a file of `raytrain/data/controls`."""
+    path: str = ""
+    options: dict[str, Any] = Field({})
+
+    @model_validator(mode="after")
+    def _kind_exists(self) -> ControlConfig:
+        if self.kind != "none":
+            plugins.check("data.controls", self.kind)
+            plugins.check_options("data.controls", self.kind, self.options, "data.controls.options")
+        return self
+
+
+class ScoreConfig(Table):
+    """`[[data.quality.scores]]`: one score of every picture, and the range that is kept."""
+
+    name: str
+    kind: str
+    """A file of `raytrain/data/scores`."""
+    path: str = ""
+    least: float | None = None
+    most: float | None = None
+    options: dict[str, Any] = Field({})
+
+    @model_validator(mode="after")
+    def _kind_exists(self) -> ScoreConfig:
+        plugins.check("data.scores", self.kind)
+        plugins.check_options("data.scores", self.kind, self.options, f"data.quality.scores.{self.name}.options")
+        return self
+
+
+class QualityConfig(Table):
+    """`[data.quality]`: which pictures are good enough. Each filter lists what it leaves out."""
+
+    min_side: int = Field(0, ge=0)
+    """Pictures with a shorter side below this many pixels are left out."""
+    max_ratio: float | None = Field(None, ge=1)
+    """Pictures whose longer side is more than this many times the shorter are left out."""
+    near_duplicates: int | None = Field(None, ge=0, le=16)
+    """Largest number of differing bits of 64 between the perceptual hashes of two pictures that count as the same."""
+    scores: Annotated[tuple[ScoreConfig, ...], Field(strict=False)] = ()
+
+
+class AugmentConfig(Table):
+    """`[data.augment]`: further versions of each picture, encoded and stored; the ledger picks one for each occurrence."""
+
+    flip: bool = False
+    """Each version mirrored too; half of the occurrences see the mirrored one."""
+    crops: int = Field(1, ge=1)
+    """Different cuts of each picture; above 1 needs crop = "random"."""
+    colours: int = Field(0, ge=0)
+    """Versions with hue, brightness, contrast and saturation changed and, by chance, blurred."""
+    zooms: int = Field(0, ge=0)
+    """Versions of a part of the picture, 85 to 95 % of each side."""
+    outpaints: int = Field(0, ge=0)
+    """Versions in which the picture is smaller on a blurred extension of itself."""
+    hue: Interval = (1 / 256, 4 / 256)
+    brightness: Interval = (0.9, 1.1)
+    contrast: Interval = (0.9, 1.25)
+    saturation: Interval = (0.9, 1.2)
+    zoom: Interval = (0.85, 0.95)
+    outpaint: Interval = (0.6, 0.9)
+    blur: float = Field(0.5, ge=0, le=1)
+    """Probability of a blur of one pixel's radius in a colour version."""
+
+
+class EncodeConfig(Table):
+    """`[data.encode]`: the pool of encoding actors and the shards they fill."""
+
+    workers: int = Field(1, ge=1)
+    """Actors at least."""
+    max_workers: int | None = Field(None, ge=1)
+    """Actors at most, as the cluster has room; default: `workers`."""
+    batch: int = Field(8, ge=1)
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    shard_mb: int = Field(256, ge=1)
+    """Megabytes of one parquet file, about."""
+    shard_rows: int = Field(2048, ge=1)
+    """Rows of one parquet file at most; a killed worker loses a quarter of one."""
+    group_rows: int = Field(64, ge=1)
+    """Rows of one parquet row group: the unit a reader fetches."""
+    publish_minutes: float | None = Field(None, gt=0)
+    """Publish a snapshot of what is ready every so often, so that training can start; default: only when all is done."""
+
+
+class DataConfig(Table):
+    """`[data]`: where the pictures are and how they become a dataset."""
+
+    source: str = ""
+    """Folder, archive, table or URI; for several, use [[data.subsets]]."""
+    format: str = "auto"
+    """A file of `raytrain/data/sources`; `auto` looks at the source."""
+    subsets: Annotated[tuple[SubsetConfig, ...], Field(strict=False)] = ()
+    dataset: str = ""
+    """Prepared dataset's folder; empty means `<output>/dataset`."""
+    snapshot: str = "latest"
+    """Which version of the dataset to train on; a run keeps the one it began with."""
+    partial: bool = False
+    """Allow training on a snapshot published while preparation was still going on."""
+    held_out: float = Field(0.1, ge=0, lt=1)
+    """Share of the pictures kept out of training, chosen by content hash."""
+    repeats: int = Field(1, ge=1)
+    """How often an epoch of training shows every picture, on top of what its subset says."""
+    max_pixels: int = Field(200_000_000, ge=1)
+    """Larger pictures are rejected before they are decoded (decompression bombs)."""
+    background: str = "white"
+    """Colour under transparent pixels: a name or #rrggbb."""
+    allow_rejected: bool = False
+    """Exit with 0 although broken pictures were left out; otherwise preparation ends with exit code 3."""
+    fetch: FetchConfig = FetchConfig()
+    quality: QualityConfig = QualityConfig()
+    buckets: BucketConfig = BucketConfig()
+    augment: AugmentConfig = AugmentConfig()
+    captions: CaptionConfig = CaptionConfig()
+    masks: MaskConfig = MaskConfig()
+    controls: ControlConfig = ControlConfig()
+    encode: EncodeConfig = EncodeConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        if self.source and self.subsets:
+            raise ValueError("give data.source or data.subsets, not both; put the source into a subset of its own")
+        if self.buckets.crop == "salience" and self.masks.kind == "none":
+            raise ValueError('data.buckets.crop = "salience" needs a mask to look at; set data.masks.kind')
+        if self.augment.crops > 1 and self.buckets.crop != "random":
+            raise ValueError(f'data.augment.crops = {self.augment.crops} needs data.buckets.crop = "random"')
+        if self.captions.quality_tags and self.captions.quality_score not in {s.name for s in self.quality.scores}:
+            raise ValueError(
+                f"data.captions.quality_tags reads the score {self.captions.quality_score!r}, "
+                "which [[data.quality.scores]] does not define"
+            )
+        if self.format != "auto":
+            plugins.check("data.sources", self.format)
+        check_colour(self.background)
+        return self
+
+    def all_subsets(self) -> tuple[SubsetConfig, ...]:
+        """Return the sources to prepare: `subsets`, or `source` alone."""
+        return self.subsets or (SubsetConfig(source=self.source, format=self.format),)

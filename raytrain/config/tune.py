@@ -1,0 +1,60 @@
+"""`[tune]` of the config file: the search over other settings. See `raytrain.config`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from raytrain.config.base import Interval, Size, Table
+
+
+class Dimension(Table):
+    """One searched key: exactly one of log, linear, int, choice."""
+
+    log: Interval | None = None
+    linear: Interval | None = None
+    int: Size | None = None
+    choice: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Dimension:
+        given = {k: v for k, v in self.__dict__.items() if v is not None}
+        if len(given) != 1:
+            raise ValueError(f"a dimension is exactly one of log, linear, int, choice, got {sorted(given) or 'none'}")
+        kind, value = next(iter(given.items()))
+        if kind != "choice" and not value[0] < value[1]:
+            raise ValueError(f"{kind} needs low < high, got {list(value)}")
+        if kind == "log" and value[0] <= 0:
+            raise ValueError(f"log needs a low above 0, got {value[0]}")
+        return self
+
+
+class TuneConfig(Table):
+    """`[tune]`: the search over any config keys."""
+
+    trials: int = Field(16, ge=1)
+    concurrent: int = Field(1, ge=1)
+    objective: dict[str, float] = Field({"held_out_loss": -1.0, "clip_text": 1.0})
+    """Weights of evaluated scores; their weighted sum is maximised."""
+    stopper: Literal["asha", "median", "none"] = "asha"
+    grace: int = Field(1, ge=1)
+    """Evaluations every trial is allowed before it may be stopped."""
+    reduction: int = Field(2, ge=2)
+    """ASHA keeps one in this many at each rung."""
+    evaluations: int = Field(4, ge=1)
+    """Evaluations in one trial, evenly spaced."""
+    include_default: bool = True
+    """The first trial is the config as it stands."""
+    seed: int = Field(0, ge=0)
+    space: dict[str, Dimension] = Field({})
+
+    @model_validator(mode="after")
+    def _space_not_reserved(self) -> TuneConfig:
+        for key in self.space:
+            if key.split(".")[0] in ("tune", "output", "data", "cluster", "log"):
+                raise ValueError(
+                    f"space key {key!r} cannot be searched: all trials read one prepared dataset and one study; "
+                    "search keys of [train], [method], [objective], [model] or [sample]"
+                )
+        return self

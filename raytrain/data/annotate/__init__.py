@@ -1,0 +1,1 @@
+"""Annotations: what models say of images, and what becomes of captions."""

@@ -1,0 +1,252 @@
+"""What models say of pictures: scores, captions, rewritten captions, the centre of a mask.
+
+A note is kept under the hash of its maker's version and of what it was made from, so it is made once, whatever happens
+to the run, the buckets or the VAE. A stage finds the pictures without a note, has actors write the missing ones, and
+joins the notes to the pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
+
+from raytrain import plugins, storage
+from raytrain.config.data import DataConfig
+from raytrain.data.image.opening import Passing, ahead, opened, sound
+from raytrain.data.image.picture import DECODING, BadPicture
+from raytrain.data.store import tables
+from raytrain.errors import UserError
+
+BLOCK = 128
+"""Pictures of one job: what a killed worker loses."""
+_NEED = """
+    SELECT * EXCLUDE shown_on, unhex(sha256($version::BLOB || id || {made_from} || shown_on)) AS key
+    FROM (SELECT *, CASE WHEN transparent THEN encode($background) ELSE ''::BLOB END AS shown_on FROM pictures)
+    WHERE {condition}
+"""
+
+
+class Stage(NamedTuple):
+    """One maker of notes."""
+
+    kind: Literal["score", "caption", "rewrite", "centre"]
+    name: str
+    version: bytes
+    """The hash of all that its notes depend on beside the picture."""
+    maker: str
+    """For people: name, weights, prompt and version as JSON."""
+    condition: str = "true"
+    """SQL: the pictures it is asked about."""
+    made_from: str = "''::BLOB"
+    """SQL: what, beside the picture, a note depends on."""
+    number: int = 0
+    """Place in [[data.quality.scores]]."""
+    background: str = ""
+    """What transparent pictures are shown on; empty where no picture is shown."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the SQL of `_need` takes."""
+        return {"version": self.version, "background": self.background}
+
+
+def stages(data: DataConfig) -> list[Stage]:
+    """Return what the settings ask for, in order: cheap filters before captions, captions before what changes them."""
+    found = [
+        Stage("score", score.name, *_maker("scores", score.kind, score), number=number)
+        for number, score in enumerate(data.quality.scores)
+    ]
+    captions = data.captions
+    if captions.captioner != "none":
+        condition = "true" if captions.replace else "len(captions) = 0"
+        found.append(
+            Stage("caption", captions.captioner, *_maker("captioners", captions.captioner, captions), condition)
+        )
+    if captions.rewriter:
+        made_from = "encode(to_json(captions)::VARCHAR)"
+        maker = _maker("rewriters", captions.rewriter, captions)
+        found.append(Stage("rewrite", captions.rewriter, *maker, "len(captions) > 0", made_from))
+    if data.buckets.crop == "salience":
+        maker = _maker("masks", data.masks.kind, data.masks)
+        found.append(Stage("centre", data.masks.kind, *maker, made_from="coalesce(mask_id, ''::BLOB)"))
+    return [stage if stage.kind == "rewrite" else stage._replace(background=data.background) for stage in found]
+
+
+def write_needed(stage: Stage, pictures: str, notes: str, needed: str) -> int:
+    """Write the pictures that have no note of this stage to the table `needed`, with its address; return their number."""
+    with tables.database(pictures=(pictures, tables.PICTURES), notes=(notes, tables.NOTES)) as sql:
+        found = sql.sql(
+            f"SELECT * FROM ({_need(stage)}) ANTI JOIN notes USING (key) ORDER BY number",
+            params=stage.parameters,
+        )
+        return tables.write(needed, found.to_arrow_reader(BLOCK), tables.NEEDED, BLOCK)
+
+
+def apply(stage: Stage, data: DataConfig, notes: str, faults: str, pictures: str, noted: str, rejected: str) -> int:
+    """Write the pictures with what their notes say; a fault or a value out of range rejects one. Return those that stay."""
+    reads = {
+        "pictures": (pictures, tables.PICTURES),
+        "all_notes": (notes, tables.NOTES),
+        "all_faults": (faults, tables.FAULTS),
+    }
+    with tables.database(**reads) as sql:
+        tables.once(sql, "notes", "all_notes")
+        tables.once(sql, "faults", "all_faults")
+        sql.execute(
+            f"""CREATE TEMP TABLE joined AS
+            WITH needed AS ({_need(stage)})
+            SELECT number, path, key, texts, numbers[1] AS value, numbers, reason
+            FROM needed LEFT JOIN notes USING (key) LEFT JOIN faults USING (key)""",
+            stage.parameters,
+        )
+        [missing] = sql.execute(
+            "SELECT count(*) FROM joined WHERE texts IS NULL AND value IS NULL AND reason IS NULL"
+        ).fetchall()[0]
+        if missing:
+            raise RuntimeError(f"{missing} pictures have neither a note nor a fault of {stage.kind} {stage.name!r}")
+        bad, reason, rule = _verdict(stage, data)
+        lost = sql.sql(
+            f"SELECT path, {reason} AS reason, {rule} AS rule, '' AS key FROM joined WHERE {bad} ORDER BY number"
+        )
+        tables.write(rejected, lost.to_arrow_reader(tables.GROUP), tables.REJECTED)
+        kept = sql.sql(f"""
+            SELECT p.* REPLACE ({_changes(stage, data)}) FROM pictures p LEFT JOIN joined j USING (number)
+            WHERE j.number IS NULL OR NOT ({bad}) ORDER BY number""")
+        return tables.write(noted, kept.to_arrow_reader(tables.GROUP), tables.PICTURES)
+
+
+class NoteWriter:
+    """One worker: the model of one stage; writes the notes of a block of pictures."""
+
+    def __init__(self, data: DataConfig, stage: Stage, notes: str, faults: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.data, self.stage, self.notes, self.faults = data, stage, notes, faults
+        self.answer = _answers(stage, data)
+        self.pool = ThreadPoolExecutor(max(2, threads))
+
+    def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Write the notes of one row group; on a user's mistake those made so far are kept."""
+        lines = tables.read_group(job["uri"], job["group"]).to_pylist()
+        notes: list[dict[str, Any]] = []
+        faults: list[dict[str, Any]] = []
+        try:
+            for batch in tables.batched(zip(lines, self._pictures(lines), strict=True), self.data.encode.batch):
+                good = [(line, entry) for line, entry in batch if not isinstance(entry, BadPicture)]
+                made = iter(self.answer([line for line, _ in good], [entry for _, entry in good]) if good else ())
+                for line, entry in batch:
+                    said = entry if isinstance(entry, BadPicture) else next(made)
+                    if isinstance(said, BadPicture):
+                        faults.append(
+                            {"key": line["key"], "reason": str(said), "lasting": not isinstance(said, Passing)}
+                        )
+                    else:
+                        notes.append({"key": line["key"], "id": line["id"], "maker": self.stage.maker, **said})
+        finally:
+            self._store(self.notes, notes, tables.NOTES)
+            self._store(self.faults, faults, tables.FAULTS)
+        return {"rows": len(lines), "made": len(notes)}
+
+    def _pictures(self, lines: Sequence[dict[str, Any]]) -> Any:
+        if self.stage.kind == "rewrite":
+            return [None] * len(lines)
+        layers = self.stage.kind == "centre"
+        reads = layers and bool(plugins.load("data.masks", self.data.masks.kind).READS_FILE)
+        return ahead(
+            self.pool,
+            lambda line: opened(line, self.data, alpha=layers, mask=reads, control=False),
+            lines,
+            2 * self.data.encode.batch,
+        )
+
+    def _store(self, place: str, lines: list[dict[str, Any]], schema: Any) -> None:
+        if lines:
+            name = hashlib.sha256(b"".join(line["key"] for line in lines)).hexdigest()
+            tables.write_rows(storage.join(place, f"{name}.parquet"), lines, schema)
+
+
+def _answers(stage: Stage, data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
+    """Load the stage's model; return a function of lines and opened pictures that gives notes or faults."""
+    if stage.kind == "score":
+        score = data.quality.scores[stage.number]
+        scorer = plugins.load("data.scores", score.kind).load(score)
+        return lambda lines, entries: [{"numbers": [value]} for value in scorer.score([e.picture for e in entries])]
+    if stage.kind == "caption":
+        captioner = plugins.load("data.captioners", stage.name).load(data.captions)
+        return lambda lines, entries: [
+            said if isinstance(said, BadPicture) else {"texts": [said]}
+            for said in captioner.caption([entry.picture for entry in entries])
+        ]
+    if stage.kind == "rewrite":
+        rewriter = plugins.load("data.rewriters", stage.name).load(data.captions)
+        return lambda lines, entries: _rewritten(rewriter.rewrite, [line["captions"] for line in lines])
+    return _centres(data)
+
+
+def _rewritten(rewrite: Callable[[list[str]], list[Any]], captions: list[list[str]]) -> list[Any]:
+    """Rewrite all captions of a batch in one call, and hand each picture its own; one that fails fails its picture."""
+    said = iter(rewrite([text for own in captions for text in own]))
+    found = [list(itertools.islice(said, len(own))) for own in captions]
+    return [next((text for text in own if isinstance(text, BadPicture)), {"texts": own}) for own in found]
+
+
+def _centres(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
+    import numpy as np
+
+    from raytrain.data.image.transform import centre_of_mass
+
+    masker = plugins.load("data.masks", data.masks.kind).load(data.masks)
+
+    def centre(entry: Any) -> Any:
+        try:
+            mask = masker.mask(entry.picture, file=sound(entry.mask), alpha=entry.alpha)
+        except BadPicture as error:
+            return error
+        return {"numbers": list(centre_of_mass(np.asarray(mask)))}
+
+    return lambda lines, entries: [centre(entry) for entry in entries]
+
+
+def _maker(kind: str, name: str, config: Any) -> tuple[bytes, str]:
+    """Return a plug-in's version as a hash, and who it is as JSON."""
+    module = plugins.load(f"data.{kind}", name)
+    version: str = module.version(config)
+    facts = {"kind": kind, "name": name, "path": getattr(config, "path", ""), "version": version}
+    if kind == "captioners":
+        facts["prompt"] = config.prompt if config.prompt is not None else module.PROMPT
+    shown = "" if kind == "rewriters" else f"/{DECODING}"
+    return hashlib.sha256(f"{kind}/{name}/{version}{shown}".encode()).digest(), json.dumps(facts, sort_keys=True)
+
+
+def _need(stage: Stage) -> str:
+    return _NEED.format(made_from=stage.made_from, condition=stage.condition)
+
+
+def _verdict(stage: Stage, data: DataConfig) -> tuple[str, str, str]:
+    """Return SQL over a joined line: whether it is rejected, the reason and the rule."""
+    if stage.kind != "score":
+        return "reason IS NOT NULL", "reason", "'broken'"
+    score = data.quality.scores[stage.number]
+    if not score.name.isidentifier():
+        raise UserError(f"[[data.quality.scores]] needs a name of letters, digits and _, got {score.name!r}.")
+    least = "-infinity" if score.least is None else repr(score.least)
+    most = "infinity" if score.most is None else repr(score.most)
+    outside = "value IS NULL OR isnan(value)" if score.least is not None or score.most is not None else "false"
+    bad = f"reason IS NOT NULL OR {outside} OR value < '{least}'::DOUBLE OR value > '{most}'::DOUBLE"
+    said = f"format('{score.name} is {{:.4g}}, outside of least = {least} to most = {most}', value)"
+    return bad, f"coalesce(reason, {said})", f"CASE WHEN reason IS NULL THEN '{score.name}' ELSE 'broken' END"
+
+
+def _changes(stage: Stage, data: DataConfig) -> str:
+    if stage.kind == "score":
+        score = data.quality.scores[stage.number]
+        quality = ", value AS quality" if score.name == data.captions.quality_score else ""
+        return f"list_append(scores, value) AS scores{quality}"
+    if stage.kind == "centre":
+        return "numbers AS centre"
+    return "CASE WHEN j.number IS NULL THEN captions ELSE texts END AS captions"

@@ -1,0 +1,121 @@
+"""Models that look at pictures (masks, control pictures, scores): the hash of their weights, and how they are loaded."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytrain import pretrained, storage
+from raytrain.data.image.picture import BadPicture
+from raytrain.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+LONGEST, SMALLEST = 32, 4
+"""Longer side over shorter, and least side in pixels, of pictures shown to a model: image processors scale the shorter side
+up to their own, and take three rows for three channels."""
+_CONTENT = (".safetensors", ".json", ".txt", ".model", ".onnx", ".xml")
+
+
+def weights_hash(path: str, setting: str) -> str:
+    """Return the content hash of a model: all weight and settings files of its folder or hub id, or of one file."""
+    if not path:
+        raise UserError(f"{setting} is empty; give the folder or hub id (owner/name) of a model.")
+    if path.endswith(_CONTENT):
+        if not storage.exists(path):
+            raise UserError(f"{setting} = {path!r} does not exist. Correct the path.")
+        files = [Path(storage.fetch(path))]
+    else:
+        files = sorted(file for file in folder(path).iterdir() if file.suffix in _CONTENT)
+        if not files:
+            raise UserError(
+                f"{setting} = {path!r} holds no model: no file ends in {', '.join(_CONTENT)}. Correct the path."
+            )
+    return _hash(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+def folder(path: str) -> Path:
+    """Return a model's local folder: `path` itself, or the snapshot of a hub id."""
+    return pretrained.resolve(path)
+
+
+def device() -> torch.device:
+    """Return the accelerator this process was given, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def model(kind: Any, path: str, setting: str, unused: str = "") -> Any:
+    """Load a transformers model class from safetensors, in evaluation mode and float32, on this process's device.
+
+    Weights that the files lack would be random ones: UserError, except for names that match `unused`, a regular expression.
+    """
+    loaded, info = part(kind, path, setting, use_safetensors=True, output_loading_info=True)
+    missing = sorted(name for name in info["missing_keys"] if not (unused and re.search(unused, name)))
+    if missing:
+        raise UserError(
+            f"{setting} = {path!r} cannot be loaded as {type(loaded).__name__}: it lacks {len(missing)} of its weights, for "
+            f"instance {missing[0]}. Give a folder or hub id of a model that was trained for this."
+        )
+    return loaded.float().eval().requires_grad_(False).to(device())
+
+
+def image_processor(path: str, setting: str) -> Any:
+    """Load a model's image processor: always the one on Pillow, so that results are the same everywhere."""
+    from transformers import AutoImageProcessor
+
+    return part(AutoImageProcessor, path, setting, backend="pil")
+
+
+def check(picture: Image.Image) -> None:
+    """Raise BadPicture where a picture is too narrow to be shown to a model."""
+    if _narrow(picture):
+        raise BadPicture(
+            f"{picture.width}x{picture.height} is too narrow for a model: the shorter side must have {SMALLEST} pixels, and the "
+            f"longer one {LONGEST} times as many at most"
+        )
+
+
+def scores(pictures: list[Image.Image], model: Callable[[list[Image.Image]], list[float]]) -> list[float]:
+    """Return what a model makes of the pictures, NaN for those too narrow to be shown."""
+    shown = [picture for picture in pictures if not _narrow(picture)]
+    found = iter(model(shown) if shown else [])
+    return [math.nan if _narrow(picture) else next(found) for picture in pictures]
+
+
+def _narrow(picture: Image.Image) -> bool:
+    shorter, longer = sorted(picture.size)
+    return shorter < SMALLEST or longer > LONGEST * shorter
+
+
+def part(kind: Any, path: str, setting: str, **options: Any) -> Any:
+    """Call `kind.from_pretrained`; what cannot be loaded is a UserError that names the setting."""
+    if not path:
+        raise UserError(f"{setting} is empty; give the folder or hub id (owner/name) of a {kind.__name__}.")
+    try:
+        return kind.from_pretrained(folder(path), local_files_only=True, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{setting} = {path!r} cannot be loaded as {kind.__name__}: {reason} Give a folder or hub id that holds such a model "
+            "in safetensors, with its settings."
+        ) from error
+
+
+@functools.lru_cache(64)
+def _hash(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Hash files by name and content; size and time of change only say when to read them again."""
+    digest = hashlib.sha256()
+    for name, *_ in files:
+        digest.update(f"{Path(name).name}\0".encode())
+        with open(name, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Images: from bytes to the pixels of a bucket."""

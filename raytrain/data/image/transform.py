@@ -1,0 +1,366 @@
+"""How the pixels of a bucket come out of a picture: resize, mirror, cut, and the changes of an augmented version. Pure.
+
+A `Transform` says all of it, so it is stored with each row and is part of the row's content address. The order is fixed:
+the picture is resized, mirrored, cut, its colours changed, and laid on an extension of itself; so every coordinate is one
+of the resized and already mirrored picture. Whatever is drawn at random is a pure function of the picture's identity, the
+seed and the version's number: any machine draws the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from itertools import count
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageFilter
+
+from raytrain.config.base import Interval
+from raytrain.config.data import AugmentConfig, BucketConfig
+from raytrain.data.buckets import Fit, Size
+
+VERSION = "resize-mirror-cut-colour-extend/1"
+"""Names what `pixels` and `grey` do; part of every content address. Change it when the pixels change."""
+
+LARGEST = 2**26
+"""Pixels of a whole resized picture; beyond it (a strip a hundred times as long as wide) only the window is resized."""
+
+
+class Placement(NamedTuple):
+    """Where a window lies in a picture: resize to these two sides, mirror where asked, cut the window at (top, left)."""
+
+    resized_width: int
+    resized_height: int
+    top: int
+    left: int
+
+
+class Colour(NamedTuple):
+    """Changes of colour, applied in this order."""
+
+    hue: float
+    """Turn of the hue, 1 is the whole circle."""
+    brightness: float
+    contrast: float
+    saturation: float
+    """Factors; 1 changes nothing."""
+    blur: bool
+    """Gaussian blur of one pixel's radius."""
+
+
+class Inset(NamedTuple):
+    """Where the cut picture lies in an outpainted bucket; around it is its own reflection, blurred."""
+
+    width: int
+    height: int
+    top: int
+    left: int
+
+
+class Transform(NamedTuple):
+    """Everything that determines the pixels of one version of a picture."""
+
+    placement: Placement
+    flip: bool = False
+    colour: Colour | None = None
+    inset: Inset | None = None
+
+    @property
+    def crop_top(self) -> int:
+        """Rows of the resized picture above the bucket, as SDXL is told (0 where the picture is extended upwards)."""
+        return max(0, self.placement.top - (self.inset.top if self.inset else 0))
+
+    @property
+    def crop_left(self) -> int:
+        """Columns of the resized, mirrored picture to the left of the bucket, as SDXL is told."""
+        return max(0, self.placement.left - (self.inset.left if self.inset else 0))
+
+    def to_json(self) -> str:
+        """Return `[resized_width,resized_height,top,left,flip,[colour],[inset]]`; what is not there is left out at the end."""
+        if self.inset or self.colour:
+            fields: list[Any] = [*self.placement, int(self.flip), self.colour or [], self.inset or []]
+            text = json.dumps(fields if self.inset else fields[:-1], separators=(",", ":"))
+            return text.replace("true", "1").replace("false", "0")
+        width, height, top, left = self.placement
+        return f"[{width},{height},{top},{left}{',1' if self.flip else ''}]"
+
+    @classmethod
+    def from_json(cls, text: str) -> Transform:
+        """Read what `to_json` wrote; raises ValueError or TypeError on anything else."""
+        width, height, top, left, *more = json.loads(text)
+        flip = bool(more[0]) if more else False
+        colour = Colour(*more[1]) if len(more) > 1 and more[1] else None
+        inset = Inset(*more[2]) if len(more) > 2 else None
+        return cls(Placement(width, height, top, left), flip, colour and colour._replace(blur=bool(colour.blur)), inset)
+
+
+def transforms(
+    width: int,
+    height: int,
+    fit: Fit,
+    buckets: BucketConfig,
+    augment: AugmentConfig,
+    identity: str,
+    seed: int,
+    centre: tuple[float, float] | None = None,
+) -> tuple[Transform, ...]:
+    """Return the distinct versions of a picture in one bucket, the plain one first.
+
+    `width` and `height` are the picture's, as viewed; `centre` is where `crop = "salience"` looks, (x, y) as fractions of
+    the picture. Cuts, colours, zooms and outpaints come in this order, each followed by its mirror image. A picture with
+    less room than `crops` asks for gives as many cuts as it has.
+    """
+    bucket = fit.bucket
+    eye = centre if buckets.crop == "salience" else None
+    if buckets.crop == "random":
+        found = [Transform(place) for place in _cuts(fit, augment.crops, f"{identity}/{seed}")]
+    else:
+        found = [Transform(_aimed(fit.resized, bucket, eye))]
+    if augment.colours or augment.zooms or augment.outpaints:
+        own = _Drawn(width, height, fit, buckets, augment, f"{identity}/{seed}", eye)
+        found += [own.colour(number) for number in range(augment.colours)]
+        found += [own.zoom(number) for number in range(augment.zooms)]
+        found += [own.outpaint(number) for number in range(augment.outpaints)]
+    if augment.flip:
+        found = [version for one in found for version in (one, mirrored(one, bucket))]
+    return tuple(dict.fromkeys(found)) if len(found) > 1 else tuple(found)
+
+
+def mirrored(transform: Transform, bucket: Size) -> Transform:
+    """Return the transform that shows the mirror image; mirroring twice is no change."""
+    place, inset = transform.placement, transform.inset
+    shown = inset.width if inset else bucket[0]
+    return transform._replace(
+        placement=place._replace(left=place.resized_width - shown - place.left),
+        flip=not transform.flip,
+        inset=inset and inset._replace(left=bucket[0] - inset.width - inset.left),
+    )
+
+
+def colour_free(transform: Transform) -> Transform:
+    """Return the same geometry with the colours left as they are, for a control picture."""
+    return transform._replace(colour=None)
+
+
+def pixels(picture: Image.Image, transform: Transform, bucket: Size) -> NDArray[np.uint8]:
+    """Return the bucket's pixels (H, W, 3) of an RGB picture.
+
+    The resize is Lanczos, which averages over areas where it shrinks. A picture of another size than the one the
+    transform was made for (a control picture) is brought to the same window.
+    """
+    inset = transform.inset
+    shown = _window(picture, transform, (inset.width, inset.height) if inset else bucket)
+    if transform.colour:
+        shown = _recolour(shown, transform.colour)
+    if inset:
+        shown = _extend(shown, inset, bucket)
+    return np.asarray(shown)
+
+
+def grey(layer: Image.Image, transform: Transform, bucket: Size, size: Size) -> NDArray[np.uint8]:
+    """Return a mask (h, w) of `size` = (w, h), the latent's, showing the same part of the picture as `pixels` does.
+
+    `layer` is a mask of the whole picture in any size. Every value is the mean over the area of its cell, pixels that it
+    covers in part counted in part (Pillow's box filter counts them whole). What outpainting adds counts 0.
+    """
+    place = transform.placement
+    inset = transform.inset or Inset(*bucket, 0, 0)
+    levels = np.asarray(layer if layer.mode == "L" else layer.convert("L"), dtype=np.float32)
+    down = _shares(size[1], bucket[1], inset.top, inset.height, place.top, place.resized_height, levels.shape[0])
+    across = _shares(size[0], bucket[0], inset.left, inset.width, place.left, place.resized_width, levels.shape[1])
+    if transform.flip:
+        across = across[:, ::-1]
+    return np.rint(down @ levels @ across.T).clip(0, 255).astype(np.uint8)
+
+
+def centre_of_mass(mask: NDArray[Any]) -> tuple[float, float]:
+    """Return the centre of mass (x, y) of a mask (H, W) with values 0..255, as fractions of its sides.
+
+    Every pixel weighs 0.01 more than its value (edenartlab/sd-lora-trainer), so that a mask with next to nothing in it
+    looks at the picture's centre, as an empty one does.
+    """
+    height, width = mask.shape
+    columns = mask.sum(axis=0, dtype=np.float64) + 0.01 * height
+    rows = mask.sum(axis=1, dtype=np.float64) + 0.01 * width
+    x = float(columns @ (np.arange(width) + 0.5)) / (float(columns.sum()) * width)
+    y = float(rows @ (np.arange(height) + 0.5)) / (float(rows.sum()) * height)
+    return x, y
+
+
+class _Drawn:
+    """The augmented versions of one picture in one bucket; version `number` of a kind has draws of its own."""
+
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        fit: Fit,
+        buckets: BucketConfig,
+        augment: AugmentConfig,
+        key: str,
+        eye: tuple[float, float] | None,
+    ) -> None:
+        self.size, self.fit, self.buckets, self.augment, self.key, self.eye = (
+            (width, height),
+            fit,
+            buckets,
+            augment,
+            key,
+            eye,
+        )
+
+    def colour(self, number: int) -> Transform:
+        """Other colours, and where cuts are drawn another cut."""
+        ranges = self.augment
+        draws = _draws(f"{self.key}/colour {number}")
+        return Transform(
+            self._cut(self.fit.resized, self.fit.bucket, f"{self.key}/colour {number} cut"),
+            colour=Colour(
+                _between(ranges.hue, next(draws)),
+                _between(ranges.brightness, next(draws)),
+                _between(ranges.contrast, next(draws)),
+                _between(ranges.saturation, next(draws)),
+                next(draws) < ranges.blur,
+            ),
+        )
+
+    def zoom(self, number: int) -> Transform:
+        """A part of the picture, drawn for each side and anywhere in it, resized to cover the bucket."""
+        (width, height), bucket = self.size, self.fit.bucket
+        draws = _draws(f"{self.key}/zoom {number}")
+        across, down = _between(self.augment.zoom, next(draws)), _between(self.augment.zoom, next(draws))
+        scale = max(bucket[0] / (width * across), bucket[1] / (height * down))
+        if not self.buckets.upscale:
+            scale = min(scale, 1.0)
+        resized = max(self.fit.resized[0], round(width * scale)), max(self.fit.resized[1], round(height * scale))
+        part = max(bucket[0], round(resized[0] * across)), max(bucket[1], round(resized[1] * down))
+        left, top = _within(resized[0] - part[0], next(draws)), _within(resized[1] - part[1], next(draws))
+        eye = None
+        if self.eye:  # the same point, as a fraction of the part
+            eye = (self.eye[0] * resized[0] - left) / part[0], (self.eye[1] * resized[1] - top) / part[1]
+        inner = self._cut(part, bucket, f"{self.key}/zoom {number} cut", eye)
+        return Transform(Placement(*resized, top + inner.top, left + inner.left))
+
+    def outpaint(self, number: int) -> Transform:
+        """The picture smaller, anywhere in the bucket."""
+        bucket = self.fit.bucket
+        draws = _draws(f"{self.key}/outpaint {number}")
+        share = _between(self.augment.outpaint, next(draws))
+        inner = max(1, round(bucket[0] * share)), max(1, round(bucket[1] * share))
+        resized = max(inner[0], round(self.fit.resized[0] * share)), max(inner[1], round(self.fit.resized[1] * share))
+        top, left = _within(bucket[1] - inner[1], next(draws)), _within(bucket[0] - inner[0], next(draws))
+        place = self._cut(resized, inner, f"{self.key}/outpaint {number} cut")
+        return Transform(place, inset=Inset(*inner, top, left))
+
+    def _cut(self, resized: Size, window: Size, key: str, eye: tuple[float, float] | None = None) -> Placement:
+        if self.buckets.crop == "random":
+            return _random_cut(resized, window, key)
+        return _aimed(resized, window, eye or self.eye)
+
+
+def _aimed(resized: Size, window: Size, eye: tuple[float, float] | None) -> Placement:
+    """Cut at the centre, or around a point as far as the picture reaches."""
+    across, down = resized[0] - window[0], resized[1] - window[1]
+    if eye is None:
+        return Placement(*resized, down // 2, across // 2)
+    left, top = round(eye[0] * resized[0] - window[0] / 2), round(eye[1] * resized[1] - window[1] / 2)
+    return Placement(*resized, min(max(top, 0), down), min(max(left, 0), across))
+
+
+def _cuts(fit: Fit, number: int, key: str) -> list[Placement]:
+    """Draw distinct cuts, as many as there is room for."""
+    room = (fit.resized[0] - fit.bucket[0] + 1) * (fit.resized[1] - fit.bucket[1] + 1)
+    found: dict[Placement, None] = {}
+    for draw in count():
+        found[_random_cut(fit.resized, fit.bucket, f"{key}/{draw}" if draw else key)] = None
+        if len(found) == min(number, room):
+            return list(found)
+    raise AssertionError("unreachable")
+
+
+def _random_cut(resized: Size, window: Size, key: str) -> Placement:
+    """Cut anywhere, every place equally likely."""
+    digest = hashlib.sha256(key.encode()).digest()
+    across, down = resized[0] - window[0], resized[1] - window[1]
+    top, left = int.from_bytes(digest[:8]) * (down + 1) >> 64, int.from_bytes(digest[8:16]) * (across + 1) >> 64
+    return Placement(*resized, top, left)
+
+
+def _draws(key: str) -> Iterator[float]:
+    """Draw numbers in [0, 1)."""
+    for number in count():
+        yield (int.from_bytes(hashlib.sha256(f"{key}/{number}".encode()).digest()[:8]) >> 11) / 2**53
+
+
+def _between(interval: Interval, draw: float) -> float:
+    """Return a number of the interval to five decimals, enough for eight bits and short in JSON."""
+    return round(interval[0] + (interval[1] - interval[0]) * draw, 5) + 0.0
+
+
+def _within(room: int, draw: float) -> int:
+    return int(draw * (room + 1))
+
+
+def _window(picture: Image.Image, transform: Transform, window: Size) -> Image.Image:
+    """Resize, mirror and cut."""
+    place = transform.placement
+    if place.resized_width * place.resized_height > LARGEST:
+        box = _source_box(picture.size, transform, window)
+        shown = picture.resize(window, Image.Resampling.LANCZOS, box)
+        return shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if transform.flip else shown
+    if picture.size != place[:2]:
+        picture = picture.resize(place[:2], Image.Resampling.LANCZOS)
+    left = place.resized_width - window[0] - place.left if transform.flip else place.left
+    shown = picture.crop((left, place.top, left + window[0], place.top + window[1]))
+    return shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if transform.flip else shown
+
+
+def _source_box(size: Size, transform: Transform, window: Size) -> tuple[float, float, float, float]:
+    """Return the part (left, top, right, bottom) of a picture of any size, not mirrored, that the window shows."""
+    place = transform.placement
+    left = place.resized_width - window[0] - place.left if transform.flip else place.left
+    across, down = size[0] / place.resized_width, size[1] / place.resized_height
+    right, bottom = min(size[0], (left + window[0]) * across), min(size[1], (place.top + window[1]) * down)
+    return left * across, place.top * down, right, bottom
+
+
+def _shares(
+    cells: int, bucket: int, start: int, shown: int, cut: int, resized: int, length: int
+) -> NDArray[np.float32]:
+    """Return how much of each cell of a bucket's side comes from each pixel of a layer's side: (cells, length).
+
+    On this side the bucket shows `shown` pixels from `start` on, which begin at `cut` of the `resized` layer.
+    """
+    edges = np.linspace(0, bucket, cells + 1).clip(start, start + shown)
+    edges = (edges - start + cut) * (length / resized)
+    pixel = np.arange(length)
+    covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    return (covered.clip(0) * (resized / length * cells / bucket)).astype(np.float32)
+
+
+def _recolour(picture: Image.Image, colour: Colour) -> Image.Image:
+    turn = round(colour.hue * 256)
+    if turn:
+        hue, saturation, value = picture.convert("HSV").split()
+        hue = hue.point([(level + turn) % 256 for level in range(256)])
+        picture = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    picture = ImageEnhance.Brightness(picture).enhance(colour.brightness)
+    picture = ImageEnhance.Contrast(picture).enhance(colour.contrast)
+    picture = ImageEnhance.Color(picture).enhance(colour.saturation)
+    return picture.filter(ImageFilter.GaussianBlur(1)) if colour.blur else picture
+
+
+def _extend(picture: Image.Image, inset: Inset, bucket: Size) -> Image.Image:
+    """Lay a picture on its own reflection over the whole bucket, blurred by a 32nd of the bucket's shorter side."""
+    beyond = (
+        (inset.top, bucket[1] - inset.height - inset.top),
+        (inset.left, bucket[0] - inset.width - inset.left),
+        (0, 0),
+    )
+    reflected = Image.fromarray(np.pad(np.asarray(picture), beyond, mode="symmetric"))
+    whole = reflected.filter(ImageFilter.GaussianBlur(min(bucket) / 32))
+    whole.paste(picture, (inset.left, inset.top))
+    return whole

@@ -1,0 +1,1 @@
+"""Preparation, stage by stage."""

@@ -1,0 +1,98 @@
+"""From chosen pictures to the rows a dataset should have: buckets, transforms, captions and content addresses. Tasks.
+
+Pure arithmetic on each picture's size, hash and captions: a million rows take seconds, and nothing is opened.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pyarrow as pa
+
+from raytrain import storage
+from raytrain.config.data import DataConfig
+from raytrain.data import buckets, columns
+from raytrain.data.annotate.caption_text import compose
+from raytrain.data.image.transform import colour_free, transforms
+from raytrain.data.store import tables
+from raytrain.data.store.fingerprint import Fingerprint, address
+from raytrain.data.store.schema import bucket_name
+
+FOLDERS = tables.DESCRIBED | {"rejected": tables.REJECTED}
+
+
+def describe(
+    job: dict[str, Any], data: DataConfig, fingerprint: Fingerprint, seed: int, mean_ratio: float, work: str
+) -> dict[str, Any]:
+    """Describe the pictures of one row group: parts of the tables `rows`, `arrays` and `rejected` under `work`."""
+    lines = tables.read_group(job["uri"], job["group"]).to_pylist()
+    found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in FOLDERS}
+    describer = _Describer(data, fingerprint, seed, mean_ratio)
+    for line in lines:
+        describer.add(line, found)
+    for name, schema in FOLDERS.items():
+        if found[name]:
+            content = zip(zip(*found[name], strict=True), schema.types, strict=True)
+            filled = [pa.array(values, kind) for values, kind in content]
+            uri = storage.join(work, name, f"{job['group']:06d}.parquet")
+            tables.write_groups(uri, [pa.Table.from_arrays(filled, schema=schema)], schema)
+    return {"rows": len(lines), "described": len(found["rows"])}
+
+
+class _Describer:
+    def __init__(self, data: DataConfig, fingerprint: Fingerprint, seed: int, mean_ratio: float) -> None:
+        self.data, self.seed = data, seed
+        self.fits = functools.cache(lambda width, height: buckets.fits(width, height, data.buckets, mean_ratio))
+        self.prefixes = {transparent: fingerprint.prefixes(transparent) for transparent in (False, True)}
+        self.images = {name: columns.load(name) for name in fingerprint.names("image")}
+        self.captions = fingerprint.names("caption")
+
+    def add(self, line: dict[str, Any], found: dict[str, list[tuple[Any, ...]]]) -> None:
+        fits = self.fits(line["width"], line["height"])
+        if not fits:
+            reason = f"{line['width']}x{line['height']} fills no bucket and data.buckets.upscale is off"
+            found["rejected"].append((line["path"], reason, "size", ""))
+            return
+        captions = compose(
+            line["captions"],
+            self.data.captions,
+            prefix=line["prefix"],
+            suffix=line["suffix"],
+            regularisation=line["regularisation"],
+            quality=line["quality"],
+            identity=line["id"].hex(),
+            seed=self.seed,
+        )
+        texts = [
+            (name, number, address(self.prefixes[False][name], text.encode()), text, 0, 0)
+            for name in self.captions
+            for number, text in enumerate(captions)
+        ]
+        for fit in fits:
+            arrays = self._arrays(line, fit) + texts
+            bucket = bucket_name(*fit.bucket)
+            row_key = address(line["id"], bucket.encode().ljust(16), *(key for _, _, key, *_ in arrays))
+            found["arrays"] += [(row_key, *array) for array in arrays]
+            found["rows"].append((
+                row_key, line["number"], line["id"], line["mask_id"], line["control_id"], bucket,
+                line["path"], line["location"], line["mask"], line["control"], line["height"], line["width"],
+                line["repeats"], line["weight"], line["regularisation"], line["scores"], captions,
+            ))  # fmt: skip
+
+    def _arrays(self, line: dict[str, Any], fit: buckets.Fit) -> list[tuple[Any, ...]]:
+        """Return (column, version, key, transform, crop top, crop left) of every array of an image in one bucket."""
+        identity, prefixes, arrays = line["id"], self.prefixes[line["transparent"]], []
+        versions = transforms(
+            line["width"], line["height"], fit, self.data.buckets, self.data.augment,
+            identity.hex(), self.seed, line["centre"] and tuple(line["centre"]),
+        )  # fmt: skip
+        size = bucket_name(*fit.bucket).encode()
+        for number, version in enumerate(versions):
+            plain, colored = colour_free(version).to_json(), version.to_json()
+            for name, kind in self.images.items():
+                text = colored if kind.COLORS else plain
+                own = [line[f"{kind.COMPANION}_id"] or bytes(32)] if kind.COMPANION else []
+                key = address(prefixes[name], identity, *own, size, text.encode())
+                arrays.append((name, number, key, text, version.crop_top, version.crop_left))
+        return arrays

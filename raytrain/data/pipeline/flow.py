@@ -1,0 +1,163 @@
+"""Run one stage: a single call, many tasks, or a pool of actors. Jobs and reports are small JSON values.
+
+What a stage reads and writes lies on storage; a job only names it (a file and a row group of it), and so memory on the
+driver does not grow with the dataset. Ray Data starts, feeds, restarts and scales the workers; where this process is not
+connected to Ray, processes of this machine do the same work (`on_machine`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from raytrain import local
+from raytrain.config import Config
+from raytrain.config.data import EncodeConfig
+from raytrain.errors import UserError
+from raytrain.startup import before_imports
+
+RETRIES = 5
+"""How often Ray gives a job to another worker when one dies of it."""
+ROUNDS = 2
+"""How often jobs whose workers were lost begin anew while none of them ends."""
+NUMBER = "job number"
+
+Job = dict[str, Any]
+Report = dict[str, Any]
+
+
+class Worker(Protocol):
+    """An actor of a pool."""
+
+    def __call__(self, job: Job) -> Report:
+        """Do one job."""
+
+
+def needs_ray(config: Config) -> bool:
+    """Tell whether preparing needs Ray: one encoder on this machine is a process."""
+    encode = config.data.encode
+    return max(encode.workers, encode.max_workers or 0) > 1
+
+
+def call(function: Callable[..., Any], **settings: Any) -> Any:
+    """Call a function, in a Ray task where there is Ray, and return its result; a UserError of the task is raised here."""
+    if not local.connected():
+        return function(**settings)
+    from raytrain.data.pipeline import on_ray
+
+    return on_ray.call(function, settings)
+
+
+def map_tasks(jobs: Sequence[Job], function: Callable[..., Report], **settings: Any) -> Iterator[Report]:
+    """Call `function(job, **settings)` for every job in tasks; yield the reports as they come."""
+    yield from _run(jobs, _Each, {"function": function, "settings": settings}, None)
+
+
+def map_actors(
+    jobs: Sequence[Job], actor: Callable[..., Worker], settings: Mapping[str, Any], encode: EncodeConfig
+) -> Iterator[Report]:
+    """Call `actor(**settings)(job)` for every job on a pool of actors between the bounds of `[data.encode]`."""
+    yield from _run(jobs, _Pooled, {"actor": actor, "settings": dict(settings)}, encode)
+
+
+class _Each:
+    """Runs a function on each job."""
+
+    def __init__(self, function: Callable[..., Report], settings: dict[str, Any]) -> None:
+        self.function, self.settings = function, settings
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return _reports(block, lambda job: self.function(job, **self.settings))
+
+
+class _Pooled:
+    """Holds an actor and runs it on each job."""
+
+    def __init__(self, actor: Callable[..., Worker], settings: dict[str, Any]) -> None:
+        before_imports()
+        self.error, self.worker = "", None
+        try:
+            self.worker = actor(**settings)
+        except UserError as error:  # reported by the first job: a constructor that raises would be restarted for ever
+            self.error = str(error)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        if self.worker is None:
+            return pa.table({"report": [json.dumps({"error": self.error})]})
+        return _reports(block, self.worker)
+
+
+def _reports(block: pa.Table, function: Callable[[Job], Report]) -> pa.Table:
+    reports = []
+    for job in map(json.loads, block["job"].to_pylist()):
+        number = job.pop(NUMBER)
+        try:
+            reports.append({NUMBER: number, **function(job)})
+        except UserError as error:
+            reports.append({"error": str(error)})
+    return pa.table({"report": [json.dumps(report) for report in reports]})
+
+
+def _run(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None) -> Iterator[Report]:
+    """Do all jobs. A lost worker is replaced by Ray; where Ray itself lost a part, the jobs without a report begin anew."""
+    left = dict(enumerate(jobs))
+    idle = 0
+    while left:
+        before = len(left)
+        try:
+            with closing(_stream([job | {NUMBER: n} for n, job in left.items()], worker, settings, pool)) as reports:
+                for report in reports:
+                    if "error" in report:
+                        raise UserError(report["error"])
+                    del left[report.pop(NUMBER)]
+                    yield report
+        except Exception as error:
+            lost = _lost(error)
+            if not lost:
+                raise
+            idle = 0 if len(left) < before else idle + 1
+            if idle < ROUNDS:
+                continue
+            tries = ROUNDS * (1 + RETRIES) if local.connected() else ROUNDS
+            raise UserError(
+                f"Workers must not die, but {lost} came again and again, and none of the last {len(left)} jobs "
+                f"ended; each was tried {tries} times. Most likely the workers ran out of memory, or a picture "
+                "crashes a decoder. What is finished is kept. Give workers more memory or a smaller data.encode.batch, look "
+                "into the workers' logs (log.worker_output = true), and run the same command again."
+            ) from error
+
+
+def _lost(error: Exception) -> str:
+    """Return how a worker was lost, empty where it was not."""
+    if isinstance(error, local.Died):
+        return str(error)
+    if not local.connected():
+        return ""
+    from raytrain.data.pipeline import on_ray
+
+    return type(error).__name__ if isinstance(error, on_ray.LOST) else ""
+
+
+def _stream(
+    jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None
+) -> Generator[Report, None, None]:
+    """Yield the reports of jobs as they come; raises what a worker was lost by. Closed, it ends its workers."""
+    if local.connected():
+        from raytrain.data.pipeline import on_ray
+
+        return on_ray.stream(jobs, worker, settings, pool, RETRIES)
+    from raytrain.data.pipeline import on_machine
+
+    return on_machine.stream(jobs, worker, settings, pool)
+
+
+def check_room(encode: EncodeConfig) -> None:
+    """Raise UserError when nothing here has room for one encoding worker; call it where no autoscaler can add a node."""
+    if local.connected():
+        from raytrain.data.pipeline import on_ray
+
+        on_ray.check_room(encode)

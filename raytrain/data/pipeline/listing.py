@@ -1,0 +1,68 @@
+"""List the sources: one line for each picture, nothing opened. One task, which streams."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from raytrain import storage
+from raytrain.config.data import DataConfig, SubsetConfig
+from raytrain.data import sources
+from raytrain.data.files.location import is_web
+from raytrain.data.image.picture import DECODING
+from raytrain.data.item import Item, Rejected
+from raytrain.data.store import tables
+from raytrain.data.store.schema import content_digest
+
+BLOCK = 1024
+"""Pictures of one row group, and of one look job."""
+
+
+def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
+    """Write what the sources hold to the table `items`, and what they refuse to the table `rejected`; return the numbers.
+
+    `number` follows the order of the subsets and, in each, that of the source: it decides which of two equal pictures stays.
+    """
+    rules = look_rules(data)
+    refused: list[Rejected] = []
+    count = {"items": 0, "rejected": 0}
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for number, found in enumerate(_each(data.all_subsets())):
+            if isinstance(found, Rejected):
+                refused.append(found)
+                if len(refused) == tables.GROUP:
+                    flush()
+            else:
+                yield _line(found, number, rules, data.fetch.trust_addresses)
+
+    def flush() -> None:
+        if refused:
+            part = storage.join(rejected, f"{count['rejected']:09d}.parquet")
+            count["rejected"] += tables.write_rows(part, [item.model_dump() for item in refused], tables.REJECTED)
+            refused.clear()
+
+    count["items"] = tables.write_rows(items, lines(), tables.ITEMS, BLOCK)
+    flush()
+    return count
+
+
+def look_rules(data: DataConfig) -> str:
+    """Return what, beside the file, the outcome of a look depends on."""
+    appearance = "" if data.quality.near_duplicates is None else f"{DECODING} {data.background}"
+    return f"2 {data.max_pixels} {data.fetch.max_bytes} {appearance}"
+
+
+def _each(subsets: tuple[SubsetConfig, ...]) -> Iterator[Item | Rejected]:
+    for subset in subsets:
+        yield from sources.items(subset)
+
+
+def _line(item: Item, number: int, rules: str, trusted: bool) -> dict[str, Any]:
+    stamp = item.stamp or ("" if trusted and is_web(item.location) else uuid.uuid4().hex)
+    # Without a stamp nothing says that the bytes are still the same: a fresh key has it looked at again.
+    line = item._asdict() | {"number": number, "captions": [text for text in item.captions if text.strip()]}
+    line["key"] = content_digest("look", rules, item.location, item.caption_file, item.mask, item.control, stamp)
+    del line["stamp"]
+    return line

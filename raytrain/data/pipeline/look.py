@@ -1,0 +1,101 @@
+"""Look at every picture once: content hash, size from the header, sidecar caption. Tasks all over the cluster.
+
+What was seen is kept in the dataset's catalog under the file's stamp; a file whose stamp is known is not opened again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from raytrain import storage
+from raytrain.config.data import DataConfig, FetchConfig
+from raytrain.data.files.fetch import Fetcher
+from raytrain.data.image import picture
+from raytrain.data.image.picture import BadPicture
+from raytrain.data.pipeline.listing import BLOCK
+from raytrain.data.store import tables
+
+READERS = 8
+"""Files read at a time in one task; reading waits for storage, not for the CPU."""
+CAPTION_BYTES = 2**20
+_BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+_fetchers: dict[str, Fetcher] = {}
+_lock = threading.Lock()
+
+
+def fetcher(config: FetchConfig) -> Fetcher:
+    """Return this process's reader: its open archives and connections serve all jobs."""
+    with _lock:
+        name = config.model_dump_json()
+        if name not in _fetchers:
+            _fetchers[name] = Fetcher(config)
+        return _fetchers[name]
+
+
+def write_unseen(items: str, catalog: str, unseen: str) -> int:
+    """Write the items that the catalog does not know to the table `unseen`; return their number."""
+    with tables.database(items=(items, tables.ITEMS), looks=(catalog, tables.LOOKS)) as sql:
+        found = sql.sql("SELECT * FROM items ANTI JOIN looks USING (key) ORDER BY number")
+        return tables.write(unseen, found.to_arrow_reader(BLOCK), tables.ITEMS, BLOCK)
+
+
+def look(job: dict[str, Any], data: DataConfig, catalog: str, passing: str) -> dict[str, Any]:
+    """Look at the pictures of one row group; write what was seen to `catalog`, faults that may pass to `passing`."""
+    items = tables.read_group(job["uri"], job["group"]).to_pylist()
+    with ThreadPoolExecutor(READERS) as pool:
+        looks = list(pool.map(lambda item: _look(item, data), items))
+    name = f"{hashlib.sha256(b''.join(item['key'] for item in items)).hexdigest()}.parquet"
+    for place, lasting in ((catalog, True), (passing, False)):
+        lines = [line for line, stays in looks if stays == lasting]
+        if lines:
+            tables.write_rows(storage.join(place, name), lines, tables.LOOKS)
+    return {"rows": len(items)}
+
+
+def caption_text(content: bytes) -> str:
+    """Decode a caption file: UTF-8, or any Unicode encoding with a byte order mark. BadPicture says what is wrong."""
+    if len(content) > CAPTION_BYTES:
+        raise BadPicture(f"its caption file has {len(content)} bytes, more than {CAPTION_BYTES}: no caption")
+    encoding = next((name for mark, name in _BOMS if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise BadPicture(
+            f"its caption file is no {encoding.removesuffix('-sig').upper()} text (byte {error.start}); save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise BadPicture("its caption file holds NUL characters: no text; save it as UTF-8")
+    return text.strip()
+
+
+def _look(item: dict[str, Any], data: DataConfig) -> tuple[dict[str, Any], bool]:
+    """Return the line for the catalog, and whether looking again would find the same."""
+    line: dict[str, Any] = {"key": item["key"], "reason": ""}
+    try:
+        return line | _seen(item, data), True
+    except BadPicture as error:
+        return line | {"reason": str(error)}, True
+    except OSError as error:
+        return line | {"reason": f"cannot be read: {error}"}, False
+
+
+def _seen(item: dict[str, Any], data: DataConfig) -> dict[str, Any]:
+    read = fetcher(data.fetch).read
+    content = read(item["location"])
+    (width, height), transparent = picture.header(content, data.max_pixels)
+    seen: dict[str, Any] = {"id": hashlib.sha256(content).digest(), "width": width, "height": height}
+    seen["transparent"] = transparent
+    if item["caption_file"]:
+        text = caption_text(read(item["caption_file"]))
+        seen["texts"] = [text] if text else []
+    for name in ("mask", "control"):
+        if item[name]:
+            seen[f"{name}_id"] = hashlib.sha256(read(item[name])).digest()
+    if data.quality.near_duplicates is not None:
+        from raytrain.data.pipeline.similar import perceptual_hash
+
+        seen["appearance"] = perceptual_hash(picture.decode(content, data.max_pixels, data.background))
+    return seen

@@ -1,0 +1,71 @@
+"""Stages without Ray: processes of this machine, each with a decoder and a model that may crash without the command."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any
+
+import pyarrow as pa
+
+from raytrain import local, plugins, storage
+from raytrain.config import Config
+from raytrain.config.data import EncodeConfig
+from raytrain.data.store.schema import MANIFEST
+
+ENCODER = "raytrain.data.pipeline.encode"
+
+_stage: Any = None
+
+
+def reserve(config: Config) -> None:
+    """Start the encoder's process while pictures are still listed, where there is no dataset yet that may have them all."""
+    if not storage.exists(storage.join(config.dataset, MANIFEST)):
+        local.reserve(ENCODER, plugins.module_name("families", config.model.family), silent=True)
+
+
+def stream(
+    jobs: Sequence[dict[str, Any]], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None
+) -> Generator[dict[str, Any], None, None]:
+    """Yield the reports of jobs in order: `worker(**settings)` maps a block of jobs to one of reports, one in each process.
+
+    Raises local.Died when a process ends before its job.
+    """
+    size = min(len(jobs), pool.workers if pool else os.cpu_count() or 1)
+    module = (settings["actor"] if pool else settings["function"]).__module__
+    processes = [local.take(module, silent=True) for _ in range(size)]
+    idle: SimpleQueue[local.Process] = SimpleQueue()
+
+    def begin(process: local.Process) -> None:
+        process.call(_begin, worker, settings)
+        idle.put(process)
+
+    def do(job: dict[str, Any]) -> list[str]:
+        process = idle.get()
+        try:
+            reports: list[str] = process.call(_do, json.dumps(job))
+            return reports
+        finally:
+            idle.put(process)  # a dead one too: nobody shall wait for it
+
+    with ThreadPoolExecutor(size) as threads:
+        try:
+            list(threads.map(begin, processes))
+            for reports in threads.map(do, jobs):
+                yield from map(json.loads, reports)
+        finally:
+            for process in processes:
+                process.end()
+
+
+def _begin(worker: Any, settings: dict[str, Any]) -> None:
+    global _stage
+    _stage = worker(**settings)
+
+
+def _do(job: str) -> list[str]:
+    reports: list[str] = _stage(pa.table({"job": [job]}))["report"].to_pylist()
+    return reports

@@ -1,0 +1,77 @@
+"""Stages on Ray, quietly: tasks and actors that Ray Data starts, feeds, restarts and scales."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
+
+from raytrain.config.data import EncodeConfig
+from raytrain.errors import UserError
+
+LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError)
+"""What Ray raises when it gave a worker up."""
+
+
+def call(function: Callable[..., Any], settings: dict[str, Any]) -> Any:
+    """Call a function in a task and return its result; a UserError of the task is raised here."""
+    try:
+        return ray.get(ray.remote(num_cpus=0)(function).remote(**settings))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+
+
+def stream(
+    jobs: Sequence[dict[str, Any]], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None, retries: int
+) -> Generator[dict[str, Any], None, None]:
+    """Yield the reports of jobs: `worker(**settings)` maps a block of jobs to one of reports, in tasks or on a pool of actors."""
+    for name in ("progress", "execution.streaming_executor", "execution.streaming_executor_state"):
+        logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.CRITICAL)  # we say the same
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    if pool is None:
+        stage: Any = worker(**settings).__call__
+        options: dict[str, Any] = {"num_cpus": 1, "max_retries": retries}
+    else:
+        stage = worker
+        options = _pool(pool, len(jobs)) | {"fn_constructor_kwargs": settings, "max_task_retries": retries}
+    with DataContext.current(context):
+        data = ray.data.from_arrow([pa.table({"job": [json.dumps(job)]}) for job in jobs])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a later Ray names the parameter for retries otherwise
+            data = data.map_batches(stage, batch_size=None, batch_format="pyarrow", **options)
+        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from (json.loads(report) for report in batch["report"].to_pylist())
+
+
+def _pool(encode: EncodeConfig, jobs: int) -> dict[str, Any]:
+    most = min(max(encode.workers, encode.max_workers or 0), jobs)
+    return {
+        "compute": ActorPoolStrategy(min_size=min(encode.workers, most), max_size=most),
+        "num_cpus": encode.cpus_per_worker,
+        "num_gpus": encode.gpus_per_worker,
+    }
+
+
+def check_room(encode: EncodeConfig) -> None:
+    """Raise UserError when no node has room for one encoding worker."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = {"CPU": encode.cpus_per_worker, "GPU": encode.gpus_per_worker}
+    if any(all(node.get(kind, 0) >= amount for kind, amount in needs.items()) for node in nodes):
+        return
+    most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in needs}
+    raise UserError(
+        f"An encoding worker asks for {encode.cpus_per_worker:g} CPUs and {encode.gpus_per_worker:g} GPUs "
+        f"(data.encode.cpus_per_worker, gpus_per_worker), but the largest node has {most['CPU']:g} CPUs and "
+        f"{most['GPU']:g} GPUs: it would wait for ever. Ask for less, or join a larger cluster."
+    )

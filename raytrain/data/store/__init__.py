@@ -1,0 +1,1 @@
+"""The dataset on storage: arrays by content address, snapshots, manifests."""

@@ -1,0 +1,1 @@
+"""Commands that look into datasets, compare, clean and publish them."""

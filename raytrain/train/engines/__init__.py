@@ -1,0 +1,1 @@
+"""Engines, and what decides between them."""

@@ -1,0 +1,1 @@
+"""Guards: what ends, restarts or refuses a run that cannot go well."""

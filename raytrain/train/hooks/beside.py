@@ -1,0 +1,251 @@
+"""Pictures and scores on a Ray actor of their own, while training goes on: `train.beside = true`.
+
+The first worker hands over a copy of what learns, with its step, and goes on. The actor is busy with one step at a time; one
+more may wait, and a newer replaces it. What arrives is recorded under the step it belongs to, at the latest at the run's end.
+Steps that were skipped, or failed because the actor died or a scorer raised, are noted in `<output>/beside.json` and told at
+the end of the run: they say nothing about the weights, so they end no training. A dead actor is replaced for the next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from raytrain import storage
+from raytrain.config import TrainConfig
+from raytrain.config.file import parse
+from raytrain.data.loading.read import Dataset
+from raytrain.errors import UserError
+from raytrain.model import Model
+from raytrain.startup import quiet
+from raytrain.train.hooks.pictures import Pictures
+from raytrain.train.record import notices
+from raytrain.train.run import Run, load_model
+
+NOTES = "beside.json"
+BUSY = (
+    "the actor was still busy with an earlier step. Ask more seldom (train.sample_every, train.score_every), or give it "
+    "more (train.beside_cpus, train.beside_gpus)."
+)
+PLACE_SECONDS = 600.0
+"""The cluster may take so long to find a place for the actor, a new machine included."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the actor is asked for: one step's weights, and what to make of them."""
+
+    step: int
+    weights: dict[str, np.ndarray]
+    pictures: bool = False
+    scorers: tuple[str, ...] = ()
+    losses: list[float] = field(default_factory=list)
+    """Of the held-out pictures."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the actor answers."""
+
+    sheet: Image.Image | None
+    scores: dict[str, float]
+
+
+class Maker:
+    """The actor: a model of its own, which takes the weights of one step after the other."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        quiet()
+        self._config = parse(values)
+        self._device = torch.device("cuda" if self._config.train.beside_gpus else "cpu")
+        torch.set_num_threads(max(1, int(self._config.train.beside_cpus)))
+
+    def ready(self) -> None:
+        """Answer once the actor has its place."""
+
+    def make(self, request: Request) -> Made:
+        """Draw and score with the weights of a request."""
+        # Loaded here and not in `__init__`, where Ray would hide which error it was.
+        self._model.load({name: torch.tensor(value) for name, value in request.weights.items()})
+        sheet = self._pictures.write(request.step) if request.pictures else None
+        scores = self._pictures.score(request.step, request.scorers, request.losses) if request.scorers else {}
+        return Made(sheet, scores)
+
+    @cached_property
+    def _model(self) -> Model:
+        return load_model(self._config, self._device)
+
+    @cached_property
+    def _pictures(self) -> Pictures:
+        tell = partial(notices.tell, self._config.output)
+        return Pictures(self._config, Dataset.of(self._config), self._model, self._device, tell)
+
+
+class Beside:
+    """A run's side of it. Every worker has one, since sharded weights are gathered together; only the first asks the actor.
+
+    A context: its end waits for what is outstanding, unless an exception ends it. Raises UserError without a Ray session,
+    or where the cluster has no room for the actor.
+    """
+
+    def __init__(self, run: Run) -> None:
+        _check_room(run.config.train, run.world)
+        self._run, self._uri = run, storage.join(run.config.output, NOTES)
+        self._notes = _kept(run) if run.leads else {}
+        self._wanted: dict[str, Any] = {}
+        self._waiting: Request | None = None
+        self._busy: tuple[int, Future[Made]] | None = None
+        self._actor: Any = None
+        self._thread = ThreadPoolExecutor(1, "beside")  # everything that takes time, so that no step waits for it
+
+    def want_pictures(self) -> None:
+        """Have this step's validation pictures made."""
+        self._wanted["pictures"] = True
+
+    def want_scores(self, scorers: Sequence[str], losses: list[float]) -> None:
+        """Have this step judged by some scorers; `losses` are those of the held-out pictures."""
+        if scorers:
+            self._wanted |= {"scorers": tuple(scorers), "losses": losses}
+
+    def turn(self, run: Run) -> None:
+        """Record what has arrived, and hand over this step's weights where something is wanted: then it is a collective."""
+        self._take()
+        if not self._wanted:
+            return
+        weights = run.weights()
+        if run.leads:
+            if self._waiting is not None:
+                self._note(self._waiting.step, BUSY)
+            # Arrays pass Ray's object store in a fifteenth of the time of tensors (measured); float() changes no value.
+            arrays = {name: value.float().numpy() for name, value in weights.items()}
+            self._waiting = Request(run.step, arrays, **self._wanted)
+            self._take()
+        self._wanted = {}
+
+    def __enter__(self) -> Beside:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        import ray
+
+        try:
+            if kind is None:
+                self._run.beat("waiting for what is made beside the run")
+                self._take(wait=True)
+        finally:
+            if self._actor is not None:
+                ray.kill(self._actor)
+            self._thread.shutdown()
+
+    def _take(self, *, wait: bool = False) -> None:
+        """Record what has arrived, or with `wait` all that is outstanding; begin what waits."""
+        while self._busy or self._waiting:
+            if self._busy is not None:
+                step, made = self._busy
+                if not (wait or made.done()):
+                    return
+                self._busy = None
+                self._record(step, made)
+            if self._waiting is not None:
+                self._busy = self._waiting.step, self._thread.submit(self._ask, self._waiting)
+                self._waiting = None
+
+    def _record(self, step: int, made: Future[Made]) -> None:
+        from ray.exceptions import RayError
+
+        try:
+            scores = made.result().scores
+        except (RayError, UserError) as error:
+            self._note(step, _reason(error))
+            return
+        if scores:
+            self._run.record(scores, step=step)
+
+    def _note(self, step: int, why: str) -> None:
+        self._notes[str(step)] = why
+        storage.write_json(self._uri, self._notes)
+
+    def _ask(self, request: Request) -> Made:
+        """Have one request answered, by a new actor where there is none or the last one died; runs in the thread."""
+        import ray
+
+        try:
+            if self._actor is None:
+                self._actor = self._start()
+            made: Made = ray.get(self._actor.make.remote(request))
+        except ray.exceptions.RayActorError:
+            self._actor = None
+            raise
+        if made.sheet is not None and self._run.log is not None:
+            self._run.log.picture(request.step, "samples", made.sheet)
+        return made
+
+    def _start(self) -> Any:
+        import ray
+
+        train = self._run.config.train
+        # DEFAULT: outside the workers' placement group, whose resources are all theirs.
+        options = {"num_cpus": train.beside_cpus, "num_gpus": train.beside_gpus, "scheduling_strategy": "DEFAULT"}
+        actor = self._actor = ray.remote(Maker).options(**options).remote(self._run.config.values())
+        try:
+            ray.get(actor.ready.remote(), timeout=PLACE_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            ray.kill(actor)
+            self._actor = None
+            raise UserError(
+                f"The cluster had no place for train.beside_cpus = {train.beside_cpus:g} and train.beside_gpus = "
+                f"{train.beside_gpus:g} within {PLACE_SECONDS:g} s, since others hold its resources."
+            ) from None
+        return actor
+
+
+def notes(output: str) -> list[str]:
+    """Say of which steps of a run no pictures or scores were made, and why; a line for each reason."""
+    uri = storage.join(output, NOTES)
+    found: dict[str, list[str]] = {}
+    for step, why in (storage.read_json(uri) if storage.exists(uri) else {}).items():
+        found.setdefault(why, []).append(step)
+    return [f"The pictures or scores of step {', '.join(steps)} are missing: {why}" for why, steps in found.items()]
+
+
+def _kept(run: Run) -> dict[str, str]:
+    """Return the notes of earlier launches on steps that are not done again."""
+    uri = storage.join(run.config.output, NOTES)
+    if not storage.exists(uri):
+        return {}
+    old = {step: why for step, why in storage.read_json(uri).items() if run.step and int(step) <= run.step}
+    storage.write_json(uri, old)
+    return old
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, UserError):
+        return str(cause)
+    return f"{type(cause).__name__}: {(str(cause).strip() or 'no message').splitlines()[0]}"
+
+
+def _check_room(train: TrainConfig, world: int) -> None:
+    import ray
+
+    if not ray.is_initialized():
+        raise UserError(
+            "train.beside = true makes pictures and scores on a Ray actor, but this process is not connected to Ray, so "
+            "there is none to be had. Train with `raytrain train`, or set train.beside = false."
+        )
+    there = ray.cluster_resources()
+    asked = {"CPU": (train.beside_cpus, train.cpus_per_worker), "GPU": (train.beside_gpus, train.gpus_per_worker)}
+    for kind, (own, each) in asked.items():
+        if own and there.get(kind, 0) < own + world * each:
+            raise UserError(
+                f"train.beside_{kind.lower()}s = {own:g} must be free beside the {world * each:g} {kind}s of the workers, but "
+                f"the cluster has {there.get(kind, 0):g}, so the actor would wait for ever. Lower it or train.workers, add "
+                "a machine, or set train.beside = false."
+            )

@@ -1,0 +1,112 @@
+"""Everything periodic in a run: log, held-out loss, validation pictures, scores, checkpoints; each a hook with a period."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+from raytrain import held_out
+from raytrain.config.period import Every
+from raytrain.train.hooks.beside import Beside
+from raytrain.train.hooks.pictures import WITHOUT_PICTURES, Pictures, needs_pictures
+from raytrain.train.run import Run
+
+Report = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Something done when a multiple of `every` is reached (0: never in between), and at the start and the end where asked."""
+
+    name: str
+    call: Callable[[Run], None]
+    every: Every
+    at_start: bool = False
+    at_end: bool = True
+
+    def due(self, run: Run) -> bool:
+        """Tell whether the hook is due after `run.step` steps; the same on every worker.
+
+        An epoch ends with the last step that the ledger counts to it.
+        """
+        if run.step == 0:
+            return self.at_start
+        if run.step == run.total_steps:
+            return self.at_end
+        if self.every.unit == "minutes":
+            return self.every.passed(*run.minutes)
+        before, now = run.step - 1, run.step
+        if self.every.unit == "epochs":
+            before, now = run.ledger.epoch_of(before)[0], run.ledger.epoch_of(now)[0]
+        return self.every.passed(before, now)
+
+
+@contextmanager
+def build(run: Run, report: Report | None) -> Iterator[list[Hook]]:
+    """Make a run's hooks; the block's end waits for what is made beside the run, unless an exception ends it."""
+    with Beside(run) if run.config.train.beside else nullcontext() as beside:
+        yield _hooks(run, report, beside)
+
+
+def _hooks(run: Run, report: Report | None, beside: Beside | None) -> list[Hook]:
+    """Return the hooks in the order they run; the checkpoint is last, so that it holds the others' metrics."""
+    train = run.config.train
+    tell = {"tell": run.tell} if run.leads else {}
+    pictures = Pictures(run.config, run.dataset, run.model, run.device, **tell)
+    hooks = []
+    if train.held_out_every.number or not train.score_every.number:
+        hooks.append(Hook("held_out", held_out_loss, train.held_out_every, at_start=True))
+    if train.sample_every.number or not train.score_every.number:
+        hooks.append(Hook("sample", lambda run: _sample(run, pictures, beside), train.sample_every, at_start=True))
+    if train.score_every.number:
+        hooks.append(Hook("score", lambda run: _score(run, pictures, beside, report), train.score_every))
+    if beside is not None:
+        hooks.append(Hook("beside", beside.turn, Every(1), at_start=True))
+    return [*hooks, Hook("log", _send, train.log_every), Hook("checkpoint", Run.save, train.checkpoint_every)]
+
+
+def held_out_loss(run: Run) -> None:
+    """Record the held-out loss; a collective."""
+    losses = _held_out_losses(run)
+    if losses:
+        run.record({"held_out_loss": sum(losses) / len(losses)})
+
+
+def _sample(run: Run, pictures: Pictures, beside: Beside | None) -> None:
+    """Write validation pictures; every worker draws where weights are sharded."""
+    if beside is not None:
+        beside.want_pictures()
+    elif run.leads:
+        sheet = pictures.write(run.step)
+        if run.log is not None:
+            run.log.picture(run.step, "samples", sheet)
+    elif run.engine.sharded:
+        pictures.draw(run.step)
+
+
+def _score(run: Run, pictures: Pictures, beside: Beside | None, report: Report | None) -> None:
+    """Record the scorers' means and hand them to `report`; what is scored beside the run arrives later, unreported."""
+    losses = _held_out_losses(run)
+    scorers = run.config.evaluate.scorers
+    here = [name for name in scorers if beside is None or name in WITHOUT_PICTURES]
+    values: dict[str, float] = {}
+    if run.leads:
+        values = pictures.score(run.step, here, losses)
+        run.record(values)
+    elif run.engine.sharded and needs_pictures(here):
+        pictures.draw(run.step)
+    if beside is not None:
+        beside.want_scores([name for name in scorers if name not in here], losses)
+    if report is not None:
+        report({"step": float(run.step), **values})
+
+
+def _held_out_losses(run: Run) -> list[float]:
+    with run.autocast():
+        return held_out.losses(run.model, run.dataset, run.config.evaluate, rank=run.rank, world=run.world)
+
+
+def _send(run: Run) -> None:
+    if run.log is not None:
+        run.log.send()

@@ -1,0 +1,202 @@
+"""Recompute what a run was to train on, and check that it did and what was promised of it.
+
+A run's batches are a function of its config, the snapshot it is pinned to and the number of steps it has done, so all of
+them can be computed again, and compared with the trail that its workers wrote as they went.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from raytrain import checkpoint, storage
+from raytrain.config import Config
+from raytrain.config.base import Table
+from raytrain.config.file import load
+from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.read import Dataset
+from raytrain.data.store.schema import HELD_OUT, TRAIN
+from raytrain.errors import UserError
+from raytrain.log import read_metrics
+from raytrain.train.record import trail
+from raytrain.train.run import ledger_of
+
+
+class EpochSeen(Table):
+    """What one epoch showed, over all buckets; a bucket's epochs follow each other without a gap."""
+
+    epoch: int
+    planned: int
+    """Entries (rows as often as they repeat) of a whole epoch."""
+    shown: int
+    rows: int
+    """Different rows among them."""
+    wrong: int
+    """Entries of a whole epoch that were not shown exactly as often as they should, or more often in one that goes on."""
+
+
+class Audit(Table):
+    """What a run has seen, and which promises were broken."""
+
+    output: str
+    steps: int
+    total_steps: int
+    snapshot: int
+    epochs: Annotated[tuple[EpochSeen, ...], Field(strict=False)]
+    ranks: dict[int, int] | None
+    """Rows that each worker has trained on, by its own trail; None where the run left none."""
+    broken: Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def audit(config: Config) -> Audit:
+    """Audit the run in `config.output` up to its last checkpoint; UserError where there is none, or its snapshot is gone."""
+    folder = checkpoint.find(config.output)
+    assert folder is not None
+    state = checkpoint.read_state(folder)
+    number = str(state["snapshot"])
+    dataset = Dataset(config.dataset, number, partial=True)
+    ledger = ledger_of(config, dataset.counts())
+    steps = int(state["step"])
+    broken = list(_files(config, state, dataset, ledger))
+    seen, trained = _seen(ledger, min(steps, ledger.total_steps))
+    epochs = [_epoch(ledger, seen, epoch) for epoch in sorted({epoch for _, epoch in seen})]
+    broken += [
+        f"epoch {one.epoch + 1}: {one.wrong} entries were not shown exactly as often as promised"
+        for one in epochs
+        if one.wrong
+    ]
+    trodden = trail.read(config.output, steps)
+    if trodden is not None:
+        broken += _departures(trodden, dataset, ledger, min(steps, ledger.total_steps))
+    held_out = _held_out_trained_on(dataset, trained)
+    if held_out:
+        broken.append(f"{held_out} held-out pictures were trained on")
+    return Audit(
+        output=config.output,
+        steps=steps,
+        total_steps=ledger.total_steps,
+        snapshot=int(number),
+        epochs=tuple(epochs),
+        ranks=None if trodden is None else dict(Counter(trodden["rank"].to_pylist())),
+        broken=tuple(broken),
+    )
+
+
+def config_of(where: str, overrides: tuple[str, ...] = ()) -> Config:
+    """Return the config of a run: a TOML file's, or the one that the run's folder keeps."""
+    if where.endswith(".toml"):
+        return load(where, overrides)
+    kept = storage.join(where, "config.toml")
+    if not storage.exists(kept):
+        raise UserError(
+            f"{where!r} is no run: it has no config.toml. Give a run's folder (`output`) or its config file."
+        )
+    config = load(storage.fetch(kept), overrides)
+    return config.model_copy(
+        update={"output": where, "data": config.data.model_copy(update={"dataset": config.dataset})}
+    )
+
+
+def _files(config: Config, state: dict[str, Any], dataset: Dataset, ledger: Ledger) -> Iterator[str]:
+    """Yield what the run's files contradict."""
+    if state["dataset"] != dataset.manifest.fingerprint:
+        yield (
+            f"the checkpoint was trained on rows with the fingerprint {state['dataset'][:12]}, but snapshot "
+            f"{dataset.manifest.number} has {dataset.manifest.fingerprint[:12]}"
+        )
+    try:
+        checkpoint.check_same_run(state, config, state["dataset"], config.output)
+    except UserError as error:
+        yield f"the config is not the run's: {error}"
+    if state["step"] > ledger.total_steps:
+        yield f"the checkpoint is at step {state['step']}, but the plan ends after {ledger.total_steps}"
+    logged = [row["step"] for row in read_metrics(config.output) if "loss" in row and row["step"] <= state["step"]]
+    if len(logged) != len(set(logged)) or logged != sorted(logged):
+        yield "metrics.jsonl has steps twice or out of order"
+
+
+def _seen(ledger: Ledger, steps: int) -> tuple[dict[tuple[str, int], np.ndarray], dict[str, np.ndarray]]:
+    """Return how often each entry of a bucket was shown in each of its epochs, and which entries of a bucket ever were."""
+    seen: dict[tuple[str, int], np.ndarray] = {}
+    trained = {bucket: np.zeros(count, bool) for bucket, count in ledger.counts.items()}
+    for step in range(steps):
+        batch = ledger.at(step)
+        epochs = batch.occurrences // ledger.repeats
+        for epoch in np.unique(epochs):
+            key = (batch.bucket, int(epoch))
+            if key not in seen:
+                seen[key] = np.zeros(ledger.counts[batch.bucket], np.int32)
+            np.add.at(seen[key], batch.rows[epochs == epoch], 1)
+        trained[batch.bucket][batch.rows] = True
+    return seen, trained
+
+
+def _epoch(ledger: Ledger, seen: dict[tuple[str, int], np.ndarray], epoch: int) -> EpochSeen:
+    own = {bucket: shown for (bucket, number), shown in seen.items() if number == epoch}
+    wrong = 0
+    for bucket, shown in own.items():
+        gone_on = (bucket, epoch + 1) in seen or int(shown.sum()) >= ledger.counts[bucket] * ledger.repeats
+        wrong += int((shown != ledger.repeats).sum() if gone_on else (shown > ledger.repeats).sum())
+    return EpochSeen(
+        epoch=epoch,
+        planned=ledger.rows_per_epoch,
+        shown=sum(int(shown.sum()) for shown in own.values()),
+        rows=sum(int((shown > 0).sum()) for shown in own.values()),
+        wrong=wrong,
+    )
+
+
+def _departures(trodden: pa.Table, dataset: Dataset, ledger: Ledger, steps: int) -> Iterator[str]:
+    """Yield where the trail leaves the plan: its first step of other rows."""
+    found = np.split(
+        np.stack([trodden["id"].to_numpy(), trodden["occurrence"].to_numpy().astype(np.uint64)], axis=1),
+        np.searchsorted(trodden["step"].to_numpy(), np.arange(1, steps)),
+    )
+    for step in range(steps):
+        plan = ledger.at(step)
+        index = dataset.index(plan.bucket)
+        ids = index.ids[index.entries[plan.rows], :8].copy().view(">u8")[:, 0].astype(np.uint64)
+        planned = np.stack(
+            [ids, dataset.occurrences(plan.bucket, plan.rows, plan.occurrences).astype(np.uint64)], axis=1
+        )
+        if not np.array_equal(planned[np.lexsort(planned.T[::-1])], found[step]):
+            yield (
+                f"step {step + 1}: by their trail the workers have trained on {len(found[step])} rows, "
+                f"not on the {len(planned)} that were planned, or on others"
+            )
+            return
+
+
+def _held_out_trained_on(dataset: Dataset, trained: dict[str, np.ndarray]) -> int:
+    """Return how many held-out pictures are, by content, among those trained on, in whatever bucket."""
+    out = {row.tobytes() for bucket in dataset.manifest.buckets for row in dataset.index(bucket, HELD_OUT).ids}
+    found: set[bytes] = set()
+    for bucket, shown in trained.items():
+        index = dataset.index(bucket, TRAIN)
+        found |= out & {row.tobytes() for row in index.ids[np.unique(index.entries[np.flatnonzero(shown)])]}
+    return len(found)
+
+
+def show(found: Audit) -> RenderableType:
+    """Return an audit as a table and a verdict."""
+    grid = Grid("epoch", "entries of an epoch", "shown", "different entries", "not as promised")
+    for one in found.epochs:
+        grid.add_row(str(one.epoch + 1), f"{one.planned:,}", f"{one.shown:,}", f"{one.rows:,}", f"{one.wrong:,}")
+    verdict = [f"BROKEN: {escape(text)}" for text in found.broken] or [
+        "As promised: each entry exactly once an epoch for each repeat, and nothing that is held out was trained on."
+    ]
+    if found.ranks is None:
+        verdict.append("The run left no trail: this is its plan, and not seen is that its workers followed it.")
+    else:
+        rows = ", ".join(f"{rows:,} by worker {rank}" for rank, rows in sorted(found.ranks.items()))
+        verdict.append(f"By their own trail the workers have trained on these rows: {rows}.")
+    title = f"{escape(found.output)}: {found.steps:,} of {found.total_steps:,} steps on snapshot {found.snapshot}"
+    return Group(title, grid, *verdict)
