@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raytrain import plugins
-from raytrain.config.base import Interval, Names, Size, Table
-from raytrain.data.image.picture import check_colour
+from raytrain.config.base import Interval, Names, Size, Table, check_color
 
 
 class SubsetConfig(Table):
@@ -303,7 +302,7 @@ class DataConfig(Table):
             )
         if self.format != "auto":
             plugins.check("data.sources", self.format)
-        check_colour(self.background)
+        check_color(self.background)
         return self
 
     def all_subsets(self) -> tuple[SubsetConfig, ...]:

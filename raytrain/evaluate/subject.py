@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from raytrain import storage
+from raytrain import aesthetic, storage
+from raytrain.clip import ClipModel
 from raytrain.config import Config
 from raytrain.config.data import DataConfig
 from raytrain.data.files.fetch import Fetcher
@@ -20,8 +21,6 @@ from raytrain.data.image.picture import BadPicture, decode
 from raytrain.data.loading.read import Dataset
 from raytrain.data.store import schema
 from raytrain.errors import UserError
-from raytrain.evaluate import resnet
-from raytrain.evaluate.clip import ClipModel
 
 
 class Judges:
@@ -40,7 +39,7 @@ class Judges:
     @cached_property
     def aesthetic(self) -> nn.Module:
         """The aesthetic predictor of `evaluate.aesthetic`."""
-        return resnet.load(self.config.evaluate.aesthetic).to(self.device)
+        return aesthetic.load(self.config.evaluate.aesthetic).to(self.device)
 
     @cached_property
     def references(self) -> list[Image.Image]:

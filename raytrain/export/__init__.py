@@ -3,7 +3,7 @@
     from raytrain.export.run import export
     written = export(config, which="best")        # <output>/export/...
 
-A method says what it learned in the types of `raytrain.export.artifacts`. A format is a file in `raytrain/export/formats` with
+A method says what it learned in the types of `raytrain.artifacts`. A format is a file in `raytrain/export/formats` with
 
     TAKES                                         # the types it can write
     write(bundle: Bundle, folder: str) -> list[Written]

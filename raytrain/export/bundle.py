@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from raytrain import families, pretrained, storage
+from raytrain.artifacts import Artifact
 from raytrain.config import Config
-from raytrain.export.artifacts import Artifact
 from raytrain.families import Family
 from raytrain.model import Model, build
 

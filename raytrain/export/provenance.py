@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raytrain import __version__, families, pretrained
+from raytrain.artifacts import Artifact
 from raytrain.config import Config
-from raytrain.export.artifacts import Artifact
 
 
 def header(

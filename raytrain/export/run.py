@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raytrain import checkpoint, families, methods, plugins, storage
+from raytrain.artifacts import Artifact
 from raytrain.config import Config
 from raytrain.config.file import parse
 from raytrain.data.store.snapshot import read_manifest
 from raytrain.errors import UserError
 from raytrain.export import provenance
-from raytrain.export.artifacts import Artifact
 from raytrain.export.bundle import Bundle, Written
 from raytrain.model import Model
 

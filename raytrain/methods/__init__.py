@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from raytrain.artifacts import Artifact
     from raytrain.batch import Batch, Columns
     from raytrain.config import Config
-    from raytrain.export.artifacts import Artifact
     from raytrain.families import Family
     from raytrain.objective import Objective
     from raytrain.rng import Draw

@@ -16,8 +16,8 @@ from raytrain.optimizers import Group
 from raytrain.rng import Draw
 
 if TYPE_CHECKING:
+    from raytrain.artifacts import Artifact
     from raytrain.config import Config
-    from raytrain.export.artifacts import Artifact
     from raytrain.sampling.prompts import Prompt
 
 FREEZES_BASE = False
@@ -77,7 +77,7 @@ def pipeline(config: Config, parts: Mapping[str, nn.Module], device: torch.devic
 
 def artifacts(state: Mapping[str, Tensor], config: Any, family: Family) -> list[Artifact]:
     """Return the learned weights of each part."""
-    from raytrain.export.artifacts import Weights
+    from raytrain.artifacts import Weights
 
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():

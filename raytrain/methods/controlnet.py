@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from raytrain.artifacts import Module
     from raytrain.batch import Batch, Columns
-    from raytrain.export.artifacts import Module
     from raytrain.families import Family
     from raytrain.objective import Objective
     from raytrain.sampling.prompts import Prompt
@@ -88,7 +88,7 @@ def losses(
 
 def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> list[Module]:
     """Return the branch, a module beside the base."""
-    from raytrain.export.artifacts import Module
+    from raytrain.artifacts import Module
 
     return [Module(BRANCH, {name.removeprefix(f"{BRANCH}."): tensor for name, tensor in state.items()})]
 

@@ -14,7 +14,7 @@ from raytrain.methods import _adapter
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from raytrain.export.artifacts import Hadamard
+    from raytrain.artifacts import Hadamard
     from raytrain.families import Family
 
 FREEZES_BASE = True
@@ -48,7 +48,7 @@ def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed
 
 def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> list[Hadamard]:
     """Return the updates, one of each layer."""
-    from raytrain.export.artifacts import Hadamard
+    from raytrain.artifacts import Hadamard
 
     found = []
     for part, layer, tensors in _adapter.by_layer(state):

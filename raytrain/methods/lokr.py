@@ -16,7 +16,7 @@ from raytrain.methods import _adapter
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from raytrain.export.artifacts import Kronecker
+    from raytrain.artifacts import Kronecker
     from raytrain.families import Family
 
 FREEZES_BASE = True
@@ -61,7 +61,7 @@ def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed
 
 def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> list[Kronecker]:
     """Return the updates, one of each layer."""
-    from raytrain.export.artifacts import Kronecker
+    from raytrain.artifacts import Kronecker
 
     found = []
     for part, layer, tensors in _adapter.by_layer(state):

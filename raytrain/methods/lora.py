@@ -19,7 +19,7 @@ from raytrain.optimizers import Group
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from raytrain.export.artifacts import LowRank
+    from raytrain.artifacts import LowRank
     from raytrain.families import Family
 
 FREEZES_BASE = True
@@ -91,7 +91,7 @@ def groups(config: Config) -> dict[str, Group]:
 
 def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> list[LowRank]:
     """Return the low-rank updates, one of each layer."""
-    from raytrain.export.artifacts import LowRank
+    from raytrain.artifacts import LowRank
 
     found = []
     for part, layer, tensors in _adapter.by_layer(state):

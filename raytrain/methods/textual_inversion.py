@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from raytrain.artifacts import Embeddings
     from raytrain.config import Config as WholeConfig
-    from raytrain.export.artifacts import Embeddings
     from raytrain.families import Family
 
 FREEZES_BASE = True
@@ -93,7 +93,7 @@ def pipeline(config: WholeConfig, parts: Mapping[str, nn.Module], device: torch.
 
 def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> list[Embeddings]:
     """Return the words' vectors for each text encoder."""
-    from raytrain.export.artifacts import Embeddings
+    from raytrain.artifacts import Embeddings
 
     found = []
     for name, rows in state.items():

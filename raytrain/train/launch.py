@@ -16,11 +16,11 @@ from raytrain.config.file import parse
 from raytrain.data.loading.read import check_dataset
 from raytrain.data.store import drift
 from raytrain.errors import Diverged, UserError
-from raytrain.progress import follow
 from raytrain.startup import quiet
 from raytrain.train.alone import AloneTrainer, needs_ray
 from raytrain.train.guards import out_of_memory, stop
 from raytrain.train.guards.out_of_memory import is_out_of_memory
+from raytrain.train.record.progress import follow
 from raytrain.train.run import finished, ledger_of
 
 if TYPE_CHECKING:

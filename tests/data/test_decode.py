@@ -13,8 +13,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
+from raytrain.config.base import check_color
 from raytrain.data.image.kinds import describe
-from raytrain.data.image.picture import BadPicture, check_colour, decode, decode_any, decode_layers, measure
+from raytrain.data.image.picture import BadPicture, decode, decode_any, decode_layers, measure
 from raytrain.errors import UserError
 from tests.data.test_picture import LIMIT, save
 
@@ -284,7 +285,7 @@ def test_the_preview_in_a_raw_file_is_no_picture() -> None:
 
 def test_a_background_is_a_name_or_a_hex_colour() -> None:
     for good in ("white", "Black", "#7f7f7F"):
-        check_colour(good)
+        check_color(good)
     for bad, words in (
         ("whit", "Did you mean 'white'"),
         ("#fff", "#rrggbb"),
@@ -292,4 +293,4 @@ def test_a_background_is_a_name_or_a_hex_colour() -> None:
         ("", "#rrggbb"),
     ):
         with pytest.raises(UserError, match=words):
-            check_colour(bad)
+            check_color(bad)

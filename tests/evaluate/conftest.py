@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from raytrain.clip import unit
 from raytrain.config import Config
 from raytrain.config.file import parse
-from raytrain.evaluate.clip import unit
 from raytrain.evaluate.subject import Judges, Subject
 
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from raytrain import aesthetic as predictor
 from raytrain import plugins
+from raytrain.clip import EPSILON, ClipModel, unit
 from raytrain.errors import UserError
-from raytrain.evaluate import resnet, scorers
-from raytrain.evaluate.clip import EPSILON, ClipModel, unit
+from raytrain.evaluate import scorers
 from raytrain.evaluate.run import measure, scores
-from raytrain.evaluate.scorers import aesthetic
 from raytrain.evaluate.subject import Judges, Subject
 from tests.evaluate.conftest import Hand, settings
 
@@ -105,7 +105,7 @@ def test_held_out_losses_come_from_the_subject(by_hand: Hand) -> None:
 
 def test_the_aesthetic_predictor_is_the_published_network() -> None:
     with torch.device("meta"):
-        model = resnet.AestheticModel()
+        model = predictor.AestheticModel()
     assert sum(p.numel() for p in model.parameters()) == 24_729_665
     names = set(model.state_dict())
     assert {"model.conv1.weight", "model.bn1.running_var", "model.layer1.0.downsample.1.bias"} <= names
@@ -114,7 +114,7 @@ def test_the_aesthetic_predictor_is_the_published_network() -> None:
 
 
 def test_aesthetic_weights_load_whatever_the_numbers_of_the_head(tmp_path: Path, by_hand: Hand) -> None:
-    model = resnet.AestheticModel().eval()
+    model = predictor.AestheticModel().eval()
     weights = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     for old, new in ((3, 2), (6, 4), (9, 6), (12, 8)):  # a head without numbered dropout
         for part in ("weight", "bias"):
@@ -125,26 +125,26 @@ def test_aesthetic_weights_load_whatever_the_numbers_of_the_head(tmp_path: Path,
     picture = Image.effect_noise((90, 60), 80).convert("RGB")
     subject.pictures = [picture]
     with torch.no_grad():
-        expected = float(model(aesthetic.prepare(picture)[None]))
+        expected = float(model(predictor.prepare(picture)[None]))
     assert scorers.load("aesthetic").score(subject) == pytest.approx([expected], rel=1e-5)
 
 
 def test_wrong_aesthetic_files_are_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"weights_only=True"):
-        resnet.load("weights.pth")
+        predictor.load("weights.pth")
     with pytest.raises(UserError, match="does not exist"):
-        resnet.load(str(tmp_path / "none.safetensors"))
+        predictor.load(str(tmp_path / "none.safetensors"))
     save_file({"model.conv1.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="is not the ResNet-50"):
-        resnet.load(str(tmp_path / "other.safetensors"))
+        predictor.load(str(tmp_path / "other.safetensors"))
 
 
 def test_pictures_are_cut_square_resized_and_normalised_as_imagenet() -> None:
     picture = Image.new("RGB", (300, 100), "white")
     picture.paste("black", (0, 0, 100, 100))
-    pixels = aesthetic.prepare(picture)
+    pixels = predictor.prepare(picture)
     assert pixels.shape == (3, 224, 224)
-    white = [(1 - mean) / std for mean, std in zip(aesthetic.MEAN, aesthetic.STD, strict=True)]
+    white = [(1 - mean) / std for mean, std in zip(predictor.MEAN, predictor.STD, strict=True)]
     assert pixels[:, 10, 10].tolist() == pytest.approx(white, abs=1e-5)
     assert pixels.unique().numel() == 3
 

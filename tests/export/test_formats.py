@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raytrain import plugins
+from raytrain.artifacts import Artifact, Embeddings, Update
 from raytrain.errors import UserError
-from raytrain.export.artifacts import Artifact, Embeddings, Update
 from raytrain.export.bundle import Bundle
 from raytrain.export.formats import a1111, diffusers, kohya
 from raytrain.export.run import formats, write

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from raytrain import families
+from raytrain.artifacts import Weights
 from raytrain.config import Config
 from raytrain.errors import UserError
-from raytrain.export.artifacts import Weights
 from raytrain.export.bundle import Bundle
 from raytrain.export.formats import diffusers
 from raytrain.export.run import assemble, check, formats

@@ -14,8 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from raytrain.artifacts import LowRank
 from raytrain.errors import UserError
-from raytrain.export.artifacts import LowRank
 from raytrain.export.bundle import Bundle
 from raytrain.export.formats import diffusers, kohya
 from raytrain.export.run import assemble

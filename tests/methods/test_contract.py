@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from raytrain import families, methods, plugins
+from raytrain.artifacts import Embeddings
 from raytrain.batch import Batch
 from raytrain.config import Config
 from raytrain.config.file import parse
 from raytrain.errors import UserError
-from raytrain.export.artifacts import Embeddings
 from raytrain.methods import _denoise
 from raytrain.model import Model, build
 from tests import batches

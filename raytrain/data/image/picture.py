@@ -13,11 +13,10 @@ import warnings
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from raytrain.config.base import Size
 from raytrain.data.image import integrity, kinds, profile, sixteen_bits
-from raytrain.errors import UserError, nearest
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 DECODING = "decode/2"
@@ -89,21 +88,6 @@ def on_background(picture: Image.Image, background: str) -> Image.Image:
         return picture.convert("RGB") if picture.mode != "RGB" else picture
     layer = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, background), layer).convert("RGB")
-
-
-def check_colour(background: str) -> None:
-    """Raise UserError unless a background is the name of a colour (those of CSS) or #rrggbb."""
-    name = background.lower()
-    if name in ImageColor.colormap or (
-        len(name) == 7 and name[0] == "#" and not set(name[1:]) - set("0123456789abcdef")
-    ):
-        return
-    guess = nearest(name, ImageColor.colormap)
-    hint = f" Did you mean {guess!r}?" if guess else ""
-    raise UserError(
-        f"data.background must be a colour, by its name or as #rrggbb, got {background!r};{hint or ' for instance'} "
-        'background = "white" or "#7f7f7f".'
-    )
 
 
 def _layer(content: bytes, max_pixels: int, colours: bool = True) -> Image.Image:

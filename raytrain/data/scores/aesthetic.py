@@ -48,15 +48,15 @@ def load(config: ScoreConfig) -> Scorer:
 
 class _ResNet:
     def __init__(self, config: ScoreConfig) -> None:
-        from raytrain.evaluate import resnet
+        from raytrain import aesthetic
 
         self.device = pretrained.device()
-        self.model = resnet.load(config.path, f"path of the score {config.name!r}").to(self.device)
+        self.model = aesthetic.load(config.path, f"path of the score {config.name!r}").to(self.device)
 
     def score(self, pictures: list[Image.Image]) -> list[float]:
         import torch
 
-        from raytrain.evaluate.scorers.aesthetic import prepare
+        from raytrain.aesthetic import prepare
 
         if not pictures:
             return []
@@ -67,7 +67,7 @@ class _ResNet:
 
 class _OnClip:
     def __init__(self, config: ScoreConfig, head: str) -> None:
-        from raytrain.evaluate.clip import ClipModel
+        from raytrain.clip import ClipModel
 
         self.clip = ClipModel(
             str(pretrained.folder(config.path)), pretrained.device(), setting=f"path of the score {config.name!r}"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from raytrain import pretrained, storage
+from raytrain.artifacts import Weights
 from raytrain.errors import UserError
-from raytrain.export.artifacts import Weights
 from raytrain.export.bundle import Bundle, write_safetensors
 
 _NO_WEIGHTS_OF_OURS = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb")

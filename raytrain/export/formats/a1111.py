@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from raytrain import storage
+from raytrain.artifacts import Embeddings
 from raytrain.errors import UserError
-from raytrain.export.artifacts import Embeddings
 from raytrain.export.bundle import Bundle, Written, write_safetensors
 
 TAKES = (Embeddings,)

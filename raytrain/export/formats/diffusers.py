@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from raytrain import families, storage
-from raytrain.export.artifacts import Embeddings, LowRank, Module, Weights
+from raytrain.artifacts import Embeddings, LowRank, Module, Weights
 from raytrain.export.bundle import Bundle, Written, write_safetensors
 from raytrain.export.formats import _pipeline
 

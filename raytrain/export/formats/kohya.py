@@ -17,8 +17,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from raytrain import methods, storage
+from raytrain.artifacts import Factors, Hadamard, Kronecker, LowRank, Update
 from raytrain.errors import UserError
-from raytrain.export.artifacts import Factors, Hadamard, Kronecker, LowRank, Update
 from raytrain.export.bundle import Bundle, Written, write_safetensors
 
 Skeleton = Callable[[str], nn.Module]

@@ -40,7 +40,7 @@ def head(
 
 @pytest.fixture(scope="module")
 def width() -> int:
-    from raytrain.evaluate.clip import ClipModel
+    from raytrain.clip import ClipModel
 
     return ClipModel(CLIP).embed_pictures([Image.new("RGB", (9, 9))]).shape[1]
 
@@ -221,11 +221,11 @@ def test_the_aesthetic_head_is_laions_network(tmp_path: Path) -> None:
 
 
 def test_without_a_head_the_aesthetic_score_is_the_one_of_evaluation(tmp_path: Path) -> None:
-    from raytrain.evaluate import resnet
-    from raytrain.evaluate.scorers.aesthetic import prepare
+    from raytrain import aesthetic
+    from raytrain.aesthetic import prepare
 
     torch.manual_seed(0)
-    network = resnet.AestheticModel().eval()
+    network = aesthetic.AestheticModel().eval()
     save_file(network.state_dict(), tmp_path / "rating.safetensors")
     with torch.no_grad():
         expected = network(torch.stack([prepare(picture) for picture in photographs()])).tolist()

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raytrain import storage
 from raytrain.errors import UserError
+
+SIDE = 224
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's channel means and deviations, the ones the body was pretrained with."""
 
 HEAD = (2048, 512, 256, 128, 64, 1)
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
@@ -129,3 +136,14 @@ def _renumber_head(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         else name: value
         for name, value in weights.items()
     }
+
+
+def prepare(picture: Image.Image) -> Tensor:
+    """Cut the centre square, resize it to 224 x 224 and normalise: picture -> (3, 224, 224)."""
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side)
+    square = picture.convert("RGB").crop(box).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255)
+    return ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1)
