@@ -144,9 +144,9 @@ def test_the_transparent_colour_of_a_sixteen_bit_png_is_compared_in_full() -> No
 @pytest.mark.parametrize(("background", "colour"), [("white", (255,) * 3), ("#0a141e", (10, 20, 30))])
 def test_transparency_lies_on_the_background(mode: str, background: str, colour: tuple[int, int, int]) -> None:
     if mode == "P":
-        image = Image.new("P", (2, 1), 0)
-        image.putpalette([9, 9, 9, 200, 100, 50])
-        content = save(image, "PNG", transparency=0)
+        source = Image.new("P", (2, 1), 0)
+        source.putpalette([9, 9, 9, 200, 100, 50])
+        content = save(source, "PNG", transparency=0)
     elif mode == "1":
         content = save(Image.new("1", (2, 1), 0), "PNG", transparency=0)
     else:
@@ -160,12 +160,12 @@ def test_transparency_lies_on_the_background(mode: str, background: str, colour:
 
 
 def test_half_transparency_mixes_and_the_alpha_is_turned_with_the_picture() -> None:
-    image = Image.new("RGBA", (4, 2), (100, 200, 0, 255))
-    image.putpixel((0, 0), (100, 200, 0, 51))
+    source = Image.new("RGBA", (4, 2), (100, 200, 0, 255))
+    source.putpixel((0, 0), (100, 200, 0, 51))
     exif = Image.Exif()
     exif[0x0112] = 6
     for kind, options in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})):
-        content = save(image, kind, exif=exif, **options)
+        content = save(source, kind, exif=exif, **options)
         picture, alpha = decode_layers(content, LIMIT, "black")
         assert alpha is not None
         assert picture.size == alpha.size == measure(content, LIMIT) == (2, 4)

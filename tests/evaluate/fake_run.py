@@ -27,13 +27,13 @@ COLOURS = ("#d4483b", "#3f8f5b", "#3c62c4", "#e08a2c", "#7a4fb5", "#888888")
 
 
 def picture(colour: str, side: int, tuned: bool) -> Image.Image:
-    image = Image.new("RGB", (side, side), "#efe6d2" if tuned else "#cfd3d8")
-    draw = ImageDraw.Draw(image)
+    canvas = Image.new("RGB", (side, side), "#efe6d2" if tuned else "#cfd3d8")
+    draw = ImageDraw.Draw(canvas)
     draw.ellipse((side * 0.2, side * 0.2, side * 0.8, side * 0.8), fill=colour)
     if tuned:
         for y in range(0, side, max(2, side // 16)):
             draw.line((0, y, side, y), fill="#00000022", width=max(1, side // 64))
-    return image
+    return canvas
 
 
 def build(folder: Path, side: int = 256, sweep: bool = True, steps: int = 600) -> Config:

@@ -29,8 +29,8 @@ def _query(source: dict[str, Any], model: Any, prompt: str) -> tuple[Inputs, Any
     query = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     def inputs(pictures: list[Image.Image]) -> dict[str, Any]:
-        images, asked = [[picture] for picture in pictures], [query] * len(pictures)
-        return dict(processor(images=images, text=asked, padding=True, return_tensors="pt"))
+        asked = [query] * len(pictures)
+        return dict(processor(images=[[picture] for picture in pictures], text=asked, padding=True, return_tensors="pt"))
 
     return inputs, processor.tokenizer
 

@@ -195,8 +195,8 @@ def test_a_processor_with_videos_does_without_torchvision(pictures: list[Image.I
     assert "aspect ratio" in str(captions[-1])
     assert captions[:-1] == [captioner.caption([picture])[0] for picture in pictures]
 
-    image, words = AutoImageProcessor.from_pretrained(tmp_path, backend="pil"), AutoTokenizer.from_pretrained(tmp_path)
-    seen = image(images=[pictures[0]], return_tensors="pt")
+    look, words = AutoImageProcessor.from_pretrained(tmp_path, backend="pil"), AutoTokenizer.from_pretrained(tmp_path)
+    seen = look(images=[pictures[0]], return_tensors="pt")
     marks = "<|image_pad|>" * int(seen["image_grid_thw"][0].prod() // 4)
     asked = words(f"<|vision_start|>{marks}<|vision_end|> {chat_vlm.PROMPT} ", return_tensors="pt")
     kinds = (asked["input_ids"] == words.convert_tokens_to_ids("<|image_pad|>")).int()
