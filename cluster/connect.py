@@ -136,7 +136,7 @@ def choose(address: str | None, environment: Mapping[str, str]) -> str | None:
 
 @contextmanager
 def _session(name: str, **settings: Any) -> Iterator[Connection]:
-    """Initialise Ray for the block. Only the start is translated to `ClusterError`; the block's errors are its own."""
+    """Initialize Ray for the block. Only the start is translated to `ClusterError`; the block's errors are its own."""
     import ray
 
     try:

@@ -1,8 +1,8 @@
 """Gather what a submitted job needs into one folder: our packages, the user's files, the config.
 
 Ray would zip the working directory as it lies there, with whatever `.gitignore` happens to hide (a config in `runs/`)
-or to show (a folder of pictures). Here the content is chosen: what git knows or would add, or else every file; no
-hidden files, for they hold secrets; nothing large, for weights and pictures belong on storage that the cluster reaches.
+or to show (a folder of images). Here the content is chosen: what git knows or would add, or else every file; no
+hidden files, for they hold secrets; nothing large, for weights and images belong on storage that the cluster reaches.
 The config always travels.
 """
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STAGES = ("run", "prepare", "train", "sample", "evaluate", "tune", "export", "plan", "data", "submit", "quickstart")
 
 REJECTED = 3
-"""Exit code: the dataset is ready, but broken pictures are not in it."""
+"""Exit code: the dataset is ready, but broken images are not in it."""
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="config.toml", help="TOML file with the settings of all stages.")]
 Overrides = Annotated[

@@ -35,7 +35,7 @@ def _root(
         bool, typer.Option("--schema", callback=_show_schema, is_eager=True, help="Print the config's JSON schema.")
     ] = False,
 ) -> None:
-    """Train and tune diffusion image models on Ray: pictures in, tuned weights out."""
+    """Train and tune diffusion image models on Ray: images in, tuned weights out."""
 
 
 def main() -> int:

@@ -44,7 +44,7 @@ def show(
     where: Where,
     snapshot: Snapshot = "latest",
     row: Annotated[
-        str | None, typer.Option(metavar="PATH|ID", help="All of one picture: its path, or the first digits of its id.")
+        str | None, typer.Option(metavar="PATH|ID", help="All of one image: its path, or the first digits of its id.")
     ] = None,
     set: Overrides = None,
 ) -> None:
@@ -115,7 +115,7 @@ def preview(
     output: Annotated[str, typer.Option(help="The page; default preview.html in the dataset's folder.")] = "",
     set: Overrides = None,
 ) -> None:
-    """Write one HTML page with pictures of every bucket as they were cut, their captions, masks and versions."""
+    """Write one HTML page with images of every bucket as they were cut, their captions, masks and versions."""
     from raytrain.data.tools import gallery
 
     seed = _config(where, set).seed if where.endswith(".toml") else 0
@@ -146,18 +146,18 @@ def publish(
         str, typer.Argument(metavar="FOLDER", help="A new folder, or one of this command to go on with.")
     ],
     snapshot: Snapshot = "latest",
-    format: Annotated[str, typer.Option(help="imagefolder, or parquet with the pictures inside.")] = "imagefolder",
+    format: Annotated[str, typer.Option(help="imagefolder, or parquet with the images inside.")] = "imagefolder",
     set: Overrides = None,
 ) -> None:
-    """Write the source pictures and their captions as a folder for the `datasets` library and the hub."""
+    """Write the source images and their captions as a folder for the `datasets` library and the hub."""
     from raytrain.data.tools import publish
     from raytrain.errors import unknown
 
     if format not in publish.FORMATS:
         raise unknown("format", format, publish.FORMATS)
     done = publish.publish(_dataset(where, set), folder, snapshot, format)
-    for split, count in done.pictures.items():
-        print(f"{count:,} pictures in {split}")
+    for split, count in done.images.items():
+        print(f"{count:,} images in {split}")
     print(f"Published to {done.folder}; {done.kept:,} were there already. To send it to the hub:")
     print(f"    {publish.upload_command(done)}")
 

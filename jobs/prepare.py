@@ -1,4 +1,4 @@
-"""Turn a folder of pictures into a dataset: `raytrain prepare config.toml`."""
+"""Turn a folder of images into a dataset: `raytrain prepare config.toml`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from raytrain.startup import leave
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
-    """Turn a folder of pictures into a dataset; run again, it encodes only what is new or changed.
+    """Turn a folder of images into a dataset; run again, it encodes only what is new or changed.
 
-    Exit code 3: done, but broken pictures were left out (data.allow_rejected = true makes that 0).
+    Exit code 3: done, but broken images were left out (data.allow_rejected = true makes that 0).
     """
     from raytrain.config.file import load
 

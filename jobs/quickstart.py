@@ -13,9 +13,9 @@ from raytrain.startup import leave
 
 def command(
     output: Annotated[str, typer.Option(help="Folder for everything the quickstart makes.")] = "runs/quickstart",
-    pictures: Annotated[int, typer.Option(help="Pictures to draw.", min=20)] = 160,
+    images: Annotated[int, typer.Option(help="Images to draw.", min=20)] = 160,
 ) -> int | None:
-    """Pictures in; a tuned, evaluated, exported LoRA and a report out, in minutes on two CPU cores."""
+    """Images in; a tuned, evaluated, exported LoRA and a report out, in minutes on two CPU cores."""
     from pathlib import Path
 
     from raytrain.config.file import load
@@ -25,8 +25,8 @@ def command(
     config_path = write_config(output)
     settings = load(config_path)
     if not Path(settings.data.source).is_dir():
-        draw_folder(settings.data.source, pictures, style="neon", seed=settings.seed)
-    _say(1, f"drew {pictures} neon pictures with captions in {settings.data.source}; now preparing them")
+        draw_folder(settings.data.source, images, style="neon", seed=settings.seed)
+    _say(1, f"drew {images} neon images with captions in {settings.data.source}; now preparing them")
     with connected(settings):
         from raytrain.data.prepare import prepare
         from raytrain.evaluate.run import evaluate

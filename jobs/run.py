@@ -1,4 +1,4 @@
-"""From a folder of pictures to exported weights: `raytrain run config.toml`."""
+"""From a folder of images to exported weights: `raytrain run config.toml`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raytrain.startup import leave
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
     """Prepare, train and export, each as its own command does; what is done already is not done again.
 
-    Exit code 3: broken pictures were left out of the dataset, and nothing was trained (data.allow_rejected = true goes on).
+    Exit code 3: broken images were left out of the dataset, and nothing was trained (data.allow_rejected = true goes on).
     """
     from raytrain.config.file import load
 
@@ -27,7 +27,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
         report = prepare(settings)
         if report.broken and not settings.data.allow_rejected:
             print(
-                "Stopped before training: broken pictures, listed above, were left out. Mend or remove them, or train "
+                "Stopped before training: broken images, listed above, were left out. Mend or remove them, or train "
                 "without them (data.allow_rejected = true), and run the same command again.",
                 file=sys.stderr,
             )

@@ -1,4 +1,4 @@
-"""Make a grid of pictures from a checkpoint: `raytrain sample config.toml`."""
+"""Make a grid of images from a checkpoint: `raytrain sample config.toml`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def command(
     config: ConfigFile,
     set: Overrides = None,
     checkpoint: Checkpoint = "latest",
-    output: Annotated[str | None, typer.Option(help="Folder for the pictures; default <output>/pictures.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder for the images; default <output>/images.")] = None,
 ) -> int | None:
-    """Make pictures from a checkpoint, one row a prompt, and their grid."""
+    """Make images from a checkpoint, one row a prompt, and their grid."""
     from raytrain.config.file import load
 
     settings = load(config, set or ())

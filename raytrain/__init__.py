@@ -1,3 +1,3 @@
-"""raytrain: pictures in, tuned diffusion weights out."""
+"""raytrain: images in, tuned diffusion weights out."""
 
 __version__ = "0.1.0"

@@ -55,7 +55,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """Pictures (B, 3, H, W) -> raw head output (B, 1)."""
+    """Images (B, 3, H, W) -> raw head output (B, 1)."""
 
     def __init__(self) -> None:
         """Build stem, four stages and the head with LeakyReLU(0.01) and Dropout(0.5) between its layers."""
@@ -84,7 +84,7 @@ class ResNet50(nn.Module):
 
 
 class AestheticModel(nn.Module):
-    """Normalised pictures (B, 3, 224, 224) -> ratings (B,) of about 0.1 to 1: the predicted 1-10 rating over 10."""
+    """Normalized images (B, 3, 224, 224) -> ratings (B,) of about 0.1 to 1: the predicted 1-10 rating over 10."""
 
     def __init__(self) -> None:
         """Build the network with random weights; `load` reads trained ones."""
@@ -138,12 +138,12 @@ def _renumber_head(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def prepare(picture: Image.Image) -> Tensor:
-    """Cut the centre square, resize it to 224 x 224 and normalise: picture -> (3, 224, 224)."""
-    width, height = picture.size
+def prepare(image: Image.Image) -> Tensor:
+    """Cut the center square, resize it to 224 x 224 and normalize: image -> (3, 224, 224)."""
+    width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     box = (left, top, left + side, top + side)
-    square = picture.convert("RGB").crop(box).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    square = image.convert("RGB").crop(box).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255)
     return ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""CLIP as a judge: unit-length embeddings of pictures and texts (Radford et al. 2021, arXiv:2103.00020)."""
+"""CLIP as a judge: unit-length embeddings of images and texts (Radford et al. 2021, arXiv:2103.00020)."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class ClipModel:
         )
 
     @torch.inference_mode()
-    def embed_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Map N pictures of any size to unit embeddings (N, D), float32 on the CPU."""
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Map N images of any size to unit embeddings (N, D), float32 on the CPU."""
         parts = []
-        for start in range(0, len(pictures), self.batch):
-            chunk = [picture.convert("RGB") for picture in pictures[start : start + self.batch]]
+        for start in range(0, len(images), self.batch):
+            chunk = [image.convert("RGB") for image in images[start : start + self.batch]]
             pixels = self._processor(images=chunk, return_tensors="pt")["pixel_values"].to(self.device)
             parts.append(unit(self._model.get_image_features(pixel_values=pixels).pooler_output).cpu())
         return torch.cat(parts) if parts else torch.zeros(0, int(self._model.config.projection_dim))

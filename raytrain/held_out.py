@@ -1,6 +1,6 @@
-"""Held-out loss: the plain error on pictures kept out of training, on fixed noise and timesteps.
+"""Held-out loss: the plain error on images kept out of training, on fixed noise and timesteps.
 
-The same pictures, noise and timesteps at every evaluation of every run make small differences visible.
+The same images, noise and timesteps at every evaluation of every run make small differences visible.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raytrain.data.loading.read import Dataset
 from raytrain.model import Model
 
 ROWS = 8
-"""Pictures of one forward pass."""
+"""Images of one forward pass."""
 
 
 def losses(
@@ -30,9 +30,9 @@ def losses(
     rank: int = 0,
     world: int = 1,
 ) -> list[float]:
-    """Return each held-out picture's error, averaged over `config.timesteps` timesteps; a collective when world > 1.
+    """Return each held-out image's error, averaged over `config.timesteps` timesteps; a collective when world > 1.
 
-    Pictures come in the order of buckets and ids, at most `config.max_held_out` of them.
+    Images come in the order of buckets and ids, at most `config.max_held_out` of them.
     """
     device = next(model.parameters()).device
     objective = model.objective.comparable()
@@ -59,7 +59,7 @@ def losses(
 
 
 def fixed_draws(model: Model, batch: Batch, number: int, count: int) -> Columns:
-    """Return the draws of held-out timestep `number` of `count`: a function of the picture and `number` alone.
+    """Return the draws of held-out timestep `number` of `count`: a function of the image and `number` alone.
 
     Timesteps are the middles of `count` equal parts of the whole schedule. The run's seed, noise offset and timestep range
     do not matter, so that runs can be compared.

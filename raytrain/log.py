@@ -1,4 +1,4 @@
-"""Where numbers and pictures go: `metrics.jsonl`, TensorBoard, wandb. The console follows `metrics.jsonl`: progress.py."""
+"""Where numbers and images go: `metrics.jsonl`, TensorBoard, wandb. The console follows `metrics.jsonl`: progress.py."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ class MetricLog:
             if self._wandb is not None:
                 self._wandb.log(row)
 
-    def picture(self, step: int, name: str, picture: Image) -> None:
-        """Write one picture to the sinks that show pictures; its file is the caller's."""
+    def image(self, step: int, name: str, image: Image) -> None:
+        """Write one image to the sinks that show images; its file is the caller's."""
         if self._board is not None:
             import numpy as np
 
-            self._board.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            self._board.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
         if self._wandb is not None:
             import wandb
 
-            self._wandb.log({name: wandb.Image(picture), "step": step})
+            self._wandb.log({name: wandb.Image(image), "step": step})
 
     def close(self) -> None:
         """Flush and close every sink."""

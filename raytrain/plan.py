@@ -19,9 +19,9 @@ from raytrain.train.engines import memory
 from raytrain.train.run import ledger_of
 
 LISTED = 100_000
-"""Pictures of a source that a plan counts."""
+"""Images of a source that a plan counts."""
 CPU_FLOPS, GPU_FLOPS = 2.5e10, 1.0e14
-"""Sustained floating point operations a second: one CPU core measured on the toy world; a bf16 data-centre GPU, a guess."""
+"""Sustained floating point operations a second: one CPU core measured on the toy world; a bf16 data-center GPU, a guess."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def plan(config: Config) -> Plan:
         note = drift.note(manifest.settings, config.data.model_dump(mode="json"))
         ledger = ledger_of(config, {name: count.entries for name, count in buckets.items()})
         steps, epochs = ledger.total_steps, ledger.total_steps * train.global_batch / ledger.rows_per_epoch
-        words = f"{config.dataset}: {sum(c.train + c.held_out for c in buckets.values())} pictures, {manifest.rejected} rejected"
+        words = f"{config.dataset}: {sum(c.train + c.held_out for c in buckets.values())} images, {manifest.rejected} rejected"
     else:
         words = f"{config.dataset}: not prepared yet; {_listed(config)}"
     model = cost.skeleton(config)
@@ -91,7 +91,7 @@ def _listed(config: Config) -> str:
     counts = []
     for subset in config.data.all_subsets():
         found = sum(isinstance(entry, Item) for entry in itertools.islice(sources.items(subset), LISTED))
-        counts.append(f"{subset.source} holds {found if found < LISTED else f'at least {found}'} pictures")
+        counts.append(f"{subset.source} holds {found if found < LISTED else f'at least {found}'} images")
     return ", ".join(counts)
 
 

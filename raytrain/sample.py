@@ -80,10 +80,10 @@ def sample(
     device = device_for(config.train.gpus_per_worker)
     model = load_model(config, folder, device, ema=config.export.ema)
     images = draw(config, model, build_pipeline(config, model, device), asked)
-    target = output or storage.join(config.output, "pictures")
+    target = output or storage.join(config.output, "images")
     for number, image in enumerate(images):
         save_image(image, storage.join(target, f"{number:03d}.png"))
-    each = config.sample.pictures_per_prompt
+    each = config.sample.images_per_prompt
     path = storage.join(target, "grid.png")
     labels = [prompt.text for prompt in asked[::each]]
     save_image(grid(by_prompt(asked, images, each), row_labels=labels), path)

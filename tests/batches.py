@@ -24,7 +24,7 @@ def make(config: Config, rows: int = 4, words: Sequence[str] = (), seed: int = 0
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(rows, shape.stored, HEIGHT // shape.factor, WIDTH // shape.factor, generator=generator)
     control = torch.randint(0, 256, (rows, 3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
-    captions = [" ".join([f"picture {number}", *words]) for number in range(rows)]
+    captions = [" ".join([f"image {number}", *words]) for number in range(rows)]
     encoders = Encoders(config.model, torch.device("cpu"), torch.float32)
     text = {name: column.half() for name, column in encoders.encode_captions(captions).items()}
     knowing = method.tokenizers(encoders.tokenizers, family, config.method)

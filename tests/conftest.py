@@ -77,12 +77,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
 
             root = tmp_path_factory.mktemp(family)
             families.load(family).tiny(str(root / "model"))
-            draw_folder(root / "pictures", 30, style="neon", seed=3)
+            draw_folder(root / "images", 30, style="neon", seed=3)
             tables = {
                 "output": str(root / "run"),
                 "model": {"family": family, "path": str(root / "model")},
                 "data": {
-                    "source": str(root / "pictures"),
+                    "source": str(root / "images"),
                     "dataset": str(root / "dataset"),
                     "held_out": 0.2,
                     "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},

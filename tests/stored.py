@@ -62,7 +62,7 @@ def write(dataset: str, buckets: Mapping[str, Content], columns: Mapping[str, Co
             "captions": [[caption] for caption in content.captions],
             "original_height": [content.sizes[0]] * count, "original_width": [content.sizes[1]] * count,
             "repeats": list(content.repeats or [1] * count), "weight": list(content.weights or [1.0] * count),
-            "regularisation": [False] * count, "scores": [[]] * count,
+            "regularization": [False] * count, "scores": [[]] * count,
             **{column: pa.array(found, schema.PLACES) for column, found in places.items()},
         })  # fmt: skip
         order = np.argsort([identity.hex() for identity in ids])

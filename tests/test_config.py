@@ -30,7 +30,7 @@ def message(**tables: Any) -> str:
         ({"method": {"name": "lora", "rnk": 4}}, ["method.rnk", "Did you mean 'rank'?"]),
         ({"method": {"name": "lroa"}}, ["lroa", "lora", "full"]),
         ({"model": {"path": "a/b", "family": "sdx"}}, ["sdx", "Did you mean 'sdxl'?"]),
-        ({"data": {"buckets": {"crop": "False"}}}, ["data.buckets.crop", "False", "centre"]),
+        ({"data": {"buckets": {"crop": "False"}}}, ["data.buckets.crop", "False", "center"]),
         ({"log": {"tensorboard": "False"}}, ["log.tensorboard", "False", "boolean"]),
         ({"train": {"learning_rate": "1e-4"}}, ["train.learning_rate", "1e-4", "number"]),
         ({"train": {"epochs": 1, "steps": 1}}, ["epochs or steps, not both"]),
@@ -86,9 +86,9 @@ def test_overrides_and_files(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('output = "o"\n[model]\npath = "m"\n')
     config = load(
-        file, ["train.learning_rate=3e-4", "method.rank=32", 'method.targets=["to_q"]', "data.source=my pictures"]
+        file, ["train.learning_rate=3e-4", "method.rank=32", 'method.targets=["to_q"]', "data.source=my images"]
     )
-    assert (config.train.learning_rate, config.method.rank, config.data.source) == (3e-4, 32, "my pictures")  # type: ignore[attr-defined]
+    assert (config.train.learning_rate, config.method.rank, config.data.source) == (3e-4, 32, "my images")  # type: ignore[attr-defined]
     assert config.dataset == "o/dataset"
     with pytest.raises(UserError, match="Did you mean 'rank'"):
         load(file, ["method.ranks=3"])

@@ -62,7 +62,7 @@ a blue heart --n blurry, dull --w 96 --h 32 --d 7 --l 5.5 --s 20
 
 
 def test_image_i_has_seed_plus_i_and_own_seeds_count_from_themselves(make: Callable[..., Config]) -> None:
-    config = make("b --d 100\nc", prompts=["a"], pictures_per_prompt=2)
+    config = make("b --d 100\nc", prompts=["a"], images_per_prompt=2)
     found = prompts(config, None)
     assert [(each.text, each.seed) for each in found] == [
         ("a", 10), ("a", 11), ("b", 100), ("b", 101), ("c", 14), ("c", 15)

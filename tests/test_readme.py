@@ -83,7 +83,7 @@ def test_the_scorer_shown_scores() -> None:
     module = ModuleType("shown")
     exec(compile(block, "brightness.py", "exec"), module.__dict__)
     images = [Image.new("RGB", (2, 2), color) for color in ("black", "white")]
-    assert module.score(SimpleNamespace(pictures=images)) == [0.0, 1.0]
+    assert module.score(SimpleNamespace(images=images)) == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("page", TEXTS)

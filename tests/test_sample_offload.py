@@ -1,4 +1,4 @@
-"""Text encoders and VAE that come to the device only while they work draw the same pictures."""
+"""Text encoders and VAE that come to the device only while they work draw the same images."""
 
 from __future__ import annotations
 

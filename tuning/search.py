@@ -112,7 +112,7 @@ class Recorder(Callback):  # type: ignore[misc]
 def _traceback(trial: Any) -> str:
     with contextlib.suppress(OSError, TypeError):
         with open(trial.error_file, encoding="utf-8") as file:
-            return re.sub(r"\x1b\[[0-9;]*m", "", file.read())  # Ray colours it
+            return re.sub(r"\x1b\[[0-9;]*m", "", file.read())  # Ray colors it
     return "unknown error"
 
 

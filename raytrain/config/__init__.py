@@ -74,9 +74,9 @@ class TrainConfig(Table):
     steps: int | None = Field(None, ge=1)
     """Exactly one of epochs and steps; neither means 10 epochs."""
     global_batch: int = Field(4, ge=1)
-    """Pictures of one optimizer step over all workers."""
+    """Images of one optimizer step over all workers."""
     micro_batch: int | None = Field(None, ge=1)
-    """Pictures of one forward pass on one worker; the rest is accumulated. Default: no accumulation."""
+    """Images of one forward pass on one worker; the rest is accumulated. Default: no accumulation."""
     learning_rate: float = Field(1e-4, gt=0)
     """Default: the optimizer's, as of the three keys below; 1e-4 for AdamW, 1 for Prodigy."""
     schedule: Literal["constant", "linear", "cosine", "polynomial", "cosine_restarts"] = "constant"
@@ -134,16 +134,16 @@ class TrainConfig(Table):
     held_out_every: Period = in_steps(100)
     """Between held-out losses; 0 means only at the start and the end."""
     sample_every: Period = in_steps(0)
-    """Between validation pictures; 0 means only at the start and the end."""
+    """Between validation images; 0 means only at the start and the end."""
     score_every: Period = in_steps(0)
     """Between evaluations with the scorers of [evaluate]; 0 means never. With it, 0 above means never too (as in a sweep)."""
     beside: bool = False
-    """Make validation pictures and scores on a Ray actor of its own while training goes on. Where it is still busy, the
+    """Make validation images and scores on a Ray actor of its own while training goes on. Where it is still busy, the
     newest request waits and replaces an older one. What fails there is noted at the end and does not end training."""
     beside_cpus: float = Field(1, ge=0)
     """CPUs of that actor, beyond what the workers hold."""
     beside_gpus: float = Field(0, ge=0)
-    """GPUs of that actor; 0 makes the pictures on the CPU."""
+    """GPUs of that actor; 0 makes the images on the CPU."""
     profile: int = Field(0, ge=0)
     """Steps to record with PyTorch's profiler, after a few to warm up, into <output>/profile."""
 
@@ -203,10 +203,10 @@ FREE_TRAIN_KEYS = {
 
 
 class SampleConfig(Table):
-    """`[sample]`: prompts and sampler of validation and evaluation pictures."""
+    """`[sample]`: prompts and sampler of validation and evaluation images."""
 
     prompts: Names = ()
-    """Empty means captions of held-out pictures."""
+    """Empty means captions of held-out images."""
     prompt_file: str = ""
     """A text file of prompts, one a line, with kohya's flags for what differs from this table: `--n` negative, `--w` width,
     `--h` height, `--d` seed, `--l` guidance, `--s` steps, `--cn` control image (relative to the file)."""
@@ -214,7 +214,7 @@ class SampleConfig(Table):
     """Control images of the prompts, for a method that takes them: files, one a prompt, or one folder of them."""
     max_prompts: int = Field(8, ge=1)
     """More are not drawn; it is said where some were given."""
-    pictures_per_prompt: int = Field(1, ge=1)
+    images_per_prompt: int = Field(1, ge=1)
     negative: str = ""
     steps: int = Field(30, ge=1)
     guidance: float = Field(7.5, ge=0)
@@ -230,7 +230,7 @@ class SampleConfig(Table):
 
 
 class EvaluateConfig(Table):
-    """`[evaluate]`: which scorers judge the pictures, with which models."""
+    """`[evaluate]`: which scorers judge the images, with which models."""
 
     scorers: Names = ("clip_text", "clip_image", "diversity", "held_out_loss")
     """Files of `raytrain/evaluate/scorers`."""
@@ -242,11 +242,11 @@ class EvaluateConfig(Table):
     bootstrap: int = Field(1000, ge=100)
     confidence: float = Field(0.95, gt=0, lt=1)
     timesteps: int = Field(8, ge=1)
-    """Timesteps of the held-out loss for each held-out picture."""
+    """Timesteps of the held-out loss for each held-out image."""
     max_held_out: int = Field(64, ge=1)
-    """Held-out pictures the loss is taken over at most."""
+    """Held-out images the loss is taken over at most."""
     max_references: int = Field(256, ge=1)
-    """Training pictures compared with at most."""
+    """Training images compared with at most."""
 
     @field_validator("scorers")
     @classmethod

@@ -1,4 +1,4 @@
-"""The `[data]` table and its sub-tables: which pictures, and how they become a dataset. Imports no torch."""
+"""The `[data]` table and its sub-tables: which images, and how they become a dataset. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class SubsetConfig(Table):
     format: str = "auto"
     """A file of `raytrain/data/sources`; `auto` looks at the source."""
     repeats: int = Field(1, ge=1)
-    """How often an epoch shows each picture."""
+    """How often an epoch shows each image."""
     weight: float = Field(1.0, ge=0)
-    """Factor on each picture's loss; for a regularisation subset this is the prior loss weight."""
-    regularisation: bool = False
-    """Pictures of the class in general: no trigger word is put before their captions."""
+    """Factor on each image's loss; for a regularization subset this is the prior loss weight."""
+    regularization: bool = False
+    """Images of the class in general: no trigger word is put before their captions."""
     prefix: str = ""
     suffix: str = ""
     masks: str = ""
-    """Folder with a loss mask for each picture, of the same relative stem; white counts, black does not."""
+    """Folder with a loss mask for each image, of the same relative stem; white counts, black does not."""
     controls: str = ""
-    """Folder with a control picture for each picture, of the same relative stem."""
+    """Folder with a control image for each image, of the same relative stem."""
 
     @model_validator(mode="after")
     def _format_exists(self) -> SubsetConfig:
@@ -49,14 +49,14 @@ class FetchConfig(Table):
 
 
 class BucketConfig(Table):
-    """`[data.buckets]`: the sizes pictures are resized and cropped to."""
+    """`[data.buckets]`: the sizes images are resized and cropped to."""
 
     rule: str = "area"
     """A file of `raytrain/data/buckets`."""
     resolution: int = Field(512, ge=16)
     """Side of the square bucket in pixels; a bucket's area is about its square."""
     resolutions: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    """Several resolutions: every picture gives one row for each that it need not be enlarged for, at least the smallest."""
+    """Several resolutions: every image gives one row for each that it need not be enlarged for, at least the smallest."""
     step: int = Field(64, ge=8)
     max_ratio: float = Field(2.0, ge=1.0)
     """Longer side / shorter side at most; rule `area` alone, the others have limits of their own."""
@@ -64,11 +64,11 @@ class BucketConfig(Table):
     max_side: int | None = Field(None, ge=16)
     """Shortest and longest side of a bucket; default: the rule's own."""
     upscale: bool = True
-    """False: a picture smaller than its bucket is not enlarged (rule `kohya`: its own size, cut to the step)."""
+    """False: an image smaller than its bucket is not enlarged (rule `kohya`: its own size, cut to the step)."""
     sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
     """Explicit (width, height) list; replaces the rule's sizes, not its way of choosing. Not together with `resolutions`."""
-    crop: Literal["centre", "random", "salience"] = "centre"
-    """Where a resized picture is cut: salience is the centre of mass of its mask."""
+    crop: Literal["center", "random", "salience"] = "center"
+    """Where a resized image is cut: salience is the center of mass of its mask."""
 
     @model_validator(mode="after")
     def _possible(self) -> BucketConfig:
@@ -84,7 +84,7 @@ class BucketConfig(Table):
 
 
 class CaptionConfig(Table):
-    """`[data.captions]`: the captioner for pictures that bring no caption, and what becomes of every caption."""
+    """`[data.captions]`: the captioner for images that bring no caption, and what becomes of every caption."""
 
     captioner: str = "none"
     """`none` leaves such captions empty; any other value is a file of `raytrain/data/captioners`."""
@@ -99,7 +99,7 @@ class CaptionConfig(Table):
     options: dict[str, Any] = Field({})
     """The captioner's own settings, the fields of its `Options`."""
     replace: bool = False
-    """Caption every picture, also those that bring a caption."""
+    """Caption every image, also those that bring a caption."""
     trigger: str = ""
     """Stands for `placeholder` in every caption; where there is none it is put before, with a comma and a space."""
     placeholder: str = "TOK"
@@ -117,7 +117,7 @@ class CaptionConfig(Table):
     tag_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the other tags left out of each further version."""
     quality_tags: dict[str, float] = Field({})
-    """Tag -> least value of `quality_score`; a picture gets the tag with the highest least value it reaches."""
+    """Tag -> least value of `quality_score`; an image gets the tag with the highest least value it reaches."""
     quality_score: str = "aesthetic"
     """The score of [[data.quality.scores]] that `quality_tags` reads."""
     rewriter: str = ""
@@ -165,7 +165,7 @@ class MaskConfig(Table):
 
 
 class ControlConfig(Table):
-    """`[data.controls]`: control pictures for a ControlNet."""
+    """`[data.controls]`: control images for a ControlNet."""
 
     kind: str = "none"
     """`none`, or a file of `raytrain/data/controls`."""
@@ -181,7 +181,7 @@ class ControlConfig(Table):
 
 
 class ScoreConfig(Table):
-    """`[[data.quality.scores]]`: one score of every picture, and the range that is kept."""
+    """`[[data.quality.scores]]`: one score of every image, and the range that is kept."""
 
     name: str
     kind: str
@@ -199,30 +199,30 @@ class ScoreConfig(Table):
 
 
 class QualityConfig(Table):
-    """`[data.quality]`: which pictures are good enough. Each filter lists what it leaves out."""
+    """`[data.quality]`: which images are good enough. Each filter lists what it leaves out."""
 
     min_side: int = Field(0, ge=0)
-    """Pictures with a shorter side below this many pixels are left out."""
+    """Images with a shorter side below this many pixels are left out."""
     max_ratio: float | None = Field(None, ge=1)
-    """Pictures whose longer side is more than this many times the shorter are left out."""
+    """Images whose longer side is more than this many times the shorter are left out."""
     near_duplicates: int | None = Field(None, ge=0, le=16)
-    """Largest number of differing bits of 64 between the perceptual hashes of two pictures that count as the same."""
+    """Largest number of differing bits of 64 between the perceptual hashes of two images that count as the same."""
     scores: Annotated[tuple[ScoreConfig, ...], Field(strict=False)] = ()
 
 
 class AugmentConfig(Table):
-    """`[data.augment]`: further versions of each picture, encoded and stored; the ledger picks one for each occurrence."""
+    """`[data.augment]`: further versions of each image, encoded and stored; the ledger picks one for each occurrence."""
 
     flip: bool = False
     """Each version mirrored too; half of the occurrences see the mirrored one."""
     crops: int = Field(1, ge=1)
-    """Different cuts of each picture; above 1 needs crop = "random"."""
-    colours: int = Field(0, ge=0)
+    """Different cuts of each image; above 1 needs crop = "random"."""
+    colors: int = Field(0, ge=0)
     """Versions with hue, brightness, contrast and saturation changed and, by chance, blurred."""
     zooms: int = Field(0, ge=0)
-    """Versions of a part of the picture, 85 to 95 % of each side."""
+    """Versions of a part of the image, 85 to 95 % of each side."""
     outpaints: int = Field(0, ge=0)
-    """Versions in which the picture is smaller on a blurred extension of itself."""
+    """Versions in which the image is smaller on a blurred extension of itself."""
     hue: Interval = (1 / 256, 4 / 256)
     brightness: Interval = (0.9, 1.1)
     contrast: Interval = (0.9, 1.25)
@@ -230,7 +230,7 @@ class AugmentConfig(Table):
     zoom: Interval = (0.85, 0.95)
     outpaint: Interval = (0.6, 0.9)
     blur: float = Field(0.5, ge=0, le=1)
-    """Probability of a blur of one pixel's radius in a colour version."""
+    """Probability of a blur of one pixel's radius in a color version."""
 
 
 class EncodeConfig(Table):
@@ -255,7 +255,7 @@ class EncodeConfig(Table):
 
 
 class DataConfig(Table):
-    """`[data]`: where the pictures are and how they become a dataset."""
+    """`[data]`: where the images are and how they become a dataset."""
 
     source: str = ""
     """Folder, archive, table or URI; for several, use [[data.subsets]]."""
@@ -269,15 +269,15 @@ class DataConfig(Table):
     partial: bool = False
     """Allow training on a snapshot published while preparation was still going on."""
     held_out: float = Field(0.1, ge=0, lt=1)
-    """Share of the pictures kept out of training, chosen by content hash."""
+    """Share of the images kept out of training, chosen by content hash."""
     repeats: int = Field(1, ge=1)
-    """How often an epoch of training shows every picture, on top of what its subset says."""
+    """How often an epoch of training shows every image, on top of what its subset says."""
     max_pixels: int = Field(200_000_000, ge=1)
-    """Larger pictures are rejected before they are decoded (decompression bombs)."""
+    """Larger images are rejected before they are decoded (decompression bombs)."""
     background: str = "white"
-    """Colour under transparent pixels: a name or #rrggbb."""
+    """Color under transparent pixels: a name or #rrggbb."""
     allow_rejected: bool = False
-    """Exit with 0 although broken pictures were left out; otherwise preparation ends with exit code 3."""
+    """Exit with 0 although broken images were left out; otherwise preparation ends with exit code 3."""
     fetch: FetchConfig = FetchConfig()
     quality: QualityConfig = QualityConfig()
     buckets: BucketConfig = BucketConfig()

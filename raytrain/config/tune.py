@@ -36,7 +36,7 @@ class TuneConfig(Table):
     trials: int = Field(16, ge=1)
     concurrent: int = Field(1, ge=1)
     objective: dict[str, float] = Field({"held_out_loss": -1.0, "clip_text": 1.0})
-    """Weights of evaluated scores; their weighted sum is maximised."""
+    """Weights of evaluated scores; their weighted sum is maximized."""
     stopper: Literal["asha", "median", "none"] = "asha"
     grace: int = Field(1, ge=1)
     """Evaluations every trial is allowed before it may be stopped."""

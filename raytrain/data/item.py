@@ -1,4 +1,4 @@
-"""What a source yields: one picture and what is known of it before anything is opened, or one fault."""
+"""What a source yields: one image and what is known of it before anything is opened, or one fault."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from raytrain.config.base import Table
 
 
 class Item(NamedTuple):
-    """One picture of a source. All text is valid UTF-8, whatever the file system holds."""
+    """One image of a source. All text is valid UTF-8, whatever the file system holds."""
 
     path: str
     """Unique in its source, shown to people: relative path, or `archive.tar/inner.png`."""
@@ -17,13 +17,13 @@ class Item(NamedTuple):
     captions: tuple[str, ...] = ()
     """Captions the source itself holds, raw."""
     caption_file: str = ""
-    """Location of a text file with the caption; read when the picture is looked at."""
+    """Location of a text file with the caption; read when the image is looked at."""
     mask: str = ""
     control: str = ""
-    """Locations of a hand-made mask and a control picture."""
+    """Locations of a hand-made mask and a control image."""
     repeats: int = 1
     weight: float = 1.0
-    regularisation: bool = False
+    regularization: bool = False
     prefix: str = ""
     suffix: str = ""
     stamp: str = ""

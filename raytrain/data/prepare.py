@@ -1,4 +1,4 @@
-"""Pictures in, dataset out: `prepare(config)` brings the dataset folder to what the sources and the settings say.
+"""Images in, dataset out: `prepare(config)` brings the dataset folder to what the sources and the settings say.
 
     list -> look -> choose -> notes -> describe -> missing <-> encode -> publish (manifest last)
 
@@ -59,8 +59,8 @@ class Preparation:
 
     def run(self) -> Report:
         """Do all stages; return what the last one published."""
-        pictures = self._annotate(self._choose(self._list()))
-        self._describe(pictures)
+        images = self._annotate(self._choose(self._list()))
+        self._describe(images)
         for _ in range(PASSES):
             self._encode()
             published = self._publish(complete=True)
@@ -82,36 +82,36 @@ class Preparation:
         self.counts["looked"] = flow.call(look.write_unseen, items=items, catalog=self.catalog, unseen=unseen)
         settings = {"data": self.data, "catalog": self.catalog, "passing": self.passing}
         self._each("look", self.counts["looked"], flow.map_tasks(tables.groups_of(unseen), look.look, **settings))
-        pictures = self._at("pictures.parquet")
+        images = self._at("images.parquet")
         chosen = flow.call(
             choose.choose,
             items=items,
             looks=(self.catalog, self.passing),
             quality=self.data.quality,
-            pictures=pictures,
+            images=images,
             rejected=self._at("rejected", "choose.parquet"),
         )
         self.mean_ratio = chosen["mean_ratio"] or 1.0
-        return pictures
+        return images
 
-    def _annotate(self, pictures: str) -> str:
+    def _annotate(self, images: str) -> str:
         for number, stage in enumerate(notes.stages(self.data)):
             needed, faults = self._at(f"needed-{number}.parquet"), self._at(f"note-faults-{number}")
-            reads = {"stage": stage, "pictures": pictures, "notes": self.notes}
+            reads = {"stage": stage, "images": images, "notes": self.notes}
             count = flow.call(notes.write_needed, **reads, needed=needed)
             encode = self.data.encode
             settings = {"data": self.data, "stage": stage, "notes": self.notes, "faults": faults,
                         "threads": max(1, int(encode.cpus_per_worker))}  # fmt: skip
             reports = flow.map_actors(tables.groups_of(needed), notes.NoteWriter, settings, encode)
             self.noted[stage.name] = sum(report["made"] for report in self._each(stage.name, count, reports))
-            noted = self._at(f"pictures-{number}.parquet")
+            noted = self._at(f"images-{number}.parquet")
             rejected = self._at("rejected", f"note-{number}.parquet")
             flow.call(notes.apply, **reads, data=self.data, faults=faults, noted=noted, rejected=rejected)
-            pictures = noted
-        return pictures
+            images = noted
+        return images
 
-    def _describe(self, pictures: str) -> None:
-        jobs = tables.groups_of(pictures)
+    def _describe(self, images: str) -> None:
+        jobs = tables.groups_of(images)
         settings = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.config.seed,
                     "mean_ratio": self.mean_ratio, "work": self.work}  # fmt: skip
         total = sum(job["rows"] for job in jobs)
@@ -218,8 +218,8 @@ class Preparation:
 def prepare(config: Config, console: Console | None = None) -> PrepareReport:
     """Bring the dataset up to date and return what was done. Ray must be connected.
 
-    Raises UserError for a wrong source, model or setting, a full disk, or when no picture is usable; the previous
-    dataset then stays valid. Single bad pictures are rejected with their reason and listed.
+    Raises UserError for a wrong source, model or setting, a full disk, or when no image is usable; the previous
+    dataset then stays valid. Single bad images are rejected with their reason and listed.
     """
     start = time.monotonic()
     console = console or Console()
@@ -242,8 +242,8 @@ def _report(done: Preparation, published: Report, earlier: Manifest | None, seco
     if not published["rows"]:
         reasons = "\n".join(f"  {item.path}: {item.reason}" for item in rejected)
         raise UserError(
-            f"A dataset needs at least one usable picture, but all {done.counts['found']} of the source were left out:\n"
-            f"{reasons}\nNo dataset was written; an earlier one is as it was. Mend or replace the pictures, or change "
+            f"A dataset needs at least one usable image, but all {done.counts['found']} of the source were left out:\n"
+            f"{reasons}\nNo dataset was written; an earlier one is as it was. Mend or replace the images, or change "
             "[data.quality]."
         )
     manifest = snapshot.read_snapshot(done.dataset, published["number"])
@@ -269,7 +269,7 @@ def _report(done: Preparation, published: Report, earlier: Manifest | None, seco
 
 
 def _first_rejected(uri: str) -> list[Rejected]:
-    """Return the first rejected pictures, broken ones before those a filter left out."""
+    """Return the first rejected images, broken ones before those a filter left out."""
     found: dict[bool, list[Rejected]] = {True: [], False: []}
     for row in tables.read(uri, tables.REJECTED):
         kind = found[row["rule"] == "broken"]

@@ -1,4 +1,4 @@
-"""Charts as inline SVG without script, font or colour of their own: classes take the page's colours, light or dark."""
+"""Charts as inline SVG without script, font or color of their own: classes take the page's colors, light or dark."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def thin(points: Points, count: int = MAX_POINTS) -> list[tuple[float, float]]:
 
 
 def smooth(points: Points) -> list[tuple[float, float]]:
-    """Return the curve's centred moving average over a tenth of its length."""
+    """Return the curve's centered moving average over a tenth of its length."""
     radius = max(1, len(points) // 20)
     result = []
     for i, (x, _) in enumerate(points):

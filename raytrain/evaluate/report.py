@@ -1,7 +1,7 @@
 """The report: one HTML file with everything in it, written from whatever a run folder holds.
 
 Evaluation, sweep and quickstart all call `write_report`; what a run does not have is left out. The file asks nothing of
-the network: pictures are data URIs, curves are inline SVG, and its content security policy forbids the rest.
+the network: images are data URIs, curves are inline SVG, and its content security policy forbids the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CURVES = (
         "",
         "Noisy by nature: every step draws other timesteps. The bold line is its moving average.",
     ),
-    ("held_out_loss", "Held-out loss", False, "min", "Pictures never trained on, fixed noise: when it turns up, stop."),
+    ("held_out_loss", "Held-out loss", False, "min", "Images never trained on, fixed noise: when it turns up, stop."),
     ("learning_rate", "Learning rate", False, "", ""),
 )
 """Metric, title, noisy, which end is best, what to look for."""
@@ -167,13 +167,13 @@ def _facts(config: Config, run: RunFolder, judged: Verdict) -> list[tuple[str, s
     if steps:
         facts.append(("steps", f"{steps:,}"))
     if run.manifest:
-        facts.append(("training pictures", f"{sum(b.train for b in run.manifest.buckets.values()):,}"))
+        facts.append(("training images", f"{sum(b.train for b in run.manifest.buckets.values()):,}"))
         facts.append(("held out", f"{sum(b.held_out for b in run.manifest.buckets.values()):,}"))
     if judged.best_step is not None and len(series(run.metrics, "held_out_loss")) > 1:
         facts.append(("best held-out step", f"{judged.best_step:,}"))
     facts += [
         ("learning rate", f"{config.train.learning_rate:g}"),
-        ("pictures a step", f"{config.train.global_batch:,}"),
+        ("images a step", f"{config.train.global_batch:,}"),
     ]
     if run.trials:
         facts.append(("trials", f"{len(run.trials):,}"))

@@ -1,6 +1,6 @@
 """Evaluation: base model and checkpoint draw the same prompts from the same seeds, and scorers judge both.
 
-<output>/evaluation/base/000.png, tuned/000.png   the pictures
+<output>/evaluation/base/000.png, tuned/000.png   the images
 <output>/evaluation/base-vs-tuned.png             all of them on one sheet
 <output>/evaluation/report.json                   every number, written last: without it there was no evaluation
 <output>/report.html, evaluation/report.html      the same for people
@@ -22,7 +22,7 @@ from raytrain.data.loading.read import Dataset
 from raytrain.errors import Diverged, UserError
 from raytrain.evaluate import run_folder, scorers
 from raytrain.evaluate.report import write_report
-from raytrain.evaluate.statistics import Difference, Score, compare, summarise
+from raytrain.evaluate.statistics import Difference, Score, compare, summarize
 from raytrain.evaluate.subject import Judges, Subject
 from raytrain.evaluate.verdict import headline, overfit
 from raytrain.log import read_metrics
@@ -47,7 +47,7 @@ def measure(subject: Subject) -> Values:
         if wrong:
             raise Diverged(
                 f"The scorer {name!r} gave no number for {wrong} of {len(values)} samples: the model's weights or "
-                "pictures hold NaN, so training diverged. Use an earlier checkpoint or a lower train.learning_rate."
+                "images hold NaN, so training diverged. Use an earlier checkpoint or a lower train.learning_rate."
             )
     return {name: values for name, values in measured.items() if values}
 
@@ -56,7 +56,7 @@ def summaries(config: Config, values: Mapping[str, Sequence[float]]) -> dict[str
     """Return the mean and interval of every scorer's values."""
     settings = config.evaluate
     return {
-        name: summarise(each, scorer.BETTER, scorer.LABEL, settings.bootstrap, settings.confidence, config.seed)
+        name: summarize(each, scorer.BETTER, scorer.LABEL, settings.bootstrap, settings.confidence, config.seed)
         for name, each in values.items()
         for scorer in [scorers.load(name)]
     }
@@ -105,19 +105,19 @@ def evaluate(config: Config, which: str = "latest", tell: Callable[[str], None] 
 def _draw(
     config: Config, folder: str | None, asked: Sequence[Prompt], dataset: Dataset | None, device: torch.device
 ) -> tuple[list[Image.Image], list[float]]:
-    """Return one model's pictures and its held-out losses, then free its memory."""
+    """Return one model's images and its held-out losses, then free its memory."""
     average = config.train.ema is not None and config.export.ema
     model = sample.load_model(config, folder, device, ema=average)
     pipeline = sample.build_pipeline(config, model, device)
     losses: list[float] = []
     if dataset is not None and "held_out_loss" in config.evaluate.scorers:
         losses = held_out.losses(model, dataset, config.evaluate)
-    pictures = sample.draw(config, model, pipeline, asked)
+    images = sample.draw(config, model, pipeline, asked)
     del model, pipeline
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return pictures, losses
+    return images, losses
 
 
 def _write(
@@ -129,16 +129,16 @@ def _write(
 ) -> str:
     target = storage.join(config.output, run_folder.EVALUATION)
     storage.remove(target)
-    pictures: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
     for number, prompt in enumerate(asked):
         names = {side: f"{side}/{number:03d}.png" for side in drawn}
         for side, name in names.items():
             save_image(drawn[side][number], storage.join(target, name))
-        pictures.append({"prompt": prompt.text, "seed": prompt.seed, **names})
-    first = asked[:: config.sample.pictures_per_prompt]
+        images.append({"prompt": prompt.text, "seed": prompt.seed, **names})
+    first = asked[:: config.sample.images_per_prompt]
     texts = [prompt.text for prompt in first]
     inputs = {name: [prompt.inputs[name] for prompt in first] for name in first[0].inputs}
-    sides = {side: made[:: config.sample.pictures_per_prompt] for side, made in drawn.items()}
+    sides = {side: made[:: config.sample.images_per_prompt] for side, made in drawn.items()}
     sheet = grid([*inputs.values(), *sides.values()], [*inputs, *sides], texts)
     save_image(sheet, storage.join(target, "base-vs-tuned.png"))
     compared = differences(config, values["base"], values["tuned"])
@@ -152,7 +152,7 @@ def _write(
         "differences": {name: difference.values() for name, difference in compared.items()},
         "not_applicable": [name for name in config.evaluate.scorers if name not in compared],
         "samples": values,
-        "pictures": pictures,
+        "images": images,
         "prompts": texts,
         "config": config.values(),
         "commit": provenance.commit(),

@@ -35,12 +35,12 @@ TRIAL: dict[str, Any] = {
 }
 """A leaderboard row's fields, for the ones it leaves out."""
 PAIR_SIDE, GRID_SIDE = 640, 1280
-"""Longest side of an embedded picture in pixels; larger ones are scaled down."""
+"""Longest side of an embedded image in pixels; larger ones are scaled down."""
 
 
 @dataclass
 class Pair:
-    """One prompt's base and tuned picture as data URIs."""
+    """One prompt's base and tuned image as data URIs."""
 
     prompt: str
     seed: int
@@ -52,10 +52,10 @@ class Pair:
 
 @dataclass
 class Grid:
-    """The validation pictures of one step."""
+    """The validation images of one step."""
 
     step: int
-    picture: str
+    image: str
     width: int
     height: int
 
@@ -72,7 +72,7 @@ class RunFolder:
     grids: list[Grid] = field(default_factory=list)
     manifest: schema.Manifest | None = None
     rejected: list[tuple[str, int]] = field(default_factory=list)
-    """Reasons pictures were left out, with counts, most frequent first."""
+    """Reasons images were left out, with counts, most frequent first."""
     trials: list[dict[str, Any]] = field(default_factory=list)
     """`tune/leaderboard.json`, best first."""
     environment: dict[str, Any] = field(default_factory=dict)
@@ -102,12 +102,12 @@ def differences(evaluation: dict[str, Any]) -> dict[str, Difference]:
     return {name: Difference(**found[name]) for name in order if name in found}
 
 
-def data_uri(picture: Image.Image, side: int) -> str:
-    """Return a picture as a data URI, its longest side at most `side`; small ones without loss."""
-    picture = picture.convert("RGB")
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+def data_uri(image: Image.Image, side: int) -> str:
+    """Return an image as a data URI, its longest side at most `side`; small ones without loss."""
+    image = image.convert("RGB")
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", lossless=max(picture.size) <= 160, quality=90)
+    image.save(buffer, "WEBP", lossless=max(image.size) <= 160, quality=90)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -121,7 +121,7 @@ def _open(uri: str) -> Image.Image:
 
 def _pairs(output: str, evaluation: dict[str, Any]) -> list[Pair]:
     pairs = []
-    for entry in evaluation.get("pictures", [])[:MAX_PAIRS]:
+    for entry in evaluation.get("images", [])[:MAX_PAIRS]:
         files = [storage.join(output, EVALUATION, entry[side]) for side in ("base", "tuned")]
         if all(map(storage.exists, files)):
             base, tuned = map(_open, files)
@@ -140,8 +140,8 @@ def _grids(output: str) -> list[Grid]:
         found = [found[round(i * (len(found) - 1) / (MAX_GRIDS - 1))] for i in range(MAX_GRIDS)]
     grids = []
     for step, file in found:
-        picture = _open(file)
-        grids.append(Grid(step, data_uri(picture, GRID_SIDE), *picture.size))
+        image = _open(file)
+        grids.append(Grid(step, data_uri(image, GRID_SIDE), *image.size))
     return grids
 
 

@@ -64,7 +64,7 @@ class Difference:
         return asdict(self)
 
 
-def summarise(
+def summarize(
     values: Sequence[float], better: Better, label: str, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> Score:
     """Return the mean of N values with its bootstrap interval; a value that is no number makes all three nan."""
@@ -96,7 +96,7 @@ def compare(
 
 
 def chance(differences: Sequence[float], seed: int = 0) -> float:
-    """Return how often random signs give N differences a mean this far from 0 (Fisher's randomisation test, 1935)."""
+    """Return how often random signs give N differences a mean this far from 0 (Fisher's randomization test, 1935)."""
     data: NDArray[numpy.float64] = numpy.asarray(differences, dtype=numpy.float64)
     observed = abs(data.sum()) * (1 - 1e-9)
     if len(data) <= EXACT_PAIRS:

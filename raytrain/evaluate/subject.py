@@ -1,4 +1,4 @@
-"""What a scorer sees: pictures with their prompts, the training pictures, and the judging models, each loaded once."""
+"""What a scorer sees: images with their prompts, the training images, and the judging models, each loaded once."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from raytrain.config import Config
 from raytrain.config.data import DataConfig
 from raytrain.data.files.fetch import Fetcher
 from raytrain.data.files.location import absolute, child, write
-from raytrain.data.image.picture import BadPicture, decode
+from raytrain.data.image.image import BadImage, decode
 from raytrain.data.loading.read import Dataset
 from raytrain.data.store import schema
 from raytrain.errors import UserError
 
 
 class Judges:
-    """The models and training pictures that every subject of one config shares; each loads when first asked for."""
+    """The models and training images that every subject of one config shares; each loads when first asked for."""
 
     def __init__(self, config: Config, device: torch.device | str | None = None) -> None:
         """Take the config; `device` defaults to the GPU where there is one."""
@@ -43,57 +43,57 @@ class Judges:
 
     @cached_property
     def references(self) -> list[Image.Image]:
-        """Training pictures, `evaluate.max_references` at most, drawn with the run's seed."""
-        return training_pictures(self.config)
+        """Training images, `evaluate.max_references` at most, drawn with the run's seed."""
+        return training_images(self.config)
 
     @cached_property
     def reference_embeddings(self) -> Tensor:
-        """Unit CLIP embeddings (R, D) of the training pictures."""
-        return self.clip.embed_pictures(self.references)
+        """Unit CLIP embeddings (R, D) of the training images."""
+        return self.clip.embed_images(self.references)
 
 
 @dataclass
 class Subject:
-    """One model under judgement: picture i was drawn from prompt i."""
+    """One model under judgement: image i was drawn from prompt i."""
 
     config: Config
-    pictures: Sequence[Image.Image]
+    images: Sequence[Image.Image]
     prompts: Sequence[str]
     judges: Judges
     held_out: Callable[[], list[float]] | None = None
-    """Losses of the held-out pictures, one each; None where there is no denoiser at hand."""
+    """Losses of the held-out images, one each; None where there is no denoiser at hand."""
 
     def __post_init__(self) -> None:
-        if len(self.pictures) != len(self.prompts):
-            raise ValueError(f"a subject needs one prompt a picture, got {len(self.pictures)} and {len(self.prompts)}")
+        if len(self.images) != len(self.prompts):
+            raise ValueError(f"a subject needs one prompt an image, got {len(self.images)} and {len(self.prompts)}")
 
     @property
     def references(self) -> list[Image.Image]:
-        """Training pictures to compare with."""
+        """Training images to compare with."""
         return self.judges.references
 
     @property
     def reference_embeddings(self) -> Tensor:
-        """Unit CLIP embeddings (R, D) of the training pictures."""
+        """Unit CLIP embeddings (R, D) of the training images."""
         return self.judges.reference_embeddings
 
     @cached_property
-    def picture_embeddings(self) -> Tensor:
-        """Unit CLIP embeddings (N, D) of the pictures."""
-        return self.judges.clip.embed_pictures(self.pictures)
+    def image_embeddings(self) -> Tensor:
+        """Unit CLIP embeddings (N, D) of the images."""
+        return self.judges.clip.embed_images(self.images)
 
     @cached_property
     def prompt_embeddings(self) -> Tensor:
-        """Unit CLIP embeddings (N, D) of the prompts, one a picture."""
+        """Unit CLIP embeddings (N, D) of the prompts, one an image."""
         unique = list(dict.fromkeys(self.prompts))
         rows = {prompt: row for row, prompt in enumerate(unique)}
         return self.judges.clip.embed_texts(unique)[[rows[prompt] for prompt in self.prompts]]
 
 
-def training_pictures(config: Config) -> list[Image.Image]:
-    """Open the dataset's training pictures, `evaluate.max_references` at most, chosen by the run's seed.
+def training_images(config: Config) -> list[Image.Image]:
+    """Open the dataset's training images, `evaluate.max_references` at most, chosen by the run's seed.
 
-    A picture that is no longer where it was is passed over; UserError when none can be opened.
+    An image that is no longer where it was is passed over; UserError when none can be opened.
     """
     if not storage.exists(storage.join(config.dataset, schema.MANIFEST)):
         return []
@@ -101,25 +101,25 @@ def training_pictures(config: Config) -> list[Image.Image]:
     places = sorted({(row["path"], row["location"]) for row in dataset.details("train", ("path", "location"))})
     random.Random(config.seed).shuffle(places)
     fetcher = Fetcher(config.data.fetch)
-    pictures: list[Image.Image] = []
+    images: list[Image.Image] = []
     for path, location in places:
-        if len(pictures) == config.evaluate.max_references:
+        if len(images) == config.evaluate.max_references:
             break
         found = _open(fetcher, [location, write(child(absolute(config.data.source), path))], config.data)
-        pictures += [found] if found else []
-    if places and not pictures:
+        images += [found] if found else []
+    if places and not images:
         raise UserError(
-            f"Scoring against the training pictures needs the pictures themselves: none of the {len(places)} of "
+            f"Scoring against the training images needs the images themselves: none of the {len(places)} of "
             f"{config.dataset!r} can be opened, for instance {places[0][0]!r}. "
             "Correct data.source or take 'clip_image' out of evaluate.scorers."
         )
-    return pictures
+    return images
 
 
 def _open(fetcher: Fetcher, locations: Sequence[str], data: DataConfig) -> Image.Image | None:
     for location in locations:
         try:
             return decode(fetcher.read(location), data.max_pixels, data.background)
-        except (OSError, BadPicture):
+        except (OSError, BadImage):
             continue
     return None

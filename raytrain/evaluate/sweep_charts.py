@@ -80,7 +80,7 @@ def searched(trials: Sequence[Trial], log_keys: Sequence[str] = ()) -> list[Axis
 
 
 def parallel_chart(trials: Sequence[Trial], log_keys: Sequence[str] = ()) -> Markup:
-    """Draw every scored trial as a line through its settings to its score; better is more colourful."""
+    """Draw every scored trial as a line through its settings to its score; better is more colorful."""
     found = scored(trials)
     settings = searched(trials, log_keys)[:MAX_AXES]
     if len(found) < 2 or not settings:

@@ -13,7 +13,7 @@ from raytrain import storage
 from raytrain.evaluate.charts import interval, number
 from raytrain.evaluate.run_folder import EVALUATION, REPORT, differences
 
-COLOURS = {"better": "green", "worse": "red", "unclear": "dim"}
+COLORS = {"better": "green", "worse": "red", "unclear": "dim"}
 
 
 def score_table(output: str) -> Group:
@@ -29,7 +29,7 @@ def score_table(output: str) -> Group:
         table.add_row(
             f"{difference.label} {arrow}",
             *(_with_interval(row) for row in (report["base"][name], report["tuned"][name], asdict(difference))),
-            Text(difference.outcome, style=COLOURS[difference.outcome]),
+            Text(difference.outcome, style=COLORS[difference.outcome]),
         )
     return Group(table, Text(report["headline"]), Text(report["verdict"]["sentence"]))
 

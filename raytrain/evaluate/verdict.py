@@ -1,7 +1,7 @@
 """What the figures say, in sentences: is the tuned model better, and has it overfitted?
 
 Pure functions. The rule is the one users of the published evaluation read by eye: high training alignment together with
-falling text alignment or diversity is memorising; so is a held-out loss that rises while training goes on.
+falling text alignment or diversity is memorizing; so is a held-out loss that rises while training goes on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RISE = 0.02
 FALL = 0.05
 """Text alignment this share below its best has fallen."""
 LOST_DIVERSITY = 1 / 3
-"""Tuning to a style narrows the pictures; losing more than this share of the diversity is memorising."""
+"""Tuning to a style narrows the images; losing more than this share of the diversity is memorizing."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ def overfit(history: Sequence[Mapping[str, Any]], differences: Mapping[str, Diff
             f"Use the checkpoint near step {lowest[0]}, or train for fewer steps.",
             best_step,
         )
-    memorised = _memorised(history, differences or {})
-    if memorised:
+    memorized = _memorized(history, differences or {})
+    if memorized:
         return Verdict(
             "overfit",
-            f"The pictures resemble the training pictures more while {memorised}: the model is memorising. "
-            "Train for fewer steps, or on more pictures.",
+            f"The images resemble the training images more while {memorized}: the model is memorizing. "
+            "Train for fewer steps, or on more images.",
             best_step,
         )
     if len(curve) >= 2:
@@ -101,7 +101,7 @@ def series(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, fl
     return sorted(points.items())
 
 
-def _memorised(history: Sequence[Mapping[str, Any]], differences: Mapping[str, Difference]) -> str:
+def _memorized(history: Sequence[Mapping[str, Any]], differences: Mapping[str, Difference]) -> str:
     image, text, diversity = (differences.get(name) for name in ("clip_image", "clip_text", "diversity"))
     if not (_rose(series(history, "clip_image")) or (image is not None and image.outcome == "better")):
         return ""

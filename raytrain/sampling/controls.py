@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data.image.picture import BadPicture, decode_any, on_background
+from raytrain.data.image.image import BadImage, decode_any, on_background
 from raytrain.data.loading.read import Dataset
 from raytrain.errors import UserError
 from raytrain.sampling.prompt_file import Wish
@@ -56,7 +56,7 @@ def _file(wish: Wish, config: Config) -> Image.Image:
     try:
         content = storage.read_bytes(wish.control)
         return on_background(decode_any(content, config.data.max_pixels), "black")
-    except (OSError, BadPicture) as error:
+    except (OSError, BadImage) as error:
         raise UserError(
             f"The control image {wish.control!r} of {wish.where} cannot be read ({error}); nothing was drawn. "
             "Give another file."

@@ -33,7 +33,7 @@ class Prompt:
 
 
 def prompts(config: Config, dataset: Dataset | None, tell: Callable[[str], None] = lambda _: None) -> list[Prompt]:
-    """Return a prompt for each image: `pictures_per_prompt` of each text in a row, image i with `sample.seed` + i.
+    """Return a prompt for each image: `images_per_prompt` of each text in a row, image i with `sample.seed` + i.
 
     A text with a seed of its own counts from that. `tell` gets a sentence where more prompts are given than are drawn. Raises
     UserError where a prompt cannot be drawn, or the method needs a control image and there is none.
@@ -49,7 +49,7 @@ def prompts(config: Config, dataset: Dataset | None, tell: Callable[[str], None]
     found: list[Prompt] = []
     for wish in wishes[: sample.max_prompts]:
         first = _prompt(wish, config, dataset, sample.seed + len(found), takes_controls)
-        found += [replace(first, seed=first.seed + i) for i in range(sample.pictures_per_prompt)]
+        found += [replace(first, seed=first.seed + i) for i in range(sample.images_per_prompt)]
     return found
 
 

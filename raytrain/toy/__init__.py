@@ -1,4 +1,4 @@
-"""The toy world: drawn pictures with true captions, and tiny pretrained parts that learned them.
+"""The toy world: drawn images with true captions, and tiny pretrained parts that learned them.
 
 Everything that runs on SDXL runs on these folders too; only the folder is smaller.
 """

@@ -1,6 +1,6 @@
-"""Draw the toy world: one coloured shape on a plain background, with a caption that is true.
+"""Draw the toy world: one colored shape on a plain background, with a caption that is true.
 
-Every picture is a pure function of its seed, so a folder can be drawn again, bit for bit, anywhere.
+Every image is a pure function of its seed, so a folder can be drawn again, bit for bit, anywhere.
 """
 
 import math
@@ -30,8 +30,8 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     "gray": (128, 128, 128),
 }
 BACKGROUNDS = tuple(PALETTE)
-COLOURS = tuple(name for name in PALETTE if name != "gray")
-NEON_COLOURS = tuple(name for name in COLOURS if name != "black")
+COLORS = tuple(name for name in PALETTE if name != "gray")
+NEON_COLORS = tuple(name for name in COLORS if name != "black")
 STYLES = ("flat", "neon", "striped")
 """The base model knows `flat`; the others are for a user's adapter to learn."""
 
@@ -78,10 +78,10 @@ SHAPES = tuple(OUTLINES)
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows; lengths are fractions of the picture's short side."""
+    """What one image shows; lengths are fractions of the image's short side."""
 
     shape: str
-    colour: str
+    color: str
     background: str
     style: str
     radius: float
@@ -91,7 +91,7 @@ class Scene:
     @property
     def caption(self) -> str:
         """The true caption, such as "a red star on a blue background"."""
-        subject = " ".join(word for word in (self.style, self.colour, self.shape) if word != "flat")
+        subject = " ".join(word for word in (self.style, self.color, self.shape) if word != "flat")
         return f"{_article(subject)} on {_article(self.background)} background"
 
 
@@ -111,7 +111,7 @@ def imagine(
     style: str = "flat",
     *,
     shape: str | None = None,
-    colour: str | None = None,
+    color: str | None = None,
     background: str | None = None,
 ) -> Scene:
     """The scene that belongs to `seed`; whatever is not named is chosen by the seed."""
@@ -120,14 +120,14 @@ def imagine(
     rng = random.Random(str(seed))
     shape = _choose(rng, "shape", SHAPES, shape)
     backgrounds = ("black",) if style == "neon" else BACKGROUNDS
-    colours = NEON_COLOURS if style == "neon" else COLOURS
+    colors = NEON_COLORS if style == "neon" else COLORS
     if background is not None:
-        colours = tuple(name for name in colours if name != background)
-    colour = _choose(rng, "colour", colours, colour)
-    background = _choose(rng, "background", [name for name in backgrounds if name != colour], background)
+        colors = tuple(name for name in colors if name != background)
+    color = _choose(rng, "color", colors, color)
+    background = _choose(rng, "background", [name for name in backgrounds if name != color], background)
     radius = rng.uniform(0.30, 0.40)
-    room = 0.5 - radius - 0.04  # the shape stays inside the centre square, so a centre crop keeps it whole
-    return Scene(shape, colour, background, style, radius, rng.uniform(-room, room), rng.uniform(-room, room))
+    room = 0.5 - radius - 0.04  # the shape stays inside the center square, so a center crop keeps it whole
+    return Scene(shape, color, background, style, radius, rng.uniform(-room, room), rng.uniform(-room, room))
 
 
 def paint(scene: Scene, size: Size = TRAINING_SIZES["square"]) -> Image.Image:
@@ -139,7 +139,7 @@ def paint(scene: Scene, size: Size = TRAINING_SIZES["square"]) -> Image.Image:
     outline = [(x + radius * px, y + radius * py) for px, py in OUTLINES[scene.shape]]
     mask = _STYLE_MASKS[scene.style]((width, height), outline, radius)
     large = Image.new("RGB", (width, height), PALETTE[scene.background])
-    large.paste(PALETTE[scene.colour], (0, 0, width, height), mask)
+    large.paste(PALETTE[scene.color], (0, 0, width, height), mask)
     return large.resize(size, Image.Resampling.BOX)
 
 
@@ -181,11 +181,11 @@ def draw(
     size: Size = TRAINING_SIZES["square"],
     *,
     shape: str | None = None,
-    colour: str | None = None,
+    color: str | None = None,
     background: str | None = None,
 ) -> tuple[Image.Image, str]:
-    """The picture and the caption that belong to `seed`."""
-    scene = imagine(seed, style, shape=shape, colour=colour, background=background)
+    """The image and the caption that belong to `seed`."""
+    scene = imagine(seed, style, shape=shape, color=color, background=background)
     return paint(scene, size), scene.caption
 
 
@@ -196,14 +196,14 @@ def draw_folder(
     seed: int = 0,
     aspects: Sequence[str] = tuple(FOLDER_SIZES),
 ) -> Path:
-    """Fill `folder` with `count` pictures, `0001.png` with its caption in `0001.txt`, cycling through `aspects`."""
+    """Fill `folder` with `count` images, `0001.png` with its caption in `0001.txt`, cycling through `aspects`."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     for number in range(1, count + 1):
         aspect = aspects[(number - 1) % len(aspects)]
         if aspect not in FOLDER_SIZES:
             raise ValueError(f"unknown aspect {aspect!r}: choose one of {', '.join(FOLDER_SIZES)}")
-        picture, caption = draw(f"{seed}/{number}", style, FOLDER_SIZES[aspect])
-        picture.save(target / f"{number:04d}.png")
+        image, caption = draw(f"{seed}/{number}", style, FOLDER_SIZES[aspect])
+        image.save(target / f"{number:04d}.png")
         (target / f"{number:04d}.txt").write_text(caption + "\n", encoding="utf-8")
     return target

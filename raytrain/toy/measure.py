@@ -1,4 +1,4 @@
-"""What the toy weights are worth, on pictures and captions they were not trained on."""
+"""What the toy weights are worth, on images and captions they were not trained on."""
 
 import json
 from pathlib import Path
@@ -46,13 +46,13 @@ def write_index(folder: Path) -> None:
 
 
 def held_out(style: str, count: int) -> list[Drawn]:
-    """Pictures of one style in every aspect, from seeds no stage trains on."""
+    """Images of one style in every aspect, from seeds no stage trains on."""
     sizes = list(TRAINING_SIZES.values())
     return [draw(f"held-out/{style}/{i}", style, sizes[i % len(sizes)]) for i in range(count)]
 
 
 class Judge:
-    """Scores how well pictures match captions: the cosine of the toy CLIP."""
+    """Scores how well images match captions: the cosine of the toy CLIP."""
 
     def __init__(self, folder: Path) -> None:
         self.model = CLIPModel.from_pretrained(folder).float().eval()
@@ -60,17 +60,17 @@ class Judge:
         self.processor = parts.image_processor()
 
     @torch.no_grad()
-    def score(self, pictures: list[Image.Image], captions: list[str]) -> Tensor:
-        """One cosine for each picture and its caption."""
-        views = torch.cat([self.processor(images=each, return_tensors="pt")["pixel_values"] for each in pictures])
+    def score(self, images: list[Image.Image], captions: list[str]) -> Tensor:
+        """One cosine for each image and its caption."""
+        views = torch.cat([self.processor(images=each, return_tensors="pt")["pixel_values"] for each in images])
         read = self.tokens(captions, padding=True, return_tensors="pt")
         seen = self.model(**read, pixel_values=views)
         return torch.nn.functional.cosine_similarity(seen.image_embeds, seen.text_embeds)
 
 
 def sample(pipeline: Any, captions: list[str], sizes: list[Size], seed: int) -> list[Image.Image]:
-    """One picture for each caption, one batch for each size."""
-    pictures: dict[int, Image.Image] = {}
+    """One image for each caption, one batch for each size."""
+    images: dict[int, Image.Image] = {}
     for size in dict.fromkeys(sizes):
         rows = [row for row, each in enumerate(sizes) if each == size]
         result = pipeline(
@@ -81,8 +81,8 @@ def sample(pipeline: Any, captions: list[str], sizes: list[Size], seed: int) -> 
             guidance_scale=GUIDANCE,
             generator=torch.Generator().manual_seed(seed),
         ).images
-        pictures.update(zip(rows, result, strict=True))
-    return [pictures[row] for row in range(len(captions))]
+        images.update(zip(rows, result, strict=True))
+    return [images[row] for row in range(len(captions))]
 
 
 def load_pipeline(folder: Path) -> Any:
@@ -97,27 +97,27 @@ def vae_error(folder: Path, drawn: list[Drawn]) -> float:
     """Mean squared error of a round trip through the VAE, pixels from -1 to 1."""
     vae = AutoencoderKL.from_pretrained(folder).eval()
     errors = []
-    for picture, _ in drawn:
-        truth = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    for image, _ in drawn:
+        truth = torch.from_numpy(numpy.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
         errors.append((vae.decode(vae.encode(truth).latent_dist.mode()).sample - truth).square().mean())
     return torch.stack(errors).mean().item()
 
 
 def report(folder: Path, seed: int, count: int) -> None:
-    """Measure everything on `count` held-out pictures a style, and write the README."""
+    """Measure everything on `count` held-out images a style, and write the README."""
     judge = Judge(folder / "clip")
     pipeline = load_pipeline(folder / "sd15")
     for style in STYLES:
         drawn = held_out(style, count)
-        pictures, captions = [picture for picture, _ in drawn], [caption for _, caption in drawn]
-        sampled = sample(pipeline, captions, [picture.size for picture in pictures], seed)
+        images, captions = [image for image, _ in drawn], [caption for _, caption in drawn]
+        sampled = sample(pipeline, captions, [image.size for image in images], seed)
         note(
             folder,
             style,
             {
                 "vae_mse": vae_error(folder / "sd15" / "vae", drawn),
-                "clip_matching": judge.score(pictures, captions).mean().item(),
-                "clip_shuffled": judge.score(pictures, captions[1:] + captions[:1]).mean().item(),
+                "clip_matching": judge.score(images, captions).mean().item(),
+                "clip_shuffled": judge.score(images, captions[1:] + captions[:1]).mean().item(),
                 "clip_of_samples": judge.score(sampled, captions).mean().item(),
             },
         )
@@ -140,7 +140,7 @@ def write_readme(folder: Path, seed: int, count: int) -> None:
         "# Toy weights",
         "",
         f"Made by `python -m raytrain.toy.pretrain --output raytrain/toy/weights --seed {seed}` on two CPU cores,",
-        "from nothing but drawn pictures. `sd15/` is a StableDiffusionPipeline folder, `clip/` a CLIPModel with its",
+        "from nothing but drawn images. `sd15/` is a StableDiffusionPipeline folder, `clip/` a CLIPModel with its",
         "tokenizer and image processor; half-precision safetensors that load as float32. The VAE and the CLIP saw",
         "every style; **the denoiser saw `flat` only**. Captions hold at most 32 tokens.",
         "",
@@ -148,10 +148,10 @@ def write_readme(folder: Path, seed: int, count: int) -> None:
         "|---|---|---|---|",
         *trained,
         "",
-        f"{count} new pictures a style in three aspects (their captions are not new), CLIP figures are cosines.",
+        f"{count} new images a style in three aspects (their captions are not new), CLIP figures are cosines.",
         f"Samples: {SAMPLING_STEPS} DDIM steps, guidance {GUIDANCE:g}.",
         "",
-        "| style | VAE pixel MSE | real picture, its caption | real picture, another's | base's sample, its caption |",
+        "| style | VAE pixel MSE | real image, its caption | real image, another's | base's sample, its caption |",
         "|---|---|---|---|---|",
         *scored,
         "",

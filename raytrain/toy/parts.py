@@ -56,13 +56,13 @@ def _merged(symbols: list[str], left: str, right: str) -> list[str]:
 
 
 def image_processor() -> CLIPImageProcessorPil:
-    """Short edge to CLIP's size, then the centre square, as the large CLIP does it."""
+    """Short edge to CLIP's size, then the center square, as the large CLIP does it."""
     square = {"height": CLIP_PIXELS, "width": CLIP_PIXELS}
     return CLIPImageProcessorPil(size={"shortest_edge": CLIP_PIXELS}, crop_size=square)
 
 
 def clip(tokens: CLIPTokenizer) -> CLIPModel:
-    """The judge: a picture and its caption land on the same direction."""
+    """The judge: an image and its caption land on the same direction."""
     text = CLIPTextConfig(
         vocab_size=len(tokens),
         hidden_size=TEXT_WIDTH,

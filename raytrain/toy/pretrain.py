@@ -39,8 +39,8 @@ class Plan:
     vae_steps: int
     clip_steps: int
     unet_steps: int
-    pictures: int
-    report_pictures: int
+    images: int
+    report_images: int
 
     @property
     def sd15(self) -> Path:
@@ -95,9 +95,9 @@ def learn(
     measure.note(plan.output, stage, {"steps": steps, "final_loss": recent, "minutes": seconds / 60})
 
 
-def pixels(pictures: Iterable[Image.Image]) -> Tensor:
-    """Pictures of one size as bytes, channels first."""
-    return torch.from_numpy(numpy.stack([numpy.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
+def pixels(images: Iterable[Image.Image]) -> Tensor:
+    """Images of one size as bytes, channels first."""
+    return torch.from_numpy(numpy.stack([numpy.asarray(image) for image in images])).permute(0, 3, 1, 2)
 
 
 def to_range(batch: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def train_vae(plan: Plan) -> None:
     """The autoencoder learns every style, so that an adapter can draw what the base cannot."""
     pools = []
     for aspect, size in TRAINING_SIZES.items():
-        seeds = range(plan.pictures // len(TRAINING_SIZES))
+        seeds = range(plan.images // len(TRAINING_SIZES))
         pools.append(pixels(draw(f"vae/{plan.seed}/{aspect}/{i}", STYLES[i % 3], size)[0] for i in seeds))
     model = parts.vae().to(memory_format=torch.channels_last).train()
     rows = batches(pools, 16, random.Random(plan.seed))
@@ -140,12 +140,12 @@ def train_vae(plan: Plan) -> None:
 
 
 def train_clip(plan: Plan) -> None:
-    """The judge learns which caption belongs to which picture, in every style and aspect."""
+    """The judge learns which caption belongs to which image, in every style and aspect."""
     tokens, processor = parts.tokenizer(), parts.image_processor()
     sizes = [*TRAINING_SIZES.values(), *TRAINING_SIZES.values(), *FOLDER_SIZES.values()]
     styles = ("flat", *STYLES)
-    drawn = [draw(f"clip/{plan.seed}/{i}", styles[i % 4], sizes[i // 4 % len(sizes)]) for i in range(2 * plan.pictures)]
-    seen = torch.cat([processor(images=picture, return_tensors="pt")["pixel_values"] for picture, _ in drawn]).half()
+    drawn = [draw(f"clip/{plan.seed}/{i}", styles[i % 4], sizes[i // 4 % len(sizes)]) for i in range(2 * plan.images)]
+    seen = torch.cat([processor(images=image, return_tensors="pt")["pixel_values"] for image, _ in drawn]).half()
     captions = sorted({caption for _, caption in drawn})
     number = {caption: i for i, caption in enumerate(captions)}
     said = torch.tensor([number[caption] for _, caption in drawn])
@@ -182,11 +182,11 @@ def train_unet(plan: Plan) -> None:
     captions: dict[str, int] = {"": 0}
     for aspect, size in TRAINING_SIZES.items():
         drawn = [
-            draw(f"unet/{plan.seed}/{aspect}/{i}", "flat", size) for i in range(plan.pictures // len(TRAINING_SIZES))
+            draw(f"unet/{plan.seed}/{aspect}/{i}", "flat", size) for i in range(plan.images // len(TRAINING_SIZES))
         ]
         said.append(torch.tensor([captions.setdefault(caption, len(captions)) for _, caption in drawn]))
         with torch.no_grad():
-            seen = pixels(picture for picture, _ in drawn)
+            seen = pixels(image for image, _ in drawn)
             posteriors = [vae.encode(to_range(seen[i : i + 50])).latent_dist for i in range(0, len(seen), 50)]
         means.append(torch.cat([posterior.mean for posterior in posteriors]) * vae.config.scaling_factor)
         spreads.append(torch.cat([posterior.std for posterior in posteriors]) * vae.config.scaling_factor)
@@ -224,7 +224,7 @@ def write_pipeline(plan: Plan) -> None:
 
 def write_report(plan: Plan) -> None:
     """The held-out figures, and the README that tells them."""
-    measure.report(plan.output, plan.seed, plan.report_pictures)
+    measure.report(plan.output, plan.seed, plan.report_images)
 
 
 def stages(plan: Plan) -> list[tuple[Callable[[Plan], None], Path]]:
@@ -247,8 +247,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--vae-steps", type=int, default=1100)
     parser.add_argument("--clip-steps", type=int, default=800)
     parser.add_argument("--unet-steps", type=int, default=2600)
-    parser.add_argument("--pictures", type=int, default=6000, help="drawn for the VAE; the others scale with it")
-    parser.add_argument("--report-pictures", type=int, default=96, help="sampled for each held-out score")
+    parser.add_argument("--images", type=int, default=6000, help="drawn for the VAE; the others scale with it")
+    parser.add_argument("--report-images", type=int, default=96, help="sampled for each held-out score")
     plan = Plan(**vars(parser.parse_args(arguments)))
     os.nice(5)
     torch.set_num_threads(2)

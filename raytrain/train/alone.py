@@ -73,14 +73,14 @@ class AloneTrainer:
         return None
 
     def _for_memory(self) -> str:
-        """Let the next process take half as many pictures at a time; returns what to say of it."""
+        """Let the next process take half as many images at a time; returns what to say of it."""
         taken = out_of_memory.micro_batch(self._config, 1)
-        told = f" by the kernel, as memory ran out with {taken} pictures at a time"
+        told = f" by the kernel, as memory ran out with {taken} images at a time"
         if taken == 1:
             return f"{told} (there is no smaller micro-batch. {out_of_memory.REMEDY})"
         smaller = -(-taken // 2)
         out_of_memory.remember(self._config.output, smaller)
-        return f"{told} (from now on {smaller}; a step is still {self._config.train.global_batch} pictures)"
+        return f"{told} (from now on {smaller}; a step is still {self._config.train.global_batch} images)"
 
 
 def _modules(config: Config) -> tuple[str, ...]:

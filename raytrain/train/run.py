@@ -198,7 +198,7 @@ def load_model(config: Config, device: torch.device) -> Model:
 def ledger_of(config: Config, counts: dict[str, int]) -> Ledger:
     """Return the plan of a run over a dataset's training rows."""
     if not sum(counts.values()):
-        raise UserError(f"The dataset {config.dataset!r} has no training rows. Add pictures or lower data.held_out.")
+        raise UserError(f"The dataset {config.dataset!r} has no training rows. Add images or lower data.held_out.")
     train = config.train
     epochs = train.epochs if train.steps is None else None
     return Ledger(
@@ -245,7 +245,7 @@ def start(config: Config, rank: int, world: int) -> Run:
         workers = f"{world} worker{'s' if world > 1 else ''} from step {step}"
         notices.tell(
             config.output,
-            f"Training with {workers}, {micro_batch} pictures at a time; engine {choice}; optimizer "
+            f"Training with {workers}, {micro_batch} images at a time; engine {choice}; optimizer "
             f"{config.train.optimizer} with a learning rate of {config.train.learning_rate:g}.",
         )
         if config.train.weights == "bf16" and config.train.rounding == "nearest":

@@ -126,7 +126,7 @@ def batches(run: Run) -> Iterator[tuple[Step, Columns]]:
 def optimizer_step(run: Run, step: Step, draws: Columns, rate: float) -> Tensor:
     """Do one optimizer step and return its numbers (see `Done`), without waiting for the device.
 
-    Out of memory, a step is done again with half as many pictures at a time.
+    Out of memory, a step is done again with half as many images at a time.
     """
     while True:
         try:
@@ -161,11 +161,11 @@ def _gradients(run: Run, step: Step, draws: Columns) -> Tensor:
 
 def _shrink(run: Run, step: Step, error: Exception) -> None:
     """Halve the micro-batch, here where this worker is alone, else for the workers that start next; raises where it cannot."""
-    where = f"Memory ran out at step {step.number + 1} (bucket {step.bucket}) with {run.micro_batch} pictures at a time"
+    where = f"Memory ran out at step {step.number + 1} (bucket {step.bucket}) with {run.micro_batch} images at a time"
     if run.micro_batch == 1:
         raise UserError(f"{where} ({error}); there is no smaller micro-batch. {out_of_memory.REMEDY}") from error
     smaller = -(-run.micro_batch // 2)
-    run.tell(f"{where}. Going on with {smaller} at a time; a step is still {run.config.train.global_batch} pictures.")
+    run.tell(f"{where}. Going on with {smaller} at a time; a step is still {run.config.train.global_batch} images.")
     out_of_memory.remember(run.config.output, smaller)
     if run.choice.engine != "plain":
         raise error  # the others wait for this worker in the middle of the step: all start anew from the checkpoint

@@ -41,8 +41,8 @@ BENCHES = {
     "loader": Bench(loader.setup, "MB/s", 0.9),
     "loader_headroom": Bench(train_step.setup_headroom, "steps/s", 1.0),
     "dataset_read": Bench(loader.setup_read, "MB/s", 0.9),
-    "prepare": Bench(prepare.setup, "pictures/s", 0.9, repeats=3),
-    "prepare_two_actors": Bench(prepare.setup_two, "pictures/s", 1.7, repeats=3),
+    "prepare": Bench(prepare.setup, "images/s", 0.9, repeats=3),
+    "prepare_two_actors": Bench(prepare.setup_two, "images/s", 1.7, repeats=3),
 }
 
 

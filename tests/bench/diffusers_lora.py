@@ -1,13 +1,13 @@
-"""From pictures to a saved LoRA, ours against diffusers' `train_text_to_image_lora.py`, on one machine:
+"""From images to a saved LoRA, ours against diffusers' `train_text_to_image_lora.py`, on one machine:
 
     git clone --depth 1 https://github.com/huggingface/diffusers
     python -m venv lean && lean/bin/pip install torch torchvision -r diffusers/examples/text_to_image/requirements.txt diffusers
     python -m tests.bench.diffusers_lora --python lean/bin/python \\
         --script diffusers/examples/text_to_image/train_text_to_image_lora.py
 
-Both get the same folder (an imagefolder with `metadata.jsonl`), base model, resolution, centre cut, batch, epochs, rank, learning
-rate and number of threads, and one process that trains, without validation pictures (ours always draws its own at
-the start and at the end: one picture of one step here). Ours is what a user types, `raytrain run`: pictures prepared, trained
+Both get the same folder (an imagefolder with `metadata.jsonl`), base model, resolution, center cut, batch, epochs, rank, learning
+rate and number of threads, and one process that trains, without validation images (ours always draws its own at
+the start and at the end: one image of one step here). Ours is what a user types, `raytrain run`: images prepared, trained
 on, weights exported. Beside wall time stands processor time, which other work on the machine disturbs less.
 
 Where the script's Python cannot import torchvision, it runs over `stand_in`, and the output says so.
@@ -46,12 +46,12 @@ def main() -> None:
     options = arguments()
     torchvision = _imports_torchvision(options.python)
     with tempfile.TemporaryDirectory(prefix="raytrain-diffusers-") as folder:
-        pictures = draw_pictures(Path(folder) / "pictures", options.pictures)
+        images = draw_images(Path(folder) / "images", options.images)
         pairs = []
         for number in range(options.repeats):
             root = Path(folder) / str(number)
             root.mkdir()
-            pairs.append((ours(root, pictures, options), theirs(root, pictures, options, torchvision)))
+            pairs.append((ours(root, images, options), theirs(root, images, options, torchvision)))
             check_same(root / "run/export" / LORA_FILE, root / "script" / LORA_FILE)
     show(pairs, options, torchvision)
     Path(options.output).write_text(json.dumps([{"ours": a, "script": b} for a, b in pairs], indent=2) + "\n")
@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--script", required=True, help="diffusers' examples/text_to_image/train_text_to_image_lora.py")
     parser.add_argument("--python", default=sys.executable, help="of an environment with the script's requirements")
     parser.add_argument("--model", default=str(SD15), help="folder of an SD 1.5 in diffusers layout")
-    parser.add_argument("--pictures", type=int, default=96)
+    parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
@@ -73,13 +73,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--output", default="diffusers_lora.json")
     options = parser.parse_args()
-    if options.pictures % options.batch:
-        parser.error("--pictures must be a multiple of --batch: the script's last batch of an epoch would be smaller")
+    if options.images % options.batch:
+        parser.error("--images must be a multiple of --batch: the script's last batch of an epoch would be smaller")
     return options
 
 
-def draw_pictures(folder: Path, count: int) -> Path:
-    """Draw an imagefolder: pictures and `metadata.jsonl`."""
+def draw_images(folder: Path, count: int) -> Path:
+    """Draw an imagefolder: images and `metadata.jsonl`."""
     draw_folder(folder, count, style="neon", seed=0)
     rows = []
     for caption in sorted(folder.glob("*.txt")):
@@ -89,7 +89,7 @@ def draw_pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def ours(root: Path, pictures: Path, options: argparse.Namespace) -> Figures:
+def ours(root: Path, images: Path, options: argparse.Namespace) -> Figures:
     """Prepare, train and export with our commands; returns seconds by part."""
     side = options.resolution
     config = parse({
@@ -97,7 +97,7 @@ def ours(root: Path, pictures: Path, options: argparse.Namespace) -> Figures:
         "model": {"path": options.model},
         "method": {"name": "lora", "rank": options.rank, "init": "gaussian"},
         "data": {
-            "source": str(pictures),
+            "source": str(images),
             "held_out": 0.0,
             "buckets": {"resolution": side, "step": 8, "sizes": [[side, side]]},
             "encode": {"batch": options.batch, "cpus_per_worker": options.threads},
@@ -118,7 +118,7 @@ def ours(root: Path, pictures: Path, options: argparse.Namespace) -> Figures:
     preparing = float(re.search(r"ready in ([\d.]+) s", seen.printed)[1])  # type: ignore[index]
     return {
         "start": seen.marks["prepared"] - preparing,
-        "pictures listed and encoded": preparing,
+        "images listed and encoded": preparing,
         "until the first step": seen.marks[FIRST_STEP] - seen.marks["prepared"],
         "the other steps": seen.marks["train.json"] - seen.marks[FIRST_STEP],
         "export, end": seen.seconds - seen.marks["train.json"],
@@ -127,26 +127,26 @@ def ours(root: Path, pictures: Path, options: argparse.Namespace) -> Figures:
     }
 
 
-def theirs(root: Path, pictures: Path, options: argparse.Namespace, torchvision: bool) -> Figures:
+def theirs(root: Path, images: Path, options: argparse.Namespace, torchvision: bool) -> Figures:
     """Run the script; returns seconds by part."""
     output = root / "script"
     command = [
         options.python, *([] if torchvision else [stand_in.__file__]), options.script,
-        "--pretrained_model_name_or_path", options.model, "--train_data_dir", str(pictures),
+        "--pretrained_model_name_or_path", options.model, "--train_data_dir", str(images),
         "--resolution", str(options.resolution), "--center_crop", "--train_batch_size", str(options.batch),
         "--num_train_epochs", str(options.epochs), "--learning_rate", str(options.learning_rate), "--lr_warmup_steps", "0",
         "--rank", str(options.rank), "--seed", "0", "--checkpointing_steps", str(10**9), "--output_dir", str(output),
     ]  # fmt: skip
     environment = {
-        "HF_HOME": str(root / "cache"),  # a folder it has not seen: its own reading of the pictures is part of its work
+        "HF_HOME": str(root / "cache"),  # a folder it has not seen: its own reading of the images is part of its work
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(options.threads),
         "PYTHONPATH": "",
     }
     seen = watch(command, lambda printed: _script_marks(printed, options), environment, each_process=False)
     return {
-        "start, pictures listed": seen.marks["training"],
-        "steps, each with its pictures": seen.marks["steps done"] - seen.marks["training"],
+        "start, images listed": seen.marks["training"],
+        "steps, each with its images": seen.marks["steps done"] - seen.marks["training"],
         "ending": seen.seconds - seen.marks["steps done"],
         "all": seen.seconds,
         "processor time": seen.processor,
@@ -164,8 +164,8 @@ def check_same(one: Path, other: Path) -> None:
 
 def show(pairs: list[tuple[Figures, Figures]], options: argparse.Namespace, torchvision: bool) -> None:
     """Print medians and the ratio."""
-    steps = options.epochs * options.pictures // options.batch
-    sizes = f"{options.pictures} pictures, {options.resolution} px, {steps} steps of {options.batch}"
+    steps = options.epochs * options.images // options.batch
+    sizes = f"{options.images} images, {options.resolution} px, {steps} steps of {options.batch}"
     table = Table("seconds", "ours", "script", title=f"{sizes}, {options.threads} threads, median of {options.repeats}")
     for side in (0, 1):
         for name in pairs[0][side]:
@@ -194,7 +194,7 @@ def _our_marks(printed: str, output: str) -> Iterator[str]:
 
 
 def _script_marks(printed: str, options: argparse.Namespace) -> Iterator[str]:
-    steps = options.epochs * options.pictures // options.batch
+    steps = options.epochs * options.images // options.batch
     if "Running training" in printed:
         yield "training"
     if f"{steps}/{steps} [" in printed:

@@ -91,14 +91,14 @@ def main() -> None:
     Path(options.output).write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def write_config(folder: Path, pictures: int = 24) -> Path:
+def write_config(folder: Path, images: int = 24) -> Path:
     """Draw a toy folder and write a config that trains 3 steps on it with the defaults of a first try."""
-    draw_folder(folder / "pictures", pictures, style="neon", seed=0)
+    draw_folder(folder / "images", images, style="neon", seed=0)
     config = parse({
         "output": str(folder / "prepared"),
         "model": {"path": str(SD15)},
         "data": {
-            "source": str(folder / "pictures"),
+            "source": str(folder / "images"),
             "dataset": str(folder / "dataset"),
             "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
         },

@@ -1,7 +1,7 @@
 """An SDXL-size LoRA step on one GPU: `python -m tests.bench.gpu --peak-tflops 989`. NOT RUN YET: no GPU was at hand.
 
 The U-Net of SDXL (2.57 G random weights, nothing is downloaded), LoRA of rank 16, latents of 1024 pixels (128 x 128), bfloat16,
-batches of 1, 4 and 8, with and without gradient checkpointing, through our own objective and engine. Printed are pictures
+batches of 1, 4 and 8, with and without gradient checkpointing, through our own objective and engine. Printed are images
 per second, peak memory and MFU: the FLOPs of forward and backward pass as PyTorch counts them, recomputation not counted, over
 the time and the device's peak (--peak-tflops: dense bfloat16 of the data sheet, 989 for an H100 SXM). A profile of the
 last case that fitted says where the rest goes; --trace keeps it for chrome://tracing.
@@ -80,7 +80,7 @@ def main() -> None:
             if figure is not None:
                 last = (batch, checkpointing)
                 figure |= {
-                    "pictures_per_second": batch / figure["seconds"],
+                    "images_per_second": batch / figure["seconds"],
                     "tflops": batch * flops / figure["seconds"] / 1e12,
                 }
             figures.append({"batch": batch, "checkpointing": checkpointing, **(figure or {})})
@@ -123,7 +123,7 @@ def build(shape: dict[str, Any], device: torch.device) -> Model:
 
 
 def step_of(model: Model, shape: dict[str, Any], device: torch.device, batch: int, checkpointing: bool) -> Step:
-    """Return a function that does one optimizer step on random pictures through our objective and engine."""
+    """Return a function that does one optimizer step on random images through our objective and engine."""
     if checkpointing:
         model.checkpoint_activations()
     else:
@@ -189,8 +189,8 @@ def measure(step: Step, device: torch.device, steps: int) -> dict[str, float] | 
 def table(figures: list[dict[str, Any]], flops: int, device: torch.device, peak_tflops: float | None) -> Table:
     """Return the figures as a table."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, a test of the script"
-    title = f"{name}, torch {torch.__version__}, {flops / 1e12:.3g} TFLOP a picture and step"
-    grid = Table("batch", "checkpointing", "ms a step", "pictures/s", "peak GiB", "TFLOP/s", "MFU", title=title)
+    title = f"{name}, torch {torch.__version__}, {flops / 1e12:.3g} TFLOP an image and step"
+    grid = Table("batch", "checkpointing", "ms a step", "images/s", "peak GiB", "TFLOP/s", "MFU", title=title)
     for figure in figures:
         case = [str(figure["batch"]), "yes" if figure["checkpointing"] else "no"]
         if "seconds" not in figure:
@@ -198,7 +198,7 @@ def table(figures: list[dict[str, Any]], flops: int, device: torch.device, peak_
             continue
         share = "" if peak_tflops is None else f"{figure['tflops'] / peak_tflops:.0%}"
         grid.add_row(
-            *case, f"{1e3 * figure['seconds']:.1f}", f"{figure['pictures_per_second']:.2f}",
+            *case, f"{1e3 * figure['seconds']:.1f}", f"{figure['images_per_second']:.2f}",
             f"{figure['peak_bytes'] / 2**30:.1f}", f"{figure['tflops']:.1f}", share,
         )  # fmt: skip
     return grid

@@ -1,4 +1,4 @@
-"""What checkpoints written while training goes on, and pictures made on an actor beside it, cost a run.
+"""What checkpoints written while training goes on, and images made on an actor beside it, cost a run.
 
 A whole model is trained, so that a checkpoint is 29 MB and the actor gets 10 MB. Two figures each: the run's speed against that
 of a run without, where writer and actor also compete for the machine's cores; and the run's speed against what it were if
@@ -78,13 +78,13 @@ def setup_save_call(folder: Path, quick: bool) -> Sides:
 
 
 def setup_beside(folder: Path, quick: bool) -> Sides:
-    """Return the speed with four pictures made on an actor every 40 steps, and without any."""
+    """Return the speed with four images made on an actor every 40 steps, and without any."""
     runs = Runs(folder, quick, **_beside(quick))
     return (lambda: runs.speed(_sampling)), (lambda: runs.speed(lambda run, stack: []))
 
 
 def setup_beside_call(folder: Path, quick: bool) -> Sides:
-    """Return the speed with four pictures made on an actor every 40 steps, and the same without the time of the calls."""
+    """Return the speed with four images made on an actor every 40 steps, and the same without the time of the calls."""
     runs = Runs(folder, quick, **_beside(quick))
     return (lambda: runs.speed(_sampling)), runs.uncalled
 
@@ -98,7 +98,7 @@ def _saving(run: Run, stack: ExitStack) -> list[Hook]:
 
 
 def _sampling(run: Run, stack: ExitStack) -> list[Hook]:
-    """Return the run's own hooks for pictures; the actor is at work already, as after the first minute of a long run."""
+    """Return the run's own hooks for images; the actor is at work already, as after the first minute of a long run."""
     from cluster.connect import connect
 
     stack.enter_context(connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False))

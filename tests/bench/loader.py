@@ -1,6 +1,6 @@
 """Reading a prepared dataset against pyarrow reading the same row groups of the same files, all with a warm page cache.
 
-`dataset_read`: every row once, in batches in the order of picture hashes, which is a random one on disk; one thread.
+`dataset_read`: every row once, in batches in the order of image hashes, which is a random one on disk; one thread.
 `loader`: an epoch in ledger order as batches of tensors, two threads ahead. pyarrow maps the files and reads them straight on.
 """
 

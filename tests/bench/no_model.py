@@ -1,6 +1,6 @@
 """A family without a model, reached by its dotted path `tests.bench.no_model`: preparation at scale without an encoder.
 
-Moments are mean colours of 8x8 squares, text a few numbers out of the caption's hash; so a million rows are encoded in minutes,
+Moments are mean colors of 8x8 squares, text a few numbers out of the caption's hash; so a million rows are encoded in minutes,
 and what is measured is the platform. It can only encode.
 """
 

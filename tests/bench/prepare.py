@@ -1,15 +1,15 @@
-"""What preparing pictures costs beyond its VAE: one encoding worker, and two of them on two cores.
+"""What preparing images costs beyond its VAE: one encoding worker, and two of them on two cores.
 
 `prepare`: a worker's jobs (read, decode, Lanczos, VAE, write) against the VAE alone on pixels made before. The VAE computes on
 one thread on both sides, as a stand-in for an accelerator; the worker's two decoding threads use what other cores there
 are, so this needs two. Captions are encoded too, but in jobs of their own, which are not in the figure.
 
 `prepare_two_actors`: `raytrain prepare` on a real local Ray of two CPUs with two actors of one CPU against the same with one.
-Each VAE computes on one thread; decoding shares the same two cores. Counted are the pictures of the time in which all
+Each VAE computes on one thread; decoding shares the same two cores. Counted are the images of the time in which all
 actors work, so starting Ray and its actors is not in the figure, and what happens between jobs is.
 
 JPEGs of 768 pixels become 256 pixels for one worker, which the toy world's VAE encodes in about 0.1 s on one thread, and
-384 pixels for two, nearer to the 512 of SD 1.5; the smaller the pictures, the more decoding and Ray count.
+384 pixels for two, nearer to the 512 of SD 1.5; the smaller the images, the more decoding and Ray count.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Sides = tuple[Callable[[], float], Callable[[], float]]
 
 
 def setup(folder: Path, quick: bool) -> Sides:
-    """Return two functions, each measuring pictures per second: the worker and the VAE alone."""
+    """Return two functions, each measuring images per second: the worker and the VAE alone."""
     count = 12 if quick else 96
     config = _config(folder, count, 64 if quick else 256)
     numbers = itertools.count()
@@ -85,7 +85,7 @@ def setup(folder: Path, quick: bool) -> Sides:
 
 
 def setup_two(folder: Path, quick: bool) -> Sides:
-    """Return two functions, each measuring pictures per second: of two actors and of one."""
+    """Return two functions, each measuring images per second: of two actors and of one."""
     from cluster.connect import connect
 
     count = 48 if quick else 72
@@ -108,12 +108,12 @@ def setup_two(folder: Path, quick: bool) -> Sides:
 
 
 def _config(folder: Path, count: int, side: int) -> Config:
-    """Draw the pictures and return the settings that prepare them."""
-    source = folder / "pictures"
+    """Draw the images and return the settings that prepare them."""
+    source = folder / "images"
     source.mkdir(parents=True)
     for number in range(count):
-        picture, caption = draw(number, "neon", (256, 256))
-        large = np.asarray(picture.resize(SHAPES[number % 3], Image.Resampling.BICUBIC), np.int16)
+        image, caption = draw(number, "neon", (256, 256))
+        large = np.asarray(image.resize(SHAPES[number % 3], Image.Resampling.BICUBIC), np.int16)
         grain = np.random.default_rng(number).normal(0, 6, large.shape)
         photo = Image.fromarray((large + grain).clip(0, 255).astype(np.uint8))
         photo.save(source / f"{number:04d}.jpg", quality=90)
@@ -136,10 +136,10 @@ def _ready(config: Config) -> Iterator[torch.Tensor]:
     """Yield batches of pixels, each of one bucket, ready for the VAE."""
     buckets: dict[Any, list[torch.Tensor]] = {}
     for path in sorted(Path(config.data.source).glob("*.jpg")):
-        picture = Image.open(path).convert("RGB")
-        [fit] = fits(*picture.size, config.data.buckets)
-        [plain] = transforms(*picture.size, fit, config.data.buckets, config.data.augment, path.name, 0)
-        array = torch.from_numpy(pixels(picture, plain, fit.bucket).copy())
+        image = Image.open(path).convert("RGB")
+        [fit] = fits(*image.size, config.data.buckets)
+        [plain] = transforms(*image.size, fit, config.data.buckets, config.data.augment, path.name, 0)
+        array = torch.from_numpy(pixels(image, plain, fit.bucket).copy())
         buckets.setdefault(fit.bucket, []).append(array.permute(2, 0, 1).float() / 127.5 - 1)
     for members in buckets.values():
         yield from (torch.stack(members[start : start + BATCH]) for start in range(0, len(members), BATCH))

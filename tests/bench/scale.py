@@ -1,11 +1,11 @@
-"""How preparation grows with the number of pictures: `make scale`, or `python -m tests.bench.scale --rows 10000 100000`.
+"""How preparation grows with the number of images: `make scale`, or `python -m tests.bench.scale --rows 10000 100000`.
 
 For each number of rows, parquet files of that many tiny, distinct PNGs with captions are written, and the real `prepare` runs on
 a real local Ray of two CPUs, twice: once from nothing, once with nothing to do. The encoders are those of `no_model`, so
 what is measured is the platform. Memory is each process's peak resident size (VmHWM); for all processes together it is the
 largest sum of their proportional shares, sampled.
 
-`plan` is all that decides what to encode once the pictures have been looked at: choose, describe, and compare with what
+`plan` is all that decides what to encode once the images have been looked at: choose, describe, and compare with what
 is stored. Prints the curve and writes `scale.json`; nothing passes or fails on time.
 """
 
@@ -32,7 +32,7 @@ from rich.table import Table
 
 ROWS = (10_000, 100_000, 1_000_000)
 SHAPES = ((8, 8), (16, 8), (8, 16), (12, 8), (8, 12), (16, 12), (12, 16))
-"""Width and height of the pictures, in turn."""
+"""Width and height of the images, in turn."""
 FILE_ROWS, GROUP_ROWS = 100_000, 1_000
 STAGES = {
     "list": ("write_items",),
@@ -76,7 +76,7 @@ def write_source(folder: Path, rows: int) -> None:
 
 
 def png(number: int) -> bytes:
-    """Return the bytes of a picture of one colour, its number, in one of the shapes."""
+    """Return the bytes of an image of one color, its number, in one of the shapes."""
     width, height = SHAPES[number % len(SHAPES)]
     pixels = (b"\0" + number.to_bytes(3, "big") * width) * height
     header = pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -87,8 +87,8 @@ def png(number: int) -> bytes:
 
 
 def caption(number: int) -> str:
-    """Return a caption of a few tags; nine in ten are used by one picture alone."""
-    return f"a plain picture, colour {number if number % 10 else 0}, seen from the front, soft light"
+    """Return a caption of a few tags; nine in ten are used by one image alone."""
+    return f"a plain image, color {number if number % 10 else 0}, seen from the front, soft light"
 
 
 def measure(folder: str) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def drive(folder: Path) -> dict[str, Any]:
 
 
 def curve(figures: list[dict[str, Any]]) -> Table:
-    """Return the figures as a table: seconds by stage, pictures per second of the first run, MiB."""
+    """Return the figures as a table: seconds by stage, images per second of the first run, MiB."""
     columns = ("rows", *STAGES, "all", "rows/s", "nothing to do", "driver MiB", "worker MiB", "all MiB")
     table = Table(*columns, title="seconds by stage, peak memory")
     for figure in figures:

@@ -2,7 +2,7 @@
 
 Measured first: the steps of one worker alone, and gloo's all-reduce between two processes, small (its latency) and large (its
 bandwidth). From these 1, 2 and 4 DDP workers on this machine's cores are predicted, and then run: real training steps (loader,
-draws, step), each worker one process of one thread with the same number of pictures, every weight learning. Rounds of
+draws, step), each worker one process of one thread with the same number of images, every weight learning. Rounds of
 all of it are taken in turn, so that a machine that slows down does so for all; figures are medians over rounds.
 
 Printed are predicted and measured steps a second with the relative error, and what the model says of 8 to 1,024 workers that do
@@ -41,8 +41,8 @@ from tests.bench.step_model import Network, Workload, predict
 
 LOCAL = (1, 2, 4)
 MANY = (8, 16, 32, 64, 128, 256, 512, 1024)
-PICTURES = 8
-"""Pictures of a worker's step."""
+IMAGES = 8
+"""Images of a worker's step."""
 WARM = 3
 """First steps that are not counted."""
 LARGE, SMALL = 4 * 2**20, 1
@@ -79,18 +79,18 @@ def prepared(folder: Path) -> Config:
     """Prepare a toy dataset of one bucket and return the settings of a run whose every weight learns."""
     from cluster.connect import connect
 
-    draw_folder(folder / "pictures", 64, style="neon", seed=0)
+    draw_folder(folder / "images", 64, style="neon", seed=0)
     config = parse({
         "output": str(folder / "run"),
         "model": {"path": str(SD15)},
         "method": {"name": "full"},
         "data": {
-            "source": str(folder / "pictures"),
+            "source": str(folder / "images"),
             "dataset": str(folder / "dataset"),
             "held_out": 0.0,
             "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64]]},
         },
-        "train": {"global_batch": PICTURES, "steps": 1},
+        "train": {"global_batch": IMAGES, "steps": 1},
         "log": {"tensorboard": False},
     })  # fmt: skip
     from raytrain.data.prepare import prepare
@@ -137,7 +137,7 @@ def median(rounds: list[dict[str, Any]]) -> tuple[Workload, Network, dict[int, f
     ones = [one["one"] for one in rounds]
     gradients = ones[0]["trainable"] * 4
     work = Workload(
-        pictures=PICTURES,
+        images=IMAGES,
         seconds=statistics.median(statistics.fmean(one["steps"]) for one in ones),
         deviation=statistics.median(statistics.stdev(one["steps"]) for one in ones),
         gradient_bytes=gradients,
@@ -170,7 +170,7 @@ def compare(work: Workload, network: Network, measured: dict[int, float]) -> tup
 def table(config: Config, work: Workload, network: Network) -> Table:
     """Return the predictions for many workers."""
     title = f"predicted: {network.bandwidth / 1e9:g} GB/s, {network.latency * 1e6:g} us a message, nothing hidden"
-    grid = Table("workers", "engine", "ms a step", "pictures/s", "efficiency", "MB sent", "MiB of memory", title=title)
+    grid = Table("workers", "engine", "ms a step", "images/s", "efficiency", "MB sent", "MiB of memory", title=title)
     weights = work.weight_bytes // 4
     sizes = memory.Sizes(weights=weights, trainable=weights, frozen_bytes=0, activations=2**20)
     for workers in MANY:
@@ -178,7 +178,7 @@ def table(config: Config, work: Workload, network: Network) -> Table:
             found = predict(work, network, engine, workers)
             held = memory.estimate(config, engine, "none", sizes, workers, 0) / 2**20
             grid.add_row(
-                f"{workers:,}", engine, f"{1e3 * found.seconds:,.1f}", f"{found.pictures_per_second:,.0f}",
+                f"{workers:,}", engine, f"{1e3 * found.seconds:,.1f}", f"{found.images_per_second:,.0f}",
                 f"{found.efficiency:.2f}", f"{found.sent / 1e6:.1f}", f"{held:.1f}",
             )  # fmt: skip
     return grid
@@ -195,7 +195,7 @@ def _train(rank: int, world: int, folder: str, tree: dict[str, Any], steps: int)
     _join(rank, world, folder)
     count = steps + WARM
     engine = "ddp" if world > 1 else "plain"
-    train = {**tree["train"], "global_batch": PICTURES * world, "workers": world, "steps": count, "engine": engine}
+    train = {**tree["train"], "global_batch": IMAGES * world, "workers": world, "steps": count, "engine": engine}
     own = start(parse({**tree, "output": f"{folder}/run", "train": train}), rank, world)
     ends: list[tuple[float, float]] = []
     real = worker.optimizer_step

@@ -1,7 +1,7 @@
 """Run a script that needs `torchvision.transforms` where torchvision is missing: `python stand_in.py SCRIPT [ARGUMENT ...]`.
 
 On machines without a GPU the registry's torchvision cannot be imported. The few transforms that diffusers' training scripts use
-are done here with Pillow, as torchvision does them on Pillow's pictures: the same calls, so about the same time. The libraries
+are done here with Pillow, as torchvision does them on Pillow's images: the same calls, so about the same time. The libraries
 look for torchvision before the stand-in is there, and so do without it, as they do anywhere that lacks it.
 """
 
@@ -36,18 +36,18 @@ class Compose:
     def __init__(self, transforms: Sequence[Callable[[Any], Any]]) -> None:
         self.transforms = transforms
 
-    def __call__(self, picture: Any) -> Any:
+    def __call__(self, image: Any) -> Any:
         for transform in self.transforms:
-            picture = transform(picture)
-        return picture
+            image = transform(image)
+        return image
 
 
 class Lambda:
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
 
-    def __call__(self, picture: Any) -> Any:
-        return self.function(picture)
+    def __call__(self, image: Any) -> Any:
+        return self.function(image)
 
 
 class Resize:
@@ -56,38 +56,36 @@ class Resize:
     def __init__(self, size: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> None:
         self.size, self.filter = size, Image.Resampling[interpolation.name]
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        width, height = picture.size
+    def __call__(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
         short = min(width, height)
-        return picture.resize((width * self.size // short, height * self.size // short), self.filter)
+        return image.resize((width * self.size // short, height * self.size // short), self.filter)
 
 
 class CenterCrop:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        return _crop(
-            picture, round((picture.width - self.size) / 2), round((picture.height - self.size) / 2), self.size
-        )
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return _crop(image, round((image.width - self.size) / 2), round((image.height - self.size) / 2), self.size)
 
 
 class RandomCrop(CenterCrop):
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        left, top = (random.randint(0, side - self.size) for side in picture.size)
-        return _crop(picture, left, top, self.size)
+    def __call__(self, image: Image.Image) -> Image.Image:
+        left, top = (random.randint(0, side - self.size) for side in image.size)
+        return _crop(image, left, top, self.size)
 
 
 class RandomHorizontalFlip:
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else picture
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else image
 
 
 class ToTensor:
-    """Map an RGB picture to (3, H, W) in [0, 1]."""
+    """Map an RGB image to (3, H, W) in [0, 1]."""
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float().div(255)
+    def __call__(self, image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
 
 
 class Normalize:
@@ -98,8 +96,8 @@ class Normalize:
         return (pixels - self.mean) / self.std
 
 
-def _crop(picture: Image.Image, left: int, top: int, size: int) -> Image.Image:
-    return picture.crop((left, top, left + size, top + size))
+def _crop(image: Image.Image, left: int, top: int, size: int) -> Image.Image:
+    return image.crop((left, top, left + size, top + size))
 
 
 def install() -> None:

@@ -6,7 +6,7 @@ A step ends when its slowest worker has computed and the gradients have gone rou
 
 Bytes are those of ring collectives, 2 (n - 1) / n of the gradients for an all-reduce (Patarasuk & Yuan 2009, "Bandwidth optimal
 all-reduce algorithms"), cut into reduce-scatter and all-gather by ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054, section 7).
-Every worker computes the same number of pictures whatever their number (weak scaling). `tests/bench/simulate.py`
+Every worker computes the same number of images whatever their number (weak scaling). `tests/bench/simulate.py`
 compares predictions with local workers.
 """
 
@@ -28,8 +28,8 @@ BUCKET_BYTES = 25 * 2**20
 class Workload:
     """A step of one worker alone, measured, and what it learns."""
 
-    pictures: int
-    """Pictures one worker computes in a step."""
+    images: int
+    """Images one worker computes in a step."""
     seconds: float
     """Mean of a step."""
     deviation: float
@@ -71,9 +71,9 @@ class Prediction:
     """Seconds of communication that do not hide behind computing."""
     sent: float
     """Bytes that each worker sends."""
-    pictures_per_second: float
+    images_per_second: float
     efficiency: float
-    """Pictures a second against as many workers that never wait and never share; 1 for one worker."""
+    """Images a second against as many workers that never wait and never share; 1 for one worker."""
 
     @property
     def seconds(self) -> float:
@@ -92,7 +92,7 @@ def predict(workload: Workload, network: Network, engine: str, workers: int) -> 
     seconds = compute + straggling + communication
     return Prediction(
         workers=workers, engine=engine, compute=compute, straggling=straggling, communication=communication, sent=sent,
-        pictures_per_second=workers * workload.pictures / seconds, efficiency=workload.seconds / seconds,
+        images_per_second=workers * workload.images / seconds, efficiency=workload.seconds / seconds,
     )  # fmt: skip
 
 

@@ -17,11 +17,11 @@ from tests.bench.first_step import FIRST_STEP, PHASES, durations, watch
 
 def test_the_stand_in_resizes_cuts_and_scales_as_torchvision_does() -> None:
     pixels = np.zeros((30, 60, 3), np.uint8)
-    pixels[:, 15:45] = 255  # what a cut at the centre keeps
+    pixels[:, 15:45] = 255  # what a cut at the center keeps
     transform = stand_in.Compose([
         stand_in.Resize(20, stand_in.InterpolationMode.LANCZOS),
         stand_in.CenterCrop(20),
-        stand_in.Lambda(lambda picture: picture),
+        stand_in.Lambda(lambda image: image),
         stand_in.ToTensor(),
         stand_in.Normalize([0.5], [0.5]),
     ])  # fmt: skip

@@ -20,7 +20,7 @@ def test_tiny_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     gpu.main()
     figures = json.loads(output.read_text())
     assert [(one["batch"], one["checkpointing"]) for one in figures] == [(1, False), (2, False), (1, True), (2, True)]
-    assert all(one["pictures_per_second"] > 0 and one["tflops"] > 0 for one in figures)
+    assert all(one["images_per_second"] > 0 and one["tflops"] > 0 for one in figures)
     assert json.loads(trace.read_text())["traceEvents"]
     assert "aten::" in capsys.readouterr().out
 

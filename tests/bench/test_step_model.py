@@ -13,7 +13,7 @@ from tests.bench.step_model import ENGINES, Network, Workload, expected_maximum,
 SEVERAL = [engine for engine in ENGINES if engine != "plain"]
 seconds = st.floats(1e-3, 100)
 workloads = st.builds(
-    Workload, pictures=st.integers(1, 64), seconds=seconds, deviation=st.floats(0, 10),
+    Workload, images=st.integers(1, 64), seconds=seconds, deviation=st.floats(0, 10),
     gradient_bytes=st.integers(4, 10**10), weight_bytes=st.integers(4, 10**11), processor=st.floats(0, 100),
     accumulation=st.integers(1, 8),
 )  # fmt: skip
@@ -21,7 +21,7 @@ networks = st.builds(
     Network, bandwidth=st.floats(1e6, 1e12), latency=st.floats(0, 1e-2), overlap=st.floats(0, 2 / 3),
     cores=st.one_of(st.just(math.inf), st.floats(1, 64)),
 )  # fmt: skip
-WORK = Workload(pictures=4, seconds=0.5, deviation=0.0, gradient_bytes=10**9, weight_bytes=10**9)
+WORK = Workload(images=4, seconds=0.5, deviation=0.0, gradient_bytes=10**9, weight_bytes=10**9)
 
 
 @given(workloads, networks, st.sampled_from(SEVERAL), st.integers(1, 1024), st.integers(1, 1024))
@@ -31,7 +31,7 @@ def test_efficiency_never_passes_one_and_falls_with_workers(
     few, many = (predict(work, network, engine, workers) for workers in sorted((one, other)))
     assert 0 < many.efficiency <= few.efficiency * (1 + 1e-9) <= 1 + 2e-9
     assert few.sent <= many.sent
-    assert many.pictures_per_second == pytest.approx(many.workers * work.pictures / many.seconds)
+    assert many.images_per_second == pytest.approx(many.workers * work.images / many.seconds)
 
 
 @given(workloads, networks, st.sampled_from(ENGINES))
@@ -66,7 +66,7 @@ def test_communication_hides_behind_computing_as_far_as_it_may() -> None:
 
 
 def test_workers_that_share_cores_slow_each_other() -> None:
-    work = Workload(pictures=4, seconds=0.5, deviation=0.0, gradient_bytes=4, weight_bytes=4, processor=0.5)
+    work = Workload(images=4, seconds=0.5, deviation=0.0, gradient_bytes=4, weight_bytes=4, processor=0.5)
     shared = Network(bandwidth=1e12, latency=0.0, cores=2)
     times = [predict(work, shared, "ddp", workers).compute for workers in (1, 2, 4)]
     assert times == [0.5, 0.5, 1.0]

@@ -51,7 +51,7 @@ def link(model: Path, folder: Path, workers: int) -> Path:
 
 
 def rate(model: Path) -> float:
-    """Return the pictures per second of the time in which all actors worked, a batch at its border counted in part."""
+    """Return the images per second of the time in which all actors worked, a batch at its border counted in part."""
     actors = [[json.loads(line) for line in file.read_text().splitlines()] for file in (model / TIMES).iterdir()]
     begin = max(batches[0][1] for batches in actors)
     end = min(batches[-1][2] for batches in actors)

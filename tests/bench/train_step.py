@@ -62,7 +62,7 @@ def setup_headroom(folder: Path, quick: bool) -> tuple[Callable[[], float], Call
 
 
 def _runs(folder: Path, quick: bool) -> Callable[[int], Run]:
-    """Prepare toy pictures; return what begins a new run of so many steps on them."""
+    """Prepare toy images; return what begins a new run of so many steps on them."""
     train = {"global_batch": BATCH, "learning_rate": 1e-3}
     tables = prepared(folder, 24 if quick else 120, {"name": "lora", "rank": 8}, train)
     numbers = itertools.count()
@@ -106,15 +106,15 @@ def _bare(shapes: list[tuple[int, ...]]) -> float:
     return len(shapes) / (time.perf_counter() - began)
 
 
-def prepared(folder: Path, pictures: int, method: dict[str, Any], train: dict[str, Any]) -> dict[str, Any]:
+def prepared(folder: Path, images: int, method: dict[str, Any], train: dict[str, Any]) -> dict[str, Any]:
     """Return the tables of a run on the toy model, its dataset made."""
-    draw_folder(folder / "pictures", pictures, style="neon", seed=0)
+    draw_folder(folder / "images", images, style="neon", seed=0)
     tables = {
         "output": str(folder / "run"),
         "model": {"path": str(SD15)},
         "method": method,
         "data": {
-            "source": str(folder / "pictures"),
+            "source": str(folder / "images"),
             "dataset": str(folder / "dataset"),
             "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
         },

@@ -26,15 +26,15 @@ def test_files_travel_but_not_secrets_caches_or_runs(tmp_path, project, config):
 
 
 def test_git_decides_what_travels_but_the_config_always_does(tmp_path, project):
-    (project / ".gitignore").write_text("pictures/\nignored.toml\n")
-    (project / "pictures").mkdir()
-    (project / "pictures" / "a.png").write_text("x")
+    (project / ".gitignore").write_text("images/\nignored.toml\n")
+    (project / "images").mkdir()
+    (project / "images" / "a.png").write_text("x")
     (project / "new.py").write_text("x")
     (project / "ignored.toml").write_text("a = 1")
     subprocess.run(["git", "init", "-q", str(project)], check=True)
     shipment, names = gathered(tmp_path, project / "ignored.toml", project)
     assert "new.py" in names
-    assert "pictures/a.png" not in names
+    assert "images/a.png" not in names
     assert shipment.config == "ignored.toml"
     assert "ignored.toml" in names
 

@@ -54,7 +54,7 @@ def test_config_mistakes(config_file: Callable[..., str], capsys: pytest.Capture
     refused(
         train.main, [config, "--set", "train.learning_rte=1"], capsys, "learning_rte", "Did you mean 'learning_rate'"
     )
-    refused(train.main, [config, "--set", 'data.buckets.crop="False"'], capsys, "data.buckets.crop", "centre")
+    refused(train.main, [config, "--set", 'data.buckets.crop="False"'], capsys, "data.buckets.crop", "center")
     refused(plan.main, [config, "--set", "train.epochs=2"], capsys, "epochs or steps, not both")
     refused(plan.main, [str(tmp_path / "absent.toml")], capsys, "does not exist")
     (tmp_path / "broken.toml").write_text("[train\n")
@@ -66,8 +66,8 @@ def test_missing_things(config_file: Callable[..., str], capsys: pytest.CaptureF
     new = ["--set", f'data.dataset="{tmp_path / "new"}"']
     refused(prepare.main, [config, *new, "--set", 'data.source="/no/such/folder"'], capsys, "/no/such/folder")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "notes.md").write_text("no picture")
-    refused(prepare.main, [config, *new, "--set", f'data.source="{tmp_path / "empty"}"'], capsys, "picture")
+    (tmp_path / "empty" / "notes.md").write_text("no image")
+    refused(prepare.main, [config, *new, "--set", f'data.source="{tmp_path / "empty"}"'], capsys, "image")
     refused(train.main, [config, *new], capsys, "no finished dataset", "raytrain prepare")
     refused(evaluate.main, [config, "--set", f'output="{tmp_path / "untrained"}"'], capsys, "raytrain train")
     refused(plan.main, [config, "--set", 'model.path="/no/such/model"'], capsys, "/no/such/model")
@@ -84,7 +84,7 @@ def test_broken_models(config_file: Callable[..., str], capsys: pytest.CaptureFi
         refused(command, [config, *other], capsys, "vae", "model.vae")
 
 
-def test_bad_pictures_are_listed_and_the_good_arrive(
+def test_bad_images_are_listed_and_the_good_arrive(
     config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     source = tmp_path / "mixed"
@@ -92,9 +92,9 @@ def test_bad_pictures_are_listed_and_the_good_arrive(
     whole = (source / "0001.png").read_bytes()
     (source / "truncated.png").write_bytes(whole[: len(whole) // 2])
     (source / "nothing.jpg").write_bytes(b"")
-    (source / "text.png").write_text("this is no picture")
+    (source / "text.png").write_text("this is no image")
     shutil.copy(source / "0002.png", source / "caption.png")
-    (source / "caption.png").write_bytes((source / "0002.png").read_bytes() + b"\0")  # other bytes, still a picture
+    (source / "caption.png").write_bytes((source / "0002.png").read_bytes() + b"\0")  # other bytes, still an image
     (source / "caption.txt").write_bytes(b"\xff\xfe broken")
     config = config_file()
     arguments = [config, "--set", f'data.source="{source}"', "--set", f'data.dataset="{tmp_path / "mixed-data"}"']

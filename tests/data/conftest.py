@@ -25,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def draw(path: Path, seed: int, size: tuple[int, int] = (64, 64), caption: str | None = None) -> None:
-    """Write one picture of smooth noise, a pure function of its seed."""
+    """Write one image of smooth noise, a pure function of its seed."""
     noise = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(path)
@@ -38,10 +38,10 @@ SIZES = ((64, 64), (96, 56), (56, 96))
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Twelve captioned pictures of three shapes."""
-    folder = tmp_path / "pictures"
+    """Twelve captioned images of three shapes."""
+    folder = tmp_path / "images"
     for number in range(12):
-        draw(folder / f"{number:02}.png", number, SIZES[number % 3], f"picture {number}")
+        draw(folder / f"{number:02}.png", number, SIZES[number % 3], f"image {number}")
     return folder
 
 
@@ -51,7 +51,7 @@ def make_config(tmp_path: Path, model: str) -> Callable[..., Config]:
 
     def make(**data: Any) -> Config:
         settings = {
-            "source": str(tmp_path / "pictures"),
+            "source": str(tmp_path / "images"),
             "format": "folder",
             "buckets": {"resolution": 64, "step": 16},
             **data,

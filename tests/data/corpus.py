@@ -1,6 +1,6 @@
-"""A folder of everything that can be wrong with a folder of pictures, and of much that only looks wrong.
+"""A folder of everything that can be wrong with a folder of images, and of much that only looks wrong.
 
-BAD: the picture cannot be used, or its caption file cannot be read (training it without would be silently wrong).
+BAD: the image cannot be used, or its caption file cannot be read (training it without would be silently wrong).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from tests.data import corpus_pictures
-from tests.data.corpus_pictures import MAGENTA, SIZE, picture
-from tests.data.test_picture import save
+from tests.data import corpus_images
+from tests.data.corpus_images import MAGENTA, SIZE, image
+from tests.data.test_image import save
 
 
 class Wanted(NamedTuple):
-    """What a good picture must arrive with; an empty caption means none."""
+    """What a good image must arrive with; an empty caption means none."""
 
     size: tuple[int, int]
     caption: str = ""
@@ -52,7 +52,7 @@ BROKEN_CAPTIONS = {
     "windows-1252": "a \N{EN DASH} cat".encode("cp1252"), "shift-jis": "猫の写真".encode("shift-jis"),
     "cut-character": "a caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode()[:-1], "nul-bytes": b"a cat\0\0\0",
     "utf-16-without-mark": "a cat".encode("utf-16-le"), "utf-16-of-odd-length": "a cat".encode("utf-16")[:-1],
-    "half-a-surrogate": b"\xff\xfe\x00\xd8", "binary": save(picture(900)), "of-10-MB": b"a cat, " * 1_500_000,
+    "half-a-surrogate": b"\xff\xfe\x00\xd8", "binary": save(image(900)), "of-10-MB": b"a cat, " * 1_500_000,
     "utf-32": b"\xff\xfe\0\0a\0\0\0",
 }  # fmt: skip
 """Stem -> bytes of a caption file that tells no caption."""
@@ -64,16 +64,16 @@ def build(root: Path) -> Corpus:
     for name in ("bad", "good", "names", "captions", "links", "nan"):
         (corpus.source / name).mkdir(parents=True)
     (root / "elsewhere").mkdir()
-    for bad in corpus_pictures.bad():
+    for bad in corpus_images.bad():
         (corpus.source / "bad" / bad.name).write_bytes(bad.content)
         corpus.bad[f"bad/{bad.name}"] = bad.reason
-    for good in corpus_pictures.good():
+    for good in corpus_images.good():
         (corpus.source / "good" / good.name).write_bytes(good.content)
         corpus.good[f"good/{good.name}"] = Wanted(good.size)
     _names(corpus)
     _captions(corpus)
     _links(corpus, root / "elsewhere")
-    for number in range(2):  # a test family's encoder answers NaN for this colour
+    for number in range(2):  # a test family's encoder answers NaN for this color
         _write(corpus.source / f"nan/{number}.png", save(Image.new("RGB", (32 + number, 32), MAGENTA)))
         corpus.bad[f"nan/{number}.png"] = "NaN"
     return corpus
@@ -84,12 +84,12 @@ def _names(corpus: Corpus) -> None:
         _good(corpus, f"names/{stem}.png", seed, "a cat" if len(stem) < 200 else "")
     for seed, stem in enumerate((b"latin-\xe9", b"\xff\xfe", b"cut-\xe7\x8c"), 530):
         folder = os.fsencode(corpus.source / "names") + b"/"
-        _write(os.fsdecode(folder + stem + b".png"), save(picture(seed)))
+        _write(os.fsdecode(folder + stem + b".png"), save(image(seed)))
         _write(os.fsdecode(folder + stem + b".txt"), b"a cat")
         corpus.good[f"names/{stem.decode(errors='backslashreplace')}.png"] = Wanted(SIZE, "a cat")
     _good(corpus, "names/folder.png/inner.png", 540)
     (corpus.source / "names" / "empty-folder.png").mkdir()
-    (corpus.source / "names" / "notes.md").write_text("no picture, and not named like one")
+    (corpus.source / "names" / "notes.md").write_text("no image, and not named like one")
     for stem in ("empty", "also-empty"):
         _write(corpus.source / f"names/{stem}.jpg", b"")
         corpus.bad[f"names/{stem}.jpg"] = "empty"
@@ -101,13 +101,13 @@ def _captions(corpus: Corpus) -> None:
         corpus.good[f"captions/{stem}.png"] = Wanted(SIZE, caption)
         _write(corpus.source / f"captions/{stem}.txt", content)
     for seed, (stem, content) in enumerate(BROKEN_CAPTIONS.items(), 630):
-        _write(corpus.source / f"captions/{stem}.png", save(picture(seed)))
+        _write(corpus.source / f"captions/{stem}.png", save(image(seed)))
         _write(corpus.source / f"captions/{stem}{('.txt', '.caption')[seed % 2]}", content)
         corpus.bad[f"captions/{stem}.png"] = "caption"
     _good(corpus, "captions/folder.png", 660)
     (corpus.source / "captions" / "folder.txt").mkdir()
     for seed, stem in enumerate(("dangling", "pipe"), 661):
-        _write(corpus.source / f"captions/{stem}.png", save(picture(seed)))
+        _write(corpus.source / f"captions/{stem}.png", save(image(seed)))
         corpus.bad[f"captions/{stem}.png"] = "caption"
     (corpus.source / "captions" / "dangling.txt").symlink_to("nowhere.txt")
     os.mkfifo(corpus.source / "captions" / "pipe.txt")
@@ -116,7 +116,7 @@ def _captions(corpus: Corpus) -> None:
 def _links(corpus: Corpus, elsewhere: Path) -> None:
     links = corpus.source / "links"
     for seed, name in enumerate(("target.png", "folder/inside.png"), 700):
-        _write(elsewhere / name, save(picture(seed)))
+        _write(elsewhere / name, save(image(seed)))
     (links / "link.png").symlink_to(elsewhere / "target.png")
     (links / "linked").symlink_to(elsewhere / "folder")
     corpus.good.update({"links/link.png": Wanted(SIZE), "links/linked/inside.png": Wanted(SIZE)})
@@ -138,7 +138,7 @@ def _links(corpus: Corpus, elsewhere: Path) -> None:
         corpus.bad[f"links/{name}"] = "not a regular file"
     if os.geteuid():  # root may read everything
         for seed, name in enumerate(("forbidden.png", "forbidden/inner.png"), 720):
-            _write(links / name, save(picture(seed)))
+            _write(links / name, save(image(seed)))
         (links / "forbidden.png").chmod(0)
         (links / "forbidden").chmod(0)
         corpus.bad.update({"links/forbidden.png": "cannot be read", "links/forbidden/": "cannot be read"})
@@ -146,7 +146,7 @@ def _links(corpus: Corpus, elsewhere: Path) -> None:
 
 def _good(corpus: Corpus, path: str, seed: int, caption: str = "") -> None:
     place = corpus.source / path
-    _write(place, save(picture(seed)))
+    _write(place, save(image(seed)))
     if caption:
         _write(place.with_suffix(".txt"), caption.encode())
     corpus.good[_shown(path)] = Wanted(SIZE, caption)

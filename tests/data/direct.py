@@ -44,9 +44,9 @@ class Direct:
 
 
 def shown(file: Path, resized: tuple[int, int], top: int, left: int, bucket: tuple[int, int]) -> Pixels:
-    """Resize a picture file by Lanczos and cut a bucket (width, height) out of it: (H, W, 3)."""
-    with Image.open(file) as picture:
-        whole = picture.convert("RGB").resize(resized, Image.Resampling.LANCZOS)
+    """Resize an image file by Lanczos and cut a bucket (width, height) out of it: (H, W, 3)."""
+    with Image.open(file) as image:
+        whole = image.convert("RGB").resize(resized, Image.Resampling.LANCZOS)
     return np.asarray(whole.crop((left, top, left + bucket[0], top + bucket[1])))
 
 

@@ -1,4 +1,4 @@
-"""sd15, whose VAE answers NaN for a picture all of one colour (magenta), as a half-precision VAE does for some pictures."""
+"""sd15, whose VAE answers NaN for an image all of one color (magenta), as a half-precision VAE does for some images."""
 
 from __future__ import annotations
 

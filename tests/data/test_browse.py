@@ -31,7 +31,7 @@ def kinds(found: Difference) -> dict[str, tuple[str, ...]]:
 
 
 def test_a_dataset_is_listed_and_shown(source: Path, make_config: Make) -> None:
-    (source / "broken.png").write_bytes(b"no picture")
+    (source / "broken.png").write_bytes(b"no image")
     config = make_config(held_out=0.3)
     prepare(config)
     (source / "11.png").unlink()
@@ -44,15 +44,15 @@ def test_a_dataset_is_listed_and_shown(source: Path, make_config: Make) -> None:
     manifest = browse.open_snapshot(config.dataset, "1")
     shown = text(browse.overview(config.dataset, manifest))
     assert all(name in shown for name in manifest.buckets)
-    assert "broken.png: not a picture" in shown
+    assert "broken.png: not an image" in shown
     for column in ("latents float16 (8, H/8, W/8)", "text float16 (77, 32)"):
         assert column in shown
     row = browse.find_rows(config.dataset, manifest, "04.png")[0]
-    assert (row["bucket"], row["captions"]) == ("80x48", ["picture 4"])
+    assert (row["bucket"], row["captions"]) == ("80x48", ["image 4"])
     assert browse.find_rows(config.dataset, manifest, row["id"].hex()[:8])[0]["path"] == "04.png"
     everything = text(browse.everything(row, manifest))
     for part in (
-        "picture 4",
+        "image 4",
         row["id"].hex(),
         "96x56",
         str(source / "04.png"),
@@ -61,7 +61,7 @@ def test_a_dataset_is_listed_and_shown(source: Path, make_config: Make) -> None:
         assert part in everything
     with pytest.raises(UserError, match=r"no row 'O4\.png'.*Did you mean '0?\d*4\.png'"):
         browse.find_rows(config.dataset, manifest, "O4.png")
-    with pytest.raises(UserError, match="left out by rule 'broken': not a picture"):
+    with pytest.raises(UserError, match="left out by rule 'broken': not an image"):
         browse.find_rows(config.dataset, manifest, "broken.png")
     with pytest.raises(UserError, match=r"no snapshot '7'\. It has 1, 2"):
         browse.open_snapshot(config.dataset, "7")
@@ -72,11 +72,11 @@ def test_a_dataset_is_listed_and_shown(source: Path, make_config: Make) -> None:
 def test_what_differs_is_named(source: Path, make_config: Make) -> None:
     prepare(make_config(held_out=0.0))
     (source / "00.png").unlink()
-    draw(source / "01.png", 101, (96, 56), "picture 1")
+    draw(source / "01.png", 101, (96, 56), "image 1")
     (source / "02.txt").write_text("other words")
     (source / "03.png").rename(source / "renamed.png")
     (source / "03.txt").rename(source / "renamed.txt")
-    draw(source / "04.png", 104, (64, 64), "picture 4")
+    draw(source / "04.png", 104, (64, 64), "image 4")
     draw(source / "new.png", 200, caption="new")
     config = make_config(held_out=0.0)
     prepare(config)
@@ -84,16 +84,16 @@ def test_what_differs_is_named(source: Path, make_config: Make) -> None:
     assert [change.path for change in found.first_removed] == ["00.png"]
     assert [change.path for change in found.first_added] == ["new.png"]
     assert kinds(found) == {
-        "01.png": ("picture",),
+        "01.png": ("image",),
         "02.png": ("captions",),
         "renamed.png": ("path",),
-        "04.png": ("picture", "bucket"),
+        "04.png": ("image", "bucket"),
     }
     assert (found.same, found.changed, found.added, found.removed) == (7, 4, 1, 1)
-    assert found.kinds == {"picture": 2, "bucket": 1, "path": 1, "captions": 1}
+    assert found.kinds == {"image": 2, "bucket": 1, "path": 1, "captions": 1}
     assert found.settings == {}
     shown = text(compare.show(found))
-    assert "~ 04.png (64x64): picture, bucket" in shown
+    assert "~ 04.png (64x64): image, bucket" in shown
     assert "+ new.png" in shown
     back = difference(config.dataset, "2", "1")
     assert (back.added, back.removed, back.changed) == (1, 1, 4)

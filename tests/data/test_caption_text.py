@@ -1,4 +1,4 @@
-"""Caption text: whole words, the order of the parts, versions that are functions of the picture and the seed alone."""
+"""Caption text: whole words, the order of the parts, versions that are functions of the image and the seed alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
 
 
 def composed(
-    *captions: str, item: dict[str, Any] | None = None, identity: str = "picture", seed: int = 0, **settings: Any
+    *captions: str, item: dict[str, Any] | None = None, identity: str = "image", seed: int = 0, **settings: Any
 ) -> tuple[str, ...]:
     return compose(captions, CaptionConfig(**settings), identity=identity, seed=seed, **(item or {}))
 
@@ -58,8 +58,8 @@ def test_a_caption_is_composed(settings: dict[str, Any], captions: list[str], ex
     assert composed(*captions, **settings) == expected
 
 
-def test_a_regularisation_picture_has_neither_trigger_nor_placeholder() -> None:
-    settings: dict[str, Any] = {"trigger": "sks", "item": {"regularisation": True}}
+def test_a_regularization_image_has_neither_trigger_nor_placeholder() -> None:
+    settings: dict[str, Any] = {"trigger": "sks", "item": {"regularization": True}}
     assert composed("a photo of TOK cat, TOK's hat", **settings) == ("a photo of cat, hat",)
     assert composed("a cat", prefix="in the style of TOK,", suffix="by sks", **settings) == ("a cat",)
     assert composed("a cat in TOKYO", prefix="a photo,", **settings) == ("a photo, a cat in TOKYO",)
@@ -85,7 +85,7 @@ def test_versions_shuffle_and_drop_but_keep_the_first_tags(
     assert made == composed(text, **settings)
 
 
-def test_versions_differ_by_picture_seed_and_number_and_drop_the_share() -> None:
+def test_versions_differ_by_image_seed_and_number_and_drop_the_share() -> None:
     config = CaptionConfig(tag_dropout=0.25)
     body = ", ".join(f"tag{number}" for number in range(40))
     orders = {variant(body, config, identity=i, seed=s, number=n) for i in "ab" for s in (0, 1) for n in (1, 2)}
@@ -96,7 +96,7 @@ def test_versions_differ_by_picture_seed_and_number_and_drop_the_share() -> None
 
 def test_versions_are_the_same_in_every_process() -> None:
     config = CaptionConfig(tag_dropout=0.3)
-    made = variant("a, b, c, d, e, f", config, identity="picture", seed=7, number=2)
+    made = variant("a, b, c, d, e, f", config, identity="image", seed=7, number=2)
     assert made == "f, b, e, c"  # fixed: a change of this order is a change of every dataset with versions
 
 

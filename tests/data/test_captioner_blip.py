@@ -22,7 +22,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.usefixtures("here")
-def test_only_pictures_without_caption_are_captioned_and_only_once(
+def test_only_images_without_caption_are_captioned_and_only_once(
     source: Path, make_config: Callable[..., Config], weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in (3, 4, 5):
@@ -34,7 +34,7 @@ def test_only_pictures_without_caption_are_captioned_and_only_once(
     assert (report.noted, report.kept) == ({"blip": 2}, 11)
     assert [item.path for item in report.rejected] == ["05.png"]
     rows = live(config)
-    assert rows["00.png"]["caption"] == "sks, picture 0"
+    assert rows["00.png"]["caption"] == "sks, image 0"
     assert rows["03.png"]["caption"].startswith("sks")
 
     report = prepare(config)

@@ -31,13 +31,13 @@ Make = Callable[..., Config]
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test's pictures and dataset are kept for the others."""
+    """Where the first test's images and dataset are kept for the others."""
     return tmp_path_factory.mktemp("kept")
 
 
 @pytest.fixture
 def dataset(source: Path, make_config: Make, kept: Path) -> str:
-    """Three snapshots: all pictures at 64 pixels, all at 32, and those without the first."""
+    """Three snapshots: all images at 64 pixels, all at 32, and those without the first."""
     config = make_config(buckets={"resolution": 32, "step": 16})
     (source / "00.png").rename(source.parent / "first.png")
     if not (kept / "dataset").exists():
@@ -144,7 +144,7 @@ def test_what_a_living_preparation_wrote_stays_however_old(dataset: str) -> None
 def test_what_killed_writers_left_goes_and_what_is_not_ours_stays(dataset: str) -> None:
     left = ["latents/bucket=64x64/x.parquet.tmp-0123abcd", "manifest.json.tmp-0123abcd", "rejected/0a.new",
             "snapshots/000009.json.new-0123abcd", "snapshots/000009.json.new-0123abcd.tmp-0123abcd"]  # fmt: skip
-    foreign = ["notes.md", "latents/README", "pictures/new.png", "preview.html"]
+    foreign = ["notes.md", "latents/README", "images/new.png", "preview.html"]
     for name in (*left, *foreign):
         Path(dataset, name).parent.mkdir(exist_ok=True, parents=True)
         Path(dataset, name).write_text("x")

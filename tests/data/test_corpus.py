@@ -1,4 +1,4 @@
-"""Every broken picture of the corpus gives its reason and nothing else; every tricky one decodes."""
+"""Every broken image of the corpus gives its reason and nothing else; every tricky one decodes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from raytrain.data.image.picture import BadPicture, decode, decode_layers, header, measure
-from tests.data import corpus, corpus_pictures
-from tests.data.corpus_pictures import Bad, Good
+from raytrain.data.image.image import BadImage, decode, decode_layers, header, measure
+from tests.data import corpus, corpus_images
+from tests.data.corpus_images import Bad, Good
 
 LIMIT = 200_000_000
 
@@ -18,9 +18,9 @@ def open_fully(content: bytes) -> None:
     decode(content, LIMIT)
 
 
-@pytest.mark.parametrize("file", corpus_pictures.bad(), ids=lambda file: file.name)
-def test_a_bad_picture_gives_its_reason(file: Bad) -> None:
-    with pytest.raises(BadPicture) as caught:
+@pytest.mark.parametrize("file", corpus_images.bad(), ids=lambda file: file.name)
+def test_a_bad_image_gives_its_reason(file: Bad) -> None:
+    with pytest.raises(BadImage) as caught:
         open_fully(file.content)
     reason = str(caught.value)
     assert file.reason in reason
@@ -29,12 +29,12 @@ def test_a_bad_picture_gives_its_reason(file: Bad) -> None:
     assert reason.isprintable()
 
 
-@pytest.mark.parametrize("file", corpus_pictures.good(), ids=lambda file: file.name)
-def test_a_tricky_picture_decodes(file: Good) -> None:
+@pytest.mark.parametrize("file", corpus_images.good(), ids=lambda file: file.name)
+def test_a_tricky_image_decodes(file: Good) -> None:
     size = measure(file.content, LIMIT)
-    picture, alpha = decode_layers(file.content, LIMIT)
-    assert size == picture.size == file.size
-    assert picture.mode == "RGB"
+    image, alpha = decode_layers(file.content, LIMIT)
+    assert size == image.size == file.size
+    assert image.mode == "RGB"
     assert alpha is None or alpha.size == size
 
 
@@ -43,11 +43,11 @@ def test_every_path_of_the_corpus_is_there_once(tmp_path: Path) -> None:
     assert (len(built.bad), len(built.good)) == (198, 106)  # as docs/promises.md says
     assert not built.bad.keys() & built.good.keys()
     contents = [path.read_bytes() for path in (tmp_path / "source" / "good").iterdir()]
-    assert len(set(contents)) == len(contents), "equal pictures would be rejected as duplicates"
+    assert len(set(contents)) == len(contents), "equal images would be rejected as duplicates"
 
 
 def test_the_header_tells_of_every_transparency() -> None:
-    for file in corpus_pictures.good():
+    for file in corpus_images.good():
         alpha = decode_layers(file.content, LIMIT)[1]
         transparent = header(file.content, LIMIT)[1]
         assert transparent or alpha is None, f"{file.name}: its pixels depend on the background"

@@ -1,4 +1,4 @@
-"""`python -m jobs.prepare` over the corpus: every good picture arrives, every bad one is listed, nothing is lost."""
+"""`python -m jobs.prepare` over the corpus: every good image arrives, every bad one is listed, nothing is lost."""
 
 from __future__ import annotations
 

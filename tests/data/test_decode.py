@@ -1,4 +1,4 @@
-"""Colours, depths, transparency and damage: what `decode` makes of files that Pillow alone reads wrongly or half."""
+"""Colors, depths, transparency and damage: what `decode` makes of files that Pillow alone reads wrongly or half."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from raytrain.config.base import check_color
+from raytrain.data.image.image import BadImage, decode, decode_any, decode_layers, measure
 from raytrain.data.image.kinds import describe
-from raytrain.data.image.picture import BadPicture, decode, decode_any, decode_layers, measure
 from raytrain.errors import UserError
-from tests.data.test_picture import LIMIT, save
+from tests.data.test_image import LIMIT, save
 
 NOISE = np.random.default_rng(0)
 ADOBE = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
@@ -63,8 +63,8 @@ def icc(space: bytes, tags: dict[bytes, bytes]) -> bytes:
 def gamma_profile(space: bytes, gamma: float, primaries: NDArray[Any]) -> bytes:
     curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
     tags = {b"wtpt": xyz(np.array([0.9642, 1, 0.8249]))}
-    for index, colour in enumerate(b"rgb"):
-        tags[bytes([colour]) + b"XYZ"], tags[bytes([colour]) + b"TRC"] = xyz(primaries[:, index]), curve
+    for index, color in enumerate(b"rgb"):
+        tags[bytes([color]) + b"XYZ"], tags[bytes([color]) + b"TRC"] = xyz(primaries[:, index]), curve
     return icc(space, tags if space == b"RGB " else {b"wtpt": tags[b"wtpt"], b"kTRC": curve})
 
 
@@ -80,28 +80,28 @@ def encoded(linear: NDArray[Any]) -> NDArray[Any]:
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("BMP", {})])
 @pytest.mark.parametrize("profile", [b"", ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), b"junk"])
-def test_plain_pictures_are_bit_identical_to_pillows(kind: str, options: dict[str, Any], profile: bytes) -> None:
+def test_plain_images_are_bit_identical_to_pillows(kind: str, options: dict[str, Any], profile: bytes) -> None:
     more = {"icc_profile": profile} if profile and kind != "BMP" else {}
-    for picture in (noise(), noise("L")):
-        content = save(picture, kind, **options, **more)
+    for image in (noise(), noise("L")):
+        content = save(image, kind, **options, **more)
         assert (np.asarray(decode(content, LIMIT)) == np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))).all()
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_sixteen_bit_png_is_rounded(channels: int) -> None:
     values = NOISE.integers(0, 65536, (9, 7, channels), dtype=np.uint16)
-    picture, alpha = decode_layers(png16(values), LIMIT)
+    image, alpha = decode_layers(png16(values), LIMIT)
     wanted = np.floor(values / 257 + 0.5).astype(np.uint8)
     if channels in (1, 3):
         assert alpha is None
-        assert (np.asarray(picture) == wanted).all()
+        assert (np.asarray(image) == wanted).all()
     else:
         layer = Image.fromarray(
             np.concatenate([wanted[..., :1]] * 3 + [wanted[..., 1:]], -1) if channels == 2 else wanted
         )
         white = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
         assert (np.asarray(alpha) == wanted[..., -1]).all()
-        assert (np.asarray(picture) == np.asarray(white)).all()
+        assert (np.asarray(image) == np.asarray(white)).all()
 
 
 @pytest.mark.parametrize("options", [{}, {"byteorder": ">"}, {"compression": "zlib"}, {"tile": (16, 16)},
@@ -115,7 +115,7 @@ def test_sixteen_bit_tiff_is_rounded(options: dict[str, Any]) -> None:
     assert (np.asarray(decode(content, LIMIT)) == wanted).all()
     assert (np.asarray(decode(tiff(values[..., 0], **options), LIMIT))[..., 1] == wanted[..., 0]).all()
     if "byteorder" in options:
-        return  # Pillow knows no such picture where white is zero
+        return  # Pillow knows no such image where white is zero
     white_is_zero = tiff(values[..., 0], photometric="miniswhite", **options)
     assert (np.asarray(decode(white_is_zero, LIMIT))[..., 1] == np.floor((65535 - values[..., 0]) / 257 + 0.5)).all()
 
@@ -130,19 +130,19 @@ def test_twelve_bit_tiff_reaches_white() -> None:
     assert [decode(bytes(content), LIMIT).getpixel((x, 0)) for x in (0, 1)] == [(255,) * 3, (128,) * 3]
 
 
-def test_the_transparent_colour_of_a_sixteen_bit_png_is_compared_in_full() -> None:
+def test_the_transparent_color_of_a_sixteen_bit_png_is_compared_in_full() -> None:
     values = np.array([[[1000, 2000, 3000], [1001, 2000, 3000]]], np.uint16)
     content = png16(values, chunk(b"tRNS", struct.pack(">3H", 1000, 2000, 3000)))
-    picture, alpha = decode_layers(content, LIMIT)
+    image, alpha = decode_layers(content, LIMIT)
     assert list(np.asarray(alpha)[0]) == [0, 255]
-    assert [picture.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (4, 8, 12)]
-    grey = decode_layers(png16(values[..., :1], chunk(b"tRNS", struct.pack(">H", 1001))), LIMIT)[1]
-    assert list(np.asarray(grey)[0]) == [255, 0]
+    assert [image.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (4, 8, 12)]
+    gray = decode_layers(png16(values[..., :1], chunk(b"tRNS", struct.pack(">H", 1001))), LIMIT)[1]
+    assert list(np.asarray(gray)[0]) == [255, 0]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1"])
-@pytest.mark.parametrize(("background", "colour"), [("white", (255,) * 3), ("#0a141e", (10, 20, 30))])
-def test_transparency_lies_on_the_background(mode: str, background: str, colour: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(("background", "color"), [("white", (255,) * 3), ("#0a141e", (10, 20, 30))])
+def test_transparency_lies_on_the_background(mode: str, background: str, color: tuple[int, int, int]) -> None:
     if mode == "P":
         source = Image.new("P", (2, 1), 0)
         source.putpalette([9, 9, 9, 200, 100, 50])
@@ -151,26 +151,26 @@ def test_transparency_lies_on_the_background(mode: str, background: str, colour:
         content = save(Image.new("1", (2, 1), 0), "PNG", transparency=0)
     else:
         content = save(Image.new(mode, (2, 1), (0,) * len(mode)))
-    assert decode(content, LIMIT, background).getpixel((0, 0)) == colour
-    picture, alpha = decode_layers(content, LIMIT, background)
-    assert picture.mode == "RGB"
+    assert decode(content, LIMIT, background).getpixel((0, 0)) == color
+    image, alpha = decode_layers(content, LIMIT, background)
+    assert image.mode == "RGB"
     assert alpha is not None
     assert (alpha.mode, alpha.getpixel((0, 0))) == ("L", 0)
     assert decode_any(content, LIMIT).getpixel((0, 0))[3] == 0  # type: ignore[index]
 
 
-def test_half_transparency_mixes_and_the_alpha_is_turned_with_the_picture() -> None:
+def test_half_transparency_mixes_and_the_alpha_is_turned_with_the_image() -> None:
     source = Image.new("RGBA", (4, 2), (100, 200, 0, 255))
     source.putpixel((0, 0), (100, 200, 0, 51))
     exif = Image.Exif()
     exif[0x0112] = 6
     for kind, options in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})):
         content = save(source, kind, exif=exif, **options)
-        picture, alpha = decode_layers(content, LIMIT, "black")
+        image, alpha = decode_layers(content, LIMIT, "black")
         assert alpha is not None
-        assert picture.size == alpha.size == measure(content, LIMIT) == (2, 4)
+        assert image.size == alpha.size == measure(content, LIMIT) == (2, 4)
         assert alpha.getpixel((1, 0)) == 51
-        assert picture.getpixel((1, 0)) == (20, 40, 0)
+        assert image.getpixel((1, 0)) == (20, 40, 0)
 
 
 def test_wide_gamut_is_converted_as_the_formulas_say() -> None:
@@ -186,17 +186,17 @@ def test_wide_gamut_is_converted_as_the_formulas_say() -> None:
     assert (np.asarray(decode_layers(transparent, LIMIT)[1]) == np.asarray(layer)[..., 3]).all()
 
 
-def test_a_grey_profile_is_followed_and_one_of_other_channels_is_not() -> None:
+def test_a_gray_profile_is_followed_and_one_of_other_channels_is_not() -> None:
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     linear = gamma_profile(b"GRAY", 1.0, ADOBE)
     seen = np.asarray(decode(save(ramp, icc_profile=linear), LIMIT))[0, :, 0]
     assert abs(seen - encoded(np.arange(256) / 255)).max() <= 1
     assert (np.asarray(decode_any(save(ramp, icc_profile=linear), LIMIT).convert("L")) == np.asarray(ramp)).all()
-    colour = noise()
-    assert (np.asarray(decode(save(colour, icc_profile=linear), LIMIT)) == np.asarray(colour)).all()
+    color = noise()
+    assert (np.asarray(decode(save(color, icc_profile=linear), LIMIT)) == np.asarray(color)).all()
 
 
-def test_ycck_jpeg_has_the_colours_it_means() -> None:
+def test_ycck_jpeg_has_the_colors_it_means() -> None:
     rgb = noise(size=(32, 32))
     # Stored are the inks as YCbCr, and black inverted (Adobe Technical Note 5116); Pillow inverts all that it writes.
     planes = [*ImageOps.invert(rgb).convert("YCbCr").split(), Image.new("L", rgb.size, 255)]
@@ -206,9 +206,9 @@ def test_ycck_jpeg_has_the_colours_it_means() -> None:
     assert abs(np.asarray(decode(bytes(content), LIMIT)).astype(int) - np.asarray(rgb)).max() <= 8
 
 
-def test_a_cmyk_profile_decides_the_colours() -> None:
+def test_a_cmyk_profile_decides_the_colors() -> None:
     inks = np.array([[c, m, y, k] for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)])
-    lightness = (255 * (1 - inks[:, 3]) * (1 - inks[:, :3].sum(1) / 4)).astype(np.uint8)  # an invented press: grey inks
+    lightness = (255 * (1 - inks[:, 3]) * (1 - inks[:, :3].sum(1) / 4)).astype(np.uint8)  # an invented press: gray inks
     lab = np.stack([lightness, np.full(16, 128), np.full(16, 128)], -1).astype(np.uint8).tobytes()
     straight = bytes(range(256))
     table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
@@ -221,16 +221,16 @@ def test_a_cmyk_profile_decides_the_colours() -> None:
     assert decode(save(Image.new("CMYK", (8, 8), (0, 255, 0, 0)), "TIFF"), LIMIT).getpixel((0, 0))[1] < 10  # type: ignore[index]
 
 
-def test_damage_that_decodes_to_grey_is_refused() -> None:
+def test_damage_that_decodes_to_gray_is_refused() -> None:
     for kind, options in (("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True})):
         content = save(Image.effect_noise((96, 96), 90), kind, **options)
         half = len(content) // 2
         for broken in (content[:half] + bytes(len(content) - half), content[:half], content[:-2]):
-            with pytest.raises(BadPicture, match="damaged picture"):
+            with pytest.raises(BadImage, match="damaged image"):
                 decode(broken, LIMIT)
     mended = (content := save(Image.effect_noise((96, 96), 90), "JPEG"))[: len(content) // 2] + b"\xff\xd9"
     assert Image.open(io.BytesIO(mended)).convert("RGB").getpixel((90, 90)) == (128,) * 3  # what Pillow makes of it
-    with pytest.raises(BadPicture, match="truncated"):
+    with pytest.raises(BadImage, match="truncated"):
         decode(mended, LIMIT)
 
 
@@ -247,7 +247,7 @@ def test_measuring_decodes_no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     late = late[:-12] + chunk(b"eXIf", exif.tobytes()[6:]) + late[-12:]
     contents = [save(noise(), kind, exif=exif) for kind in ("PNG", "JPEG", "TIFF", "WEBP", "AVIF")] + [late]
     assert {decode(content, LIMIT).size for content in contents} == {(16, 24)}
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda picture: pytest.fail("decoded"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
     assert {measure(content, LIMIT) for content in contents} == {(16, 24)}
 
 
@@ -265,25 +265,25 @@ def test_measuring_decodes_no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_foreign_files_are_named_with_the_remedy(content: bytes, words: str) -> None:
     assert words in describe(content)
-    with pytest.raises(BadPicture, match="not a picture that is read") as caught:
+    with pytest.raises(BadImage, match="not an image that is read") as caught:
         decode(content, LIMIT)
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "int16", "int32", "uint32"])
 def test_values_without_a_defined_white_are_refused(dtype: str) -> None:
-    with pytest.raises(BadPicture, match="no defined white"):
+    with pytest.raises(BadImage, match="no defined white"):
         decode(tiff(np.ones((4, 4), dtype)), LIMIT)
 
 
-def test_the_preview_in_a_raw_file_is_no_picture() -> None:
-    with pytest.raises(BadPicture, match="raw file"):
+def test_the_preview_in_a_raw_file_is_no_image() -> None:
+    with pytest.raises(BadImage, match="raw file"):
         measure(tiff(np.zeros((4, 4), np.uint8), subfiletype=1), LIMIT)
-    with pytest.raises(BadPicture, match="plane"):
+    with pytest.raises(BadImage, match="plane"):
         decode(tiff(np.zeros((3, 4, 4), np.uint16), photometric="rgb", planarconfig="separate"), LIMIT)
 
 
-def test_a_background_is_a_name_or_a_hex_colour() -> None:
+def test_a_background_is_a_name_or_a_hex_color() -> None:
     for good in ("white", "Black", "#7f7f7F"):
         check_color(good)
     for bad, words in (

@@ -27,15 +27,15 @@ Make = Callable[..., Config]
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Three pictures with room for cuts, one of them stored lying and viewed upright."""
-    folder = tmp_path / "pictures"
+    """Three images with room for cuts, one of them stored lying and viewed upright."""
+    folder = tmp_path / "images"
     draw(folder / "wide.png", 1, (120, 64), "wide")
     draw(folder / "tall.png", 2, (64, 110), "tall")
     draw(folder / "turned.png", 3, (120, 64), "turned")
-    with Image.open(folder / "turned.png") as picture:
-        exif = picture.getexif()
+    with Image.open(folder / "turned.png") as image:
+        exif = image.getexif()
         exif[0x0112] = 6  # to be turned by 90 degrees: it is viewed as 64x120
-        picture.save(folder / "turned.png", exif=exif)
+        image.save(folder / "turned.png", exif=exif)
     return folder
 
 
@@ -43,7 +43,7 @@ def rows(config: Config) -> dict[str, dict[str, Any]]:
     return {path: row for (path, _), row in contents(config).items() if path}
 
 
-def test_flipped_versions_are_the_mirrored_picture_encoded(source: Path, make_config: Make) -> None:
+def test_flipped_versions_are_the_mirrored_image_encoded(source: Path, make_config: Make) -> None:
     config = make_config(held_out=0.0, buckets={"sizes": [[64, 64]], "step": 16}, augment={"flip": True})
     assert prepare(config).made["latents"] == 6
     direct, found = Direct(config), rows(config)
@@ -74,7 +74,7 @@ def test_cuts_are_where_their_numbers_say_and_the_loader_tells_them(source: Path
             top, left = version[1:]
             if name != "turned.png":
                 mirror = number % 2
-                at = width - 64 - left if mirror else left  # a cut's place is counted in the mirrored picture
+                at = width - 64 - left if mirror else left  # a cut's place is counted in the mirrored image
                 cut = shown(source / name, (width, height), top, at, (64, 64))
                 assert same(version, direct.latents(cut[:, ::-1] if mirror else cut))
     dataset = Dataset(config.dataset)
@@ -96,11 +96,11 @@ def test_cuts_are_where_their_numbers_say_and_the_loader_tells_them(source: Path
     assert seen["0"] != seen["1"]
 
 
-def test_the_turned_picture_is_encoded_upright(source: Path, make_config: Make) -> None:
+def test_the_turned_image_is_encoded_upright(source: Path, make_config: Make) -> None:
     config = make_config(held_out=0.0, buckets={"sizes": [[64, 64]], "step": 16})
     prepare(config)
-    with Image.open(source / "turned.png") as picture:
-        upright = picture.convert("RGB").transpose(Image.Transpose.ROTATE_270)
+    with Image.open(source / "turned.png") as image:
+        upright = image.convert("RGB").transpose(Image.Transpose.ROTATE_270)
     cut = np.asarray(upright.crop((0, 28, 64, 92)))
     row = rows(config)["turned.png"]
     assert same(row["latents"][0], Direct(config).latents(cut))
@@ -113,19 +113,19 @@ def test_the_turned_picture_is_encoded_upright(source: Path, make_config: Make) 
     assert size == [120, 64, 28, 0, 64, 64]
 
 
-def test_colours_zooms_and_outpaints_are_stored_each(source: Path, make_config: Make) -> None:
-    augment = {"colours": 2, "zooms": 1, "outpaints": 1}
+def test_colors_zooms_and_outpaints_are_stored_each(source: Path, make_config: Make) -> None:
+    augment = {"colors": 2, "zooms": 1, "outpaints": 1}
     config = make_config(held_out=0.0, augment=augment)
     assert prepare(config).made["latents"] == 3 * 5
     direct = Direct(config)
     for name, row in rows(config).items():
         if name == "turned.png":
             continue
-        with Image.open(source / name) as picture:
-            whole = picture.convert("RGB")
+        with Image.open(source / name) as image:
+            whole = image.convert("RGB")
         [fit] = fits(*whole.size, config.data.buckets)
         versions = transforms(*whole.size, fit, config.data.buckets, config.data.augment, row["id"].hex(), config.seed)
-        assert [bool(version.colour) for version in versions] == [False, True, True, False, False]
+        assert [bool(version.color) for version in versions] == [False, True, True, False, False]
         assert [bool(version.inset) for version in versions] == [False, False, False, False, True]
         for version, array in zip(versions, row["latents"], strict=True):
             assert same(array, direct.latents(pixels(whole, version, fit.bucket)))

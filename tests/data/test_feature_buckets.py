@@ -1,4 +1,4 @@
-"""Buckets by every rule through prepare, and pictures left out: each with its rule and reason, none lost in silence."""
+"""Buckets by every rule through prepare, and images left out: each with its rule and reason, none lost in silence."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def rejected(report: PrepareReport) -> dict[str, tuple[str, str]]:
     return {line["path"]: (line["rule"], line["reason"]) for line in lines}
 
 
-def test_one_picture_at_two_resolutions(tmp_path: Path, make_config: Make) -> None:
-    folder = tmp_path / "pictures"
+def test_one_image_at_two_resolutions(tmp_path: Path, make_config: Make) -> None:
+    folder = tmp_path / "images"
     draw(folder / "large.png", 1, (150, 140))
     draw(folder / "middle.png", 2, (100, 100))
     draw(folder / "small.png", 3, (40, 40))
@@ -57,9 +57,9 @@ def test_one_picture_at_two_resolutions(tmp_path: Path, make_config: Make) -> No
     assert Dataset(config.dataset).counts() == {"128x128": 1, "32x32": 3, "64x64": 2}
 
 
-def test_a_picture_that_would_be_enlarged_is_left_out_and_told(tmp_path: Path, make_config: Make) -> None:
-    draw(tmp_path / "pictures/good.png", 1, (96, 96))
-    draw(tmp_path / "pictures/small.png", 2, (40, 40))
+def test_a_image_that_would_be_enlarged_is_left_out_and_told(tmp_path: Path, make_config: Make) -> None:
+    draw(tmp_path / "images/good.png", 1, (96, 96))
+    draw(tmp_path / "images/small.png", 2, (40, 40))
     config = make_config(held_out=0.0, buckets={"sizes": [[64, 64]], "step": 16, "upscale": False})
     report = prepare(config)
     assert placed(config) == {("good.png", "64x64")}
@@ -70,40 +70,40 @@ def test_a_picture_that_would_be_enlarged_is_left_out_and_told(tmp_path: Path, m
 def test_the_mean_shape_is_of_all_that_are_kept(tmp_path: Path, make_config: Make) -> None:
     sizes = {"a": (128, 64), "b": (96, 64), "c": (64, 64), "too small": (200, 20)}
     for number, (name, size) in enumerate(sizes.items()):
-        draw(tmp_path / f"pictures/{name}.png", number, size)
+        draw(tmp_path / f"images/{name}.png", number, size)
     config = make_config(held_out=0.0, buckets={"rule": "mean", "resolution": 64, "step": 16}, quality={"min_side": 32})
     report = prepare(config)
     ratio = (2 + 1.5 + 1) / 3
     width, height = (16 * round(side / 16) for side in (math.sqrt(64 * 64 * ratio), math.sqrt(64 * 64 / ratio)))
     assert placed(config) == {(f"{name}.png", f"{width}x{height}") for name in "abc"}
     assert report.rules == {"size": 1}
-    draw(tmp_path / "pictures/d.png", 9, (64, 200))
+    draw(tmp_path / "images/d.png", 9, (64, 200))
     report = prepare(config)
     ratio = (2 + 1.5 + 1 + 0.32) / 4
     width, height = (16 * round(side / 16) for side in (math.sqrt(64 * 64 * ratio), math.sqrt(64 * 64 / ratio)))
     assert {bucket for _, bucket in placed(config)} == {f"{width}x{height}"} == {"64x64"}
-    assert report.made["latents"] == 4, "one picture more moved the mean, and with it the only bucket"
+    assert report.made["latents"] == 4, "one image more moved the mean, and with it the only bucket"
 
 
 def test_kohya_without_enlarging_keeps_sizes_cut_to_the_step(tmp_path: Path, make_config: Make) -> None:
     sizes = {"own": (70, 40), "exact": (64, 32), "large": (200, 100), "strip": (64, 12)}
     for number, (name, size) in enumerate(sizes.items()):
-        draw(tmp_path / f"pictures/{name}.png", number, size)
+        draw(tmp_path / f"images/{name}.png", number, size)
     config = make_config(held_out=0.0, buckets={"rule": "kohya", "resolution": 64, "step": 16, "upscale": False})
     report = prepare(config)
     # 200x100 is shrunk to the area: 90.5x45.3, cut to 80x32; 80 wide is 40 high (ratio 2.5 after the cut to 32), 32 high is
-    # 64 wide (ratio 2, the picture's own): so 64x32.
+    # 64 wide (ratio 2, the image's own): so 64x32.
     assert placed(config) == {("own.png", "64x32"), ("exact.png", "64x32"), ("large.png", "64x32")}
     assert set(rejected(report)) == {"strip.png"}
     found, direct = contents(config), Direct(config)
     assert same(
         found["own.png", "64x32"]["latents"][0],
-        direct.latents(shown(tmp_path / "pictures/own.png", (70, 40), 4, 3, (64, 32))),
+        direct.latents(shown(tmp_path / "images/own.png", (70, 40), 4, 3, (64, 32))),
     )
 
 
 def test_every_filter_counts_and_names_what_it_leaves_out(tmp_path: Path, make_config: Make) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     textured = Image.effect_noise((96, 96), 120).convert("RGB")
     for number in range(4):
         noise = Image.effect_noise((96, 96), 90 + 20 * number).convert("RGB")
@@ -133,16 +133,16 @@ def test_every_filter_counts_and_names_what_it_leaves_out(tmp_path: Path, make_c
     assert said["x.jpg"][1] == "looks like x again.png"
     assert "outside of least = 200.0" in said["blurred.png"][1]
     kept = contents(config)
-    pictures = {path for path, _ in kept if path}
-    assert report.found == len(pictures) + sum(report.rules.values()) == len(list(folder.iterdir()))
-    assert pictures | set(said) == {path.name for path in folder.iterdir()}
+    images = {path for path, _ in kept if path}
+    assert report.found == len(images) + sum(report.rules.values()) == len(list(folder.iterdir()))
+    assert images | set(said) == {path.name for path in folder.iterdir()}
     assert all(row["scores"][0] >= 200 for (path, _), row in kept.items() if path)
     assert report.noted == {"sharp": 6}, "what the cheap filters left out is not scored"
     assert sum(count.train + count.held_out for count in report.buckets.values()) == report.kept == 5
 
 
-def test_faults_of_one_array_are_listed_by_picture(tmp_path: Path, make_config: Make) -> None:
-    folder = tmp_path / "pictures"
+def test_faults_of_one_array_are_listed_by_image(tmp_path: Path, make_config: Make) -> None:
+    folder = tmp_path / "images"
     for number in range(3):
         draw(folder / f"{number}.png", number, (64, 64))
     (tmp_path / "masks").mkdir()
@@ -152,7 +152,7 @@ def test_faults_of_one_array_are_listed_by_picture(tmp_path: Path, make_config: 
     settings = {"source": "", "subsets": [subset], "held_out": 0.0, "masks": {"kind": "folder"}}
     report = prepare(make_config(**settings, buckets={"resolutions": [32, 64], "step": 16}, augment={"flip": True}))
     assert {path: reason.split(";")[0][:40] for path, (_, reason) in rejected(report).items()} == {
-        "1.png": "its mask is 64x20 and the picture 64x64:", "2.png": "it has no mask file"}  # fmt: skip
+        "1.png": "its mask is 64x20 and the image 64x64:", "2.png": "it has no mask file"}  # fmt: skip
     assert (report.found, report.kept, report.rules) == (3, 2, {"broken": 2})
     assert report.buckets.keys() == {"32x32", "64x64"}
 
@@ -162,7 +162,7 @@ def test_the_list_of_what_is_left_out_is_the_same_in_whatever_order_it_was_found
 ) -> None:
     for name in "ab":
         draw(tmp_path / f"{name}/good {name}.png", ord(name), (64, 64))
-        (tmp_path / f"{name}/bad {name}.png").write_bytes(b"no picture")
+        (tmp_path / f"{name}/bad {name}.png").write_bytes(b"no image")
     subsets = [{"source": str(tmp_path / name)} for name in "ab"]
     reports = [prepare(make_config(source="", subsets=order)) for order in (subsets, subsets[::-1])]
     assert reports[0].rejected_path == reports[1].rejected_path

@@ -1,4 +1,4 @@
-"""Captions from a source to stored text: several a picture, variants, quality tags, and which version an occurrence reads."""
+"""Captions from a source to stored text: several an image, variants, quality tags, and which version an occurrence reads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rows(config: Config) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def listed(tmp_path: Path) -> Path:
-    """A list of three pictures: one with two captions, one with one, one with none."""
+    """A list of three images: one with two captions, one with one, one with none."""
     for number in range(3):
         draw(tmp_path / f"{number}.png", number)
     several = ["red, round, old, on a table", "a ball"]
@@ -91,7 +91,7 @@ def test_visits_read_all_versions_alike_often_and_each_the_same_again(listed: Pa
 
 
 def test_quality_tags_follow_a_score(tmp_path: Path, make_config: Make) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     draw(folder / "smooth.png", 1, (128, 128), "a thing")
     Image.effect_noise((128, 128), 100).convert("RGB").save(folder / "rough.png")
     Image.new("RGB", (128, 128), "teal").save(folder / "flat.png")

@@ -1,4 +1,4 @@
-"""Masks and control pictures: the same view as their picture, whatever is cut or mirrored; the masked loss by hand."""
+"""Masks and control images: the same view as their image, whatever is cut or mirrored; the masked loss by hand."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SQUARE = {"sizes": [[64, 64]], "step": 16}
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A wide picture with a mask that is white in its upper left, and a control picture with a red corner there."""
-    folder = tmp_path / "pictures"
+    """A wide image with a mask that is white in its upper left, and a control image with a red corner there."""
+    folder = tmp_path / "images"
     draw(folder / "a.png", 1, (128, 64), "a")
     draw(folder / "b.png", 2, (128, 64), "b")
     for kind in ("masks", "controls"):
@@ -72,23 +72,21 @@ def test_layers_follow_every_cut_and_mirror(config: Callable[..., Config], tmp_p
     for path, row in rows(settings).items():
         mask, control = Image.open(tmp_path / f"masks/{path}"), Image.open(tmp_path / f"controls/{path}")
         assert len(row["latents"]) == len(row["mask"]) == len(row["control"]) == 6
-        for number, (latents, grey, colours) in enumerate(
-            zip(row["latents"], row["mask"], row["control"], strict=True)
-        ):
-            assert latents[1:] == grey[1:] == colours[1:]
+        for number, (latents, gray, colors) in enumerate(zip(row["latents"], row["mask"], row["control"], strict=True)):
+            assert latents[1:] == gray[1:] == colors[1:]
             left = 128 - 64 - latents[2] if number % 2 else latents[2]
             expected = cells(mask, left)[:, :: -1 if number % 2 else 1]
-            np.testing.assert_allclose(stored(grey, "mask").reshape(8, 8), expected, atol=0.5 + 1e-6)
+            np.testing.assert_allclose(stored(gray, "mask").reshape(8, 8), expected, atol=0.5 + 1e-6)
             seen = np.asarray(control)[:, left : left + 64][:, :: -1 if number % 2 else 1]
-            assert np.array_equal(stored(colours, "control").reshape(3, 64, 64), seen.transpose(2, 0, 1))
+            assert np.array_equal(stored(colors, "control").reshape(3, 64, 64), seen.transpose(2, 0, 1))
 
 
-def test_the_cut_is_centred_on_what_the_mask_shows(config: Callable[..., Config], source: Path) -> None:
+def test_the_cut_is_centered_on_what_the_mask_shows(config: Callable[..., Config], source: Path) -> None:
     settings = config(buckets={**SQUARE, "crop": "salience"})
     report = prepare(settings)
     assert report.noted == {"folder": 2}
     found, direct = rows(settings), Direct(settings)
-    # The middle of a's patch is at 24, of b's at 108: cut around them as far as the picture reaches.
+    # The middle of a's patch is at 24, of b's at 108: cut around them as far as the image reaches.
     for name, left in (("a.png", 0), ("b.png", 64)):
         [latents] = found[name]["latents"]
         assert latents[1:] == (0, left)
@@ -101,11 +99,11 @@ def test_the_cut_is_centred_on_what_the_mask_shows(config: Callable[..., Config]
 
 
 def test_transparency_is_a_mask(make_config: Make, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     draw(folder / "a.png", 1, (64, 64))
     draw(folder / "b.png", 2, (64, 64))
-    with Image.open(folder / "a.png") as picture:
-        layer = picture.convert("RGBA")
+    with Image.open(folder / "a.png") as image:
+        layer = image.convert("RGBA")
     alpha = Image.linear_gradient("L").resize((64, 64))
     layer.putalpha(alpha)
     layer.save(folder / "a.png")
@@ -120,17 +118,17 @@ def test_transparency_is_a_mask(make_config: Make, tmp_path: Path) -> None:
     assert same(found["a.png"]["latents"][0], Direct(settings).latents(laid))
 
 
-def test_edges_are_those_of_the_whole_picture(make_config: Make, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+def test_edges_are_those_of_the_whole_image(make_config: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
     folder.mkdir()
     for seed in (1, 2):
         noise = np.random.default_rng(seed).integers(0, 256, (8, 16, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((256, 128), Image.Resampling.NEAREST).save(folder / f"{seed}.png")
-    settings = make_config(held_out=0.0, buckets=SQUARE, controls={"kind": "canny"}, augment={"colours": 1})
-    assert prepare(settings).made == {"latents": 4, "control": 2, "text": 1}, "edges keep their colour"
+    settings = make_config(held_out=0.0, buckets=SQUARE, controls={"kind": "canny"}, augment={"colors": 1})
+    assert prepare(settings).made == {"latents": 4, "control": 2, "text": 1}, "edges keep their color"
     for path, row in rows(settings).items():
-        with Image.open(folder / path) as picture:
-            edges = Image.fromarray(cv2.Canny(np.asarray(picture), 100, 200)).convert("RGB")
+        with Image.open(folder / path) as image:
+            edges = Image.fromarray(cv2.Canny(np.asarray(image), 100, 200)).convert("RGB")
         cut = np.asarray(edges.resize((128, 64), Image.Resampling.LANCZOS).crop((32, 0, 96, 64)))
         for version in row["control"]:
             assert np.array_equal(stored(version, "control").reshape(3, 64, 64), cut.transpose(2, 0, 1))
@@ -163,6 +161,6 @@ def test_the_masked_loss_by_hand(config: Callable[..., Config]) -> None:
         mask = batch.columns["mask"][number].double() / 255
         squares = (predicted[number] - draws["noise"][number]).double().square().mean(0)
         shown = float(mask.sum())
-        by_hand = float((squares * mask).sum()) / shown if shown else 0.0  # of b's patch the centre shows nothing
+        by_hand = float((squares * mask).sum()) / shown if shown else 0.0  # of b's patch the center shows nothing
         assert float(errors[number]) == pytest.approx(by_hand, rel=1e-4)
         assert float(errors[number]) != pytest.approx(float(squares.mean()), rel=1e-3)

@@ -1,4 +1,4 @@
-"""The same six pictures out of every kind of source give the same dataset; a source and a dataset in an object store."""
+"""The same six images out of every kind of source give the same dataset; a source and a dataset in an object store."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ NAMES = tuple(f"{number}.png" for number in range(6))
 
 
 def caption(name: str) -> str:
-    return f"picture {name[0]}, with a comma"
+    return f"image {name[0]}, with a comma"
 
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
-    """Six pictures without captions."""
+    """Six images without captions."""
     for number, name in enumerate(NAMES):
         draw(tmp_path / "plain" / name, number, SIZES[number % 3])
     return tmp_path / "plain"
@@ -74,8 +74,8 @@ def imagefolder(plain: Path, place: Path) -> Path:
 def parquet(plain: Path, place: Path) -> Path:
     place.mkdir()
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
-    pictures = [{"bytes": (plain / name).read_bytes(), "path": name} for name in NAMES]
-    records = {"image": pictures, "text": [caption(name) for name in NAMES]}
+    images = [{"bytes": (plain / name).read_bytes(), "path": name} for name in NAMES]
+    records = {"image": images, "text": [caption(name) for name in NAMES]}
     datasets.Dataset.from_dict(records, features=features).to_parquet(str(place / "train.parquet"))
     return place
 
@@ -134,7 +134,7 @@ SOURCES: dict[str, tuple[str, Callable[[Path, Path], Path]]] = {
 
 @pytest.fixture
 def expected(plain: Path, tmp_path: Path, make_config: Make) -> dict[bytes, Any]:
-    """What the plain folder gives, by the hash of the pictures."""
+    """What the plain folder gives, by the hash of the images."""
     source = folder(plain, tmp_path / "expected")
     return arrays(make_config(source=str(source), dataset=str(tmp_path / "expected-dataset")))
 
@@ -158,11 +158,11 @@ def test_every_source_gives_the_same_dataset(
 
     kind, make = SOURCES[name]
     source = str(make(plain, tmp_path / "source"))
-    assert sources.recognise(source) == kind
+    assert sources.recognize(source) == kind
     assert arrays(make_config(source=source, format="auto")) == expected
 
 
-def test_pictures_of_the_web_give_the_same_dataset_and_are_read_again(
+def test_images_of_the_web_give_the_same_dataset_and_are_read_again(
     plain: Path, tmp_path: Path, make_config: Make, expected: dict[bytes, Any]
 ) -> None:
     with web({f"/{name}": content((plain / name).read_bytes()) for name in NAMES}) as site:
@@ -185,14 +185,14 @@ def test_source_and_dataset_in_an_object_store(
     plain: Path, tmp_path: Path, make_config: Make, expected: dict[bytes, Any], store: tuple[Any, str]
 ) -> None:
     client, query = store
-    upload(client, "lake", folder(plain, tmp_path / "source"), "pictures")
-    config = make_config(source=f"s3://lake/pictures{query}", dataset=f"s3://lake/made/dataset{query}")
+    upload(client, "lake", folder(plain, tmp_path / "source"), "images")
+    config = make_config(source=f"s3://lake/images{query}", dataset=f"s3://lake/made/dataset{query}")
     report = prepare(config)
     assert (report.found, report.looked, report.kept, report.made) == (6, 6, 6, {"latents": 6, "text": 6})
     assert report.fingerprint == expected[b"fingerprint"]
     again = prepare(config)
     assert (again.looked, again.made, again.snapshot) == (0, {}, 1)
-    client.put_object(Bucket="lake", Key="pictures/a/b/2.txt", Body=b"another")
+    client.put_object(Bucket="lake", Key="images/a/b/2.txt", Body=b"another")
     changed = prepare(config)
     assert (changed.looked, changed.made, changed.snapshot) == (1, {"text": 1}, 2)
     old = Dataset(config.dataset, "1")

@@ -1,4 +1,4 @@
-"""Several sources in one dataset: repeats, weights, regularisation, captions of their own; exact epochs through the loader."""
+"""Several sources in one dataset: repeats, weights, regularization, captions of their own; exact epochs through the loader."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def batches(config: Config, epochs: int, size: int, world: int = 1, repeats: int
 
 @pytest.fixture
 def mixed(tmp_path: Path, make_config: Make) -> Config:
-    """Five pictures shown three times an epoch, and two of the class in general that count half."""
+    """Five images shown three times an epoch, and two of the class in general that count half."""
     own = {"source": fill(tmp_path / "own", 5, 0, "own"), "repeats": 3, "prefix": "photo of"}
     general = {
         "source": fill(tmp_path / "general", 2, 50, "TOK thing"),
-        "regularisation": True,
+        "regularization": True,
         "weight": 0.5,
         "suffix": "outside",
     }
@@ -71,18 +71,18 @@ def test_captions_of_a_subset(mixed: Config) -> None:
     assert captions == ["thing 0 outside", "thing 1 outside"] + [f"zwx, photo of own {number}" for number in range(5)]
 
 
-def test_regularisation_is_balanced_and_weighs_what_its_subset_says(mixed: Config) -> None:
+def test_regularization_is_balanced_and_weighs_what_its_subset_says(mixed: Config) -> None:
     found = rows(mixed)
     repeats: dict[bool, list[int]] = defaultdict(list)
     for row in found.values():
-        repeats[row["regularisation"]].append(row["repeats"])
+        repeats[row["regularization"]].append(row["repeats"])
     assert repeats[False] == [3] * 5
     assert sorted(repeats[True]) == [7, 8], "15 of the others, so 15 of these"
     entries = {name: sum(row["repeats"] for (_, bucket), row in contents(mixed).items() if bucket == name)
                for name in manifest(mixed).buckets}  # fmt: skip
     assert Dataset(mixed.dataset).counts() == entries
     assert {name: count.entries for name, count in manifest(mixed).buckets.items()} == entries
-    weights = {row["id"].hex(): 0.5 if row["regularisation"] else 1.0 for row in found.values()}
+    weights = {row["id"].hex(): 0.5 if row["regularization"] else 1.0 for row in found.values()}
     shown: Counter[str] = Counter()
     for _, batch in batches(mixed, epochs=1, size=4):
         for identity, weight in zip(batch.ids, batch.weights.tolist(), strict=True):
@@ -91,17 +91,17 @@ def test_regularisation_is_balanced_and_weighs_what_its_subset_says(mixed: Confi
     assert shown == {row["id"].hex(): row["repeats"] for row in found.values()}
 
 
-def test_regularisation_that_is_shown_enough_is_left_alone_and_never_held_out(
+def test_regularization_that_is_shown_enough_is_left_alone_and_never_held_out(
     tmp_path: Path, make_config: Make
 ) -> None:
     own = {"source": fill(tmp_path / "own", 3, 0), "repeats": 1}
-    general = {"source": fill(tmp_path / "general", 6, 50), "regularisation": True, "repeats": 2}
+    general = {"source": fill(tmp_path / "general", 6, 50), "regularization": True, "repeats": 2}
     config = make_config(source="", subsets=[own, general], held_out=0.9)
     prepare(config)
     found = rows(config)
-    assert {row["repeats"] for row in found.values() if row["regularisation"]} == {2}
-    assert {row["split"] for row in found.values() if row["regularisation"]} == {"train"}
-    assert {row["split"] for row in found.values() if not row["regularisation"]} == {"train", "held_out"}
+    assert {row["repeats"] for row in found.values() if row["regularization"]} == {2}
+    assert {row["split"] for row in found.values() if row["regularization"]} == {"train"}
+    assert {row["split"] for row in found.values() if not row["regularization"]} == {"train", "held_out"}
 
 
 def test_a_kohya_folder_says_its_repeats_and_captions(tmp_path: Path, make_config: Make) -> None:
@@ -115,7 +115,7 @@ def test_a_kohya_folder_says_its_repeats_and_captions(tmp_path: Path, make_confi
 
 @pytest.fixture
 def repeated(tmp_path: Path, make_config: Make) -> Config:
-    """Pictures of three shapes that an epoch shows once, twice and three times."""
+    """Images of three shapes that an epoch shows once, twice and three times."""
     subsets = [{"source": fill(tmp_path / f"x{times}", 4, 10 * times), "repeats": times} for times in (1, 2, 3)]
     config = make_config(source="", subsets=subsets, held_out=0.0)
     prepare(config)

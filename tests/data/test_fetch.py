@@ -18,7 +18,7 @@ from raytrain.config.data import FetchConfig
 from raytrain.data.files import web as web_module
 from raytrain.data.files.fetch import Fetcher
 from raytrain.data.files.location import Range, Unpacked, Zipped, child, write
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from tests.data.servers import Answer, content, s3, web
 
 LIMITS = FetchConfig(timeout=0.5, retries=2, max_bytes=1000)
@@ -119,7 +119,7 @@ def test_the_web_is_read_and_what_passes_is_tried_again(
     ],
 )
 def test_a_fault_of_the_file_is_for_good(site: str, fetcher: Fetcher, path: str, reason: str) -> None:
-    with pytest.raises(BadPicture, match=reason):
+    with pytest.raises(BadImage, match=reason):
         fetcher.read(f"{site}/{path}")
 
 
@@ -158,7 +158,7 @@ def test_a_local_name_that_is_no_readable_file(tmp_path: Path, fetcher: Fetcher,
         place = Path("/dev/zero")
     elif kind == "loop":
         place.symlink_to(place)
-    with pytest.raises(OSError if kind == "loop" else BadPicture):
+    with pytest.raises(OSError if kind == "loop" else BadImage):
         fetcher.read(str(place))
 
 
@@ -185,11 +185,11 @@ def test_parts_of_archives(tmp_path: Path, fetcher: Fetcher) -> None:
     parts = [Zipped(entry.header_offset, entry.compress_size, entry.file_size, entry.CRC) for entry in entries]
     assert [fetcher.read(write(str(tmp_path / "x.zip"), part)) for part in parts] == [b"b" * 600, b"c" * 900]
     for wrong in (parts[1]._replace(size=800), parts[0]._replace(crc=1), parts[0]._replace(offset=3)):
-        with pytest.raises(BadPicture, match="damaged zip"):
+        with pytest.raises(BadImage, match="damaged zip"):
             fetcher.read(write(str(tmp_path / "x.zip"), wrong))
-    with pytest.raises(BadPicture, match="ends after"):
+    with pytest.raises(BadImage, match="ends after"):
         fetcher.read(write(str(tmp_path / "x.tar"), Range(10**6, 10)))
-    with pytest.raises(BadPicture, match="max_bytes"):
+    with pytest.raises(BadImage, match="max_bytes"):
         fetcher.read(write(str(tmp_path / "x.tar"), Range(0, 10**6)))
 
 
@@ -210,9 +210,9 @@ def test_an_object_store(fetcher: Fetcher) -> None:
         assert fetcher.read(write(file, Range(2, 3))) == b"234"
         client.put_object(Bucket="fetch", Key="a/b c%#?ü.png", Body=b"0123456789abc")
         assert fetcher.read(write(file, Range(9, 4))) == b"9abc"
-        with pytest.raises(BadPicture, match="max_bytes"):
+        with pytest.raises(BadImage, match="max_bytes"):
             fetcher.read(write(child(f"s3://fetch{query}", "big")))
-        with pytest.raises(BadPicture, match="not there"):
+        with pytest.raises(BadImage, match="not there"):
             fetcher.read(write(child(f"s3://fetch{query}", "none")))
 
 

@@ -50,7 +50,7 @@ def encoded(config: Config, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"augment": {"flip": True, "colours": 1, "zooms": 1, "outpaints": 1}},
+        {"augment": {"flip": True, "colors": 1, "zooms": 1, "outpaints": 1}},
         {"buckets": {"resolution": 64, "step": 16, "crop": "random"}, "augment": {"crops": 2, "flip": True}},
         {"buckets": {"rule": "mean", "resolution": 64, "step": 16}},
         {"buckets": {"rule": "kohya", "resolution": 64, "step": 16, "upscale": False}},
@@ -64,9 +64,9 @@ def test_it_shows_the_pixels_that_were_encoded(
     config = make_config(**settings)
     seen = encoded(config, monkeypatch)
     drawn: list[bytes] = []
-    real = gallery._picture
+    real = gallery._image
     monkeypatch.setattr(
-        gallery, "_picture", lambda image, longest: (drawn.append(image.tobytes()), real(image, longest))[1]
+        gallery, "_image", lambda image, longest: (drawn.append(image.tobytes()), real(image, longest))[1]
     )
     html = Path(write_gallery(config.dataset, seed=config.seed, per_bucket=50)).read_text(encoding="utf-8")
     assert sorted(drawn) == sorted(seen), "every version, and nothing else"
@@ -76,7 +76,7 @@ def test_it_shows_the_pixels_that_were_encoded(
 def test_what_cannot_be_proven_is_not_shown(source: Path, make_config: Make) -> None:
     from raytrain.config.file import parse
 
-    config = parse({**make_config(augment={"colours": 1}, held_out=0.0).values(), "seed": 9})
+    config = parse({**make_config(augment={"colors": 1}, held_out=0.0).values(), "seed": 9})
     prepare(config)
     html = Path(write_gallery(config.dataset)).read_text(encoding="utf-8")
     assert "12 versions could not be drawn again" in html
@@ -91,9 +91,9 @@ def test_sources_that_are_gone_are_said_to_be(source: Path, make_config: Make, t
     draw(source / "06.png", 999)
     html = Path(write_gallery(config.dataset, target=str(tmp_path / "page.html"))).read_text(encoding="utf-8")
     assert "the file is not there" in html
-    assert "2 pictures could not be read" in html
+    assert "2 images could not be read" in html
     shutil.rmtree(source)
-    with pytest.raises(UserError, match=r"None of the 12 pictures .* the file is not there"):
+    with pytest.raises(UserError, match=r"None of the 12 images .* the file is not there"):
         write_gallery(config.dataset)
 
 
@@ -103,11 +103,11 @@ def test_the_page_in_a_browser(source: Path, make_config: Make, browser: Any, tm
 
     for number in range(12):
         file = source / f"{number:02}.png"
-        picture = Image.open(file).convert("RGBA")
-        alpha = np.zeros(picture.size[::-1], np.uint8)
-        alpha[:, : picture.width // 2] = 255
-        picture.putalpha(Image.fromarray(alpha))
-        picture.save(file)
+        image = Image.open(file).convert("RGBA")
+        alpha = np.zeros(image.size[::-1], np.uint8)
+        alpha[:, : image.width // 2] = 255
+        image.putalpha(Image.fromarray(alpha))
+        image.save(file)
     (source / "03.txt").write_text('<script>alert(1)</script> & "quotes" größe', encoding="utf-8")
     config = make_config(masks={"kind": "alpha"}, augment={"flip": True}, captions={"variants": 2})
     prepare(config)

@@ -38,7 +38,7 @@ NAMES = st.binary(min_size=1).filter(lambda name: not {0, ord("/")} & set(name) 
 
 @given(NAMES, PARTS)
 def test_any_local_name_comes_back_and_is_utf8_on_one_line(name: bytes, part: Part | None) -> None:
-    file = os.fsdecode(b"/pictures/" + name)
+    file = os.fsdecode(b"/images/" + name)
     text = write(file, part)
     assert parse(text) == (file, part)
     assert len(text.encode("utf-8").splitlines()) == 1

@@ -33,7 +33,7 @@ MADE = ("latents", "mask", "control", "text")
 
 @dataclass
 class World:
-    """A source and its settings: six pictures of three shapes, a caption, a mask and a control picture for each."""
+    """A source and its settings: six images of three shapes, a caption, a mask and a control image for each."""
 
     root: Path
     tables: dict[str, Any]
@@ -46,24 +46,24 @@ class World:
         return table
 
     def path(self, name: str) -> Path:
-        """Return a picture's path; `masks/x` and `controls/x` are its layers."""
-        return self.root / (name if "/" in name else f"pictures/{name}")
+        """Return an image's path; `masks/x` and `controls/x` are its layers."""
+        return self.root / (name if "/" in name else f"images/{name}")
 
     def add(self, name: str, seed: int, size: tuple[int, int] = SIZES[0], caption: str | None = None) -> None:
-        """Draw a picture with its layers."""
+        """Draw an image with its layers."""
         draw(self.path(name), seed, size, caption)
         draw(self.path(f"masks/{name}"), 100 + seed, size)
         draw(self.path(f"controls/{name}"), 200 + seed, size)
 
     def move(self, name: str, to: str) -> None:
-        """Rename a picture with its caption and layers."""
+        """Rename an image with its caption and layers."""
         for place in (name, f"masks/{name}", f"controls/{name}"):
             self.path(place).rename(self.path(place).with_name(to))
         self.path(name).with_suffix(".txt").rename(self.path(to).with_suffix(".txt"))
 
     def config(self, dataset: str = "dataset") -> Config:
         """Return the config, with the dataset in a folder of that name."""
-        source = {"source": str(self.root / "pictures"), "format": "folder", "masks": str(self.root / "masks"),
+        source = {"source": str(self.root / "images"), "format": "folder", "masks": str(self.root / "masks"),
                   "controls": str(self.root / "controls"), **self.subset}  # fmt: skip
         return parse({**self.tables, "data": {**self.data, "subsets": [source], "dataset": str(self.root / dataset)}})
 
@@ -74,7 +74,7 @@ def world(tmp_path: Path, model: str) -> World:
             "encode": {"batch": 1}}  # fmt: skip
     made = World(tmp_path, {"output": str(tmp_path / "run"), "model": {"path": model}, "data": data})
     for number in range(COUNT):
-        made.add(f"{number}.png", number, SIZES[number % 3], f"picture {number}, red, round")
+        made.add(f"{number}.png", number, SIZES[number % 3], f"image {number}, red, round")
     return made
 
 
@@ -89,11 +89,11 @@ def endpoint() -> Iterator[Server]:
 
 def one_pixel(name: str, value: tuple[int, ...] = (1, 2, 3)) -> Callable[[World], None]:
     def change(world: World) -> None:
-        with Image.open(world.path(name)) as picture:
-            picture.load()
-        assert picture.getpixel((0, 0)) != value
-        picture.putpixel((0, 0), value)
-        picture.save(world.path(name))
+        with Image.open(world.path(name)) as image:
+            image.load()
+        assert image.getpixel((0, 0)) != value
+        image.putpixel((0, 0), value)
+        image.save(world.path(name))
 
     return change
 
@@ -126,9 +126,9 @@ def other_model(part: str) -> Callable[[World], None]:
 
 
 def move_source(world: World) -> None:
-    for name in ("pictures", "masks", "controls"):
+    for name in ("images", "masks", "controls"):
         (world.root / name).rename(world.root / f"moved-{name}")
-    world.subset = {"source": str(world.root / "moved-pictures"), "masks": str(world.root / "moved-masks"),
+    world.subset = {"source": str(world.root / "moved-images"), "masks": str(world.root / "moved-masks"),
                     "controls": str(world.root / "moved-controls")}  # fmt: skip
 
 
@@ -157,11 +157,11 @@ def damage(name: str) -> Callable[[World], None]:
 
 
 def transparent(world: World) -> None:
-    """Make two of the pictures transparent in part."""
+    """Make two of the images transparent in part."""
     for name in ("1.png", "4.png"):
-        with Image.open(world.path(name)) as picture:
-            layer = picture.convert("RGBA")
-        layer.putalpha(Image.linear_gradient("L").resize(picture.size))
+        with Image.open(world.path(name)) as image:
+            layer = image.convert("RGBA")
+        layer.putalpha(Image.linear_gradient("L").resize(image.size))
         layer.save(world.path(name))
 
 
@@ -179,7 +179,7 @@ class Case:
 
     change: Callable[[World], None]
     made: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Latents, masks, control pictures, captions."""
+    """Latents, masks, control images, captions."""
     looked: int = 0
     noted: dict[str, int] = field(default_factory=dict)
     start: Callable[[World], None] = nothing
@@ -191,13 +191,13 @@ CASES = {
     "nothing": Case(nothing, same=True),
     "one pixel": Case(one_pixel("2.png"), (1, 1, 1, 0), looked=1),
     "one pixel of a mask": Case(one_pixel("masks/2.png"), (0, 1, 0, 0), looked=1),
-    "one pixel of a control picture": Case(one_pixel("controls/2.png"), (0, 0, 1, 0), looked=1),
+    "one pixel of a control image": Case(one_pixel("controls/2.png"), (0, 0, 1, 0), looked=1),
     "one caption": Case(write("2.txt", "another"), (0, 0, 0, 1), looked=1),
-    "one caption like another's": Case(write("2.txt", "picture 3, red, round"), looked=1),
+    "one caption like another's": Case(write("2.txt", "image 3, red, round"), looked=1),
     "a caption is taken away": Case(lambda world: world.path("2.txt").unlink(), (0, 0, 0, 0), looked=1),
-    "one picture more": Case(lambda world: world.add("9.png", 9, SIZES[1], "new"), (1, 1, 1, 1), looked=1),
-    "a copy of a picture more": Case(lambda world: world.add("9.png", 3, SIZES[0], "new"), looked=1, same=True),
-    "one picture less": Case(delete),
+    "one image more": Case(lambda world: world.add("9.png", 9, SIZES[1], "new"), (1, 1, 1, 1), looked=1),
+    "a copy of an image more": Case(lambda world: world.add("9.png", 3, SIZES[0], "new"), looked=1, same=True),
+    "one image less": Case(delete),
     "one file renamed": Case(lambda world: world.move("2.png", "aa.png"), looked=1, same=True),
     "only the time of a file": Case(lambda world: os.utime(world.path("2.png"), (1, 1)), looked=1, same=True),
     "the source moved": Case(move_source, looked=COUNT, same=True),
@@ -205,10 +205,10 @@ CASES = {
     "a second resolution": Case(put("buckets", resolutions=[32, 64]), (6, 6, 6, 0)),
     "sizes": Case(put("buckets", sizes=[[64, 64]]), (4, 4, 4, 0)),
     "bucket rule": Case(put("buckets", rule="mean"), (4, 4, 4, 0)),
-    "crop": Case(put("buckets", crop="random"), (2, 2, 2, 0)),  # the other two draw the centre
+    "crop": Case(put("buckets", crop="random"), (2, 2, 2, 0)),  # the other two draw the center
     "crop by the masks": Case(put("buckets", crop="salience"), (4, 4, 4, 0), noted={"folder": COUNT}),
     "flip": Case(put("augment", flip=True), (6, 6, 6, 0)),
-    "colours": Case(put("augment", colours=1), (6, 0, 0, 0)),
+    "colors": Case(put("augment", colors=1), (6, 0, 0, 0)),
     "VAE": Case(other_model("vae"), (6, 0, 0, 0)),
     "text encoder": Case(other_model("text_encoder"), (0, 0, 0, 6)),
     "background": Case(put("", background="black"), start=transparent, made=(2, 2, 2, 0)),
@@ -234,20 +234,20 @@ CASES = {
     "limit of a score": Case(sharp(1.1), start=sharp(0.0)),
     "masks off": Case(put("masks", kind="none")),
     "other masks": Case(put("masks", kind="alpha"), (0, 6, 0, 0)),
-    "other control pictures": Case(put("controls", kind="canny"), (0, 0, 6, 0)),
-    "options of control pictures": Case(
+    "other control images": Case(put("controls", kind="canny"), (0, 0, 6, 0)),
+    "options of control images": Case(
         put("controls", options={"low": 10.0, "high": 20.0}), (0, 0, 6, 0), start=put("controls", kind="canny")
     ),
     "a mask mended": Case(
         lambda world: draw(world.path("masks/2.png"), 7, SIZES[2]), (0, 1, 0, 0), 1, start=damage("masks/2.png")
     ),
-    "a control picture mended": Case(
+    "a control image mended": Case(
         lambda world: draw(world.path("controls/2.png"), 7, SIZES[2]), (0, 0, 1, 0), 1, start=damage("controls/2.png")
     ),
-    "a picture mended": Case(
+    "an image mended": Case(
         lambda world: draw(world.path("2.png"), 7, SIZES[2]), (1, 1, 1, 0), 1, start=damage("2.png")
     ),
-    "a picture damaged": Case(damage("2.png"), looked=1),
+    "an image damaged": Case(damage("2.png"), looked=1),
 }
 
 
@@ -317,5 +317,5 @@ def still(world: World, report: PrepareReport) -> None:
 
 
 def made(report: PrepareReport) -> tuple[int, ...]:
-    """Return latents, masks, control pictures and captions encoded."""
+    """Return latents, masks, control images and captions encoded."""
     return tuple(report.made.get(store, 0) for store in MADE)

@@ -27,9 +27,9 @@ class KilledError(Exception):
 
 @pytest.fixture
 def config(tmp_path: Path, make_config: Callable[..., Config]) -> Config:
-    """Thirty pictures of one shape, which are one shard."""
+    """Thirty images of one shape, which are one shard."""
     for number in range(30):
-        draw(tmp_path / "pictures" / f"{number:02}.png", number, caption=f"picture {number}")
+        draw(tmp_path / "images" / f"{number:02}.png", number, caption=f"image {number}")
     return make_config(held_out=0.0, encode={"batch": 2, "group_rows": GROUP})
 
 

@@ -21,7 +21,7 @@ from raytrain import storage
 from raytrain.config import Config
 from raytrain.config.file import parse
 from raytrain.data.buckets import fits
-from raytrain.data.image.picture import decode
+from raytrain.data.image.image import decode
 from raytrain.data.loading.read import Dataset
 from raytrain.data.pipeline.report import PrepareReport
 from raytrain.data.prepare import prepare
@@ -34,7 +34,7 @@ Make = Callable[..., Config]
 
 
 def counts(report: PrepareReport) -> tuple[int, int, int]:
-    """Return pictures encoded, captions encoded, arrays reused."""
+    """Return images encoded, captions encoded, arrays reused."""
     return report.made.get("latents", 0), report.made.get("text", 0), report.reused
 
 
@@ -67,7 +67,7 @@ def test_a_folder_becomes_a_dataset_that_reads_back(source: Path, make_config: M
     assert dataset.counts("train").keys() == report.buckets.keys()
     assert sum(item.train + item.held_out for item in report.buckets.values()) == 12
     row = live(config)["04.png"]
-    assert (row["caption"], row["bucket"]) == ("picture 4", "80x48")
+    assert (row["caption"], row["bucket"]) == ("image 4", "80x48")
     assert (row["original_height"], row["original_width"]) == (56, 96)
     assert dataset.manifest.columns["text"].arrays == {"text": Array(dtype="float16", shape=(77, 32))}
     assert dataset.manifest.columns["latents"].arrays["latents"].shape_in("80x48") == (8, 6, 10)
@@ -127,7 +127,7 @@ def test_the_fingerprint_follows_the_content_not_the_history(source: Path, make_
     assert manifest(config).number == 3, "a snapshot names its shards for good; another one may lie elsewhere"
 
 
-def test_another_vae_encodes_every_picture_again_and_says_so(source: Path, make_config: Make, tmp_path: Path) -> None:
+def test_another_vae_encodes_every_image_again_and_says_so(source: Path, make_config: Make, tmp_path: Path) -> None:
     from raytrain.families import sd15
 
     config = make_config()
@@ -142,7 +142,7 @@ def test_another_vae_encodes_every_picture_again_and_says_so(source: Path, make_
 
 def test_every_kind_of_bad_input_is_rejected_with_its_reason(source: Path, make_config: Make) -> None:
     (source / "b-empty.jpg").write_bytes(b"")
-    (source / "b-text.png").write_text("no picture")
+    (source / "b-text.png").write_text("no image")
     sink = io.BytesIO()
     Image.effect_noise((64, 64), 90).save(sink, "PNG")
     (source / "b-truncated.png").write_bytes(sink.getvalue()[:2000])
@@ -158,7 +158,7 @@ def test_every_kind_of_bad_input_is_rejected_with_its_reason(source: Path, make_
     assert report.kept == 12
     for path, words in {
         "b-empty.jpg": "empty",
-        "b-text.png": "not a picture",
+        "b-text.png": "not an image",
         "b-truncated.png": "damaged",
         "b-caption.png": "no UTF-8",
         "b-small.png": "data.quality.min_side",

@@ -57,12 +57,12 @@ def test_a_job_that_kills_every_worker_ends_in_a_message() -> None:
 def wrong(job: dict[str, Any]) -> dict[str, Any]:
     """Find a mistake of the user's in the second job."""
     if job["number"] == 1:
-        raise UserError("A picture must be a picture.")
+        raise UserError("An image must be an image.")
     return job
 
 
 def test_a_mistake_that_a_worker_meets_is_told() -> None:
-    with pytest.raises(UserError, match="must be a picture"):
+    with pytest.raises(UserError, match="must be an image"):
         list(flow.map_tasks([{"number": number} for number in range(4)], wrong))
 
 

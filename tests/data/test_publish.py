@@ -1,4 +1,4 @@
-"""What is published loads with the `datasets` library: the same pictures, the same captions, the same split."""
+"""What is published loads with the `datasets` library: the same images, the same captions, the same split."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def loaded(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def written(folder: Path) -> dict[str, float]:
-    """File -> time of writing, of all pictures and shards."""
+    """File -> time of writing, of all images and shards."""
     return {
         str(f): f.stat().st_mtime_ns for f in folder.rglob("*") if f.suffix in (".png", ".parquet", ".jpg", ".webp")
     }
@@ -58,7 +58,7 @@ def test_a_published_folder_loads_back(
     for split, name in (("train", "train"), ("held_out", "test")):
         expected = {row["path"]: row["captions"] for row in dataset.details(split)}
         assert {row["path"]: row["captions"] for row in found[name]} == expected
-        assert len(found[name]) == done.pictures[name] == len(expected), "each picture once, whatever buckets it is in"
+        assert len(found[name]) == done.images[name] == len(expected), "each image once, whatever buckets it is in"
         for row in found[name]:
             assert row["text"] == row["captions"][0]
             original = Image.open(source / row["path"])
@@ -90,7 +90,7 @@ def test_a_publication_goes_on_where_it_stopped(source: Path, make_config: Make,
     moved = source / "07.png"
     content = moved.read_bytes()
     moved.unlink()
-    with pytest.raises(UserError, match=r"(?s)1 of the pictures .* 07\.png: the file is not there"):
+    with pytest.raises(UserError, match=r"(?s)1 of the images .* 07\.png: the file is not there"):
         publish(config.dataset, str(out), format=format)
     assert not (out / "README.md").exists()
     assert not list(out.rglob("metadata.jsonl")) or format == "imagefolder"
@@ -99,7 +99,7 @@ def test_a_publication_goes_on_where_it_stopped(source: Path, make_config: Make,
     with pytest.raises(UserError, match="no longer those that were prepared"):
         publish(config.dataset, str(out), format=format)
     moved.write_bytes(content)
-    assert sum(publish(config.dataset, str(out), format=format).pictures.values()) == 12
+    assert sum(publish(config.dataset, str(out), format=format).images.values()) == 12
     after = written(out)
     assert {name: after[name] for name in before} == before, "what was there was not written again"
     assert publish(config.dataset, str(out), format=format).kept == 12
@@ -136,7 +136,7 @@ def test_shards_have_a_sane_size(
     assert len(loaded(tmp_path / "out", tmp_path / "cache", monkeypatch)["train"]) == 12
 
 
-def test_many_pictures_go_to_folders(
+def test_many_images_go_to_folders(
     source: Path, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, out = make_config(held_out=0.0), tmp_path / "out"

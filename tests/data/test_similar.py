@@ -21,17 +21,17 @@ def photograph(name: str) -> Image.Image:
     return Image.fromarray(getattr(data, name)()).convert("RGB")
 
 
-def recompressed(picture: Image.Image) -> Image.Image:
+def recompressed(image: Image.Image) -> Image.Image:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=60)
+    image.save(stream, "JPEG", quality=60)
     return Image.open(stream)
 
 
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "recompressed": recompressed,
-    "half the size": lambda picture: picture.resize((picture.width // 2, picture.height // 2)),
-    "another format": lambda picture: picture.convert("RGBA"),
-    "brighter": lambda picture: ImageEnhance.Brightness(picture).enhance(1.05),
+    "half the size": lambda image: image.resize((image.width // 2, image.height // 2)),
+    "another format": lambda image: image.convert("RGBA"),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.05),
 }
 
 
@@ -42,8 +42,8 @@ def distance(one: int, other: int) -> int:
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_hash_hardly_changes_with_what_people_do_not_see(change: str) -> None:
     for name in PHOTOGRAPHS:
-        picture = photograph(name)
-        assert distance(perceptual_hash(picture), perceptual_hash(CHANGES[change](picture))) <= 6, name
+        image = photograph(name)
+        assert distance(perceptual_hash(image), perceptual_hash(CHANGES[change](image))) <= 6, name
 
 
 def test_hashes_of_different_photographs_are_far_apart() -> None:
@@ -53,17 +53,17 @@ def test_hashes_of_different_photographs_are_far_apart() -> None:
 
 def test_the_hash_is_the_published_one() -> None:
     """The 64 bits, written out from the definition: an explicit cosine sum instead of a library's transform."""
-    picture = photograph("coffee")
-    light = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=np.float64)
+    image = photograph("coffee")
+    light = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=np.float64)
     waves = np.cos(np.pi * np.outer(np.arange(1, 9), 2 * np.arange(32) + 1) / 64)
     low = (waves @ light @ waves.T).ravel()
     bits = "".join("1" if value > np.median(low) else "0" for value in low)
-    assert perceptual_hash(picture) == int(bits, 2)
+    assert perceptual_hash(image) == int(bits, 2)
 
 
-@pytest.mark.parametrize("colour", ["black", "white", "#123456"])
-def test_flat_pictures_hash_to_zero(colour: str) -> None:
-    assert perceptual_hash(Image.new("RGB", (200, 70), colour)) == 0
+@pytest.mark.parametrize("color", ["black", "white", "#123456"])
+def test_flat_images_hash_to_zero(color: str) -> None:
+    assert perceptual_hash(Image.new("RGB", (200, 70), color)) == 0
 
 
 def by_each_with_each(hashes: Hashes, most: int) -> list[int]:

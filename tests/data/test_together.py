@@ -22,14 +22,14 @@ from raytrain.data.store import snapshot
 from tests.conftest import workers_here
 from tests.data.conftest import SIZES, draw
 
-PICTURES = 40
+IMAGES = 40
 PATIENCE = 300
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> None:
-    for number in range(PICTURES):
-        draw(tmp_path / "pictures" / f"{number:02}.png", number, SIZES[number % 3], f"picture {number}")
+def images(tmp_path: Path) -> None:
+    for number in range(IMAGES):
+        draw(tmp_path / "images" / f"{number:02}.png", number, SIZES[number % 3], f"image {number}")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
 
 def contents(config: Config, number: int | str = "latest") -> dict[str, bytes]:
-    """Read every array of a snapshot; return the latents by picture."""
+    """Read every array of a snapshot; return the latents by image."""
     dataset, found = Dataset(config.dataset, str(number)), {}
     for split in ("train", "held_out"):
         for bucket, count in dataset.counts(split).items():
@@ -59,7 +59,7 @@ def contents(config: Config, number: int | str = "latest") -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("images")
 def test_equal_preparations_at_once_make_one_dataset(
     ray: None, make_config: Callable[..., Config], start: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -71,15 +71,15 @@ def test_equal_preparations_at_once_make_one_dataset(
     for process in running:
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, output
-        assert f"{PICTURES} rows ready" in output
+        assert f"{IMAGES} rows ready" in output
     numbers = snapshot.snapshot_numbers(config.dataset)
     read = [contents(config, number) for number in numbers]
-    assert [len(found) for found in read] == [PICTURES] * len(numbers)
+    assert [len(found) for found in read] == [IMAGES] * len(numbers)
     assert all(found == read[0] for found in read)
     assert Dataset(config.dataset).manifest.number in numbers
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("images")
 def test_different_preparations_at_once_each_get_their_snapshot(
     make_config: Callable[..., Config], start: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -94,7 +94,7 @@ def test_different_preparations_at_once_each_get_their_snapshot(
     numbers = snapshot.snapshot_numbers(configs[0].dataset)
     seen = set()
     for number in numbers:
-        assert len(contents(configs[0], number)) == PICTURES
+        assert len(contents(configs[0], number)) == IMAGES
         dataset = Dataset(configs[0].dataset, str(number))
         seen.add((all("alpha" in row["captions"][0] for row in dataset.details("train")), max(dataset.counts())))
     assert len(numbers) == len(seen) == 2
@@ -102,7 +102,7 @@ def test_different_preparations_at_once_each_get_their_snapshot(
     assert Dataset(configs[0].dataset).manifest.number in numbers
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("images")
 def test_damage_while_a_preparation_runs_is_mended_by_the_next(
     make_config: Callable[..., Config], start: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -118,10 +118,10 @@ def test_damage_while_a_preparation_runs_is_mended_by_the_next(
     process.communicate(timeout=PATIENCE)
     whole = parse(config.values() | {"output": f"{config.output}-whole"})
     with workers_here():
-        assert prepare(config).kept == PICTURES
+        assert prepare(config).kept == IMAGES
         prepare(whole)
     assert contents(config) == contents(whole)
-    assert len(contents(config)) == PICTURES
+    assert len(contents(config)) == IMAGES
 
 
 def _plain(tree: Any) -> Any:

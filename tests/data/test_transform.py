@@ -1,4 +1,4 @@
-"""Transforms: the plain cut to the pixel, every version's promises, masks that lie where the picture does."""
+"""Transforms: the plain cut to the pixel, every version's promises, masks that lie where the image does."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from raytrain.config.data import AugmentConfig, BucketConfig
 from raytrain.data.buckets import Fit, fits
 from raytrain.data.image import transform
 from raytrain.data.image.transform import (
-    Colour,
+    Color,
     Inset,
     Placement,
     Transform,
-    centre_of_mass,
-    colour_free,
-    grey,
+    center_of_mass,
+    color_free,
+    gray,
     mirrored,
     pixels,
     transforms,
 )
 
-ALL = AugmentConfig(flip=True, crops=3, colours=2, zooms=2, outpaints=2)
+ALL = AugmentConfig(flip=True, crops=3, colors=2, zooms=2, outpaints=2)
 PLAIN = AugmentConfig()
 FIT = Fit((256, 256), (341, 256))
-NEUTRAL = Colour(0, 1, 1, 1, False)
+NEUTRAL = Color(0, 1, 1, 1, False)
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -44,15 +44,15 @@ def photo(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.stack(layers, axis=-1).astype(np.uint8))
 
 
-def versions(crop: Any = "centre", augment: AugmentConfig = ALL, **more: Any) -> tuple[Transform, ...]:
-    """Versions of a 400x300 picture in a 256 bucket."""
+def versions(crop: Any = "center", augment: AugmentConfig = ALL, **more: Any) -> tuple[Transform, ...]:
+    """Versions of a 400x300 image in a 256 bucket."""
     if crop != "random":
         augment = augment.model_copy(update={"crops": 1})
     return transforms(400, 300, FIT, BucketConfig(crop=crop), augment, "abc", 7, **more)
 
 
 def close(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """The largest difference of two pictures."""
+    """The largest difference of two images."""
     return float(np.abs(one.astype(int) - other.astype(int)).max())
 
 
@@ -60,17 +60,17 @@ def close(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 
 
 def test_a_plain_cut_is_one_lanczos_resize_and_one_crop() -> None:
-    picture = photo(400, 300)
+    image = photo(400, 300)
     (plain,) = versions(augment=PLAIN)
     assert plain == Transform(Placement(341, 256, 0, 42))
-    expected = np.asarray(picture.resize((341, 256), Image.Resampling.LANCZOS).crop((42, 0, 298, 256)))
-    assert (pixels(picture, plain, (256, 256)) == expected).all()
+    expected = np.asarray(image.resize((341, 256), Image.Resampling.LANCZOS).crop((42, 0, 298, 256)))
+    assert (pixels(image, plain, (256, 256)) == expected).all()
 
 
-def test_a_picture_of_the_buckets_size_is_not_touched() -> None:
-    picture = photo(256, 256)
+def test_a_image_of_the_buckets_size_is_not_touched() -> None:
+    image = photo(256, 256)
     (plain,) = transforms(256, 256, Fit((256, 256), (256, 256)), BucketConfig(), PLAIN, "", 0)
-    assert (pixels(picture, plain, (256, 256)) == np.asarray(picture)).all()
+    assert (pixels(image, plain, (256, 256)) == np.asarray(image)).all()
 
 
 def test_random_cuts_are_the_known_function_of_identity_and_seed() -> None:
@@ -80,11 +80,11 @@ def test_random_cuts_are_the_known_function_of_identity_and_seed() -> None:
 
 
 def test_a_long_strip_is_cut_without_resizing_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = photo(400, 300)
-    whole = [pixels(picture, version, (256, 256)) for version in versions("random")]
+    image = photo(400, 300)
+    whole = [pixels(image, version, (256, 256)) for version in versions("random")]
     monkeypatch.setattr(transform, "LARGEST", 0)
     for version, expected in zip(versions("random"), whole, strict=True):
-        assert close(pixels(picture, version, (256, 256)), expected) <= 2
+        assert close(pixels(image, version, (256, 256)), expected) <= 2
     monkeypatch.undo()
     (fit,) = fits(20_000, 10, BucketConfig())
     assert fit.resized[0] * fit.resized[1] > transform.LARGEST
@@ -99,19 +99,19 @@ def test_a_long_strip_is_cut_without_resizing_the_whole(monkeypatch: pytest.Monk
 @given(
     st.integers(1, 4000),
     st.integers(1, 4000),
-    st.sampled_from(["centre", "random", "salience"]),
+    st.sampled_from(["center", "random", "salience"]),
     st.booleans(),
     st.sampled_from(["area", "kohya"]),
     st.tuples(st.floats(0, 1), st.floats(0, 1)),
     st.integers(0, 2**31),
 )
-def test_every_window_lies_inside_its_picture(
-    width: int, height: int, crop: Any, upscale: bool, rule: str, centre: tuple[float, float], seed: int
+def test_every_window_lies_inside_its_image(
+    width: int, height: int, crop: Any, upscale: bool, rule: str, center: tuple[float, float], seed: int
 ) -> None:
     buckets = BucketConfig(rule=rule, crop=crop, upscale=upscale)
     augment = ALL.model_copy(update={"crops": 3 if crop == "random" else 1})
     for fit in fits(width, height, buckets):
-        found = transforms(width, height, fit, buckets, augment, "id", seed, centre)
+        found = transforms(width, height, fit, buckets, augment, "id", seed, center)
         assert len(set(found)) == len(found)
         for version in found:
             place, inset = version.placement, version.inset
@@ -132,14 +132,14 @@ def test_every_window_lies_inside_its_picture(
 def test_the_number_of_versions() -> None:
     found = versions("random")
     assert len(found) == 2 * (3 + 2 + 2 + 2)
-    kinds = [(bool(v.colour), bool(v.inset), v.placement.resized_width > 341) for v in found[::2]]
-    plain, colour, zoom, outpaint = (
+    kinds = [(bool(v.color), bool(v.inset), v.placement.resized_width > 341) for v in found[::2]]
+    plain, color, zoom, outpaint = (
         (False, False, False),
         (True, False, False),
         (False, False, True),
         (False, True, False),
     )
-    assert kinds == [plain] * 3 + [colour] * 2 + [zoom] * 2 + [outpaint] * 2
+    assert kinds == [plain] * 3 + [color] * 2 + [zoom] * 2 + [outpaint] * 2
     assert [version.flip for version in found] == [False, True] * 9
 
 
@@ -166,12 +166,12 @@ def test_random_cuts_reach_every_place_alike() -> None:
 def test_another_process_draws_the_same() -> None:
     script = (
         "from tests.data.test_transform import versions\n"
-        "print(*(v.to_json() for crop in ('centre', 'random') for v in versions(crop)), sep='\\n')"
+        "print(*(v.to_json() for crop in ('center', 'random') for v in versions(crop)), sep='\\n')"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "99", "OMP_NUM_THREADS": "1"}
     command, root = [sys.executable, "-c", script], Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, env=environment)
-    expected = [version.to_json() for crop in ("centre", "random") for version in versions(crop)]
+    expected = [version.to_json() for crop in ("center", "random") for version in versions(crop)]
     assert done.stdout.split() == expected
 
 
@@ -184,7 +184,7 @@ def test_another_process_draws_the_same() -> None:
         (Transform(Placement(341, 256, 0, 42)), "[341,256,0,42]"),
         (Transform(Placement(341, 256, 0, 42), flip=True), "[341,256,0,42,1]"),
         (
-            Transform(Placement(341, 256, 0, 42), colour=Colour(0.01, 1.1, 0.9, 1.0, True)),
+            Transform(Placement(341, 256, 0, 42), color=Color(0.01, 1.1, 0.9, 1.0, True)),
             "[341,256,0,42,0,[0.01,1.1,0.9,1.0,1]]",
         ),
         (Transform(Placement(341, 256, 0, 42), inset=Inset(8, 9, 1, 2)), "[341,256,0,42,0,[],[8,9,1,2]]"),
@@ -204,15 +204,15 @@ def test_other_json_is_refused(text: str) -> None:
 # mirrors -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("crop", ["centre", "random"])
+@pytest.mark.parametrize("crop", ["center", "random"])
 def test_a_mirrored_version_shows_the_mirror_image(crop: str) -> None:
-    picture = photo(400, 300)
+    image = photo(400, 300)
     for one in versions(crop)[::2]:
-        seen = pixels(picture, mirrored(one, (256, 256)), (256, 256))
-        assert close(seen[:, ::-1], pixels(picture, one, (256, 256))) <= (1 if one.inset or one.colour else 0)
+        seen = pixels(image, mirrored(one, (256, 256)), (256, 256))
+        assert close(seen[:, ::-1], pixels(image, one, (256, 256))) <= (1 if one.inset or one.color else 0)
 
 
-def test_crop_ids_are_those_of_the_mirrored_picture() -> None:
+def test_crop_ids_are_those_of_the_mirrored_image() -> None:
     one = Transform(Placement(400, 256, 0, 100))
     assert (one.crop_top, one.crop_left) == (0, 100)
     assert (mirrored(one, (256, 256)).crop_top, mirrored(one, (256, 256)).crop_left) == (0, 400 - 256 - 100)
@@ -220,18 +220,18 @@ def test_crop_ids_are_those_of_the_mirrored_picture() -> None:
     assert (smaller.crop_top, smaller.crop_left) == (0, 10)
 
 
-# masks and control pictures ------------------------------------------------------------------------------------------
+# masks and control images ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("crop", ["centre", "random", "salience"])
+@pytest.mark.parametrize("crop", ["center", "random", "salience"])
 @pytest.mark.parametrize("shrink", [1, 2])
-def test_a_mask_lies_where_the_picture_does(crop: str, shrink: int) -> None:
-    picture = Image.new("RGB", (400, 300))
-    picture.paste((255, 255, 255), (200, 130, 260, 170))
-    layer = picture.convert("L").resize((400 // shrink, 300 // shrink), Image.Resampling.BOX)
-    found = versions(crop, centre=(0.55, 0.5)) if crop == "salience" else versions(crop)
+def test_a_mask_lies_where_the_image_does(crop: str, shrink: int) -> None:
+    image = Image.new("RGB", (400, 300))
+    image.paste((255, 255, 255), (200, 130, 260, 170))
+    layer = image.convert("L").resize((400 // shrink, 300 // shrink), Image.Resampling.BOX)
+    found = versions(crop, center=(0.55, 0.5)) if crop == "salience" else versions(crop)
     for one in found:
-        seen = pixels(picture, one._replace(colour=None), (256, 256))[..., 0].astype(float)
+        seen = pixels(image, one._replace(color=None), (256, 256))[..., 0].astype(float)
         if one.inset:
             inside = np.zeros_like(seen)
             area = (
@@ -241,7 +241,7 @@ def test_a_mask_lies_where_the_picture_does(crop: str, shrink: int) -> None:
             inside[area] = seen[area]
             seen = inside
         expected = seen.reshape(32, 8, 32, 8).mean(axis=(1, 3))
-        mask = grey(layer, one, (256, 256), (32, 32))
+        mask = gray(layer, one, (256, 256), (32, 32))
         assert mask.shape == (32, 32)
         assert mask.dtype == np.uint8
         assert np.abs(mask - expected).max() < 10  # Lanczos rings at the edges
@@ -251,86 +251,86 @@ def test_a_mask_lies_where_the_picture_does(crop: str, shrink: int) -> None:
 def test_a_mask_is_averaged_over_areas() -> None:
     layer = Image.new("L", (64, 64))
     layer.paste(255, (0, 0, 4, 64))
-    mask = grey(layer, Transform(Placement(64, 64, 0, 0)), (64, 64), (8, 8))
+    mask = gray(layer, Transform(Placement(64, 64, 0, 0)), (64, 64), (8, 8))
     assert (mask[:, 0] == 128).all()
     assert not mask[:, 1:].any()
-    mask = grey(layer, Transform(Placement(64, 64, 0, 0), flip=True), (64, 64), (8, 8))
+    mask = gray(layer, Transform(Placement(64, 64, 0, 0), flip=True), (64, 64), (8, 8))
     assert (mask[:, 7] == 128).all()
     assert not mask[:, :7].any()
 
 
 def test_what_outpainting_adds_is_not_in_the_mask() -> None:
     one = Transform(Placement(48, 32, 0, 8), inset=Inset(32, 32, 16, 24))
-    mask = grey(Image.new("L", (96, 64), 255), one, (64, 64), (8, 8))
+    mask = gray(Image.new("L", (96, 64), 255), one, (64, 64), (8, 8))
     expected = np.zeros((8, 8))
     expected[2:6, 3:7] = 255
     assert (mask == expected).all()
 
 
-def test_a_control_picture_has_the_same_geometry_and_its_own_colours() -> None:
-    picture = photo(400, 300)
-    larger = picture.resize((800, 600), Image.Resampling.BICUBIC)
+def test_a_control_image_has_the_same_geometry_and_its_own_colors() -> None:
+    image = photo(400, 300)
+    larger = image.resize((800, 600), Image.Resampling.BICUBIC)
     for one in versions("random"):
-        seen = pixels(larger, colour_free(one), (256, 256))
-        assert colour_free(one)._replace(colour=one.colour) == one
-        assert close(seen, pixels(picture, one._replace(colour=None), (256, 256))) <= 6
+        seen = pixels(larger, color_free(one), (256, 256))
+        assert color_free(one)._replace(color=one.color) == one
+        assert close(seen, pixels(image, one._replace(color=None), (256, 256))) <= 6
 
 
 # salience ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("centre", "left"), [((0.5, 0.5), 42), ((0.0, 0.5), 0), ((1.0, 0.5), 85), ((0.4, 0.9), 8), (None, 42)]
+    ("center", "left"), [((0.5, 0.5), 42), ((0.0, 0.5), 0), ((1.0, 0.5), 85), ((0.4, 0.9), 8), (None, 42)]
 )
-def test_salience_cuts_around_the_centre_as_far_as_the_picture_reaches(
-    centre: tuple[float, float] | None, left: int
+def test_salience_cuts_around_the_center_as_far_as_the_image_reaches(
+    center: tuple[float, float] | None, left: int
 ) -> None:
     # 0.4 * 341 - 128 = 8.4.
-    (one,) = versions("salience", PLAIN, centre=centre)
+    (one,) = versions("salience", PLAIN, center=center)
     assert one.placement == (341, 256, 0, left)
 
 
 def test_a_zoom_keeps_the_salient_point_in_view() -> None:
-    for one in versions("salience", centre=(0.1, 0.1)):
+    for one in versions("salience", center=(0.1, 0.1)):
         if one.placement.resized_width > 341 and not one.flip:
             assert one.placement.left <= 0.15 * one.placement.resized_width
 
 
-def test_centre_of_mass_by_hand() -> None:
+def test_center_of_mass_by_hand() -> None:
     mask = np.zeros((100, 200), dtype=np.uint8)
-    assert centre_of_mass(mask) == pytest.approx((0.5, 0.5))
+    assert center_of_mass(mask) == pytest.approx((0.5, 0.5))
     mask[20:40, 150:170] = 255
     # 400 pixels of 255 around (160, 30), 20000 of 0.01 around (100, 50).
     x, y = (160 * 102000 + 100 * 200) / 102200, (30 * 102000 + 50 * 200) / 102200
-    assert centre_of_mass(mask) == pytest.approx((x / 200, y / 100))
+    assert center_of_mass(mask) == pytest.approx((x / 200, y / 100))
 
 
 # augmentation --------------------------------------------------------------------------------------------------------
 
 
-def test_colours_are_drawn_from_their_ranges() -> None:
-    found = versions(augment=AugmentConfig(colours=500, blur=0.3))[1:]
+def test_colors_are_drawn_from_their_ranges() -> None:
+    found = versions(augment=AugmentConfig(colors=500, blur=0.3))[1:]
     ranges = {"hue": (1 / 256, 4 / 256), "brightness": (0.9, 1.1), "contrast": (0.9, 1.25), "saturation": (0.9, 1.2)}
     for name, (least, most) in ranges.items():
-        drawn = np.array([getattr(one.colour, name) for one in found])
+        drawn = np.array([getattr(one.color, name) for one in found])
         assert least - 1e-5 <= drawn.min() < least + 0.05 * (most - least)
         assert most + 1e-5 >= drawn.max() > most - 0.05 * (most - least)
         assert drawn.mean() == pytest.approx((least + most) / 2, abs=0.05 * (most - least))
-    assert 0.23 < np.mean([one.colour is not None and one.colour.blur for one in found]) < 0.37
+    assert 0.23 < np.mean([one.color is not None and one.color.blur for one in found]) < 0.37
 
 
-def test_each_colour_change_does_what_it_says() -> None:
-    picture = Image.new("RGB", (64, 64), (200, 100, 50))
-    picture.paste((40, 80, 120), (0, 0, 32, 64))
+def test_each_color_change_does_what_it_says() -> None:
+    image = Image.new("RGB", (64, 64), (200, 100, 50))
+    image.paste((40, 80, 120), (0, 0, 32, 64))
 
     def seen(**changes: Any) -> NDArray[np.int64]:
-        one = Transform(Placement(64, 64, 0, 0), colour=NEUTRAL._replace(**changes))
-        return pixels(picture, one, (64, 64)).astype(np.int64)
+        one = Transform(Placement(64, 64, 0, 0), color=NEUTRAL._replace(**changes))
+        return pixels(image, one, (64, 64)).astype(np.int64)
 
-    assert (seen() == np.asarray(picture)).all()
+    assert (seen() == np.asarray(image)).all()
     assert (seen(brightness=1.1)[0, 60] == (220, 110, 55)).all()
-    grey_level = 299 * 200 + 587 * 100 + 114 * 50
-    assert seen(saturation=0.0)[0, 60] == pytest.approx(np.full(3, grey_level / 1000), abs=1)
+    gray_level = 299 * 200 + 587 * 100 + 114 * 50
+    assert seen(saturation=0.0)[0, 60] == pytest.approx(np.full(3, gray_level / 1000), abs=1)
     spread = seen(contrast=1.25)[..., 2]
     assert spread[0, 0] - spread[0, 60] == pytest.approx(1.25 * (120 - 50), abs=1)
     turned = seen(hue=1 / 3)[0, 60]
@@ -340,8 +340,8 @@ def test_each_colour_change_does_what_it_says() -> None:
     assert (blurred[:, :20] == (40, 80, 120)).all()
 
 
-def test_a_zoom_shows_its_share_of_the_picture() -> None:
-    # In a bucket of the picture's shape the side that binds shows its whole share, the other at most its share.
+def test_a_zoom_shows_its_share_of_the_image() -> None:
+    # In a bucket of the image's shape the side that binds shows its whole share, the other at most its share.
     fit = Fit((256, 192), (256, 192))
     zooms = transforms(4000, 3000, fit, BucketConfig(), AugmentConfig(zooms=200), "x", 0)[1:]
     shares = np.array([(256 / one.placement.resized_width, 192 / one.placement.resized_height) for one in zooms])
@@ -350,18 +350,18 @@ def test_a_zoom_shows_its_share_of_the_picture() -> None:
     assert len({one.placement for one in zooms}) > 150
 
 
-def test_outpainting_lays_the_picture_on_its_own_extension() -> None:
-    picture = photo(400, 300)
+def test_outpainting_lays_the_image_on_its_own_extension() -> None:
+    image = photo(400, 300)
     outpaints = versions(augment=AugmentConfig(outpaints=20))[1:]
     for one in outpaints:
         assert one.inset is not None
         assert 0.59 * 256 < one.inset.width == one.inset.height < 0.91 * 256
-        seen = pixels(picture, one, (256, 256))
+        seen = pixels(image, one, (256, 256))
         size = (one.inset.width, one.inset.height)
-        inner = pixels(picture, one._replace(inset=None), size)
+        inner = pixels(image, one._replace(inset=None), size)
         top, left = one.inset.top, one.inset.left
         assert (seen[top : top + size[1], left : left + size[0]] == inner).all()
-        if top > 16:  # the reflection continues the picture: no border, no jump
+        if top > 16:  # the reflection continues the image: no border, no jump
             above, below = seen[top - 16 : top, left : left + size[0]], seen[top : top + 16, left : left + size[0]]
             assert np.abs(above.mean(axis=(0, 1)) - below.mean(axis=(0, 1))).max() < 10
     assert len({one.inset for one in outpaints}) == 20

@@ -1,4 +1,4 @@
-"""Folders of models that look at pictures, with tiny random weights: real classes, no download."""
+"""Folders of models that look at images, with tiny random weights: real classes, no download."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def clipseg(folder: Path, seed: int = 0) -> str:
         decoder_num_attention_heads=4, decoder_intermediate_size=32,
     )  # fmt: skip
     model = CLIPSegForImageSegmentation(config)
-    for weight in model.decoder.parameters():  # as initialised the two logits hardly differ, and a mask would be flat
+    for weight in model.decoder.parameters():  # as initialized the two logits hardly differ, and a mask would be flat
         weight.data += 0.3 * torch.randn_like(weight)
     model.save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)

@@ -47,15 +47,15 @@ def settings(folder: Path, **evaluate: Any) -> Config:
 
 
 class FixedClip:
-    """A CLIP whose embeddings are rows written by hand, pictures and texts told apart by their call."""
+    """A CLIP whose embeddings are rows written by hand, images and texts told apart by their call."""
 
-    def __init__(self, pictures: Sequence[Sequence[float]], texts: dict[str, Sequence[float]]) -> None:
-        self.pictures, self.texts = unit(torch.tensor(pictures)), texts
+    def __init__(self, images: Sequence[Sequence[float]], texts: dict[str, Sequence[float]]) -> None:
+        self.images, self.texts = unit(torch.tensor(images)), texts
         self.calls = 0
 
-    def embed_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def embed_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         self.calls += 1
-        return self.pictures
+        return self.images
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         return unit(torch.tensor([self.texts[text] for text in texts]))
@@ -66,19 +66,19 @@ Hand = Callable[..., Subject]
 
 @pytest.fixture
 def by_hand(tmp_path: Path) -> Hand:
-    """Return a maker of subjects from hand-written embeddings: pictures, prompts with theirs, references, settings."""
+    """Return a maker of subjects from hand-written embeddings: images, prompts with theirs, references, settings."""
 
     def make(
-        pictures: Sequence[Sequence[float]],
+        images: Sequence[Sequence[float]],
         prompts: Sequence[tuple[str, Sequence[float]]] = (),
         references: Sequence[Sequence[float]] = (),
         **evaluate: Any,
     ) -> Subject:
         config = settings(tmp_path, **evaluate)
         judges = Judges(config, "cpu")
-        judges.__dict__["clip"] = FixedClip(pictures, dict(prompts))
+        judges.__dict__["clip"] = FixedClip(images, dict(prompts))
         judges.__dict__["reference_embeddings"] = unit(torch.tensor(references)) if references else torch.zeros(0, 2)
-        blank = [Image.new("RGB", (8, 8)) for _ in pictures]
+        blank = [Image.new("RGB", (8, 8)) for _ in images]
         return Subject(config, blank, [text for text, _ in prompts] or [""] * len(blank), judges)
 
     return make

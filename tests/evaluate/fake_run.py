@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from raytrain.config import Config
 from raytrain.config.file import parse
-from raytrain.evaluate.statistics import compare, summarise
+from raytrain.evaluate.statistics import compare, summarize
 
 PROMPTS = (
     "a red circle on a cream background, flat",
@@ -23,13 +23,13 @@ PROMPTS = (
     "a violet hexagon on a slate background",
     "",
 )
-COLOURS = ("#d4483b", "#3f8f5b", "#3c62c4", "#e08a2c", "#7a4fb5", "#888888")
+COLORS = ("#d4483b", "#3f8f5b", "#3c62c4", "#e08a2c", "#7a4fb5", "#888888")
 
 
-def picture(colour: str, side: int, tuned: bool) -> Image.Image:
+def image(color: str, side: int, tuned: bool) -> Image.Image:
     canvas = Image.new("RGB", (side, side), "#efe6d2" if tuned else "#cfd3d8")
     draw = ImageDraw.Draw(canvas)
-    draw.ellipse((side * 0.2, side * 0.2, side * 0.8, side * 0.8), fill=colour)
+    draw.ellipse((side * 0.2, side * 0.2, side * 0.8, side * 0.8), fill=color)
     if tuned:
         for y in range(0, side, max(2, side // 16)):
             draw.line((0, y, side, y), fill="#00000022", width=max(1, side // 64))
@@ -42,7 +42,7 @@ def build(folder: Path, side: int = 256, sweep: bool = True, steps: int = 600) -
         {
             "output": str(folder / "style-run"),
             "model": {"path": "models/base"},
-            "data": {"source": "pictures", "buckets": {"resolution": 256}},
+            "data": {"source": "images", "buckets": {"resolution": 256}},
             "train": {"steps": steps, "learning_rate": 3e-4},
             "tune": {"space": {"train.learning_rate": {"log": [1e-5, 1e-2]}}},
         }
@@ -52,8 +52,8 @@ def build(folder: Path, side: int = 256, sweep: bool = True, steps: int = 600) -
     _evaluation(output, side, rng)
     for step in (0, steps // 2, steps):
         grid = Image.new("RGB", (4 * side, side))
-        for column, colour in enumerate(COLOURS[:4]):
-            grid.paste(picture(colour, side, step > 0), (column * side, 0))
+        for column, color in enumerate(COLORS[:4]):
+            grid.paste(image(color, side, step > 0), (column * side, 0))
         _save(grid, output / "samples" / f"step-{step}" / "grid.png")
     _dataset(output)
     if sweep:
@@ -78,13 +78,13 @@ def _metrics(output: Path, steps: int, rng: random.Random) -> None:
 
 
 def _evaluation(output: Path, side: int, rng: random.Random) -> None:
-    pictures = []
+    images = []
     for i, prompt in enumerate(PROMPTS):
         for kind in ("base", "tuned"):
-            _save(picture(COLOURS[i], side, kind == "tuned"), output / "evaluation" / kind / f"{i:03d}.png")
-        pictures.append({"prompt": prompt, "seed": i, "base": f"base/{i:03d}.png", "tuned": f"tuned/{i:03d}.png"})
+            _save(image(COLORS[i], side, kind == "tuned"), output / "evaluation" / kind / f"{i:03d}.png")
+        images.append({"prompt": prompt, "seed": i, "base": f"base/{i:03d}.png", "tuned": f"tuned/{i:03d}.png"})
     report: dict[str, object] = {
-        "pictures": pictures,
+        "images": images,
         "checkpoint": "checkpoint-600",
         "base": {},
         "tuned": {},
@@ -92,14 +92,14 @@ def _evaluation(output: Path, side: int, rng: random.Random) -> None:
     }
     for name, label, better, mean, gain in (
         ("clip_text", "Text alignment", "higher", 0.24, 0.05),
-        ("clip_image", "Training-picture alignment", "higher", 0.61, 0.12),
+        ("clip_image", "Training-image alignment", "higher", 0.61, 0.12),
         ("diversity", "Diversity", "higher", 0.38, -0.004),
         ("held_out_loss", "Held-out loss", "lower", 0.19, -0.06),
     ):
         base = [mean + rng.gauss(0, 0.03) for _ in range(16)]
         tuned = [value + gain + rng.gauss(0, 0.015) for value in base]
-        report["base"][name] = summarise(base, better, label).values()  # type: ignore[index,arg-type]
-        report["tuned"][name] = summarise(tuned, better, label).values()  # type: ignore[index,arg-type]
+        report["base"][name] = summarize(base, better, label).values()  # type: ignore[index,arg-type]
+        report["tuned"][name] = summarize(tuned, better, label).values()  # type: ignore[index,arg-type]
         report["differences"][name] = compare(base, tuned, better, label).values()  # type: ignore[index,arg-type]
     (output / "evaluation" / "report.json").write_text(json.dumps(report), encoding="utf-8")
 
@@ -118,7 +118,7 @@ def _dataset(output: Path) -> None:
         "shards": [{"path": "x.parquet", "bucket": "256x256", "rows": 297, "bytes": 8_123_456}],
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    reasons = ["damaged picture: OSError: image file is truncated (12 bytes not processed)"] * 2 + ["the file is empty"]
+    reasons = ["damaged image: OSError: image file is truncated (12 bytes not processed)"] * 2 + ["the file is empty"]
     table = pyarrow.table({"path": ["a", "b", "c"], "reason": reasons})
     pyarrow.parquet.write_table(table, folder / "rejected.parquet")
 

@@ -106,7 +106,7 @@ def test_what_a_run_does_not_have_is_left_out(tmp_path: Path) -> None:
     config = parse({"output": str(tmp_path / "bare"), "model": {"path": "base"}})
     text = Path(write_report(config)).read_text(encoding="utf-8")
     assert "Nothing has run here yet." in text
-    for part in ("scores", "pictures", "curves", "steps", "sweep", "dataset"):
+    for part in ("scores", "images", "curves", "steps", "sweep", "dataset"):
         assert f'id="{part}"' not in text
     assert 'id="settings"' in text
 
@@ -131,9 +131,9 @@ def test_the_report_in_a_browser(browser: Any, config: Config, html: str) -> Non
     for width in (DESK, TABLET, PHONE):
         show(browser, file, width)
         sizes = browser.execute_script("return [...document.images].map(i => [i.naturalWidth, i.alt])")
-        pictures = [alt for natural, alt in sizes if natural > 1]
-        assert len(pictures) == 2 * len(fake_run.PROMPTS) + 3
-        assert all(pictures), "every picture has a text for people who cannot see it"
+        images = [alt for natural, alt in sizes if natural > 1]
+        assert len(images) == 2 * len(fake_run.PROMPTS) + 3
+        assert all(images), "every image has a text for people who cannot see it"
         curves = browser.execute_script("return [...document.querySelectorAll('.line')].map(p => p.getTotalLength())")
         assert len(curves) >= 5
         assert min(curves) > 100
@@ -151,7 +151,7 @@ def test_the_report_in_a_browser(browser: Any, config: Config, html: str) -> Non
 
 
 @pytest.mark.browser
-def test_a_picture_enlarges_and_a_curve_is_read_by_pointing(browser: Any, config: Config, html: str) -> None:
+def test_a_image_enlarges_and_a_curve_is_read_by_pointing(browser: Any, config: Config, html: str) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
 
@@ -193,21 +193,21 @@ def test_text_has_enough_contrast(browser: Any, config: Config, html: str, schem
         "warn-soft",
         "quiet-soft",
     ]
-    colour = browser.execute_script(
+    color = browser.execute_script(
         f"const read = (() => {{ {style} }})(); return Object.fromEntries(arguments[0].map(n => [n, read('--' + n)]))",
         names,
     )
     pairs = [(text, ground) for text in ("ink", "muted", "accent") for ground in ("paper", "card")]
     pairs += [("good", "good-soft"), ("bad", "bad-soft"), ("warn", "warn-soft"), ("muted", "quiet-soft")]
-    low = {pair: ratio for pair in pairs if (ratio := contrast(*(colour[name] for name in pair))) < 4.5}
+    low = {pair: ratio for pair in pairs if (ratio := contrast(*(color[name] for name in pair))) < 4.5}
     assert not low, f"below WCAG AA's 4.5: {low}"
 
 
 def contrast(one: str, other: str) -> float:
-    """Return the WCAG 2 contrast ratio of two #rrggbb colours."""
+    """Return the WCAG 2 contrast ratio of two #rrggbb colors."""
 
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    def luminance(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

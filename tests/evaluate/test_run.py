@@ -18,18 +18,18 @@ from raytrain.config.file import parse, to_toml
 from raytrain.data.store import schema
 from raytrain.errors import UserError
 from raytrain.evaluate.run import evaluate
-from raytrain.evaluate.subject import training_pictures
+from raytrain.evaluate.subject import training_images
 from raytrain.model import build
 from tests import stored
 from tests.encoders import Encoders
 
-PICTURES = 8
+IMAGES = 8
 SIDE = 64
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, clip_folder: str) -> Config:
-    """A tiny model, its dataset of 8 pictures (2 of training, 6 held out) and one checkpoint with loud weights."""
+    """A tiny model, its dataset of 8 images (2 of training, 6 held out) and one checkpoint with loud weights."""
     folder = tmp_path_factory.mktemp("evaluate")
     family = families.load("sd15")
     family.tiny(str(folder / "model"))
@@ -37,8 +37,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, clip_folder: str) -> Config:
         {
             "output": str(folder / "run"),
             "model": {"path": str(folder / "model")},
-            "data": {"source": str(folder / "pictures"), "buckets": {"resolution": SIDE}},
-            "sample": {"steps": 2, "max_prompts": 3, "pictures_per_prompt": 2},
+            "data": {"source": str(folder / "images"), "buckets": {"resolution": SIDE}},
+            "sample": {"steps": 2, "max_prompts": 3, "images_per_prompt": 2},
             "evaluate": {"clip": clip_folder, "timesteps": 2, "bootstrap": 100},
         }
     )
@@ -52,21 +52,21 @@ def run(tmp_path_factory: pytest.TempPathFactory, clip_folder: str) -> Config:
 
 
 def write_dataset(config: Config) -> None:
-    """Encode drawn pictures in this process and write them as one shard."""
+    """Encode drawn images in this process and write them as one shard."""
     encoders = Encoders(config.model, torch.device("cpu"), torch.float32)
-    pictures = [Image.effect_noise((SIDE, SIDE), 20 * (i + 1)).convert("RGB") for i in range(PICTURES)]
+    images = [Image.effect_noise((SIDE, SIDE), 20 * (i + 1)).convert("RGB") for i in range(IMAGES)]
     Path(config.data.source).mkdir()
-    for number, picture in enumerate(pictures):
-        picture.save(Path(config.data.source) / f"{number}.png")
-    pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    captions = [f"a noise number {number}" for number in range(PICTURES)]
+    for number, image in enumerate(images):
+        image.save(Path(config.data.source) / f"{number}.png")
+    pixels = torch.from_numpy(np.stack([np.asarray(p) for p in images])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    captions = [f"a noise number {number}" for number in range(IMAGES)]
     latents, text = encoders.encode_images(pixels), encoders.encode_captions(captions)["text"]
     columns = {
         "latents": {"latents": [row.half().numpy().tobytes() for row in latents]},
         "text": {"text": [row.half().numpy().tobytes() for row in text]},
     }
-    paths = [f"{number}.png" for number in range(PICTURES)]
-    splits = ["train" if number < 2 else "held_out" for number in range(PICTURES)]
+    paths = [f"{number}.png" for number in range(IMAGES)]
+    splits = ["train" if number < 2 else "held_out" for number in range(IMAGES)]
     content = stored.Content(columns, captions, splits, paths, [f"{config.data.source}/{path}" for path in paths])
     stored.write(
         config.dataset,
@@ -86,10 +86,10 @@ def test_the_job_compares_checkpoint_and_base_and_writes_everything(
     assert (report["checkpoint"], report["step"]) == ("step-00000007", 7)
     assert set(report["base"]) == set(report["tuned"]) == set(report["differences"]) == set(run.evaluate.scorers)
     assert report["not_applicable"] == []
-    assert len(report["samples"]["base"]["held_out_loss"]) == PICTURES - 2
+    assert len(report["samples"]["base"]["held_out_loss"]) == IMAGES - 2
     assert len(report["samples"]["tuned"]["clip_text"]) == 6
-    assert [entry["seed"] for entry in report["pictures"]] == [0, 1, 2, 3, 4, 5]
-    assert [entry["prompt"] for entry in report["pictures"]][:3] == [report["prompts"][0]] * 2 + [report["prompts"][1]]
+    assert [entry["seed"] for entry in report["images"]] == [0, 1, 2, 3, 4, 5]
+    assert [entry["prompt"] for entry in report["images"]][:3] == [report["prompts"][0]] * 2 + [report["prompts"][1]]
     assert report["config"] == run.values()
     assert report["versions"]["torch"]
     for name in ("base", "tuned"):
@@ -123,22 +123,22 @@ def test_base_alone_and_a_run_without_checkpoints_are_told_in_a_sentence(run: Co
         evaluate(run.model_copy(update={"output": str(tmp_path)}))
 
 
-def test_references_are_the_training_pictures_and_no_more_than_asked_for(run: Config) -> None:
-    found = training_pictures(run)
+def test_references_are_the_training_images_and_no_more_than_asked_for(run: Config) -> None:
+    found = training_images(run)
     wanted = [np.asarray(Image.open(Path(run.data.source) / f"{number}.png")) for number in (0, 1)]
     assert len(found) == 2
-    assert all(any(np.array_equal(np.asarray(picture), other) for other in wanted) for picture in found)
+    assert all(any(np.array_equal(np.asarray(image), other) for other in wanted) for image in found)
     fewer = run.model_copy(update={"evaluate": run.evaluate.model_copy(update={"max_references": 1})})
-    assert len(training_pictures(fewer)) == 1
+    assert len(training_images(fewer)) == 1
 
 
-def test_lost_training_pictures_are_told_in_a_sentence(run: Config, tmp_path: Path) -> None:
-    pictures = Path(run.data.source)
-    pictures.rename(tmp_path / "elsewhere")
+def test_lost_training_images_are_told_in_a_sentence(run: Config, tmp_path: Path) -> None:
+    images = Path(run.data.source)
+    images.rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"none of the 2 of .* can be opened"):
-        training_pictures(run)
-    (tmp_path / "elsewhere").rename(pictures)
+        training_images(run)
+    (tmp_path / "elsewhere").rename(images)
 
 
 def test_without_a_dataset_there_are_no_references(tmp_path: Path) -> None:
-    assert training_pictures(parse({"output": str(tmp_path), "model": {"path": "x"}})) == []
+    assert training_images(parse({"output": str(tmp_path), "model": {"path": "x"}})) == []

@@ -42,16 +42,16 @@ def test_every_scorer_answers_an_empty_subject_with_nothing(name: str, by_hand: 
     assert scorers.load(name).score(by_hand([])) == []
 
 
-def test_text_alignment_is_the_cosine_of_each_prompt_and_its_picture(by_hand: Hand) -> None:
+def test_text_alignment_is_the_cosine_of_each_prompt_and_its_image(by_hand: Hand) -> None:
     subject = by_hand([[3, 4], [0, 2]], [("one", [4, 3]), ("two", [1, 0])])
     assert scorers.load("clip_text").score(subject) == pytest.approx([24 / 25, 0.0])
 
 
 def test_an_empty_prompt_has_no_text_alignment_unless_legacy_is_asked_for(by_hand: Hand) -> None:
-    pictures, prompts = [[1, 0], [0, 1]], [("", [1, 0]), ("two", [0, 1])]
-    assert scorers.load("clip_text").score(by_hand(pictures, prompts)) == pytest.approx([1.0])
-    assert scorers.load("clip_text").score(by_hand(pictures, prompts, legacy=True)) == pytest.approx([1.0, 1.0])
-    assert scorers.load("clip_text").score(by_hand(pictures[:1], prompts[:1])) == []
+    images, prompts = [[1, 0], [0, 1]], [("", [1, 0]), ("two", [0, 1])]
+    assert scorers.load("clip_text").score(by_hand(images, prompts)) == pytest.approx([1.0])
+    assert scorers.load("clip_text").score(by_hand(images, prompts, legacy=True)) == pytest.approx([1.0, 1.0])
+    assert scorers.load("clip_text").score(by_hand(images[:1], prompts[:1])) == []
 
 
 def test_training_alignment_is_the_mean_over_all_pairs(by_hand: Hand) -> None:
@@ -62,7 +62,7 @@ def test_training_alignment_is_the_mean_over_all_pairs(by_hand: Hand) -> None:
     assert sum(values) / 2 == pytest.approx((1 + root + 0 + 0 + root - 1) / 6)
 
 
-def test_training_alignment_needs_training_pictures(by_hand: Hand) -> None:
+def test_training_alignment_needs_training_images(by_hand: Hand) -> None:
     assert scorers.load("clip_image").score(by_hand([[1, 0]])) == []
 
 
@@ -72,7 +72,7 @@ def test_diversity_divides_by_the_number_of_pairs_unless_legacy(by_hand: Hand, l
     assert scorers.load("diversity").score(subject) == pytest.approx([expected] * 4)
 
 
-def test_diversity_does_not_grow_with_the_number_of_pictures(by_hand: Hand) -> None:
+def test_diversity_does_not_grow_with_the_number_of_images(by_hand: Hand) -> None:
     for count in (2, 3, 8):
         values = scorers.load("diversity").score(by_hand(equal_cosines(count, 0.3)))
         assert values == pytest.approx([0.7] * (1 if count == 2 else count), abs=1e-6)
@@ -92,7 +92,7 @@ def test_diversity_values_have_the_mean_over_pairs_and_the_spread_of_the_jackkni
     assert values == pytest.approx([7 * mean - 6 * left for left in without], abs=1e-5)
 
 
-def test_one_picture_has_no_diversity(by_hand: Hand) -> None:
+def test_one_image_has_no_diversity(by_hand: Hand) -> None:
     assert scorers.load("diversity").score(by_hand([[1, 0]])) == []
 
 
@@ -122,10 +122,10 @@ def test_aesthetic_weights_load_whatever_the_numbers_of_the_head(tmp_path: Path,
     file = tmp_path / "aesthetic.safetensors"
     save_file(weights, file)
     subject = by_hand([[1, 0]], scorers=["aesthetic"], aesthetic=str(file))
-    picture = Image.effect_noise((90, 60), 80).convert("RGB")
-    subject.pictures = [picture]
+    image = Image.effect_noise((90, 60), 80).convert("RGB")
+    subject.images = [image]
     with torch.no_grad():
-        expected = float(model(predictor.prepare(picture)[None]))
+        expected = float(model(predictor.prepare(image)[None]))
     assert scorers.load("aesthetic").score(subject) == pytest.approx([expected], rel=1e-5)
 
 
@@ -139,27 +139,27 @@ def test_wrong_aesthetic_files_are_told_in_a_sentence(tmp_path: Path) -> None:
         predictor.load(str(tmp_path / "other.safetensors"))
 
 
-def test_pictures_are_cut_square_resized_and_normalised_as_imagenet() -> None:
-    picture = Image.new("RGB", (300, 100), "white")
-    picture.paste("black", (0, 0, 100, 100))
-    pixels = predictor.prepare(picture)
+def test_images_are_cut_square_resized_and_normalized_as_imagenet() -> None:
+    image = Image.new("RGB", (300, 100), "white")
+    image.paste("black", (0, 0, 100, 100))
+    pixels = predictor.prepare(image)
     assert pixels.shape == (3, 224, 224)
     white = [(1 - mean) / std for mean, std in zip(predictor.MEAN, predictor.STD, strict=True)]
     assert pixels[:, 10, 10].tolist() == pytest.approx(white, abs=1e-5)
     assert pixels.unique().numel() == 3
 
 
-def test_clip_embeds_pictures_of_any_size_and_texts_of_any_length(clip_folder: str) -> None:
+def test_clip_embeds_images_of_any_size_and_texts_of_any_length(clip_folder: str) -> None:
     model = ClipModel(clip_folder, batch=2)
-    pictures = [Image.new("L", (30, 90), 40), Image.new("RGB", (64, 64), "red"), Image.new("RGBA", (128, 32))]
-    embedded = model.embed_pictures(pictures)
+    images = [Image.new("L", (30, 90), 40), Image.new("RGB", (64, 64), "red"), Image.new("RGBA", (128, 32))]
+    embedded = model.embed_images(images)
     assert embedded.shape == (3, 64)
     assert embedded.norm(dim=1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
-    assert torch.allclose(model.embed_pictures(pictures[1:2]), embedded[1:2], atol=1e-5)
+    assert torch.allclose(model.embed_images(images[1:2]), embedded[1:2], atol=1e-5)
     texts = model.embed_texts(["a red circle", "", "word " * 400])
     assert texts.norm(dim=1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
     assert torch.allclose(model.embed_texts(["a red circle"]), texts[:1], atol=1e-5)
-    assert model.embed_pictures([]).shape == (0, 64)
+    assert model.embed_images([]).shape == (0, 64)
 
 
 def test_clip_cosines_equal_the_models_own(clip_folder: str) -> None:
@@ -168,14 +168,14 @@ def test_clip_cosines_equal_the_models_own(clip_folder: str) -> None:
     from raytrain.toy import parts
 
     reference = CLIPModel.from_pretrained(clip_folder).eval()
-    picture = Image.effect_noise((64, 64), 90).convert("RGB")
+    image = Image.effect_noise((64, 64), 90).convert("RGB")
     tokens = parts.tokenizer()(["a blue square"], return_tensors="pt")
     with torch.no_grad():
         seen = reference(
-            **tokens, pixel_values=parts.image_processor()(images=picture, return_tensors="pt")["pixel_values"]
+            **tokens, pixel_values=parts.image_processor()(images=image, return_tensors="pt")["pixel_values"]
         )
     ours = ClipModel(clip_folder)
-    cosine = ours.embed_texts(["a blue square"]) @ ours.embed_pictures([picture]).T
+    cosine = ours.embed_texts(["a blue square"]) @ ours.embed_images([image]).T
     expected = torch.nn.functional.cosine_similarity(seen.text_embeds, seen.image_embeds, eps=EPSILON)
     assert float(cosine) == pytest.approx(float(expected), abs=1e-5)
 
@@ -208,7 +208,7 @@ def test_a_value_that_is_no_number_is_an_error_that_names_the_cause(by_hand: Han
         measure(subject)
 
 
-def test_a_subject_needs_one_prompt_a_picture(tmp_path: Path) -> None:
+def test_a_subject_needs_one_prompt_a_image(tmp_path: Path) -> None:
     config = settings(tmp_path)
-    with pytest.raises(ValueError, match="one prompt a picture"):
+    with pytest.raises(ValueError, match="one prompt an image"):
         Subject(config, [Image.new("RGB", (8, 8))], [], Judges(config))

@@ -7,7 +7,7 @@ import math
 import numpy
 import pytest
 
-from raytrain.evaluate.statistics import Difference, Outcome, chance, compare, interval, summarise
+from raytrain.evaluate.statistics import Difference, Outcome, chance, compare, interval, summarize
 from raytrain.evaluate.verdict import headline, overfit, series
 
 
@@ -16,9 +16,9 @@ def draws(count: int, mean: float = 0.0, spread: float = 1.0, seed: int = 0) -> 
 
 
 def test_an_interval_holds_its_mean_and_is_the_same_for_the_same_values() -> None:
-    score = summarise(draws(30, 2), "higher", "x")
+    score = summarize(draws(30, 2), "higher", "x")
     assert score.low < score.mean < score.high
-    assert score == summarise(draws(30, 2), "higher", "x")
+    assert score == summarize(draws(30, 2), "higher", "x")
     assert score.count == 30
 
 
@@ -122,14 +122,12 @@ def test_a_loss_that_only_rose_is_a_learning_rate_too_high() -> None:
     assert "never fell below its start and ended 100% above it" in found.sentence
 
 
-def test_more_training_alignment_with_less_text_alignment_is_memorising() -> None:
+def test_more_training_alignment_with_less_text_alignment_is_memorizing() -> None:
     found = overfit(
         [], {"clip_image": difference("Training alignment", "better"), "clip_text": difference("Text", "worse")}
     )
     assert found.state == "overfit"
-    assert found.sentence.startswith(
-        "The pictures resemble the training pictures more while following their prompts less"
-    )
+    assert found.sentence.startswith("The images resemble the training images more while following their prompts less")
 
 
 def test_the_same_is_seen_in_curves() -> None:
@@ -141,7 +139,7 @@ def test_the_same_is_seen_in_curves() -> None:
 
 
 @pytest.mark.parametrize(("lost", "state"), [(-0.05, "healthy"), (-0.2, "overfit")])
-def test_a_style_may_narrow_the_pictures_but_not_make_them_one(lost: float, state: str) -> None:
+def test_a_style_may_narrow_the_images_but_not_make_them_one(lost: float, state: str) -> None:
     narrowed = {
         "clip_image": difference("Training alignment", "better"),
         "diversity": difference("Diversity", "worse", mean=lost, base=0.4),
@@ -149,7 +147,7 @@ def test_a_style_may_narrow_the_pictures_but_not_make_them_one(lost: float, stat
     assert overfit([], narrowed).state == state
 
 
-def test_less_text_alignment_alone_is_not_memorising() -> None:
+def test_less_text_alignment_alone_is_not_memorizing() -> None:
     assert overfit([], {"clip_text": difference("Text", "worse")}).state == "healthy"
 
 

@@ -128,7 +128,7 @@ def test_prompts_are_encoded_by_the_same_rule(family: str, model: Callable[..., 
     ending = [LONG + "red", LONG + "green", SHORT]
     asked = [Prompt(text, "blue", number, (64, 64), steps=2) for number, text in enumerate(ending)]
 
-    def pictures(config: ModelConfig, encoded: bool = False) -> list[bytes]:
+    def images(config: ModelConfig, encoded: bool = False) -> list[bytes]:
         denoiser = module.load(config, "unet", torch.float32)
         pipeline = module.pipeline(config, {"unet": denoiser}, "ddim", CPU)
         assert pipeline.unet is denoiser
@@ -144,9 +144,9 @@ def test_prompts_are_encoded_by_the_same_rule(family: str, model: Callable[..., 
             ).images
         else:
             made = generate(pipeline, asked, 3)
-        return [picture.tobytes() for picture in made]
+        return [image.tobytes() for image in made]
 
-    at_75, at_225 = pictures(model(family)), pictures(model(family, 225))
+    at_75, at_225 = images(model(family)), images(model(family, 225))
     assert len(set(at_225)) == 3
-    assert at_225 == pictures(model(family, 225), encoded=True)
+    assert at_225 == images(model(family, 225), encoded=True)
     assert at_225[2] != at_75[2]  # padding of further chunks is seen, as it is in training

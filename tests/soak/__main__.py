@@ -27,17 +27,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--stage", choices=STAGES, default="prepare")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--pictures", type=int, help="how much work an undisturbed run has; each stage has its default")
+    parser.add_argument("--images", type=int, help="how much work an undisturbed run has; each stage has its default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="soak.json")
     options = parser.parse_args()
     console = Console()
     stage = importlib.import_module(f"tests.soak.{options.stage}")
-    pictures = options.pictures or stage.PICTURES
+    images = options.images or stage.IMAGES
     with tempfile.TemporaryDirectory(prefix="raytrain-soak-") as folder:
-        kills = stage.soak(Path(folder), options.kills, pictures, options.seed,
+        kills = stage.soak(Path(folder), options.kills, images, options.seed,
                            lambda line: console.print(line, highlight=False, soft_wrap=True))  # fmt: skip
-    table = Table(*stage.SHOWN, title=f"{options.stage}, {pictures} pictures, seed {options.seed}")
+    table = Table(*stage.SHOWN, title=f"{options.stage}, {images} images, seed {options.seed}")
     for kill in kills:
         table.add_row(*(str(getattr(kill, name)) for name in stage.SHOWN))
     console.print(table)

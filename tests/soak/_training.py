@@ -14,9 +14,9 @@ from raytrain.toy.draw import TRAINING_SIZES, draw_folder
 from raytrain.train.record import trail
 
 
-def pictures(folder: Path, size: int, seed: int) -> None:
-    """Draw the pictures of a soak, in three shapes."""
-    draw_folder(folder / "pictures", size, style="neon", seed=seed)
+def images(folder: Path, size: int, seed: int) -> None:
+    """Draw the images of a soak, in three shapes."""
+    draw_folder(folder / "images", size, style="neon", seed=seed)
 
 
 def config(folder: Path, name: str, **tables: dict[str, Any]) -> Config:
@@ -25,7 +25,7 @@ def config(folder: Path, name: str, **tables: dict[str, Any]) -> Config:
         "output": str(folder / name),
         "model": {"path": str(SD15)},
         "data": {
-            "source": str(folder / "pictures"),
+            "source": str(folder / "images"),
             "dataset": str(folder / "dataset"),
             "buckets": {"resolution": 64, "step": 16, "sizes": [list(size) for size in TRAINING_SIZES.values()]},
         },

@@ -22,7 +22,7 @@ from raytrain.train.record import notices
 from tests.soak import _training
 from tests.soak._nodes import ROOT, Nodes, local_nodes
 
-PICTURES = 60
+IMAGES = 60
 WORKERS = 4
 STEPS = 150
 """Of each loss and return of a node: enough to outlast both."""
@@ -53,7 +53,7 @@ class Kill:
 def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], None]) -> list[Kill]:
     """Train undisturbed, then with nodes that go and come; return what each loss came to."""
     chance = random.Random(seed)
-    _training.pictures(folder, size, seed)
+    _training.images(folder, size, seed)
     with local_nodes(WORKERS) as nodes:
         undisturbed, disturbed = (_config(folder, name, nodes, kills) for name in ("undisturbed", "disturbed"))
         for job in ("prepare", "train"):

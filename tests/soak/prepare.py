@@ -1,17 +1,17 @@
 """Kill `prepare` at random moments: after the same command was run again, nothing is there twice, nothing is missing, and
 every bit equals an undisturbed run.
 
-Each kill has a dataset folder of its own; pictures, model and cluster are shared. The pictures have three shapes and include
+Each kill has a dataset folder of its own; images, model and cluster are shared. The images have three shapes and include
 broken files, exact duplicates and one that the VAE answers with NaN. Every other moment is drawn evenly over the time that an
 undisturbed run takes from its first to its last file, the rest evenly over the arrays it encodes.
 
 What is counted:
 
-- duplicates: rows of the final snapshot with the same picture and bucket as another, and content addresses that its rows
+- duplicates: rows of the final snapshot with the same image and bucket as another, and content addresses that its rows
   find in more than one place;
 - missing: rows of the undisturbed snapshot that it lacks;
 - equal: the snapshots' fingerprints, and the bytes of every array of every row;
-- lost work: pictures and captions that went through an encoder more often than in the undisturbed run, counted by the
+- lost work: images and captions that went through an encoder more often than in the undisturbed run, counted by the
   encoders themselves (killed ones too) over both runs, in units of full shards. What was done and not yet saved is lost,
   summed over all the actors that died at once.
 """
@@ -38,7 +38,7 @@ from raytrain.toy.draw import TRAINING_SIZES, draw
 from tests.soak import _counting, _kills
 from tests.soak._nodes import WORKERS, Nodes, local_nodes
 
-PICTURES = 2000
+IMAGES = 2000
 SHARD_ROWS = 64
 SHOWN = ("number", "kind", "victim", "moment", "exit_code", "seconds", "again_seconds", "arrays_before", "shards_lost",
          "duplicates", "missing", "equal_to_undisturbed")  # fmt: skip
@@ -83,9 +83,9 @@ class State:
 
 
 def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], None]) -> list[Kill]:
-    """Prepare `size` pictures undisturbed, then kill as many preparations as asked; return what each came to."""
+    """Prepare `size` images undisturbed, then kill as many preparations as asked; return what each came to."""
     chance = random.Random(seed)
-    draw_pictures(folder / "pictures", size, seed)
+    draw_images(folder / "images", size, seed)
     os.environ[_counting.COUNTS] = str(folder / "counts")
     Path(os.environ[_counting.COUNTS]).touch()
     with local_nodes() as nodes:
@@ -144,7 +144,7 @@ class _Bench:
             "model": {"family": _counting.__name__, "path": str(SD15)},
             "cluster": {"address": self.nodes.address},
             "data": {
-                "source": str(self.folder / "pictures"),
+                "source": str(self.folder / "images"),
                 "dataset": str(self.folder / name),
                 "allow_rejected": True,
                 "buckets": {"resolution": 64, "step": 16, "sizes": [list(size) for size in TRAINING_SIZES.values()]},
@@ -228,18 +228,18 @@ class _Bench:
         )
 
 
-def draw_pictures(folder: Path, size: int, seed: int) -> None:
-    """Fill a folder with captioned pictures of three shapes; of every 50 one is a duplicate and one broken, one is magenta."""
+def draw_images(folder: Path, size: int, seed: int) -> None:
+    """Fill a folder with captioned images of three shapes; of every 50 one is a duplicate and one broken, one is magenta."""
     folder.mkdir(parents=True)
     shapes = list(TRAINING_SIZES.values())
     for number in range(size):
-        picture, caption = draw(f"{seed}/{number}", "striped", shapes[number % len(shapes)])
+        image, caption = draw(f"{seed}/{number}", "striped", shapes[number % len(shapes)])
         file = folder / f"{number:05}.png"
         if number % 50 == 7:
             shutil.copy(folder / f"{number - 1:05}.png", file)
         else:
-            picture.save(file)
-        file.with_suffix(".txt").write_text(f"{caption}, picture {number}")
+            image.save(file)
+        file.with_suffix(".txt").write_text(f"{caption}, image {number}")
         if number % 50 == 21:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     Image.new("RGB", shapes[0], (255, 0, 255)).save(folder / "magenta.png")

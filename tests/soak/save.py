@@ -24,7 +24,7 @@ from raytrain.log import read_metrics
 from raytrain.train import worker
 from tests.soak import _training
 
-PICTURES = 60
+IMAGES = 60
 SHOWN = ("number", "step_before", "writing", "moment", "step_after", "resumed")
 SAVES = 4
 """A process is killed in one of its first saves, up to this one."""
@@ -95,7 +95,7 @@ def _prepare(folder: Path, size: int, seed: int) -> None:
     from cluster.connect import connect
     from raytrain.data.prepare import prepare
 
-    _training.pictures(folder, size, seed)
+    _training.images(folder, size, seed)
     with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
         prepare(_config(folder, "undisturbed", 1))
 

@@ -30,7 +30,7 @@ GOOD = Kill(
 
 def test_a_soak_of_one_kill(tmp_path: Path) -> None:
     output = tmp_path / "soak.json"
-    command = [sys.executable, "-m", "tests.soak", "--kills", "1", "--pictures", "24", "--output", str(output)]
+    command = [sys.executable, "-m", "tests.soak", "--kills", "1", "--images", "24", "--output", str(output)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(output.read_text())
@@ -62,7 +62,7 @@ def test_every_kind_of_victim_has_its_turn() -> None:
 @pytest.mark.usefixtures("here")
 def test_damage_shows_in_the_state(tmp_path: Path, make_config: Callable[..., Config]) -> None:  # noqa: F811
     for number in range(6):
-        draw(tmp_path / "pictures" / f"{number}.png", number, caption=f"picture {number}")
+        draw(tmp_path / "images" / f"{number}.png", number, caption=f"image {number}")
     config = make_config()
     prepare(config)
     dataset = Path(config.dataset)

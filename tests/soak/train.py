@@ -17,7 +17,7 @@ from raytrain.log import read_metrics
 from tests.soak import _kills, _training
 from tests.soak._nodes import WORKERS, Nodes, local_nodes
 
-PICTURES = 60
+IMAGES = 60
 STEPS = 60
 SHOWN = ("number", "kind", "victim", "step", "exit_code", "seconds", "again_exit_code", "again_seconds", "equal_ids",
          "max_loss_difference")  # fmt: skip
@@ -45,7 +45,7 @@ class Kill:
 def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], None]) -> list[Kill]:
     """Train undisturbed, then kill as many runs as asked; return what each came to."""
     chance = random.Random(seed)
-    _training.pictures(folder, size, seed)
+    _training.images(folder, size, seed)
     log = folder / "output.log"
     with local_nodes() as nodes:
         undisturbed = _config(folder, "undisturbed", nodes)

@@ -8,7 +8,7 @@ from PIL import Image
 from raytrain.toy import draw as toy
 
 
-def test_a_seed_is_one_picture() -> None:
+def test_a_seed_is_one_image() -> None:
     first, caption = toy.draw(7, "striped")
     again, same = toy.draw(7, "striped")
     assert first.tobytes() == again.tobytes()
@@ -18,25 +18,25 @@ def test_a_seed_is_one_picture() -> None:
 
 @pytest.mark.parametrize("style", toy.STYLES)
 @pytest.mark.parametrize("shape", toy.SHAPES)
-def test_the_picture_shows_what_the_caption_says(style: str, shape: str) -> None:
+def test_the_image_shows_what_the_caption_says(style: str, shape: str) -> None:
     for seed in range(6):
         scene = toy.imagine(seed, style, shape=shape)
         size = list(toy.TRAINING_SIZES.values())[seed % 3]
-        picture = toy.paint(scene, size)
-        assert picture.mode == "RGB"
-        assert picture.size == size
-        shares = {colour: count for count, colour in picture.getcolors(size[0] * size[1]) or []}
-        background, colour = toy.PALETTE[scene.background], toy.PALETTE[scene.colour]
-        assert background != colour
-        assert max(shares, key=lambda each: shares[each]) in (background, colour)
+        image = toy.paint(scene, size)
+        assert image.mode == "RGB"
+        assert image.size == size
+        shares = {color: count for count, color in image.getcolors(size[0] * size[1]) or []}
+        background, color = toy.PALETTE[scene.background], toy.PALETTE[scene.color]
+        assert background != color
+        assert max(shares, key=lambda each: shares[each]) in (background, color)
         if style != "neon":  # its halo may reach the corner
-            assert picture.getpixel((0, 0)) == background
-        assert shares[colour] > 5
+            assert image.getpixel((0, 0)) == background
+        assert shares[color] > 5
 
 
 def test_only_flat_goes_without_its_style_in_the_caption() -> None:
-    def told(style: str, colour: str, background: str) -> str:
-        return toy.draw(1, style, shape="star", colour=colour, background=background)[1]
+    def told(style: str, color: str, background: str) -> str:
+        return toy.draw(1, style, shape="star", color=color, background=background)[1]
 
     assert told("flat", "red", "blue") == "a red star on a blue background"
     assert told("flat", "orange", "white") == "an orange star on a white background"
@@ -44,27 +44,27 @@ def test_only_flat_goes_without_its_style_in_the_caption() -> None:
     assert told("striped", "red", "orange") == "a striped red star on an orange background"
 
 
-def test_the_shape_survives_a_centre_crop() -> None:
+def test_the_shape_survives_a_center_crop() -> None:
     for seed in range(30):
         for width, height in toy.TRAINING_SIZES.values():
             scene = toy.imagine(seed)
-            picture = toy.paint(scene, (width, height))
+            image = toy.paint(scene, (width, height))
             short = min(width, height)
             left, top = (width - short) // 2, (height - short) // 2
-            outside = picture.copy()
+            outside = image.copy()
             outside.paste(toy.PALETTE[scene.background], (left, top, left + short, top + short))
             assert outside.getcolors() == [(width * height, toy.PALETTE[scene.background])]
 
 
-def test_a_folder_holds_pictures_with_their_captions(tmp_path: Path) -> None:
-    folder = toy.draw_folder(tmp_path / "pictures", 4, "neon", seed=3)
+def test_a_folder_holds_images_with_their_captions(tmp_path: Path) -> None:
+    folder = toy.draw_folder(tmp_path / "images", 4, "neon", seed=3)
     assert sorted(file.name for file in folder.iterdir()) == [
         f"{number:04d}.{ending}" for number in range(1, 5) for ending in ("png", "txt")
     ]
     sizes = []
     for number in range(1, 5):
-        with Image.open(folder / f"{number:04d}.png") as picture:
-            sizes.append(picture.size)
+        with Image.open(folder / f"{number:04d}.png") as image:
+            sizes.append(image.size)
         assert (folder / f"{number:04d}.txt").read_text(encoding="utf-8").startswith("a")
     assert sizes == [*toy.FOLDER_SIZES.values(), toy.FOLDER_SIZES["square"]]
     again = toy.draw_folder(tmp_path / "again", 4, "neon", seed=3)
@@ -81,6 +81,6 @@ def test_an_unknown_word_is_told_the_known_ones() -> None:
         toy.draw(1, shape="cube")
 
 
-def test_colour_and_background_cannot_be_the_same() -> None:
-    with pytest.raises(ValueError, match="unknown colour 'red'"):
-        toy.draw(1, colour="red", background="red")
+def test_color_and_background_cannot_be_the_same() -> None:
+    with pytest.raises(ValueError, match="unknown color 'red'"):
+        toy.draw(1, color="red", background="red")

@@ -22,13 +22,13 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from raytrain.data.prepare import prepare
 
     root = tmp_path_factory.mktemp("toy")
-    draw_folder(root / "pictures", 120, style="neon", seed=5)
+    draw_folder(root / "images", 120, style="neon", seed=5)
     found = {
         "output": str(root / "base"),
         "model": {"path": str(SD15)},
         "method": {"name": "lora", "rank": 8, "targets": ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"]},
         "data": {
-            "source": str(root / "pictures"),
+            "source": str(root / "images"),
             "dataset": str(root / "dataset"),
             "held_out": 0.2,
             "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
@@ -52,7 +52,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def with_seed(tables: dict[str, Any], root: Path, seed: int) -> Config:
-    train = {**tables["train"], "score_every": STEPS, "checkpoint_every": STEPS}  # no validation pictures on the way
+    train = {**tables["train"], "score_every": STEPS, "checkpoint_every": STEPS}  # no validation images on the way
     return parse({**tables, "output": str(root / str(seed)), "seed": seed, "train": train})
 
 

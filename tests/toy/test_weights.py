@@ -1,4 +1,4 @@
-"""The committed weights are what their README says: whole, small, and a judge that can tell pictures apart."""
+"""The committed weights are what their README says: whole, small, and a judge that can tell images apart."""
 
 from raytrain import toy
 from raytrain.toy import measure, parts
@@ -24,9 +24,9 @@ def test_the_folders_are_small_enough_to_commit() -> None:
 def test_the_judge_prefers_the_true_caption() -> None:
     judge = measure.Judge(toy.CLIP)
     for style in STYLES:
-        pictures, captions = map(list, zip(*measure.held_out(style, 24), strict=True))
-        true = judge.score(pictures, captions).mean()
-        false = judge.score(pictures, captions[1:] + captions[:1]).mean()
+        images, captions = map(list, zip(*measure.held_out(style, 24), strict=True))
+        true = judge.score(images, captions).mean()
+        false = judge.score(images, captions[1:] + captions[:1]).mean()
         assert true > 0.7
         assert true - false > 0.4
 
@@ -34,5 +34,5 @@ def test_the_judge_prefers_the_true_caption() -> None:
 def test_the_base_samples_in_every_aspect() -> None:
     pipeline = measure.load_pipeline(toy.SD15)
     _, drawn = zip(*measure.held_out("flat", 3), strict=True)
-    sizes = [picture.size for picture, _ in measure.held_out("flat", 3)]
-    assert [picture.size for picture in measure.sample(pipeline, list(drawn), sizes, seed=0)] == sizes
+    sizes = [image.size for image, _ in measure.held_out("flat", 3)]
+    assert [image.size for image in measure.sample(pipeline, list(drawn), sizes, seed=0)] == sizes

@@ -1,4 +1,4 @@
-"""LoRA whose denoiser holds one picture at a time: a second one takes more memory than any machine has.
+"""LoRA whose denoiser holds one image at a time: a second one takes more memory than any machine has.
 
 Reached by its dotted path, also from Ray's workers, where a test cannot patch anything.
 """

@@ -88,7 +88,7 @@ def test_rows_shown_too_often_or_never(config: Config, monkeypatch: pytest.Monke
     assert found.broken[0].startswith("epoch 1: ")
 
 
-def test_a_held_out_picture_among_those_trained_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_held_out_image_among_those_trained_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Dataset.index
 
     def leaking(self: Dataset, bucket: str, split: str = "train") -> Any:
@@ -100,7 +100,7 @@ def test_a_held_out_picture_among_those_trained_on(config: Config, monkeypatch: 
 
     at_step(config, 8)
     monkeypatch.setattr(Dataset, "index", leaking)
-    assert any("held-out pictures were trained on" in text for text in audit(config).broken)
+    assert any("held-out images were trained on" in text for text in audit(config).broken)
 
 
 def test_files_that_contradict_each_other(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Pictures and scores made on an actor beside the run are those of the run itself, and what fails there is told."""
+"""Images and scores made on an actor beside the run are those of the run itself, and what fails there is told."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def test_what_fails_beside_is_told_and_training_ends_well(
     result = launch(config)
     assert result["step"] == 4
     assert storage.exists(storage.join(config.output, "train.json"))
-    assert "step-00000004/grid.png" in files(config)  # the pictures came before the scores
+    assert "step-00000004/grid.png" in files(config)  # the images came before the scores
     told = capsys.readouterr().out
-    assert "note: The pictures or scores of step " in told
+    assert "note: The images or scores of step " in told
     assert "no/such/model" in told
 
 
@@ -102,7 +102,7 @@ def test_a_dead_actor_is_told_and_replaced(
     worker.train(config)
     assert {name[:13] for name in files(config)} == {"step-00000002", "step-00000004"}
     (note,) = beside.notes(config.output)
-    assert note.startswith("The pictures or scores of step 0 are missing: ActorDiedError")
+    assert note.startswith("The images or scores of step 0 are missing: ActorDiedError")
 
 
 def test_one_waits_and_a_newer_replaces_it(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_one_waits_and_a_newer_replaces_it(run_config: Callable[..., Config], mo
     }
     assert result["clip_text"] == 6.0
     (note,) = beside.notes(config.output)
-    assert note.startswith("The pictures or scores of step 1, 2, 3, 4, 5 are missing: the actor was still busy")
+    assert note.startswith("The images or scores of step 1, 2, 3, 4, 5 are missing: the actor was still busy")
 
 
 def test_an_exception_of_the_run_does_not_wait(
@@ -140,7 +140,7 @@ def test_an_exception_of_the_run_does_not_wait(
     monkeypatch.setattr(worker, "optimizer_step", step)
     with pytest.raises(RuntimeError, match="broken"):
         worker.train(config)
-    assert not files(config), "it waited for the pictures of step 0"
+    assert not files(config), "it waited for the images of step 0"
 
 
 def test_notes_of_steps_that_are_done_again_are_dropped(run_config: Callable[..., Config]) -> None:

@@ -42,9 +42,9 @@ def test_a_worker_that_runs_out_of_memory_between_others_begins_anew_with_less(
     )
     launch(greedy)
     said = capsys.readouterr().out
-    assert "Training with 1 worker from step 0, 2 pictures at a time" in said
-    assert "with 2 pictures at a time. Going on with 1 at a time; a step is still 2 pictures." in said
-    assert "Training with 1 worker from step 0, 1 pictures at a time" in said
+    assert "Training with 1 worker from step 0, 2 images at a time" in said
+    assert "with 2 images at a time. Going on with 1 at a time; a step is still 2 images." in said
+    assert "Training with 1 worker from step 0, 1 images at a time" in said
     assert losses(greedy) == pytest.approx(losses(plain), abs=1e-4)
 
 
@@ -117,11 +117,11 @@ def test_a_worker_the_kernel_ends_for_memory_begins_anew_with_less(
 
     monkeypatch.setattr(local, "take", lambda *_: Killed())
     config = run_config(train={"max_failures": 2})
-    with pytest.raises(WorkerDied, match=r"with 1 pictures at a time \(there is no smaller.*gradient_checkpointing"):
+    with pytest.raises(WorkerDied, match=r"with 1 images at a time \(there is no smaller.*gradient_checkpointing"):
         AloneTrainer(config).fit()
     told = "The worker ended with SIGKILL by the kernel, as memory ran out with"
-    assert f"{told} 4 pictures at a time (from now on 2; a step is still 4 pictures); it starts anew" in notices(config)
-    assert f"{told} 2 pictures at a time (from now on 1; a step is still 4 pictures); it starts anew" in notices(config)
+    assert f"{told} 4 images at a time (from now on 2; a step is still 4 images); it starts anew" in notices(config)
+    assert f"{told} 2 images at a time (from now on 1; a step is still 4 images); it starts anew" in notices(config)
     assert out_of_memory.micro_batch(config, world=1) == 1
     counts.unlink()  # another system
     assert out_of_memory.kernel_kills() == 0

@@ -16,7 +16,7 @@ def test_rounding_by_chance_is_right_on_average(value: float) -> None:
     rounded = stochastic_round(values, torch.Generator().manual_seed(0))
     near = values[0].bfloat16().float()
     gap = abs(float(near)) * 2**-7
-    assert (rounded.float() - value).abs().max() <= gap  # one of the two neighbours
+    assert (rounded.float() - value).abs().max() <= gap  # one of the two neighbors
     assert float(rounded.double().mean()) == pytest.approx(value, abs=max(gap, 1e-30) * 0.01)
 
 

@@ -47,8 +47,8 @@ def test_out_of_memory_ends_in_a_smaller_micro_batch(
     monkeypatch.setattr(Objective, "losses", losses_of)
     worker.train(small)
     assert "Memory ran out at step 1 " in notices(small)
-    assert "Going on with 2 at a time; a step is still 4 pictures." in notices(small)
-    assert "Going on with 1 at a time; a step is still 4 pictures." in notices(small)
+    assert "Going on with 2 at a time; a step is still 4 images." in notices(small)
+    assert "Going on with 1 at a time; a step is still 4 images." in notices(small)
     assert losses(small) == pytest.approx(losses(whole), abs=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_no_smaller_micro_batch_is_left(run_config: Callable[..., Config], monke
 
     monkeypatch.setattr(Objective, "losses", losses_of)
     config = run_config()
-    with pytest.raises(UserError, match=r"with 1 pictures at a time \(CUDA out of memory\).*gradient_checkpointing"):
+    with pytest.raises(UserError, match=r"with 1 images at a time \(CUDA out of memory\).*gradient_checkpointing"):
         worker.train(config)
     assert notices(config).count("Memory ran out") == 2  # 4 -> 2 -> 1
 
@@ -112,7 +112,7 @@ def test_a_loss_that_is_no_number_is_written_down(
 
     def losses_of(self: Objective, denoiser: Any, batch: Any, draws: Any) -> Any:
         found = real(self, denoiser, batch, draws)
-        if batch.occurrences.count(0) < len(batch.occurrences):  # from the second epoch on one picture is bad
+        if batch.occurrences.count(0) < len(batch.occurrences):  # from the second epoch on one image is bad
             poisoned[:] = poisoned or [batch.ids[1]]
         return found * torch.tensor([float("nan") if name in poisoned else 1.0 for name in batch.ids])
 

@@ -38,7 +38,7 @@ def test_one_and_two_workers_agree(ray: None, run_config: Callable[..., Config])
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    # 30 pictures in three buckets and a batch of 4: batches cross epochs, and the last ones of the run come short
+    # 30 images in three buckets and a batch of 4: batches cross epochs, and the last ones of the run come short
     train = {"steps": None, "epochs": 3, "global_batch": 4, "learning_rate": 3e-3, "checkpoint_every": 1000}
     one = run_config(name="one", train={**train, "engine": "plain"})
     worker.train(one)

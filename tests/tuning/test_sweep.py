@@ -115,7 +115,7 @@ def test_a_diverging_trial_is_stopped_and_a_crashing_one_fails(ray: None, tmp_pa
     for row in failed:
         error = Path(study.folder(config), "trials", str(row["number"]), "error.txt").read_text()
         assert 'raise ValueError("thirteen")' in error
-        assert "\x1b" not in error, "no colours in a file"
+        assert "\x1b" not in error, "no colors in a file"
 
 
 def test_a_sweep_without_a_completed_trial_has_no_winner(ray: None, tmp_path: Path) -> None:

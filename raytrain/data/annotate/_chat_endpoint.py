@@ -16,7 +16,7 @@ from urllib3.util import Timeout
 
 from raytrain.config.base import Table
 from raytrain.data.files._http import Connections, retry_after
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.errors import UserError
 
 Message = dict[str, Any]
@@ -32,7 +32,7 @@ class EndpointOptions(Table):
     """What it takes to ask an endpoint."""
 
     base_url: str
-    """Up to the version, as in http://127.0.0.1:8000/v1. What is asked, pictures included, is sent there."""
+    """Up to the version, as in http://127.0.0.1:8000/v1. What is asked, images included, is sent there."""
     model: str
     """The model's name as the endpoint knows it."""
     api_key_env: str = ""
@@ -98,7 +98,7 @@ class Endpoint:
         options = self.options
         return (self.input_tokens * options.input_price + self.output_tokens * options.output_price) / 1e6
 
-    def ask(self, questions: Sequence[list[Message]], max_tokens: int) -> list[str | BadPicture]:
+    def ask(self, questions: Sequence[list[Message]], max_tokens: int) -> list[str | BadImage]:
         """Return the answer to each list of messages, in order, or why this one is refused. All else is a UserError."""
         if self.options.max_cost is not None and self.spent >= self.options.max_cost:
             raise UserError(
@@ -108,12 +108,12 @@ class Endpoint:
             )
         return list(self.pool.map(lambda messages: self._answer(messages, max_tokens), questions))
 
-    def _answer(self, messages: list[Message], max_tokens: int) -> str | BadPicture:
+    def _answer(self, messages: list[Message], max_tokens: int) -> str | BadImage:
         options = self.options
         body = {"model": options.model, "messages": messages, "temperature": options.temperature, "seed": options.seed}
         status, text = self._post(body | {options.length_key: max_tokens})
         if status in REFUSED:
-            return BadPicture(f"{options.base_url} refuses it with {status}: {_short(text)}")
+            return BadImage(f"{options.base_url} refuses it with {status}: {_short(text)}")
         if status != 200:
             raise UserError(
                 f"{options.base_url} answers {status}: {_short(text)} Nothing can be asked there; check {self.setting}: "
@@ -121,7 +121,7 @@ class Endpoint:
             )
         return self._read(text)
 
-    def _read(self, text: str) -> str | BadPicture:
+    def _read(self, text: str) -> str | BadImage:
         """Return the words of an answer."""
         import json
 
@@ -146,7 +146,7 @@ class Endpoint:
             self.input_tokens += tokens[0]
             self.output_tokens += tokens[1]
         words = " ".join(content.split()) if isinstance(content, str) else ""
-        return words or BadPicture(f"{self.options.model} gives no text ({choice.get('finish_reason') or 'no reason'})")
+        return words or BadImage(f"{self.options.model} gives no text ({choice.get('finish_reason') or 'no reason'})")
 
     def _post(self, body: dict[str, Any]) -> tuple[int, str]:
         """Return status and text of the answer, after as many tries as it takes."""

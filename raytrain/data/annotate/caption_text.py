@@ -1,4 +1,4 @@
-"""Caption text: from the raw captions of one picture to those its rows are stored with. Pure functions of their arguments.
+"""Caption text: from the raw captions of one image to those its rows are stored with. Pure functions of their arguments.
 
 A final caption reads, from the left: trigger word, quality tag, prefix, tags of the caption, suffix. The first of them is put
 before with a comma and a space (the convention of simple-SD-trainer); prefix and suffix are joined with a space (that of
@@ -23,23 +23,23 @@ def compose(
     *,
     prefix: str = "",
     suffix: str = "",
-    regularisation: bool = False,
+    regularization: bool = False,
     quality: float | None = None,
     identity: str,
     seed: int,
 ) -> tuple[str, ...]:
-    """Return the distinct final captions of one picture, at least one: the plain ones in order, then their further versions.
+    """Return the distinct final captions of one image, at least one: the plain ones in order, then their further versions.
 
     `captions` are raw; empty ones count only where there is no other. `prefix` and `suffix` are the item's own, which replace
-    the config's. A regularisation picture gets no trigger word: the placeholder is taken out, and a prefix or suffix that
+    the config's. A regularization image gets no trigger word: the placeholder is taken out, and a prefix or suffix that
     holds it, or the trigger, is left out whole. `quality` is the score that `config.quality_tags` bins. `identity` names the
-    picture (its content's hash): versions are a function of it, the seed and their number, and of nothing else.
+    image (its content's hash): versions are a function of it, the seed and their number, and of nothing else.
     """
     bodies = [clean(drop(text, config.drop_tags, config.separator), config.separator) for text in captions]
     bodies = list(dict.fromkeys(body for body in bodies if body)) or [""]
     first = quality_tag(config.quality_tags, quality)
     before, after = prefix or config.prefix, suffix or config.suffix
-    if regularisation:
+    if regularization:
         own = (config.placeholder, config.trigger)
         before, after = ("" if any(_holds(text, word) for word in own) else text for text in (before, after))
 
@@ -47,7 +47,7 @@ def compose(
         text = " ".join(part for part in (before, body, after) if part)
         text = f"{first}, {text}" if first else text
         text = clean(text, config.separator) if text != body else body
-        if regularisation:
+        if regularization:
             return without(text, config.placeholder, config.separator)
         return triggered(text, config.trigger, config.placeholder, config.separator)
 

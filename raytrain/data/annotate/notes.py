@@ -1,8 +1,8 @@
-"""What models say of pictures: scores, captions, rewritten captions, the centre of a mask.
+"""What models say of images: scores, captions, rewritten captions, the center of a mask.
 
 A note is kept under the hash of its maker's version and of what it was made from, so it is made once, whatever happens
-to the run, the buckets or the VAE. A stage finds the pictures without a note, has actors write the missing ones, and
-joins the notes to the pictures.
+to the run, the buckets or the VAE. A stage finds the images without a note, has actors write the missing ones, and
+joins the notes to the images.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any, Literal, NamedTuple
 
 from raytrain import plugins, storage
 from raytrain.config.data import DataConfig
+from raytrain.data.image.image import DECODING, BadImage
 from raytrain.data.image.opening import Passing, ahead, opened, sound
-from raytrain.data.image.picture import DECODING, BadPicture
 from raytrain.data.store import tables
 from raytrain.errors import UserError
 
 BLOCK = 128
-"""Pictures of one job: what a killed worker loses."""
+"""Images of one job: what a killed worker loses."""
 _NEED = """
     SELECT * EXCLUDE shown_on, unhex(sha256($version::BLOB || id || {made_from} || shown_on)) AS key
-    FROM (SELECT *, CASE WHEN transparent THEN encode($background) ELSE ''::BLOB END AS shown_on FROM pictures)
+    FROM (SELECT *, CASE WHEN transparent THEN encode($background) ELSE ''::BLOB END AS shown_on FROM images)
     WHERE {condition}
 """
 
@@ -33,20 +33,20 @@ _NEED = """
 class Stage(NamedTuple):
     """One maker of notes."""
 
-    kind: Literal["score", "caption", "rewrite", "centre"]
+    kind: Literal["score", "caption", "rewrite", "center"]
     name: str
     version: bytes
-    """The hash of all that its notes depend on beside the picture."""
+    """The hash of all that its notes depend on beside the image."""
     maker: str
     """For people: name, weights, prompt and version as JSON."""
     condition: str = "true"
-    """SQL: the pictures it is asked about."""
+    """SQL: the images it is asked about."""
     made_from: str = "''::BLOB"
-    """SQL: what, beside the picture, a note depends on."""
+    """SQL: what, beside the image, a note depends on."""
     number: int = 0
     """Place in [[data.quality.scores]]."""
     background: str = ""
-    """What transparent pictures are shown on; empty where no picture is shown."""
+    """What transparent images are shown on; empty where no image is shown."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -72,13 +72,13 @@ def stages(data: DataConfig) -> list[Stage]:
         found.append(Stage("rewrite", captions.rewriter, *maker, "len(captions) > 0", made_from))
     if data.buckets.crop == "salience":
         maker = _maker("masks", data.masks.kind, data.masks)
-        found.append(Stage("centre", data.masks.kind, *maker, made_from="coalesce(mask_id, ''::BLOB)"))
+        found.append(Stage("center", data.masks.kind, *maker, made_from="coalesce(mask_id, ''::BLOB)"))
     return [stage if stage.kind == "rewrite" else stage._replace(background=data.background) for stage in found]
 
 
-def write_needed(stage: Stage, pictures: str, notes: str, needed: str) -> int:
-    """Write the pictures that have no note of this stage to the table `needed`, with its address; return their number."""
-    with tables.database(pictures=(pictures, tables.PICTURES), notes=(notes, tables.NOTES)) as sql:
+def write_needed(stage: Stage, images: str, notes: str, needed: str) -> int:
+    """Write the images that have no note of this stage to the table `needed`, with its address; return their number."""
+    with tables.database(images=(images, tables.IMAGES), notes=(notes, tables.NOTES)) as sql:
         found = sql.sql(
             f"SELECT * FROM ({_need(stage)}) ANTI JOIN notes USING (key) ORDER BY number",
             params=stage.parameters,
@@ -86,10 +86,10 @@ def write_needed(stage: Stage, pictures: str, notes: str, needed: str) -> int:
         return tables.write(needed, found.to_arrow_reader(BLOCK), tables.NEEDED, BLOCK)
 
 
-def apply(stage: Stage, data: DataConfig, notes: str, faults: str, pictures: str, noted: str, rejected: str) -> int:
-    """Write the pictures with what their notes say; a fault or a value out of range rejects one. Return those that stay."""
+def apply(stage: Stage, data: DataConfig, notes: str, faults: str, images: str, noted: str, rejected: str) -> int:
+    """Write the images with what their notes say; a fault or a value out of range rejects one. Return those that stay."""
     reads = {
-        "pictures": (pictures, tables.PICTURES),
+        "images": (images, tables.IMAGES),
         "all_notes": (notes, tables.NOTES),
         "all_faults": (faults, tables.FAULTS),
     }
@@ -107,20 +107,20 @@ def apply(stage: Stage, data: DataConfig, notes: str, faults: str, pictures: str
             "SELECT count(*) FROM joined WHERE texts IS NULL AND value IS NULL AND reason IS NULL"
         ).fetchall()[0]
         if missing:
-            raise RuntimeError(f"{missing} pictures have neither a note nor a fault of {stage.kind} {stage.name!r}")
+            raise RuntimeError(f"{missing} images have neither a note nor a fault of {stage.kind} {stage.name!r}")
         bad, reason, rule = _verdict(stage, data)
         lost = sql.sql(
             f"SELECT path, {reason} AS reason, {rule} AS rule, '' AS key FROM joined WHERE {bad} ORDER BY number"
         )
         tables.write(rejected, lost.to_arrow_reader(tables.GROUP), tables.REJECTED)
         kept = sql.sql(f"""
-            SELECT p.* REPLACE ({_changes(stage, data)}) FROM pictures p LEFT JOIN joined j USING (number)
+            SELECT p.* REPLACE ({_changes(stage, data)}) FROM images p LEFT JOIN joined j USING (number)
             WHERE j.number IS NULL OR NOT ({bad}) ORDER BY number""")
-        return tables.write(noted, kept.to_arrow_reader(tables.GROUP), tables.PICTURES)
+        return tables.write(noted, kept.to_arrow_reader(tables.GROUP), tables.IMAGES)
 
 
 class NoteWriter:
-    """One worker: the model of one stage; writes the notes of a block of pictures."""
+    """One worker: the model of one stage; writes the notes of a block of images."""
 
     def __init__(self, data: DataConfig, stage: Stage, notes: str, faults: str, threads: int) -> None:
         import torch
@@ -136,12 +136,12 @@ class NoteWriter:
         notes: list[dict[str, Any]] = []
         faults: list[dict[str, Any]] = []
         try:
-            for batch in tables.batched(zip(lines, self._pictures(lines), strict=True), self.data.encode.batch):
-                good = [(line, entry) for line, entry in batch if not isinstance(entry, BadPicture)]
+            for batch in tables.batched(zip(lines, self._images(lines), strict=True), self.data.encode.batch):
+                good = [(line, entry) for line, entry in batch if not isinstance(entry, BadImage)]
                 made = iter(self.answer([line for line, _ in good], [entry for _, entry in good]) if good else ())
                 for line, entry in batch:
-                    said = entry if isinstance(entry, BadPicture) else next(made)
-                    if isinstance(said, BadPicture):
+                    said = entry if isinstance(entry, BadImage) else next(made)
+                    if isinstance(said, BadImage):
                         faults.append(
                             {"key": line["key"], "reason": str(said), "lasting": not isinstance(said, Passing)}
                         )
@@ -152,10 +152,10 @@ class NoteWriter:
             self._store(self.faults, faults, tables.FAULTS)
         return {"rows": len(lines), "made": len(notes)}
 
-    def _pictures(self, lines: Sequence[dict[str, Any]]) -> Any:
+    def _images(self, lines: Sequence[dict[str, Any]]) -> Any:
         if self.stage.kind == "rewrite":
             return [None] * len(lines)
-        layers = self.stage.kind == "centre"
+        layers = self.stage.kind == "center"
         reads = layers and bool(plugins.load("data.masks", self.data.masks.kind).READS_FILE)
         return ahead(
             self.pool,
@@ -171,45 +171,45 @@ class NoteWriter:
 
 
 def _answers(stage: Stage, data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
-    """Load the stage's model; return a function of lines and opened pictures that gives notes or faults."""
+    """Load the stage's model; return a function of lines and opened images that gives notes or faults."""
     if stage.kind == "score":
         score = data.quality.scores[stage.number]
         scorer = plugins.load("data.scores", score.kind).load(score)
-        return lambda lines, entries: [{"numbers": [value]} for value in scorer.score([e.picture for e in entries])]
+        return lambda lines, entries: [{"numbers": [value]} for value in scorer.score([e.image for e in entries])]
     if stage.kind == "caption":
         captioner = plugins.load("data.captioners", stage.name).load(data.captions)
         return lambda lines, entries: [
-            said if isinstance(said, BadPicture) else {"texts": [said]}
-            for said in captioner.caption([entry.picture for entry in entries])
+            said if isinstance(said, BadImage) else {"texts": [said]}
+            for said in captioner.caption([entry.image for entry in entries])
         ]
     if stage.kind == "rewrite":
         rewriter = plugins.load("data.rewriters", stage.name).load(data.captions)
         return lambda lines, entries: _rewritten(rewriter.rewrite, [line["captions"] for line in lines])
-    return _centres(data)
+    return _centers(data)
 
 
 def _rewritten(rewrite: Callable[[list[str]], list[Any]], captions: list[list[str]]) -> list[Any]:
-    """Rewrite all captions of a batch in one call, and hand each picture its own; one that fails fails its picture."""
+    """Rewrite all captions of a batch in one call, and hand each image its own; one that fails fails its image."""
     said = iter(rewrite([text for own in captions for text in own]))
     found = [list(itertools.islice(said, len(own))) for own in captions]
-    return [next((text for text in own if isinstance(text, BadPicture)), {"texts": own}) for own in found]
+    return [next((text for text in own if isinstance(text, BadImage)), {"texts": own}) for own in found]
 
 
-def _centres(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
+def _centers(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
     import numpy as np
 
-    from raytrain.data.image.transform import centre_of_mass
+    from raytrain.data.image.transform import center_of_mass
 
     masker = plugins.load("data.masks", data.masks.kind).load(data.masks)
 
-    def centre(entry: Any) -> Any:
+    def center(entry: Any) -> Any:
         try:
-            mask = masker.mask(entry.picture, file=sound(entry.mask), alpha=entry.alpha)
-        except BadPicture as error:
+            mask = masker.mask(entry.image, file=sound(entry.mask), alpha=entry.alpha)
+        except BadImage as error:
             return error
-        return {"numbers": list(centre_of_mass(np.asarray(mask)))}
+        return {"numbers": list(center_of_mass(np.asarray(mask)))}
 
-    return lambda lines, entries: [centre(entry) for entry in entries]
+    return lambda lines, entries: [center(entry) for entry in entries]
 
 
 def _maker(kind: str, name: str, config: Any) -> tuple[bytes, str]:
@@ -247,6 +247,6 @@ def _changes(stage: Stage, data: DataConfig) -> str:
         score = data.quality.scores[stage.number]
         quality = ", value AS quality" if score.name == data.captions.quality_score else ""
         return f"list_append(scores, value) AS scores{quality}"
-    if stage.kind == "centre":
-        return "numbers AS centre"
+    if stage.kind == "center":
+        return "numbers AS center"
     return "CASE WHEN j.number IS NULL THEN captions ELSE texts END AS captions"

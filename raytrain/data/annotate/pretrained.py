@@ -1,4 +1,4 @@
-"""Models that look at pictures (masks, control pictures, scores): the hash of their weights, and how they are loaded."""
+"""Models that look at images (masks, control images, scores): the hash of their weights, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytrain import pretrained, storage
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LONGEST, SMALLEST = 32, 4
-"""Longer side over shorter, and least side in pixels, of pictures shown to a model: image processors scale the shorter side
+"""Longer side over shorter, and least side in pixels, of images shown to a model: image processors scale the shorter side
 up to their own, and take three rows for three channels."""
 _CONTENT = (".safetensors", ".json", ".txt", ".model", ".onnx", ".xml")
 
@@ -75,24 +75,24 @@ def image_processor(path: str, setting: str) -> Any:
     return part(AutoImageProcessor, path, setting, backend="pil")
 
 
-def check(picture: Image.Image) -> None:
-    """Raise BadPicture where a picture is too narrow to be shown to a model."""
-    if _narrow(picture):
-        raise BadPicture(
-            f"{picture.width}x{picture.height} is too narrow for a model: the shorter side must have {SMALLEST} pixels, and the "
+def check(image: Image.Image) -> None:
+    """Raise BadImage where an image is too narrow to be shown to a model."""
+    if _narrow(image):
+        raise BadImage(
+            f"{image.width}x{image.height} is too narrow for a model: the shorter side must have {SMALLEST} pixels, and the "
             f"longer one {LONGEST} times as many at most"
         )
 
 
-def scores(pictures: list[Image.Image], model: Callable[[list[Image.Image]], list[float]]) -> list[float]:
-    """Return what a model makes of the pictures, NaN for those too narrow to be shown."""
-    shown = [picture for picture in pictures if not _narrow(picture)]
+def scores(images: list[Image.Image], model: Callable[[list[Image.Image]], list[float]]) -> list[float]:
+    """Return what a model makes of the images, NaN for those too narrow to be shown."""
+    shown = [image for image in images if not _narrow(image)]
     found = iter(model(shown) if shown else [])
-    return [math.nan if _narrow(picture) else next(found) for picture in pictures]
+    return [math.nan if _narrow(image) else next(found) for image in images]
 
 
-def _narrow(picture: Image.Image) -> bool:
-    shorter, longer = sorted(picture.size)
+def _narrow(image: Image.Image) -> bool:
+    shorter, longer = sorted(image.size)
     return shorter < SMALLEST or longer > LONGEST * shorter
 
 

@@ -12,7 +12,7 @@ Size = tuple[int, int]
 
 
 class Fit(NamedTuple):
-    """The bucket of a picture, and the size the picture is resized to before the bucket is cut out of it."""
+    """The bucket of an image, and the size the image is resized to before the bucket is cut out of it."""
 
     bucket: Size
     resized: Size
@@ -25,18 +25,18 @@ class Rule(Protocol):
     sizes: tuple[Size, ...]
 
     def fit(self, width: int, height: int) -> Fit | None:
-        """Return the bucket of a picture of this size, enlarged where need be; None if the rule has none for it."""
+        """Return the bucket of an image of this size, enlarged where need be; None if the rule has none for it."""
         ...
 
 
 def cover(width: int, height: int, bucket: Size) -> Size:
-    """Return the smallest size of the picture's shape that covers the bucket."""
+    """Return the smallest size of the image's shape that covers the bucket."""
     scale = max(bucket[0] / width, bucket[1] / height)
     return max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
 
 
 class Listed:
-    """A closed list of sizes; a picture goes to the one of the closest shape, of equally close ones to the first listed.
+    """A closed list of sizes; an image goes to the one of the closest shape, of equally close ones to the first listed.
 
     How far two shapes are apart: the difference of their ratios width / height, or of the ratios' logarithms, which
     treats portrait and landscape alike (compared to nine decimals, so that a tie is one in both orientations).

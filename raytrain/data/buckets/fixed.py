@@ -1,7 +1,7 @@
 """Rule `fixed`: the nine sizes of one list, scaled to the resolution; the closest ratio by difference.
 
-The list and the choice are those of SongwuJob/simple-SD-trainer, made for 1024. The picture is cut to the bucket, which
-that trainer leaves out, so its pictures of one bucket differ in size.
+The list and the choice are those of SongwuJob/simple-SD-trainer, made for 1024. The image is cut to the bucket, which
+that trainer leaves out, so its images of one bucket differ in size.
 """
 
 from __future__ import annotations

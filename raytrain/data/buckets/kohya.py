@@ -3,7 +3,7 @@
 With enlarging, a closed list: for each width from min_side to max_side (256 and 1024 by default), the height is the largest
 multiple of the step within the area, both orientations, and the square.
 
-Without (`upscale = false`, its `bucket_no_upscale`), no list: a picture of at most the area keeps its size, a larger one is
+Without (`upscale = false`, its `bucket_no_upscale`), no list: an image of at most the area keeps its size, a larger one is
 shrunk to the area with one side on a multiple of the step, whichever distorts the ratio less; then both sides are cut down
 to the step. sd-scripts ignores its side limits there. Here they hold where they are given: a bucket with a side below
 `min_side` is none, and one with a side above `max_side` is cut to it.
@@ -26,7 +26,7 @@ def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Ru
 
 
 class Exact(Listed):
-    """A closed list; sides are rounded half up, and a picture that has the size of a bucket goes there."""
+    """A closed list; sides are rounded half up, and an image that has the size of a bucket goes there."""
 
     def __init__(self, sizes: list[Size]) -> None:
         super().__init__(sizes, logarithm=False)
@@ -41,7 +41,7 @@ class Exact(Listed):
 
 
 class Own:
-    """Every picture in its own size, at most the area, cut down to the step."""
+    """Every image in its own size, at most the area, cut down to the step."""
 
     def __init__(self, config: BucketConfig, resolution: int) -> None:
         self._area, self._step = resolution**2, config.step
@@ -49,7 +49,7 @@ class Own:
         self.sizes = self._all()
 
     def fit(self, width: int, height: int) -> Fit | None:
-        """Return the picture's own size, shrunk to the area, as a bucket; None where a side falls below the least."""
+        """Return the image's own size, shrunk to the area, as a bucket; None where a side falls below the least."""
         resized = (width, height) if width * height <= self._area else self._shrink(width, height)
         bucket = self._limit(resized[0]), self._limit(resized[1])
         return Fit(bucket, resized) if min(bucket) >= self._least else None

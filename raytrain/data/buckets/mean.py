@@ -1,4 +1,4 @@
-"""Rule `mean`: one size for all pictures, of the mean of their ratios (edenartlab/sd-lora-trainer).
+"""Rule `mean`: one size for all images, of the mean of their ratios (edenartlab/sd-lora-trainer).
 
 With r the mean of width / height: width = sqrt(resolution^2 * r) and height = resolution^2 / width, each rounded to the
 nearest multiple of the step.
@@ -16,11 +16,11 @@ NEEDS_MEAN = True
 
 
 def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Rule:
-    """Build the rule at one resolution; without the mean it knows its possible sizes but fits no picture."""
+    """Build the rule at one resolution; without the mean it knows its possible sizes but fits no image."""
     if config.min_side or config.max_side:
         raise UserError(
             f"data.buckets rule 'mean' takes no side limits, got min_side={config.min_side}, max_side={config.max_side}; "
-            "its one size follows from the pictures. Remove them, or choose another rule."
+            "its one size follows from the images. Remove them, or choose another rule."
         )
     if config.sizes or mean_ratio is not None:
         return Listed(config.sizes or [size_for(mean_ratio or 1.0, resolution, config.step)], logarithm=True)
@@ -48,7 +48,7 @@ class Unknown:
 
     def fit(self, width: int, height: int) -> Fit | None:
         """Refuse; asking is a mistake of the caller."""
-        raise ValueError("the bucket rule 'mean' fits no picture before the mean of width / height is known")
+        raise ValueError("the bucket rule 'mean' fits no image before the mean of width / height is known")
 
 
 def _nearest(value: float, step: int) -> int:

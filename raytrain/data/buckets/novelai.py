@@ -15,7 +15,7 @@ from raytrain.config.data import BucketConfig
 from raytrain.data.buckets._listed import Fit, Listed, Size
 
 LARGEST_ERROR = 4
-"""Pictures whose longer side / shorter side differs from their bucket's by this much or more are left out."""
+"""Images whose longer side / shorter side differs from their bucket's by this much or more are left out."""
 
 
 def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Manager:

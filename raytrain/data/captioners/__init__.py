@@ -10,9 +10,9 @@ A captioner module offers
     load(config: CaptionConfig, device: str = "") -> Captioner    "" is the accelerator where there is one, else the CPU
     tiny(folder: str, seed: int = 0) -> None       where a path is needed: writes one with tiny random weights, offline
 and a captioner
-    caption(pictures: list[PIL.Image.Image]) -> list[str | BadPicture]
-        One line of text for each picture, in order, or why this one alone cannot be captioned. Whatever is no fault of a
-        picture is raised, as UserError where a person can mend it.
+    caption(images: list[PIL.Image.Image]) -> list[str | BadImage]
+        One line of text for each image, in order, or why this one alone cannot be captioned. Whatever is no fault of a
+        image is raised, as UserError where a person can mend it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Protocol
 
 from PIL import Image
 
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 
 
 class Captioner(Protocol):
     """A loaded captioner."""
 
-    def caption(self, pictures: list[Image.Image]) -> list[str | BadPicture]:
-        """Return a caption, or the reason why there is none, for each picture in order."""
+    def caption(self, images: list[Image.Image]) -> list[str | BadImage]:
+        """Return a caption, or the reason why there is none, for each image in order."""

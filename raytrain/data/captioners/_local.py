@@ -18,7 +18,7 @@ from pydantic import Field
 
 from raytrain.config.base import Table
 from raytrain.config.data import CaptionConfig
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.data.store.schema import content_key
 from raytrain.errors import UserError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model", "*.jinja", "*.onnx", "*.csv")
 _REFUSED = (OSError, ValueError, ZeroDivisionError)
-"""What image libraries raise on a picture they cannot read, or cannot bring to the size a model wants."""
+"""What image libraries raise on an image they cannot read, or cannot bring to the size a model wants."""
 Inputs = Callable[[list[Image.Image]], dict[str, Any]]
 
 
@@ -37,7 +37,7 @@ class Options(Table):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the weights; fp16 is for accelerators."""
     sample: bool = False
-    """Draw each word instead of searching with beams; every picture has its own draws, whatever batch it is in."""
+    """Draw each word instead of searching with beams; every image has its own draws, whatever batch it is in."""
     top_k: int = Field(40, ge=1)
     temperature: float = Field(0.65, gt=0)
     seed: int = Field(0, ge=0, lt=2**31)
@@ -117,12 +117,12 @@ def pretrained(kind: Any, config: CaptionConfig, source: dict[str, Any]) -> Any:
 
 
 class LocalCaptioner:
-    """A transformers model on one device, its way from pictures to inputs, and the tokenizer its answers are read with."""
+    """A transformers model on one device, its way from images to inputs, and the tokenizer its answers are read with."""
 
     def __init__(
         self, config: CaptionConfig, model: Any, inputs: Inputs, tokenizer: Any, device: str, *, answers: bool = False
     ) -> None:
-        """Take a model and `inputs`, which makes its inputs of RGB pictures; `answers`: the prompt is no part of the caption."""
+        """Take a model and `inputs`, which makes its inputs of RGB images; `answers`: the prompt is no part of the caption."""
         import torch
 
         self.config, self.inputs, self.tokenizer, self.answers = config, inputs, tokenizer, answers
@@ -130,54 +130,54 @@ class LocalCaptioner:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval()
 
-    def caption(self, pictures: list[Image.Image]) -> list[str | BadPicture]:
-        """Return one caption for each picture in order, or why this picture cannot be captioned."""
+    def caption(self, images: list[Image.Image]) -> list[str | BadImage]:
+        """Return one caption for each image in order, or why this image cannot be captioned."""
         import torch
 
-        ready = [_in_colours(picture) for picture in pictures]
-        good = [picture for picture in ready if not isinstance(picture, BadPicture)]
+        ready = [_in_colors(image) for image in images]
+        good = [image for image in ready if not isinstance(image, BadImage)]
         try:
             return _merge(ready, self._captions(good))
         except _REFUSED:
-            ready = [picture if isinstance(picture, BadPicture) else self._checked(picture) for picture in ready]
-            accepted = [picture for picture in ready if not isinstance(picture, BadPicture)]
+            ready = [image if isinstance(image, BadImage) else self._checked(image) for image in ready]
+            accepted = [image for image in ready if not isinstance(image, BadImage)]
             if len(accepted) == len(good):
                 raise
             return _merge(ready, self._captions(accepted))
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"captioner {self.config.captioner!r} ran out of memory on {self.device} with {len(pictures)} pictures at "
+                f"captioner {self.config.captioner!r} ran out of memory on {self.device} with {len(images)} images at "
                 'once. Set a smaller data.encode.batch, or data.captions.options.precision = "bf16".'
             ) from error
 
-    def _checked(self, picture: Image.Image) -> Image.Image | BadPicture:
+    def _checked(self, image: Image.Image) -> Image.Image | BadImage:
         try:
-            self.inputs([picture])
+            self.inputs([image])
         except _REFUSED as error:
             return _bad(error)
-        return picture
+        return image
 
-    def _captions(self, pictures: list[Image.Image]) -> list[str]:
-        if not pictures:
+    def _captions(self, images: list[Image.Image]) -> list[str]:
+        if not images:
             return []
         if self.options.sample:
-            return [self._draw(picture) for picture in pictures]
-        return self._generate(pictures, num_beams=self.config.num_beams, do_sample=False)
+            return [self._draw(image) for image in images]
+        return self._generate(images, num_beams=self.config.num_beams, do_sample=False)
 
-    def _draw(self, picture: Image.Image) -> str:
+    def _draw(self, image: Image.Image) -> str:
         import torch
 
-        pixels = zlib.crc32(picture.tobytes(), zlib.crc32(repr(picture.size).encode()))
+        pixels = zlib.crc32(image.tobytes(), zlib.crc32(repr(image.size).encode()))
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed((self.options.seed << 32) + pixels)
             drawing = {"top_k": self.options.top_k, "temperature": self.options.temperature}
-            return self._generate([picture], num_beams=1, do_sample=True, **drawing)[0]
+            return self._generate([image], num_beams=1, do_sample=True, **drawing)[0]
 
-    def _generate(self, pictures: list[Image.Image], **settings: Any) -> list[str]:
+    def _generate(self, images: list[Image.Image], **settings: Any) -> list[str]:
         import torch
 
-        inputs = {name: self._placed(value) for name, value in self.inputs(pictures).items()}
+        inputs = {name: self._placed(value) for name, value in self.inputs(images).items()}
         with torch.no_grad():
             tokens = self.model.generate(**inputs, max_new_tokens=self.config.max_new_tokens, **settings)
         if self.answers:
@@ -196,20 +196,20 @@ def _answer(tokens: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
     return tokens[:, length:] if repeated else tokens
 
 
-def _in_colours(picture: Image.Image) -> Image.Image | BadPicture:
+def _in_colors(image: Image.Image) -> Image.Image | BadImage:
     try:
-        return picture.convert("RGB")
+        return image.convert("RGB")
     except _REFUSED as error:
         return _bad(error)
 
 
-def _bad(error: Exception) -> BadPicture:
-    return BadPicture(f"cannot be captioned: {(str(error) or type(error).__name__).splitlines()[0]}")
+def _bad(error: Exception) -> BadImage:
+    return BadImage(f"cannot be captioned: {(str(error) or type(error).__name__).splitlines()[0]}")
 
 
-def _merge(ready: list[Image.Image | BadPicture], captions: list[str]) -> list[str | BadPicture]:
+def _merge(ready: list[Image.Image | BadImage], captions: list[str]) -> list[str | BadImage]:
     texts = iter(captions)
-    return [item if isinstance(item, BadPicture) else next(texts) for item in ready]
+    return [item if isinstance(item, BadImage) else next(texts) for item in ready]
 
 
 @functools.lru_cache(maxsize=8)

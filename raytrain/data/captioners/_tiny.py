@@ -53,8 +53,8 @@ def write_blip2(folder: str, seed: int) -> None:
         vision_config=VISION, qformer_config=TEXT | {"vocab_size": 8}, text_config=text.to_dict(), num_query_tokens=4,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
-    pictures = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
-    Blip2Processor(pictures, tokenizer, num_query_tokens=4).save_pretrained(folder)
+    images = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    Blip2Processor(images, tokenizer, num_query_tokens=4).save_pretrained(folder)
     _save(Blip2ForConditionalGeneration(config), folder)
 
 
@@ -120,9 +120,9 @@ def write_florence2(folder: str, seed: int) -> None:
     model = Florence2ForConditionalGeneration(
         Florence2Config(text_config=text.to_dict(), vision_config=vision, image_token_id=image)
     )
-    pictures = CLIPImageProcessorPil(size={"height": SIDE, "width": SIDE}, do_center_crop=False)
-    pictures.image_seq_length = (SIDE // 8) ** 2 + 1
-    Florence2Processor(pictures, tokenizer).save_pretrained(folder)
+    images = CLIPImageProcessorPil(size={"height": SIDE, "width": SIDE}, do_center_crop=False)
+    images.image_seq_length = (SIDE // 8) ** 2 + 1
+    Florence2Processor(images, tokenizer).save_pretrained(folder)
     _save(model, folder)
 
 
@@ -184,7 +184,7 @@ def write_qwen2_vl(folder: str, seed: int) -> None:
 
 
 def _save(model: Any, folder: str) -> None:
-    """Save weights large enough for the pictures to matter to the captions: those models are initialised with are not."""
+    """Save weights large enough for the images to matter to the captions: those models are initialized with are not."""
     import torch
 
     with torch.no_grad():

@@ -23,8 +23,8 @@ def write(folder: str, seed: int) -> None:
     (root / "selected_tags.csv").write_text("\n".join(["tag_id,name,category,count", *lines]) + "\n", encoding="utf-8")
     weights = np.random.default_rng(seed).normal(0, 0.03, (3, len(TAGS))).astype(np.float32)
     nodes = [
-        helper.make_node("ReduceMean", ["input", "axes"], ["colour"], keepdims=0),
-        helper.make_node("MatMul", ["colour", "weights"], ["raw"]),
+        helper.make_node("ReduceMean", ["input", "axes"], ["color"], keepdims=0),
+        helper.make_node("MatMul", ["color", "weights"], ["raw"]),
         helper.make_node("Sigmoid", ["raw"], ["output"]),
     ]
     graph = helper.make_graph(

@@ -70,9 +70,9 @@ def image_and(asking: Asking) -> Preparing:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         asked = {name: torch.tensor([tokens]) for name, tokens in asking(tokenizer, model, prompt).items()}
 
-        def inputs(pictures: list[Image.Image]) -> dict[str, Any]:
-            repeated = {name: tokens.repeat(len(pictures), 1) for name, tokens in asked.items()}
-            return dict(processor(images=pictures, return_tensors="pt")) | repeated
+        def inputs(images: list[Image.Image]) -> dict[str, Any]:
+            repeated = {name: tokens.repeat(len(images), 1) for name, tokens in asked.items()}
+            return dict(processor(images=images, return_tensors="pt")) | repeated
 
         return inputs, tokenizer
 

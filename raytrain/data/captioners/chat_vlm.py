@@ -1,6 +1,6 @@
 """Captions of a vision-language model that chats: LLaVA, LLaVA-NeXT, SmolVLM, Qwen-VL and what else transformers can load.
 
-The prompt is a user's message beside the picture; the caption is the answer. Video processors need torchvision: they are not
+The prompt is a user's message beside the image; the caption is the answer. Video processors need torchvision: they are not
 loaded.
 """
 
@@ -28,15 +28,15 @@ def _query(source: dict[str, Any], model: Any, prompt: str) -> tuple[Inputs, Any
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     query = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
-    def inputs(pictures: list[Image.Image]) -> dict[str, Any]:
-        asked = [query] * len(pictures)
-        return dict(processor(images=[[picture] for picture in pictures], text=asked, padding=True, return_tensors="pt"))
+    def inputs(images: list[Image.Image]) -> dict[str, Any]:
+        asked = [query] * len(images)
+        return dict(processor(images=[[image] for image in images], text=asked, padding=True, return_tensors="pt"))
 
     return inputs, processor.tokenizer
 
 
 def _processor(source: dict[str, Any]) -> Any:
-    """Load the processor class that the folder names from its picture and text halves alone."""
+    """Load the processor class that the folder names from its image and text halves alone."""
     import transformers
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -46,13 +46,13 @@ def _processor(source: dict[str, Any]) -> Any:
     if "video_processor" not in kind.get_attributes():
         return kind.from_pretrained(**source, backend="pil")
 
-    class PicturesOnly(kind):  # type: ignore[misc, valid-type]
+    class ImagesOnly(kind):  # type: ignore[misc, valid-type]
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
 
     settings = kind.get_processor_dict(**source)[0]
     tokenizer = AutoTokenizer.from_pretrained(**source)
-    return PicturesOnly(
+    return ImagesOnly(
         image_processor=AutoImageProcessor.from_pretrained(**source, backend="pil"),
         tokenizer=tokenizer,
         video_processor=None,
@@ -63,7 +63,7 @@ def _processor(source: dict[str, Any]) -> Any:
 version, load, tiny = plugin(
     "chat_vlm",
     "AutoModelForImageTextToText",
-    "a chat model that sees pictures",
+    "a chat model that sees images",
     _query,
     prompt=PROMPT,
     answers=True,

@@ -22,8 +22,8 @@ def _task(source: dict[str, Any], model: Any, prompt: str) -> tuple[Inputs, Any]
 
     processor = Florence2Processor.from_pretrained(**source, backend="pil")
 
-    def inputs(pictures: list[Image.Image]) -> dict[str, Any]:
-        return dict(processor(images=pictures, text=[prompt] * len(pictures), return_tensors="pt"))
+    def inputs(images: list[Image.Image]) -> dict[str, Any]:
+        return dict(processor(images=images, text=[prompt] * len(images), return_tensors="pt"))
 
     return inputs, processor.tokenizer
 

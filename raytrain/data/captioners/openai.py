@@ -1,4 +1,4 @@
-"""Captions of a model behind an OpenAI-compatible endpoint, vLLM's for instance. The pictures are sent to it."""
+"""Captions of a model behind an OpenAI-compatible endpoint, vLLM's for instance. The images are sent to it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pydantic import Field
 from raytrain.config.data import CaptionConfig
 from raytrain.data.annotate._chat_endpoint import Endpoint, EndpointOptions
 from raytrain.data.captioners import Captioner
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.data.store.schema import content_key
 
 PROMPT: str | None = (
-    "Describe this picture for someone who has to draw it, in at most 20 words. Reply with the description alone."
+    "Describe this image for someone who has to draw it, in at most 20 words. Reply with the description alone."
 )
 NEEDS_PATH = False
 
 
 class Options(EndpointOptions):
-    """The endpoint, and how a picture is sent."""
+    """The endpoint, and how an image is sent."""
 
     max_side: int = Field(1024, ge=16)
-    """Pixels of the longer side of what is sent; larger pictures are made smaller."""
+    """Pixels of the longer side of what is sent; larger images are made smaller."""
     detail: Literal["", "auto", "low", "high"] = ""
     """How closely the model looks, where the endpoint lets one choose."""
 
@@ -47,26 +47,26 @@ class _Asking:
         self.config, self.options = config, Options(**config.options)
         self.endpoint = Endpoint(self.options, "data.captions.options")
 
-    def caption(self, pictures: list[Image.Image]) -> list[str | BadPicture]:
+    def caption(self, images: list[Image.Image]) -> list[str | BadImage]:
         """Ask for all captions at once."""
-        sent = [self._url(picture) for picture in pictures]
-        good = [self._question(url) for url in sent if not isinstance(url, BadPicture)]
+        sent = [self._url(image) for image in images]
+        good = [self._question(url) for url in sent if not isinstance(url, BadImage)]
         answers = iter(self.endpoint.ask(good, self.config.max_new_tokens) if good else ())
-        return [url if isinstance(url, BadPicture) else next(answers) for url in sent]
+        return [url if isinstance(url, BadImage) else next(answers) for url in sent]
 
     def _question(self, url: str) -> list[dict[str, Any]]:
-        picture = {"url": url} | ({"detail": self.options.detail} if self.options.detail else {})
-        content = [{"type": "text", "text": _prompt(self.config)}, {"type": "image_url", "image_url": picture}]
+        image = {"url": url} | ({"detail": self.options.detail} if self.options.detail else {})
+        content = [{"type": "text", "text": _prompt(self.config)}, {"type": "image_url", "image_url": image}]
         return [{"role": "user", "content": content}]
 
-    def _url(self, picture: Image.Image) -> str | BadPicture:
+    def _url(self, image: Image.Image) -> str | BadImage:
         buffer = io.BytesIO()
         try:
-            small = picture.convert("RGB")
+            small = image.convert("RGB")
             small.thumbnail((self.options.max_side, self.options.max_side), Image.Resampling.LANCZOS)
             small.save(buffer, "JPEG", quality=92)
         except (OSError, ValueError) as error:
-            return BadPicture(f"cannot be captioned: {error}")
+            return BadImage(f"cannot be captioned: {error}")
         return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

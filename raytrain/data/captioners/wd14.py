@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from raytrain.config.base import Table
 from raytrain.config.data import CaptionConfig
 from raytrain.data.captioners import Captioner, _local
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.data.store.schema import content_key
 from raytrain.errors import UserError
 
@@ -129,12 +129,12 @@ class _Tagger:
         self.name, shape = asked.name, asked.shape
         if len(shape) != 4 or shape[3] != 3 or not isinstance(shape[1], int) or shape[1] != shape[2]:
             raise UserError(
-                f"{config.path!r} is no WD14 tagger: its input is {shape}, not [pictures, side, side, 3]. "
+                f"{config.path!r} is no WD14 tagger: its input is {shape}, not [images, side, side, 3]. "
                 "Correct data.captions.path."
             )
         self.side = shape[1]
         self.batch = shape[0] if isinstance(shape[0], int) else 0
-        """Pictures of one call, where the model takes a fixed number."""
+        """Images of one call, where the model takes a fixed number."""
         columns = session.get_outputs()[0].shape[-1]
         if isinstance(columns, int) and columns != len(tags):
             raise UserError(
@@ -142,12 +142,12 @@ class _Tagger:
                 "caption would be wrong. Get both files from the same release."
             )
 
-    def caption(self, pictures: list[Image.Image]) -> list[str | BadPicture]:
-        """Return the tags of each picture, joined by the separator."""
+    def caption(self, images: list[Image.Image]) -> list[str | BadImage]:
+        """Return the tags of each image, joined by the separator."""
         import numpy as np
 
-        ready = [self._pixels(picture) for picture in pictures]
-        good = [pixels for pixels in ready if not isinstance(pixels, BadPicture)]
+        ready = [self._pixels(image) for image in images]
+        good = [pixels for pixels in ready if not isinstance(pixels, BadImage)]
         size = self.batch or max(1, len(good))
         likely: list[Any] = []
         for start in range(0, len(good), size):
@@ -155,22 +155,22 @@ class _Tagger:
             part += part[-1:] * (size - len(part))
             likely += list(self.session.run([self.answer], {self.name: np.stack(part)})[0])
         answers = iter(likely)
-        return [pixels if isinstance(pixels, BadPicture) else self._text(next(answers)) for pixels in ready]
+        return [pixels if isinstance(pixels, BadImage) else self._text(next(answers)) for pixels in ready]
 
     def _text(self, likely: Any) -> str:
         return self.joint.join(choose(self.tags, [float(share) for share in likely], self.options))
 
-    def _pixels(self, picture: Image.Image) -> Any:
+    def _pixels(self, image: Image.Image) -> Any:
         """Return (side, side, 3) float32, BGR, 0 to 255, on white."""
         import numpy as np
 
         try:
-            layers = picture.convert("RGBA")
+            layers = image.convert("RGBA")
             square = Image.new("RGBA", (max(layers.size),) * 2, "white")
             square.alpha_composite(layers, tuple((max(layers.size) - side) // 2 for side in layers.size))
             small = square.convert("RGB").resize((self.side, self.side), Image.Resampling.BICUBIC)
         except (OSError, ValueError) as error:
-            return BadPicture(f"cannot be captioned: {error}")
+            return BadImage(f"cannot be captioned: {error}")
         return np.ascontiguousarray(np.asarray(small, dtype=np.float32)[:, :, ::-1])
 
 

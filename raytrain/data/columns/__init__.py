@@ -42,7 +42,7 @@ class ImageEncoder(Protocol):
     """What it needs opened beside the image: "alpha", "mask", "control"."""
 
     def layer(self, image: Opened) -> Image.Image:
-        """Return what is cut, of the image's size; BadPicture where this image can have none."""
+        """Return what is cut, of the image's size; BadImage where this image can have none."""
 
     def cut(self, layer: Image.Image, version: Transform, bucket: Size) -> np.ndarray:
         """Return the pixels of one version in a bucket (width, height)."""

@@ -65,7 +65,7 @@ class Encoder:
     def layer(self, image: Opened) -> Image.Image:
         """Return the control image of the whole image."""
         with self.lock:
-            return self.maker.make(image.picture, file=sound(image.control))
+            return self.maker.make(image.image, file=sound(image.control))
 
     def cut(self, layer: Image.Image, version: Transform, bucket: Size) -> np.ndarray:
         """Return one version, (3, H, W) uint8."""

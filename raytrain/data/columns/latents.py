@@ -54,7 +54,7 @@ class Encoder:
 
     def layer(self, image: Opened) -> Image.Image:
         """Return the image itself."""
-        return image.picture
+        return image.image
 
     def cut(self, layer: Image.Image, version: Transform, bucket: Size) -> np.ndarray:
         """Return pixels (H, W, 3) uint8."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from raytrain.config import Config
 from raytrain.data.image.opening import sound
-from raytrain.data.image.transform import grey
+from raytrain.data.image.transform import gray
 from raytrain.data.store.schema import Array
 from raytrain.errors import UserError
 
@@ -65,11 +65,11 @@ class Encoder:
     def layer(self, image: Opened) -> Image.Image:
         """Return the mask of the whole image."""
         with self.lock:
-            return self.masker.mask(image.picture, file=sound(image.mask), alpha=image.alpha)
+            return self.masker.mask(image.image, file=sound(image.mask), alpha=image.alpha)
 
     def cut(self, layer: Image.Image, version: Transform, bucket: Size) -> np.ndarray:
         """Return the mask of one version at latent size, (h, w) uint8."""
-        return grey(layer, version, bucket, (bucket[0] // self.cell, bucket[1] // self.cell))
+        return gray(layer, version, bucket, (bucket[0] // self.cell, bucket[1] // self.cell))
 
     def encode(self, cuts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Map n cuts to `mask` (n, h, w)."""

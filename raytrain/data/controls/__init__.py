@@ -1,11 +1,11 @@
-"""Control pictures for a ControlNet: one way of getting them a file; the file's name is `kind` of `[data.controls]`. It has
+"""Control images for a ControlNet: one way of getting them a file; the file's name is `kind` of `[data.controls]`. It has
 
     Options      a Table: the plug-in's own settings (`[data.controls] options`)
-    READS_FILE   True where a picture's own control file (`Item.control`) is needed
-    version      ControlConfig -> str, another one whenever control pictures may come out differently; loads no model
-    load         ControlConfig -> Maker, which keeps its model and is called once a picture
+    READS_FILE   True where an image's own control file (`Item.control`) is needed
+    version      ControlConfig -> str, another one whenever control images may come out differently; loads no model
+    load         ControlConfig -> Maker, which keeps its model and is called once an image
 
-A control picture is RGB and of the size of the picture as viewed. It follows every crop, flip and zoom.
+A control image is RGB and of the size of the image as viewed. It follows every crop, flip and zoom.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class Maker(Protocol):
-    """Makes control pictures, with whatever model it loaded."""
+    """Makes control images, with whatever model it loaded."""
 
-    def make(self, picture: Image.Image, *, file: Image.Image | None) -> Image.Image:
-        """Return the control picture (RGB) of a picture (RGB, as viewed), of the picture's size.
+    def make(self, image: Image.Image, *, file: Image.Image | None) -> Image.Image:
+        """Return the control image (RGB) of an image (RGB, as viewed), of the image's size.
 
-        `file` is the picture's own control file (any mode), None where there is none. BadPicture where a picture can have none.
+        `file` is the image's own control file (any mode), None where there is none. BadImage where an image can have none.
         """
 
 
@@ -38,7 +38,7 @@ class Kind(Protocol):
     READS_FILE: bool
 
     def version(self, config: ControlConfig) -> str:
-        """Return the hash over all that control pictures depend on beside the picture."""
+        """Return the hash over all that control images depend on beside the image."""
 
     def load(self, config: ControlConfig) -> Maker:
         """Return a maker; UserError where its model cannot be loaded."""

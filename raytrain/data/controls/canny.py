@@ -1,4 +1,4 @@
-"""Edges as control pictures: white on black, by Canny's detector (1986, "A Computational Approach to Edge Detection")."""
+"""Edges as control images: white on black, by Canny's detector (1986, "A Computational Approach to Edge Detection")."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class _Canny:
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def make(self, picture: Image.Image, *, file: Image.Image | None) -> Image.Image:
+    def make(self, image: Image.Image, *, file: Image.Image | None) -> Image.Image:
         import cv2
 
-        edges = cv2.Canny(np.asarray(picture.convert("RGB")), self.options.low, self.options.high)
+        edges = cv2.Canny(np.asarray(image.convert("RGB")), self.options.low, self.options.high)
         return Image.fromarray(np.asarray(edges, dtype=np.uint8)).convert("RGB")

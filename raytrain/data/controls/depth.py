@@ -1,6 +1,6 @@
-"""Depth as control pictures, near is white: any depth-estimation model of transformers (DPT, Depth Anything, ZoeDepth ...).
+"""Depth as control images, near is white: any depth-estimation model of transformers (DPT, Depth Anything, ZoeDepth ...).
 
-The model's depths are resized to the picture (bicubic) and scaled so that the smallest is 0 and the largest 255.
+The model's depths are resized to the image (bicubic) and scaled so that the smallest is 0 and the largest 255.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from raytrain.config.base import Table
 from raytrain.config.data import ControlConfig
 from raytrain.data.annotate import pretrained
 from raytrain.data.controls import Maker
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.data.store.schema import content_key
 
 READS_FILE = False
@@ -20,7 +20,7 @@ UNUSED = r"fusion_stage\.layers\.0\.residual_layer1\."
 
 
 class Options(Table):
-    """Settings of depth pictures."""
+    """Settings of depth images."""
 
     metric: bool | None = None
     """The model gives distances (larger is farther), as ZoeDepth does; default: as a Depth Anything model's settings say."""
@@ -46,17 +46,17 @@ class _Depth:
         self.metric = getattr(self.model.config, "depth_estimation_type", "") == "metric" if metric is None else metric
         self.processor = pretrained.image_processor(config.path, "data.controls.path")
 
-    def make(self, picture: Image.Image, *, file: Image.Image | None) -> Image.Image:
+    def make(self, image: Image.Image, *, file: Image.Image | None) -> Image.Image:
         import torch
 
-        pretrained.check(picture)
-        pixels = self.processor(images=picture, return_tensors="pt")["pixel_values"].to(self.model.device)
+        pretrained.check(image)
+        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"].to(self.model.device)
         with torch.inference_mode():
             output = self.model(pixel_values=pixels)
-        size = (picture.height, picture.width)
+        size = (image.height, image.width)
         depth = self.processor.post_process_depth_estimation(output, [size])[0]["predicted_depth"].reshape(size)
         if not torch.isfinite(depth).all():
-            raise BadPicture("the depth model gave no number for it")
+            raise BadImage("the depth model gave no number for it")
         near, far = depth.min(), depth.max()
         share = (depth - near) / (far - near) if far > near else torch.zeros_like(depth)
         values = (255 * (1 - share if self.metric else share)).byte().cpu().numpy()

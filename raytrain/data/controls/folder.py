@@ -1,4 +1,4 @@
-"""Control pictures made by hand, one file a picture in the folder `controls` of its subset."""
+"""Control images made by hand, one file an image in the folder `controls` of its subset."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from PIL import Image
 from raytrain.config.base import Table
 from raytrain.config.data import ControlConfig
 from raytrain.data.controls import Maker
-from raytrain.data.image.companion import fit, grey
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.companion import fit, gray
+from raytrain.data.image.image import BadImage
 from raytrain.data.store.schema import content_key
 
 READS_FILE = True
@@ -19,7 +19,7 @@ class Options(Table):
 
 
 def version(config: ControlConfig) -> str:
-    """Return a constant: the control files are part of each picture's own stamp."""
+    """Return a constant: the control files are part of each image's own stamp."""
     return content_key("folder")
 
 
@@ -29,13 +29,13 @@ def load(config: ControlConfig) -> Maker:
 
 
 class _Files:
-    def make(self, picture: Image.Image, *, file: Image.Image | None) -> Image.Image:
+    def make(self, image: Image.Image, *, file: Image.Image | None) -> Image.Image:
         """Return the file in RGB; transparent places are black, which says nothing to a ControlNet."""
         if file is None:
-            raise BadPicture("it has no control file; a ControlNet needs one for each picture")
+            raise BadImage("it has no control file; a ControlNet needs one for each image")
         if file.mode.startswith("I") or file.mode == "F":
-            file = grey(file)
+            file = gray(file)
         layer = file.convert("RGBA")
         return fit(
-            Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("RGB"), picture.size, "control"
+            Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("RGB"), image.size, "control"
         )

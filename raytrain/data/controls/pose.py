@@ -1,6 +1,6 @@
-"""Poses as control pictures: ViTPose (Xu et al. 2022, arXiv:2204.12484) finds 17 joints (COCO's), drawn as OpenPose draws a body.
+"""Poses as control images: ViTPose (Xu et al. 2022, arXiv:2204.12484) finds 17 joints (COCO's), drawn as OpenPose draws a body.
 
-ViTPose needs to be told where a person is. Here that is the whole picture, so it is meant for pictures of one person; of several
+ViTPose needs to be told where a person is. Here that is the whole image, so it is meant for images of one person; of several
 it finds one, or a mixture. The drawing follows what OpenPose ControlNets were trained on: 18 joints, the neck being the middle of
 the shoulders, each joint and limb a hue of its own, limbs at 60 % brightness. Hands and faces are not drawn.
 """
@@ -27,13 +27,13 @@ LIMBS = (
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13),
     (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
 )  # fmt: skip
-"""Pairs of OpenPose's joints, in the order of their colours."""
-COLOURS = tuple(
+"""Pairs of OpenPose's joints, in the order of their colors."""
+COLORS = tuple(
     (round(255 * red), round(255 * green), round(255 * blue))
     for red, green, blue in (colorsys.hsv_to_rgb(number / 18, 1, 1) for number in range(18))
 )
 THICKNESS = 4 / 512
-"""Radius of joints and half the width of limbs, as a share of the picture's shorter side."""
+"""Radius of joints and half the width of limbs, as a share of the image's shorter side."""
 
 
 class Joint(NamedTuple):
@@ -44,7 +44,7 @@ class Joint(NamedTuple):
 
 
 class Options(Table):
-    """Settings of pose pictures."""
+    """Settings of pose images."""
 
     certainty: float = Field(0.3, ge=0, le=1)
     """Joints with a lower score are not drawn."""
@@ -66,14 +66,14 @@ def draw(joints: list[Joint | None], size: tuple[int, int]) -> Image.Image:
     canvas = Image.new("RGB", size)
     pen = ImageDraw.Draw(canvas)
     radius = max(1.0, THICKNESS * min(size))
-    for (one, other), colour in zip(LIMBS, COLOURS, strict=False):
+    for (one, other), color in zip(LIMBS, COLORS, strict=False):
         start, end = joints[one], joints[other]
         if start is not None and end is not None:
-            dim = (int(0.6 * colour[0]), int(0.6 * colour[1]), int(0.6 * colour[2]))
+            dim = (int(0.6 * color[0]), int(0.6 * color[1]), int(0.6 * color[2]))
             pen.line((*start, *end), fill=dim, width=round(2 * radius))
-    for joint, colour in zip(joints, COLOURS, strict=True):
+    for joint, color in zip(joints, COLORS, strict=True):
         if joint is not None:
-            pen.ellipse((joint.x - radius, joint.y - radius, joint.x + radius, joint.y + radius), fill=colour)
+            pen.ellipse((joint.x - radius, joint.y - radius, joint.x + radius, joint.y + radius), fill=color)
     return canvas
 
 
@@ -86,12 +86,12 @@ class _Pose:
         self.processor = pretrained.image_processor(config.path, "data.controls.path")
         self.experts = int(getattr(self.model.config.backbone_config, "num_experts", 1))
 
-    def make(self, picture: Image.Image, *, file: Image.Image | None) -> Image.Image:
+    def make(self, image: Image.Image, *, file: Image.Image | None) -> Image.Image:
         import torch
 
-        pretrained.check(picture)
-        boxes = [[[0.0, 0.0, float(picture.width), float(picture.height)]]]
-        pixels = self.processor(picture, boxes=boxes, return_tensors="pt")["pixel_values"].to(self.model.device)
+        pretrained.check(image)
+        boxes = [[[0.0, 0.0, float(image.width), float(image.height)]]]
+        pixels = self.processor(image, boxes=boxes, return_tensors="pt")["pixel_values"].to(self.model.device)
         # ViTPose+ has an expert for each data set it learned; the first is COCO's
         which = {"dataset_index": torch.zeros(1, dtype=torch.long, device=pixels.device)} if self.experts > 1 else {}
         with torch.inference_mode():
@@ -101,7 +101,7 @@ class _Pose:
         known = [
             Joint(*place) if score >= self.certainty else None for place, score in zip(places, scores, strict=True)
         ]
-        return draw(_openpose(known), picture.size)
+        return draw(_openpose(known), image.size)
 
 
 def _openpose(coco: list[Joint | None]) -> list[Joint | None]:

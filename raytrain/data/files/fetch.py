@@ -1,6 +1,6 @@
 """Read the bytes at a location: local files, object stores, web addresses, members of archives, cells of parquet files.
 
-What is the file's own fault, for good, is a `BadPicture`: not there, too large, not a regular file, damaged. What may pass
+What is the file's own fault, for good, is a `BadImage`: not there, too large, not a regular file, damaged. What may pass
 (a time-out, a server's fault, a broken connection, a refused permission) is an `OSError`.
 """
 
@@ -28,7 +28,7 @@ from pyarrow import fs
 from raytrain.config.data import FetchConfig
 from raytrain.data.files import stream, web
 from raytrain.data.files.location import Cell, Location, Range, Unpacked, Zipped, is_web, look, parse, store
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 
 GROUPS = 2
 """Row groups of parquet files kept in memory: rows are asked for about in order, from a few threads."""
@@ -60,16 +60,16 @@ class Fetcher:
         """Return the bytes at a location.
 
         Raises:
-            BadPicture: these bytes will never be a picture: absent, above `max_bytes`, no regular file, damaged.
+            BadImage: these bytes will never be an image: absent, above `max_bytes`, no regular file, damaged.
             OSError: reading failed for a reason that may pass.
         """
         place = parse(location)
         try:
             return self._read(place)
         except FileNotFoundError:
-            raise BadPicture("the file is not there") from None
+            raise BadImage("the file is not there") from None
         except stream.NotRegularError as error:
-            raise BadPicture(str(error)) from None
+            raise BadImage(str(error)) from None
 
     def _read(self, place: Location) -> bytes:
         match place.part:
@@ -93,7 +93,7 @@ class Fetcher:
 
     def _check(self, size: int) -> None:
         if size > self.config.max_bytes:
-            raise BadPicture(f"{size} bytes is above data.fetch.max_bytes = {self.config.max_bytes}; not read")
+            raise BadImage(f"{size} bytes is above data.fetch.max_bytes = {self.config.max_bytes}; not read")
 
     def _whole(self, file: str) -> bytes:
         with stream.open_binary(file) as opened:
@@ -120,25 +120,25 @@ class Fetcher:
         self._check(max(entry.size, entry.packed))
         mark, name, extra = ZIP_HEADER.unpack(self._range(file, entry.offset, ZIP_HEADER.size))
         if mark != b"PK\x03\x04":
-            raise BadPicture("damaged zip: no entry where its directory says")
+            raise BadImage("damaged zip: no entry where its directory says")
         content = self._range(file, entry.offset + ZIP_HEADER.size + name + extra, entry.packed)
         if entry.packed != entry.size or zlib.crc32(content) != entry.crc:
             try:
                 content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, entry.size + 1)
             except zlib.error as error:
-                raise BadPicture(f"damaged zip entry: {error}") from None
+                raise BadImage(f"damaged zip entry: {error}") from None
         if len(content) != entry.size or zlib.crc32(content) != entry.crc:
-            raise BadPicture("damaged zip entry: its content is not what the zip's directory says")
+            raise BadImage("damaged zip entry: its content is not what the zip's directory says")
         return content
 
     def _cell(self, file: str, cell: Cell) -> bytes:
         key = (file, look(file).stamp, cell.group, cell.column)
         column = self._groups.get(key, lambda: _column(file, cell))
         if cell.row >= len(column):
-            raise BadPicture("the parquet file has no such row any more")
+            raise BadImage("the parquet file has no such row any more")
         value = column[cell.row].as_py()
         if not isinstance(value, bytes):
-            raise BadPicture("the row holds no picture")
+            raise BadImage("the row holds no image")
         self._check(len(value))
         return value
 
@@ -184,7 +184,7 @@ def _column(file: str, cell: Cell) -> pa.ChunkedArray:
         try:
             table = pq.ParquetFile(opened).read_row_group(cell.group, columns=[cell.column])
         except (pa.ArrowInvalid, IndexError) as error:
-            raise BadPicture(f"damaged parquet file: {error}") from None
+            raise BadImage(f"damaged parquet file: {error}") from None
     column = table.column(0) if table.num_columns else pa.chunked_array([], pa.binary())
     for field in cell.column.split(".")[1:]:
         column = pa.chunked_array([pc.struct_field(chunk, field) for chunk in column.chunks], pa.binary())
@@ -201,7 +201,7 @@ def _unpack(file: str, target: str) -> str:
         try:
             shutil.copyfileobj(content, temporary, 2**20)
         except (stream.TooLargeError, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile) as error:
-            raise BadPicture(f"damaged archive: {error}") from None
+            raise BadImage(f"damaged archive: {error}") from None
         temporary.flush()
         os.link(temporary.name, partial := f"{target}.{os.getpid()}")
         os.replace(partial, target)
@@ -218,5 +218,5 @@ def _pread(descriptor: int, size: int, offset: int) -> bytes:
 
 def _complete(content: bytes, size: int) -> bytes:
     if len(content) != size:
-        raise BadPicture(f"the file ends after {len(content)} of {size} bytes")
+        raise BadImage(f"the file ends after {len(content)} of {size} bytes")
     return content

@@ -16,7 +16,7 @@ from pyarrow import fs
 from raytrain.data.files.location import store
 
 RATIO = 200
-"""Pictures hardly shrink: what unpacks to more than RATIO times its packed bytes plus SLACK is refused."""
+"""Images hardly shrink: what unpacks to more than RATIO times its packed bytes plus SLACK is refused."""
 SLACK = 256 * 2**20
 BLOCK = 256 * 2**10
 """Bytes of one read from an object store while an archive is listed."""

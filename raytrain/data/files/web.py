@@ -11,7 +11,7 @@ from urllib3.util import Retry, Timeout
 
 from raytrain.config.data import FetchConfig
 from raytrain.data.files._http import Connections, retry_after
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 
 REDIRECTS = 5
 CONNECTIONS = 16
@@ -54,10 +54,10 @@ class Web:
                 retries=Retry(None, connect=0, read=0, status=0, other=0, redirect=REDIRECTS),
             )
         except (LocationParseError, LocationValueError) as error:
-            raise BadPicture(f"no web address: {error}") from None
+            raise BadImage(f"no web address: {error}") from None
         except MaxRetryError as error:
             if isinstance(error.reason, ResponseError):
-                raise BadPicture(f"more than {REDIRECTS} redirects") from None
+                raise BadImage(f"more than {REDIRECTS} redirects") from None
             raise _Passing(_reason(error.reason or error)) from None
         except HTTPError as error:
             raise _Passing(_reason(error)) from None
@@ -74,7 +74,7 @@ class Web:
         if answer.status in PASSING:
             raise _Passing(f"the server answered {answer.status}", retry_after(answer))
         if answer.status != 200:
-            raise BadPicture(f"the server answered {answer.status} {answer.reason or ''}".rstrip())
+            raise BadImage(f"the server answered {answer.status} {answer.reason or ''}".rstrip())
         length = answer.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > self.config.max_bytes:
             raise self._too_large(f"{length} bytes is")
@@ -90,8 +90,8 @@ class Web:
                 raise _Passing(f"fewer than {SLOWEST} bytes a second for {seconds:.0f} s")
         return bytes(content)
 
-    def _too_large(self, size: str) -> BadPicture:
-        return BadPicture(f"{size} above data.fetch.max_bytes = {self.config.max_bytes}; not read")
+    def _too_large(self, size: str) -> BadImage:
+        return BadImage(f"{size} above data.fetch.max_bytes = {self.config.max_bytes}; not read")
 
 
 class _Passing(Exception):  # noqa: N818 - becomes an OSError when no try is left

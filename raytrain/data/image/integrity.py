@@ -1,8 +1,8 @@
 """Damage that Pillow's decoders pass over in silence: checksums of a PNG, and a JPEG whose end is missing. Pure.
 
-A download that stopped in a preallocated file, or a tool that mended the end of a cut one, leaves a picture that decodes:
-grey, black or smeared from some line on. PNG tells by its checksums. A JPEG has none, but a decoder that wants more data than
-there is says so, as long as no end marker lets it fill in grey; hence `checked` takes that marker away.
+A download that stopped in a preallocated file, or a tool that mended the end of a cut one, leaves an image that decodes:
+gray, black or smeared from some line on. PNG tells by its checksums. A JPEG has none, but a decoder that wants more data than
+there is says so, as long as no end marker lets it fill in gray; hence `checked` takes that marker away.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PADDING = b"\xff\0" * 32
 
 
 def checked(content: bytes) -> bytes:
-    """Return bytes that decode to the same pixels, and not at all where the picture is incomplete.
+    """Return bytes that decode to the same pixels, and not at all where the image is incomplete.
 
     Raises ValueError with the reason where the damage shows without decoding.
     """
@@ -52,7 +52,7 @@ def _check_png(content: bytes) -> None:
 
 
 def _checked_jpeg(content: bytes) -> bytes:
-    """Find the picture's end marker; where the picture is one sequential scan, put padding in the place of the end."""
+    """Find the image's end marker; where the image is one sequential scan, put padding in the place of the end."""
     place, one_scan, components = 2, False, 0
     while place + 4 <= len(content):
         marker = content[place + 1]

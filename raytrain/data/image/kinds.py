@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, where it is not read as a picture, and what a person can do about it. Pure."""
+"""What a file is by its first bytes, where it is not read as an image, and what a person can do about it. Pure."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def _text(content: bytes) -> str:
     if start.startswith(b"<svg") or (start.startswith((b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in start):
         return "an SVG drawing: render it to PNG"
     if start.startswith((b"<!doctype html", b"<html")):
-        return "a web page, as a failed download leaves it: download the picture again"
+        return "a web page, as a failed download leaves it: download the image again"
     if start.startswith((b"<", b"{", b"[")):
-        return "a text file, as a failed download leaves it: download the picture again"
+        return "a text file, as a failed download leaves it: download the image again"
     try:
         return "a text file" if start and content[:1024].decode("ascii").isprintable() else ""
     except UnicodeDecodeError:

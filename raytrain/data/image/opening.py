@@ -1,4 +1,4 @@
-"""Open what a line of a table points at: the picture, and as far as they are asked for its alpha, mask and control files."""
+"""Open what a line of a table points at: the image, and as far as they are asked for its alpha, mask and control files."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from typing import Any, NamedTuple, TypeVar
 from PIL import Image
 
 from raytrain.config.data import DataConfig
-from raytrain.data.image import picture
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image import image
+from raytrain.data.image.image import BadImage
 from raytrain.data.pipeline.look import fetcher
 
 Entry = TypeVar("Entry")
 Result = TypeVar("Result")
 
 
-class Passing(BadPicture):
+class Passing(BadImage):
     """A fault that may be gone the next time, such as a server that does not answer."""
 
 
 class Opened(NamedTuple):
-    """One picture as viewed, and its layers; of a layer's file that cannot be used what is wrong, for `sound` to raise."""
+    """One image as viewed, and its layers; of a layer's file that cannot be used what is wrong, for `sound` to raise."""
 
-    picture: Image.Image
+    image: Image.Image
     alpha: Image.Image | None
-    mask: Image.Image | BadPicture | None
-    control: Image.Image | BadPicture | None
+    mask: Image.Image | BadImage | None
+    control: Image.Image | BadImage | None
 
 
-def sound(layer: Image.Image | BadPicture | None) -> Image.Image | None:
-    """Return a layer; raises the BadPicture that stands for it. Only what is made from the layer suffers from its fault."""
-    if isinstance(layer, BadPicture):
+def sound(layer: Image.Image | BadImage | None) -> Image.Image | None:
+    """Return a layer; raises the BadImage that stands for it. Only what is made from the layer suffers from its fault."""
+    if isinstance(layer, BadImage):
         raise layer
     return layer
 
 
-def opened(line: Mapping[str, Any], data: DataConfig, *, alpha: bool, mask: bool, control: bool) -> Opened | BadPicture:
-    """Read and decode a picture and its layers, or say why not; the bytes must be those that were looked at."""
+def opened(line: Mapping[str, Any], data: DataConfig, *, alpha: bool, mask: bool, control: bool) -> Opened | BadImage:
+    """Read and decode an image and its layers, or say why not; the bytes must be those that were looked at."""
     try:
         content = _read(line, "location", line["id"], data)
         if alpha:
-            shown, transparency = picture.decode_layers(content, data.max_pixels, data.background)
+            shown, transparency = image.decode_layers(content, data.max_pixels, data.background)
         else:
-            shown, transparency = picture.decode(content, data.max_pixels, data.background), None
+            shown, transparency = image.decode(content, data.max_pixels, data.background), None
         layers = [
             _layer(line, name, data) if wanted else None for name, wanted in (("mask", mask), ("control", control))
         ]
         return Opened(shown, transparency, *layers)
-    except BadPicture as error:
+    except BadImage as error:
         return error
     except OSError as error:
         return Passing(f"cannot be read: {error}")
@@ -70,12 +70,12 @@ def ahead(
         yield pending.popleft().result()
 
 
-def _layer(line: Mapping[str, Any], name: str, data: DataConfig) -> Image.Image | BadPicture | None:
+def _layer(line: Mapping[str, Any], name: str, data: DataConfig) -> Image.Image | BadImage | None:
     if not line[name]:
         return None
     try:
-        return picture.decode_any(_read(line, name, line[f"{name}_id"], data), data.max_pixels)
-    except BadPicture as error:
+        return image.decode_any(_read(line, name, line[f"{name}_id"], data), data.max_pixels)
+    except BadImage as error:
         return type(error)(f"its {name} file: {error}")
     except OSError as error:
         return Passing(f"its {name} file cannot be read: {error}")

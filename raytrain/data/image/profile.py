@@ -1,7 +1,7 @@
-"""Colours by a picture's ICC profile, converted to sRGB with LittleCMS. Pure.
+"""Colors by an image's ICC profile, converted to sRGB with LittleCMS. Pure.
 
-Relative colorimetric with black point compensation. A profile that is broken, or made for other channels than the picture
-has, is ignored, as viewers do; so is one that means sRGB, so that such a picture keeps its very values.
+Relative colorimetric with black point compensation. A profile that is broken, or made for other channels than the image
+has, is ignored, as viewers do; so is one that means sRGB, so that such an image keeps its very values.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import numpy as np
 from PIL import Image, ImageCms
 
 SAME = 2
-"""Levels of 255: a profile that moves no colour by more is sRGB itself, as its makers rounded it."""
+"""Levels of 255: a profile that moves no color by more is sRGB itself, as its makers rounded it."""
 _SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
-_EXACT = ImageCms.Flags.NOOPTIMIZE  # the optimized way has 33 nodes, too few for the dark greys of a linear profile
+_EXACT = ImageCms.Flags.NOOPTIMIZE  # the optimized way has 33 nodes, too few for the dark grays of a linear profile
 _FLAGS = {mode: ImageCms.Flags.BLACKPOINTCOMPENSATION | (_EXACT if mode == "L" else 0) for mode in _SPACES.values()}
 _BROKEN = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
 
 
-def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """Return an RGB(A), L, LA or CMYK picture as RGB, or RGBA where it had transparency, with the colours its profile means."""
-    transparent = picture.mode in ("RGBA", "LA")
+def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Return an RGB(A), L, LA or CMYK image as RGB, or RGBA where it had transparency, with the colors its profile means."""
+    transparent = image.mode in ("RGBA", "LA")
     mode, transform = _transform(profile) if profile else ("", None)
-    grey, four = picture.mode in ("L", "LA"), picture.mode == "CMYK"
-    if transform is None or four != (mode == "CMYK") or (mode == "L" and not grey):
-        return picture.convert("RGBA" if transparent else "RGB")
-    result: Image.Image = transform.apply(picture.convert(mode))
+    gray, four = image.mode in ("L", "LA"), image.mode == "CMYK"
+    if transform is None or four != (mode == "CMYK") or (mode == "L" and not gray):
+        return image.convert("RGBA" if transparent else "RGB")
+    result: Image.Image = transform.apply(image.convert(mode))
     if transparent:
-        result.putalpha(picture.getchannel("A"))
+        result.putalpha(image.getchannel("A"))
     return result
 
 
@@ -53,13 +53,13 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
         return "", None
     if mode == "CMYK":
         return mode, transform
-    colours = _probe(mode)
-    difference = np.asarray(transform.apply(colours), np.int16) - np.asarray(colours.convert("RGB"), np.int16)
+    colors = _probe(mode)
+    difference = np.asarray(transform.apply(colors), np.int16) - np.asarray(colors.convert("RGB"), np.int16)
     return mode, transform if abs(difference).max() > SAME else None
 
 
 def _probe(mode: str) -> Image.Image:
-    """Return every grey, or 16 levels of each channel in all combinations."""
+    """Return every gray, or 16 levels of each channel in all combinations."""
     levels = np.arange(0, 256, 1 if mode == "L" else 17).astype(np.uint8)
     if mode == "L":
         return Image.fromarray(levels[None])

@@ -1,7 +1,7 @@
-"""Sixteen bits a channel to eight, rounded; Pillow itself drops the lower byte of colour pictures and clips grey ones.
+"""Sixteen bits a channel to eight, rounded; Pillow itself drops the lower byte of color images and clips gray ones.
 
-Pillow has no mode for 16-bit colours, but it can unpack either byte of each value: which one is a matter of the byte
-order it is told. So the picture is decoded twice, once for each byte.
+Pillow has no mode for 16-bit colors, but it can unpack either byte of each value: which one is a matter of the byte
+order it is told. So the image is decoded twice, once for each byte.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ _OTHER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _MODES = {"RGB": "RGB", "RGBX": "RGB", "RGBA": "RGBA", "CMYK": "CMYK"}
 
 
-def is_wide(picture: ImageFile.ImageFile) -> bool:
-    """Tell whether a picture that is open but not loaded has 16 bits a channel that `narrow` reads."""
-    return picture.mode.startswith("I;16") or _layout(picture) in (*_MODES, "LA")
+def is_wide(image: ImageFile.ImageFile) -> bool:
+    """Tell whether an image that is open but not loaded has 16 bits a channel that `narrow` reads."""
+    return image.mode.startswith("I;16") or _layout(image) in (*_MODES, "LA")
 
 
 def narrow(opener: Callable[[], ImageFile.ImageFile]) -> Image.Image:
-    """Return a wide picture as mode L, LA, RGB, RGBA or CMYK with round(v * 255 / white) of each value v.
+    """Return a wide image as mode L, LA, RGB, RGBA or CMYK with round(v * 255 / white) of each value v.
 
-    `opener` opens the same picture anew. Transparency given as one colour becomes an alpha channel.
+    `opener` opens the same image anew. Transparency given as one color becomes an alpha channel.
     """
-    with opener() as picture:
-        layout = _layout(picture)
-        key = picture.info.get("transparency")
-        if picture.mode.startswith("I;16"):
-            return _grey(picture, key)
+    with opener() as image:
+        layout = _layout(image)
+        key = image.info.get("transparency")
+        if image.mode.startswith("I;16"):
+            return _gray(image, key)
         if layout == "LA":
-            pairs = _unpack(picture, "RGBA").astype(np.uint16)  # the four bytes of a pixel: grey, then alpha
+            pairs = _unpack(image, "RGBA").astype(np.uint16)  # the four bytes of a pixel: gray, then alpha
             return _image(pairs[..., ::2] * 256 + pairs[..., 1::2], "LA")
-        order = _rawmode(picture)[-1]
-        high = _unpack(picture, f"{layout};16{order}").astype(np.uint16)
-    with opener() as picture:
-        values = high * 256 + _unpack(picture, f"{layout};16{_OTHER[order]}")
+        order = _rawmode(image)[-1]
+        high = _unpack(image, f"{layout};16{order}").astype(np.uint16)
+    with opener() as image:
+        values = high * 256 + _unpack(image, f"{layout};16{_OTHER[order]}")
     mode = _MODES[layout]
     if key is None or mode != "RGB":
         return _image(values, mode)
@@ -46,24 +46,24 @@ def narrow(opener: Callable[[], ImageFile.ImageFile]) -> Image.Image:
     return _image(np.concatenate([values, alpha], -1), "RGBA")
 
 
-def _grey(picture: ImageFile.ImageFile, key: int | None) -> Image.Image:
-    tags = getattr(picture, "tag_v2", {})
+def _gray(image: ImageFile.ImageFile, key: int | None) -> Image.Image:
+    tags = getattr(image, "tag_v2", {})
     white = 2 ** int(np.max(tags.get(ExifTags.Base.BitsPerSample, 16))) - 1
     inverted = tags.get(ExifTags.Base.PhotometricInterpretation) == 0
-    values = np.asarray(picture).astype(np.uint16)
-    grey = _image((white - values if inverted else values).astype(np.uint16), "L", white)
+    values = np.asarray(image).astype(np.uint16)
+    gray = _image((white - values if inverted else values).astype(np.uint16), "L", white)
     if key is not None:
-        grey.putalpha(Image.fromarray((values != key) * np.uint8(255)))
-    return grey
+        gray.putalpha(Image.fromarray((values != key) * np.uint8(255)))
+    return gray
 
 
-def _unpack(picture: ImageFile.ImageFile, rawmode: str) -> NDArray[np.uint8]:
+def _unpack(image: ImageFile.ImageFile, rawmode: str) -> NDArray[np.uint8]:
     """Decode with another way of unpacking."""
-    picture.tile = [
+    image.tile = [
         tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)
-        for tile in picture.tile
+        for tile in image.tile
     ]
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def _image(values: NDArray[np.uint16], mode: str, white: int = 65535) -> Image.Image:
@@ -72,15 +72,15 @@ def _image(values: NDArray[np.uint16], mode: str, white: int = 65535) -> Image.I
     return Image.frombytes(mode, (width, height), scaled.astype(np.uint8).tobytes())
 
 
-def _layout(picture: ImageFile.ImageFile) -> str:
-    """Return the channels of 16-bit colours, such as RGBA; empty where they are not of 16 bits."""
-    name, _, depth = _rawmode(picture).partition(";")
+def _layout(image: ImageFile.ImageFile) -> str:
+    """Return the channels of 16-bit colors, such as RGBA; empty where they are not of 16 bits."""
+    name, _, depth = _rawmode(image).partition(";")
     return name if depth[:2] == "16" else ""
 
 
-def _rawmode(picture: ImageFile.ImageFile) -> str:
-    if not picture.tile:
+def _rawmode(image: ImageFile.ImageFile) -> str:
+    if not image.tile:
         return ""
-    args = picture.tile[0].args
+    args = image.tile[0].args
     rawmode = args if isinstance(args, str) else args[0] if args else ""
     return rawmode if isinstance(rawmode, str) else ""

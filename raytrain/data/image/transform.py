@@ -1,8 +1,8 @@
-"""How the pixels of a bucket come out of a picture: resize, mirror, cut, and the changes of an augmented version. Pure.
+"""How the pixels of a bucket come out of an image: resize, mirror, cut, and the changes of an augmented version. Pure.
 
 A `Transform` says all of it, so it is stored with each row and is part of the row's content address. The order is fixed:
-the picture is resized, mirrored, cut, its colours changed, and laid on an extension of itself; so every coordinate is one
-of the resized and already mirrored picture. Whatever is drawn at random is a pure function of the picture's identity, the
+the image is resized, mirrored, cut, its colors changed, and laid on an extension of itself; so every coordinate is one
+of the resized and already mirrored image. Whatever is drawn at random is a pure function of the image's identity, the
 seed and the version's number: any machine draws the same.
 """
 
@@ -22,15 +22,15 @@ from raytrain.config.base import Interval
 from raytrain.config.data import AugmentConfig, BucketConfig
 from raytrain.data.buckets import Fit, Size
 
-VERSION = "resize-mirror-cut-colour-extend/1"
-"""Names what `pixels` and `grey` do; part of every content address. Change it when the pixels change."""
+VERSION = "resize-mirror-cut-color-extend/1"
+"""Names what `pixels` and `gray` do; part of every content address. Change it when the pixels change."""
 
 LARGEST = 2**26
-"""Pixels of a whole resized picture; beyond it (a strip a hundred times as long as wide) only the window is resized."""
+"""Pixels of a whole resized image; beyond it (a strip a hundred times as long as wide) only the window is resized."""
 
 
 class Placement(NamedTuple):
-    """Where a window lies in a picture: resize to these two sides, mirror where asked, cut the window at (top, left)."""
+    """Where a window lies in an image: resize to these two sides, mirror where asked, cut the window at (top, left)."""
 
     resized_width: int
     resized_height: int
@@ -38,8 +38,8 @@ class Placement(NamedTuple):
     left: int
 
 
-class Colour(NamedTuple):
-    """Changes of colour, applied in this order."""
+class Color(NamedTuple):
+    """Changes of color, applied in this order."""
 
     hue: float
     """Turn of the hue, 1 is the whole circle."""
@@ -52,7 +52,7 @@ class Colour(NamedTuple):
 
 
 class Inset(NamedTuple):
-    """Where the cut picture lies in an outpainted bucket; around it is its own reflection, blurred."""
+    """Where the cut image lies in an outpainted bucket; around it is its own reflection, blurred."""
 
     width: int
     height: int
@@ -61,27 +61,27 @@ class Inset(NamedTuple):
 
 
 class Transform(NamedTuple):
-    """Everything that determines the pixels of one version of a picture."""
+    """Everything that determines the pixels of one version of an image."""
 
     placement: Placement
     flip: bool = False
-    colour: Colour | None = None
+    color: Color | None = None
     inset: Inset | None = None
 
     @property
     def crop_top(self) -> int:
-        """Rows of the resized picture above the bucket, as SDXL is told (0 where the picture is extended upwards)."""
+        """Rows of the resized image above the bucket, as SDXL is told (0 where the image is extended upwards)."""
         return max(0, self.placement.top - (self.inset.top if self.inset else 0))
 
     @property
     def crop_left(self) -> int:
-        """Columns of the resized, mirrored picture to the left of the bucket, as SDXL is told."""
+        """Columns of the resized, mirrored image to the left of the bucket, as SDXL is told."""
         return max(0, self.placement.left - (self.inset.left if self.inset else 0))
 
     def to_json(self) -> str:
-        """Return `[resized_width,resized_height,top,left,flip,[colour],[inset]]`; what is not there is left out at the end."""
-        if self.inset or self.colour:
-            fields: list[Any] = [*self.placement, int(self.flip), self.colour or [], self.inset or []]
+        """Return `[resized_width,resized_height,top,left,flip,[color],[inset]]`; what is not there is left out at the end."""
+        if self.inset or self.color:
+            fields: list[Any] = [*self.placement, int(self.flip), self.color or [], self.inset or []]
             text = json.dumps(fields if self.inset else fields[:-1], separators=(",", ":"))
             return text.replace("true", "1").replace("false", "0")
         width, height, top, left = self.placement
@@ -92,9 +92,9 @@ class Transform(NamedTuple):
         """Read what `to_json` wrote; raises ValueError or TypeError on anything else."""
         width, height, top, left, *more = json.loads(text)
         flip = bool(more[0]) if more else False
-        colour = Colour(*more[1]) if len(more) > 1 and more[1] else None
+        color = Color(*more[1]) if len(more) > 1 and more[1] else None
         inset = Inset(*more[2]) if len(more) > 2 else None
-        return cls(Placement(width, height, top, left), flip, colour and colour._replace(blur=bool(colour.blur)), inset)
+        return cls(Placement(width, height, top, left), flip, color and color._replace(blur=bool(color.blur)), inset)
 
 
 def transforms(
@@ -105,23 +105,23 @@ def transforms(
     augment: AugmentConfig,
     identity: str,
     seed: int,
-    centre: tuple[float, float] | None = None,
+    center: tuple[float, float] | None = None,
 ) -> tuple[Transform, ...]:
-    """Return the distinct versions of a picture in one bucket, the plain one first.
+    """Return the distinct versions of an image in one bucket, the plain one first.
 
-    `width` and `height` are the picture's, as viewed; `centre` is where `crop = "salience"` looks, (x, y) as fractions of
-    the picture. Cuts, colours, zooms and outpaints come in this order, each followed by its mirror image. A picture with
+    `width` and `height` are the image's, as viewed; `center` is where `crop = "salience"` looks, (x, y) as fractions of
+    the image. Cuts, colors, zooms and outpaints come in this order, each followed by its mirror image. An image with
     less room than `crops` asks for gives as many cuts as it has.
     """
     bucket = fit.bucket
-    eye = centre if buckets.crop == "salience" else None
+    eye = center if buckets.crop == "salience" else None
     if buckets.crop == "random":
         found = [Transform(place) for place in _cuts(fit, augment.crops, f"{identity}/{seed}")]
     else:
         found = [Transform(_aimed(fit.resized, bucket, eye))]
-    if augment.colours or augment.zooms or augment.outpaints:
+    if augment.colors or augment.zooms or augment.outpaints:
         own = _Drawn(width, height, fit, buckets, augment, f"{identity}/{seed}", eye)
-        found += [own.colour(number) for number in range(augment.colours)]
+        found += [own.color(number) for number in range(augment.colors)]
         found += [own.zoom(number) for number in range(augment.zooms)]
         found += [own.outpaint(number) for number in range(augment.outpaints)]
     if augment.flip:
@@ -140,30 +140,30 @@ def mirrored(transform: Transform, bucket: Size) -> Transform:
     )
 
 
-def colour_free(transform: Transform) -> Transform:
-    """Return the same geometry with the colours left as they are, for a control picture."""
-    return transform._replace(colour=None)
+def color_free(transform: Transform) -> Transform:
+    """Return the same geometry with the colors left as they are, for a control image."""
+    return transform._replace(color=None)
 
 
-def pixels(picture: Image.Image, transform: Transform, bucket: Size) -> NDArray[np.uint8]:
-    """Return the bucket's pixels (H, W, 3) of an RGB picture.
+def pixels(image: Image.Image, transform: Transform, bucket: Size) -> NDArray[np.uint8]:
+    """Return the bucket's pixels (H, W, 3) of an RGB image.
 
-    The resize is Lanczos, which averages over areas where it shrinks. A picture of another size than the one the
-    transform was made for (a control picture) is brought to the same window.
+    The resize is Lanczos, which averages over areas where it shrinks. An image of another size than the one the
+    transform was made for (a control image) is brought to the same window.
     """
     inset = transform.inset
-    shown = _window(picture, transform, (inset.width, inset.height) if inset else bucket)
-    if transform.colour:
-        shown = _recolour(shown, transform.colour)
+    shown = _window(image, transform, (inset.width, inset.height) if inset else bucket)
+    if transform.color:
+        shown = _recolor(shown, transform.color)
     if inset:
         shown = _extend(shown, inset, bucket)
     return np.asarray(shown)
 
 
-def grey(layer: Image.Image, transform: Transform, bucket: Size, size: Size) -> NDArray[np.uint8]:
-    """Return a mask (h, w) of `size` = (w, h), the latent's, showing the same part of the picture as `pixels` does.
+def gray(layer: Image.Image, transform: Transform, bucket: Size, size: Size) -> NDArray[np.uint8]:
+    """Return a mask (h, w) of `size` = (w, h), the latent's, showing the same part of the image as `pixels` does.
 
-    `layer` is a mask of the whole picture in any size. Every value is the mean over the area of its cell, pixels that it
+    `layer` is a mask of the whole image in any size. Every value is the mean over the area of its cell, pixels that it
     covers in part counted in part (Pillow's box filter counts them whole). What outpainting adds counts 0.
     """
     place = transform.placement
@@ -176,11 +176,11 @@ def grey(layer: Image.Image, transform: Transform, bucket: Size, size: Size) -> 
     return np.rint(down @ levels @ across.T).clip(0, 255).astype(np.uint8)
 
 
-def centre_of_mass(mask: NDArray[Any]) -> tuple[float, float]:
-    """Return the centre of mass (x, y) of a mask (H, W) with values 0..255, as fractions of its sides.
+def center_of_mass(mask: NDArray[Any]) -> tuple[float, float]:
+    """Return the center of mass (x, y) of a mask (H, W) with values 0..255, as fractions of its sides.
 
     Every pixel weighs 0.01 more than its value (edenartlab/sd-lora-trainer), so that a mask with next to nothing in it
-    looks at the picture's centre, as an empty one does.
+    looks at the image's center, as an empty one does.
     """
     height, width = mask.shape
     columns = mask.sum(axis=0, dtype=np.float64) + 0.01 * height
@@ -191,7 +191,7 @@ def centre_of_mass(mask: NDArray[Any]) -> tuple[float, float]:
 
 
 class _Drawn:
-    """The augmented versions of one picture in one bucket; version `number` of a kind has draws of its own."""
+    """The augmented versions of one image in one bucket; version `number` of a kind has draws of its own."""
 
     def __init__(
         self,
@@ -212,13 +212,13 @@ class _Drawn:
             eye,
         )
 
-    def colour(self, number: int) -> Transform:
-        """Other colours, and where cuts are drawn another cut."""
+    def color(self, number: int) -> Transform:
+        """Other colors, and where cuts are drawn another cut."""
         ranges = self.augment
-        draws = _draws(f"{self.key}/colour {number}")
+        draws = _draws(f"{self.key}/color {number}")
         return Transform(
-            self._cut(self.fit.resized, self.fit.bucket, f"{self.key}/colour {number} cut"),
-            colour=Colour(
+            self._cut(self.fit.resized, self.fit.bucket, f"{self.key}/color {number} cut"),
+            color=Color(
                 _between(ranges.hue, next(draws)),
                 _between(ranges.brightness, next(draws)),
                 _between(ranges.contrast, next(draws)),
@@ -228,7 +228,7 @@ class _Drawn:
         )
 
     def zoom(self, number: int) -> Transform:
-        """A part of the picture, drawn for each side and anywhere in it, resized to cover the bucket."""
+        """A part of the image, drawn for each side and anywhere in it, resized to cover the bucket."""
         (width, height), bucket = self.size, self.fit.bucket
         draws = _draws(f"{self.key}/zoom {number}")
         across, down = _between(self.augment.zoom, next(draws)), _between(self.augment.zoom, next(draws))
@@ -245,7 +245,7 @@ class _Drawn:
         return Transform(Placement(*resized, top + inner.top, left + inner.left))
 
     def outpaint(self, number: int) -> Transform:
-        """The picture smaller, anywhere in the bucket."""
+        """The image smaller, anywhere in the bucket."""
         bucket = self.fit.bucket
         draws = _draws(f"{self.key}/outpaint {number}")
         share = _between(self.augment.outpaint, next(draws))
@@ -262,7 +262,7 @@ class _Drawn:
 
 
 def _aimed(resized: Size, window: Size, eye: tuple[float, float] | None) -> Placement:
-    """Cut at the centre, or around a point as far as the picture reaches."""
+    """Cut at the center, or around a point as far as the image reaches."""
     across, down = resized[0] - window[0], resized[1] - window[1]
     if eye is None:
         return Placement(*resized, down // 2, across // 2)
@@ -304,22 +304,22 @@ def _within(room: int, draw: float) -> int:
     return int(draw * (room + 1))
 
 
-def _window(picture: Image.Image, transform: Transform, window: Size) -> Image.Image:
+def _window(image: Image.Image, transform: Transform, window: Size) -> Image.Image:
     """Resize, mirror and cut."""
     place = transform.placement
     if place.resized_width * place.resized_height > LARGEST:
-        box = _source_box(picture.size, transform, window)
-        shown = picture.resize(window, Image.Resampling.LANCZOS, box)
+        box = _source_box(image.size, transform, window)
+        shown = image.resize(window, Image.Resampling.LANCZOS, box)
         return shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if transform.flip else shown
-    if picture.size != place[:2]:
-        picture = picture.resize(place[:2], Image.Resampling.LANCZOS)
+    if image.size != place[:2]:
+        image = image.resize(place[:2], Image.Resampling.LANCZOS)
     left = place.resized_width - window[0] - place.left if transform.flip else place.left
-    shown = picture.crop((left, place.top, left + window[0], place.top + window[1]))
+    shown = image.crop((left, place.top, left + window[0], place.top + window[1]))
     return shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if transform.flip else shown
 
 
 def _source_box(size: Size, transform: Transform, window: Size) -> tuple[float, float, float, float]:
-    """Return the part (left, top, right, bottom) of a picture of any size, not mirrored, that the window shows."""
+    """Return the part (left, top, right, bottom) of an image of any size, not mirrored, that the window shows."""
     place = transform.placement
     left = place.resized_width - window[0] - place.left if transform.flip else place.left
     across, down = size[0] / place.resized_width, size[1] / place.resized_height
@@ -341,26 +341,26 @@ def _shares(
     return (covered.clip(0) * (resized / length * cells / bucket)).astype(np.float32)
 
 
-def _recolour(picture: Image.Image, colour: Colour) -> Image.Image:
-    turn = round(colour.hue * 256)
+def _recolor(image: Image.Image, color: Color) -> Image.Image:
+    turn = round(color.hue * 256)
     if turn:
-        hue, saturation, value = picture.convert("HSV").split()
+        hue, saturation, value = image.convert("HSV").split()
         hue = hue.point([(level + turn) % 256 for level in range(256)])
-        picture = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-    picture = ImageEnhance.Brightness(picture).enhance(colour.brightness)
-    picture = ImageEnhance.Contrast(picture).enhance(colour.contrast)
-    picture = ImageEnhance.Color(picture).enhance(colour.saturation)
-    return picture.filter(ImageFilter.GaussianBlur(1)) if colour.blur else picture
+        image = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    image = ImageEnhance.Brightness(image).enhance(color.brightness)
+    image = ImageEnhance.Contrast(image).enhance(color.contrast)
+    image = ImageEnhance.Color(image).enhance(color.saturation)
+    return image.filter(ImageFilter.GaussianBlur(1)) if color.blur else image
 
 
-def _extend(picture: Image.Image, inset: Inset, bucket: Size) -> Image.Image:
-    """Lay a picture on its own reflection over the whole bucket, blurred by a 32nd of the bucket's shorter side."""
+def _extend(image: Image.Image, inset: Inset, bucket: Size) -> Image.Image:
+    """Lay an image on its own reflection over the whole bucket, blurred by a 32nd of the bucket's shorter side."""
     beyond = (
         (inset.top, bucket[1] - inset.height - inset.top),
         (inset.left, bucket[0] - inset.width - inset.left),
         (0, 0),
     )
-    reflected = Image.fromarray(np.pad(np.asarray(picture), beyond, mode="symmetric"))
+    reflected = Image.fromarray(np.pad(np.asarray(image), beyond, mode="symmetric"))
     whole = reflected.filter(ImageFilter.GaussianBlur(min(bucket) / 32))
-    whole.paste(picture, (inset.left, inset.top))
+    whole.paste(image, (inset.left, inset.top))
     return whole

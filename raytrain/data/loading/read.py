@@ -48,7 +48,7 @@ class Index:
     """The rows of one bucket's split, ordered by id, and the entries an epoch is made of: each row as often as it repeats."""
 
     ids: np.ndarray
-    """(n, 32) uint8, picture hashes."""
+    """(n, 32) uint8, image hashes."""
     sizes: np.ndarray
     """(n, 2) int32: original height and width."""
     weights: np.ndarray
@@ -211,7 +211,7 @@ class Dataset:
         rows = where[:, 1].tolist()
         arrays: dict[str, np.ndarray] = {}
         for name, first in shards[0].columns.items():
-            array = arrays[name] = _uninitialised((len(rows), first.width))
+            array = arrays[name] = _uninitialized((len(rows), first.width))
             into, end = array.reshape(-1).data, 0
             for shard, row in zip(shards, rows, strict=True):
                 start, end = end, end + first.width
@@ -355,6 +355,6 @@ def _start(chunk: Any, width: int, rows: int) -> int:
     return start
 
 
-def _uninitialised(shape: tuple[int, ...]) -> np.ndarray:
+def _uninitialized(shape: tuple[int, ...]) -> np.ndarray:
     """Return a uint8 array in Arrow's memory pool: it reuses pages, where a fresh large array costs a fault for each."""
     return np.frombuffer(pa.allocate_buffer(int(np.prod(shape))), np.uint8).reshape(shape)

@@ -1,4 +1,4 @@
-"""Masks from a picture's own transparency: what can be seen counts, what is transparent does not."""
+"""Masks from an image's own transparency: what can be seen counts, what is transparent does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Options(Table):
 
 
 def version(config: MaskConfig) -> str:
-    """Return a constant: the mask depends on the picture alone."""
+    """Return a constant: the mask depends on the image alone."""
     return content_key("alpha")
 
 
@@ -27,6 +27,6 @@ def load(config: MaskConfig) -> Masker:
 
 
 class _Alpha:
-    def mask(self, picture: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
-        """Return the alpha channel; a picture without one counts everywhere."""
-        return alpha if alpha is not None else Image.new("L", picture.size, 255)
+    def mask(self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
+        """Return the alpha channel; an image without one counts everywhere."""
+        return alpha if alpha is not None else Image.new("L", image.size, 255)

@@ -14,7 +14,7 @@ from pydantic import Field
 from raytrain.config.base import Table
 from raytrain.config.data import MaskConfig
 from raytrain.data.annotate import pretrained
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.data.masks import Masker
 from raytrain.data.store.schema import content_key
 from raytrain.errors import UserError
@@ -32,7 +32,7 @@ class Options(Table):
     threshold: float = Field(0.0, ge=0, le=1)
     """Above 0: places that reach this share of the largest value are white, the others black."""
     blur: float = Field(0.005, ge=0)
-    """Radius of a last Gaussian blur, as a share of the picture's width."""
+    """Radius of a last Gaussian blur, as a share of the image's width."""
 
 
 def version(config: MaskConfig) -> str:
@@ -63,19 +63,19 @@ class _ClipSeg:
             [config.prompt, ""], padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).to(self.model.device)
 
-    def mask(self, picture: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
+    def mask(self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
         import torch
 
-        pretrained.check(picture)
-        pixels = self.processor(images=[picture, picture], return_tensors="pt")["pixel_values"].to(self.model.device)
+        pretrained.check(image)
+        pixels = self.processor(images=[image, image], return_tensors="pt")["pixel_values"].to(self.model.device)
         with torch.inference_mode():
             logits = self.model(pixel_values=pixels, **self.text).logits
         fit = (torch.softmax(logits / self.options.temperature, dim=0)[0] + self.options.bias).clamp(0, 1)
         if not torch.isfinite(fit).all():
-            raise BadPicture("CLIPSeg gave no number for it")
+            raise BadImage("CLIPSeg gave no number for it")
         values = (255 * fit / fit.max()).round().byte().cpu().numpy()
-        mask = Image.fromarray(values).resize(picture.size, Image.Resampling.BILINEAR)
+        mask = Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR)
         if self.options.threshold:
             limit = 255 * self.options.threshold
             mask = mask.point(lambda value: 255 * (value >= limit))
-        return mask.filter(ImageFilter.GaussianBlur(self.options.blur * picture.width)) if self.options.blur else mask
+        return mask.filter(ImageFilter.GaussianBlur(self.options.blur * image.width)) if self.options.blur else mask

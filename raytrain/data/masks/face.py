@@ -18,7 +18,7 @@ from raytrain import storage
 from raytrain.config.base import Table
 from raytrain.config.data import MaskConfig
 from raytrain.data.annotate import pretrained
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.data.masks import Masker
 from raytrain.data.store.schema import content_key
 from raytrain.errors import UserError
@@ -43,9 +43,9 @@ class Options(Table):
     detector: str = ""
     """Empty, an `.xml` cascade, or YuNet's `.onnx` file."""
     side: int = Field(256, ge=32)
-    """Longer side in pixels of the picture the detector sees. More finds smaller faces, and with a cascade more that are none."""
+    """Longer side in pixels of the image the detector sees. More finds smaller faces, and with a cascade more that are none."""
     smallest: int = Field(24, ge=8)
-    """Shortest side of a face in pixels of that picture."""
+    """Shortest side of a face in pixels of that image."""
     certainty: float = Field(0.8, gt=0, lt=1)
     """Least score of a face, by YuNet; a cascade only says yes or no."""
     grow: float = Field(1.3, gt=0)
@@ -53,9 +53,9 @@ class Options(Table):
     background: float = Field(0.0, ge=0, le=1)
     """How much everything else counts."""
     blur: float = Field(0.005, ge=0)
-    """Radius of a last Gaussian blur, as a share of the picture's width."""
+    """Radius of a last Gaussian blur, as a share of the image's width."""
     none_found: Literal["white", "black", "reject"] = "reject"
-    """A picture without a face counts everywhere, nowhere, or is left out."""
+    """An image without a face counts everywhere, nowhere, or is left out."""
 
 
 def version(config: MaskConfig) -> str:
@@ -75,27 +75,25 @@ class _Face:
         self.options = options
         self.detector = _YuNet(options) if options.detector.endswith(".onnx") else _Cascade(options)
 
-    def mask(self, picture: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
-        scale = self.options.side / max(picture.size)
-        seen = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
+    def mask(self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
+        scale = self.options.side / max(image.size)
+        seen = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
         boxes = self.detector.find(np.asarray(seen))
         if not boxes:
-            return self._none_found(picture)
-        mask = Image.new("L", picture.size, round(255 * self.options.background))
+            return self._none_found(image)
+        mask = Image.new("L", image.size, round(255 * self.options.background))
         draw = ImageDraw.Draw(mask)
         for box in boxes:
-            across, down = picture.width / seen.width, picture.height / seen.height
-            centre = (box.left + box.width / 2) * across, (box.top + box.height / 2) * down
+            across, down = image.width / seen.width, image.height / seen.height
+            center = (box.left + box.width / 2) * across, (box.top + box.height / 2) * down
             half = box.width / 2 * across * self.options.grow, box.height / 2 * down * self.options.grow
-            draw.ellipse((centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]), fill=255)
-        return mask.filter(ImageFilter.GaussianBlur(self.options.blur * picture.width)) if self.options.blur else mask
+            draw.ellipse((center[0] - half[0], center[1] - half[1], center[0] + half[0], center[1] + half[1]), fill=255)
+        return mask.filter(ImageFilter.GaussianBlur(self.options.blur * image.width)) if self.options.blur else mask
 
-    def _none_found(self, picture: Image.Image) -> Image.Image:
+    def _none_found(self, image: Image.Image) -> Image.Image:
         if self.options.none_found == "reject":
-            raise BadPicture(
-                'no face was found in it; data.masks.options.none_found = "white" or "black" would keep it'
-            )
-        return Image.new("L", picture.size, 255 if self.options.none_found == "white" else 0)
+            raise BadImage('no face was found in it; data.masks.options.none_found = "white" or "black" would keep it')
+        return Image.new("L", image.size, 255 if self.options.none_found == "white" else 0)
 
 
 class _Cascade:

@@ -1,4 +1,4 @@
-"""Masks made by hand, one file a picture in the folder `masks` of its subset."""
+"""Masks made by hand, one file an image in the folder `masks` of its subset."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from PIL import Image
 
 from raytrain.config.base import Table
 from raytrain.config.data import MaskConfig
-from raytrain.data.image.companion import fit, grey
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.companion import fit, gray
+from raytrain.data.image.image import BadImage
 from raytrain.data.masks import Masker
 from raytrain.data.store.schema import content_key
 
@@ -20,11 +20,11 @@ class Options(Table):
     """Settings of hand-made masks."""
 
     missing: Literal["reject", "white"] = "reject"
-    """A picture without a mask file is left out, or counts everywhere."""
+    """An image without a mask file is left out, or counts everywhere."""
 
 
 def version(config: MaskConfig) -> str:
-    """Return the hash over the settings; the mask files are part of each picture's own stamp."""
+    """Return the hash over the settings; the mask files are part of each image's own stamp."""
     return content_key("folder", Options(**config.options).model_dump())
 
 
@@ -37,18 +37,18 @@ class _Files:
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def mask(self, picture: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
+    def mask(self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
         if file is not None:
-            return fit(_to_grey(file), picture.size, "mask")
+            return fit(_to_gray(file), image.size, "mask")
         if self.options.missing == "white":
-            return Image.new("L", picture.size, 255)
-        raise BadPicture('it has no mask file; add one, or set data.masks.options.missing = "white"')
+            return Image.new("L", image.size, 255)
+        raise BadImage('it has no mask file; add one, or set data.masks.options.missing = "white"')
 
 
-def _to_grey(file: Image.Image) -> Image.Image:
+def _to_gray(file: Image.Image) -> Image.Image:
     """Return a mask file's luminance on black; where only the transparency differs from place to place, that is the mask."""
     if file.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in file.info:
-        return grey(file)
+        return gray(file)
     layer = file.convert("RGBA")
     light, opacity = layer.convert("L"), layer.getchannel("A")
     visible = light.histogram(opacity.point(lambda value: 255 * (value > 0)))

@@ -1,4 +1,4 @@
-"""Choose the pictures of the dataset: what is broken, too small, or there twice is left out and listed. SQL over all rows."""
+"""Choose the images of the dataset: what is broken, too small, or there twice is left out and listed. SQL over all rows."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _SEEN = """
 _CHOSEN = """
     SELECT i.number, l.id, l.mask_id, l.control_id, i.path, i.location, i.mask, i.control, i.prefix, i.suffix,
            l.width, l.height, l.transparent, CASE WHEN len(l.texts) > 0 THEN l.texts ELSE i.captions END AS captions,
-           i.repeats, i.weight, i.regularisation, []::DOUBLE[] AS scores, NULL::DOUBLE AS quality, NULL::DOUBLE[] AS centre
+           i.repeats, i.weight, i.regularization, []::DOUBLE[] AS scores, NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center
     FROM items i JOIN looks l USING (key) JOIN seen s ON s.number = i.number
     WHERE s.rule = '' ORDER BY i.number
 """
 
 
-def choose(items: str, looks: tuple[str, ...], quality: QualityConfig, pictures: str, rejected: str) -> dict[str, Any]:
-    """Write the chosen pictures and the rejected ones; return the number of chosen and the mean of width / height."""
+def choose(items: str, looks: tuple[str, ...], quality: QualityConfig, images: str, rejected: str) -> dict[str, Any]:
+    """Write the chosen images and the rejected ones; return the number of chosen and the mean of width / height."""
     with tables.database(items=(items, tables.ITEMS), all_looks=(looks, tables.LOOKS)) as sql:
         tables.once(sql, "looks", "all_looks")
         sql.execute(_SEEN, {"min_side": quality.min_side, "max_ratio": quality.max_ratio or float("inf")})
@@ -50,13 +50,13 @@ def choose(items: str, looks: tuple[str, ...], quality: QualityConfig, pictures:
         lost = sql.sql("SELECT path, reason, rule, '' AS key FROM seen WHERE rule <> '' ORDER BY number")
         tables.write(rejected, lost.to_arrow_reader(tables.GROUP), tables.REJECTED)
         chosen = sql.sql(_CHOSEN)
-        count = tables.write(pictures, chosen.to_arrow_reader(tables.GROUP), tables.PICTURES)
+        count = tables.write(images, chosen.to_arrow_reader(tables.GROUP), tables.IMAGES)
         ratio = sql.execute("SELECT avg(ratio) FROM seen WHERE rule = ''").fetchall()[0][0]
         return {"chosen": count, "mean_ratio": ratio}
 
 
 def _near_duplicates(sql: Any, distance: int) -> None:
-    """Reject what differs little from an earlier picture that stays."""
+    """Reject what differs little from an earlier image that stays."""
     found = sql.execute("SELECT number, appearance FROM seen WHERE rule = '' ORDER BY number").fetchnumpy()
     numbers = np.asarray(found["number"])
     of = near_duplicates(np.asarray(found["appearance"], dtype=np.uint64), distance)

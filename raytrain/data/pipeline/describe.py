@@ -1,6 +1,6 @@
-"""From chosen pictures to the rows a dataset should have: buckets, transforms, captions and content addresses. Tasks.
+"""From chosen images to the rows a dataset should have: buckets, transforms, captions and content addresses. Tasks.
 
-Pure arithmetic on each picture's size, hash and captions: a million rows take seconds, and nothing is opened.
+Pure arithmetic on each image's size, hash and captions: a million rows take seconds, and nothing is opened.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from raytrain import storage
 from raytrain.config.data import DataConfig
 from raytrain.data import buckets, columns
 from raytrain.data.annotate.caption_text import compose
-from raytrain.data.image.transform import colour_free, transforms
+from raytrain.data.image.transform import color_free, transforms
 from raytrain.data.store import tables
 from raytrain.data.store.fingerprint import Fingerprint, address
 from raytrain.data.store.schema import bucket_name
@@ -25,7 +25,7 @@ FOLDERS = tables.DESCRIBED | {"rejected": tables.REJECTED}
 def describe(
     job: dict[str, Any], data: DataConfig, fingerprint: Fingerprint, seed: int, mean_ratio: float, work: str
 ) -> dict[str, Any]:
-    """Describe the pictures of one row group: parts of the tables `rows`, `arrays` and `rejected` under `work`."""
+    """Describe the images of one row group: parts of the tables `rows`, `arrays` and `rejected` under `work`."""
     lines = tables.read_group(job["uri"], job["group"]).to_pylist()
     found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in FOLDERS}
     describer = _Describer(data, fingerprint, seed, mean_ratio)
@@ -59,7 +59,7 @@ class _Describer:
             self.data.captions,
             prefix=line["prefix"],
             suffix=line["suffix"],
-            regularisation=line["regularisation"],
+            regularization=line["regularization"],
             quality=line["quality"],
             identity=line["id"].hex(),
             seed=self.seed,
@@ -77,7 +77,7 @@ class _Describer:
             found["rows"].append((
                 row_key, line["number"], line["id"], line["mask_id"], line["control_id"], bucket,
                 line["path"], line["location"], line["mask"], line["control"], line["height"], line["width"],
-                line["repeats"], line["weight"], line["regularisation"], line["scores"], captions,
+                line["repeats"], line["weight"], line["regularization"], line["scores"], captions,
             ))  # fmt: skip
 
     def _arrays(self, line: dict[str, Any], fit: buckets.Fit) -> list[tuple[Any, ...]]:
@@ -85,11 +85,11 @@ class _Describer:
         identity, prefixes, arrays = line["id"], self.prefixes[line["transparent"]], []
         versions = transforms(
             line["width"], line["height"], fit, self.data.buckets, self.data.augment,
-            identity.hex(), self.seed, line["centre"] and tuple(line["centre"]),
+            identity.hex(), self.seed, line["center"] and tuple(line["center"]),
         )  # fmt: skip
         size = bucket_name(*fit.bucket).encode()
         for number, version in enumerate(versions):
-            plain, colored = colour_free(version).to_json(), version.to_json()
+            plain, colored = color_free(version).to_json(), version.to_json()
             for name, kind in self.images.items():
                 text = colored if kind.COLORS else plain
                 own = [line[f"{kind.COMPANION}_id"] or bytes(32)] if kind.COMPANION else []

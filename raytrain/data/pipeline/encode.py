@@ -19,8 +19,8 @@ from raytrain import storage
 from raytrain.config import Config
 from raytrain.data import columns
 from raytrain.data.columns import ImageEncoder
+from raytrain.data.image.image import BadImage
 from raytrain.data.image.opening import Opened, Passing, ahead, opened
-from raytrain.data.image.picture import BadPicture
 from raytrain.data.image.transform import Transform
 from raytrain.data.store import shard, tables
 from raytrain.data.store.fingerprint import Fingerprint
@@ -41,7 +41,7 @@ class _Value(NamedTuple):
     """One version of an image for a column: its pixels, or what is wrong."""
 
     line: dict[str, Any]
-    cut: np.ndarray | BadPicture
+    cut: np.ndarray | BadImage
 
 
 class ShardEncoder:
@@ -98,13 +98,13 @@ class ShardEncoder:
         def encode(name: str) -> None:
             for value, row in zip(waiting[name], self._encode(name, waiting[name]), strict=True):
                 if row is None:
-                    faults.append(_fault(value.line["key"], BadPicture(f"the {self._maker(name)} {NOT_FINITE}")))
+                    faults.append(_fault(value.line["key"], BadImage(f"the {self._maker(name)} {NOT_FINITE}")))
                 else:
                     writers[name].add(value.line["key"], row)
             waiting[name].clear()
 
         for value in self._values([line for line in lines if line["key"] not in writers[line["store"]].made]):
-            if isinstance(value.cut, BadPicture):
+            if isinstance(value.cut, BadImage):
                 faults.append(_fault(value.line["key"], value.cut))
                 continue
             waiting[value.line["store"]].append(value)
@@ -131,7 +131,7 @@ class ShardEncoder:
         wanted = {line["store"]: encoders[line["store"]] for line in lines}
         needs = frozenset[str]().union(*(encoder.needs for encoder in wanted.values()))
         image = opened(lines[0], self.data, **{layer: layer in needs for layer in LAYERS})
-        if isinstance(image, BadPicture):
+        if isinstance(image, BadImage):
             return [_Value(line, image) for line in lines]
         layers = {name: _layer(encoder, image) for name, encoder in wanted.items()}
         return [_Value(line, _cut(line, wanted[line["store"]], layers[line["store"]])) for line in lines]
@@ -161,7 +161,7 @@ class ShardEncoder:
             for line, row in zip(batch, self._encode_captions(name, captions), strict=True):
                 if row is None:
                     reason = f"the {self._maker(name)} {NOT_FINITE} for its caption"
-                    faults.append(_fault(line["key"], BadPicture(reason)))
+                    faults.append(_fault(line["key"], BadImage(reason)))
                 else:
                     writer.add(line["key"], row)
         self._write_faults(faults)
@@ -195,15 +195,15 @@ class ShardEncoder:
             tables.write_rows(storage.join(self.faults, f"{name}.parquet"), faults, tables.FAULTS)
 
 
-def _layer(encoder: ImageEncoder, image: Opened) -> Image.Image | BadPicture:
+def _layer(encoder: ImageEncoder, image: Opened) -> Image.Image | BadImage:
     try:
         return encoder.layer(image)
-    except BadPicture as error:
+    except BadImage as error:
         return error
 
 
-def _cut(line: dict[str, Any], encoder: ImageEncoder, layer: Image.Image | BadPicture) -> np.ndarray | BadPicture:
-    if isinstance(layer, BadPicture):
+def _cut(line: dict[str, Any], encoder: ImageEncoder, layer: Image.Image | BadImage) -> np.ndarray | BadImage:
+    if isinstance(layer, BadImage):
         return layer
     return encoder.cut(layer, Transform.from_json(line["input"]), bucket_size(line["bucket"]))
 
@@ -233,5 +233,5 @@ def _finite(array: np.ndarray) -> np.ndarray:
     return found
 
 
-def _fault(key: bytes, error: BadPicture) -> dict[str, Any]:
+def _fault(key: bytes, error: BadImage) -> dict[str, Any]:
     return {"key": key, "reason": str(error), "lasting": not isinstance(error, Passing)}

@@ -125,7 +125,7 @@ def _run(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: Encod
             tries = ROUNDS * (1 + RETRIES) if local.connected() else ROUNDS
             raise UserError(
                 f"Workers must not die, but {lost} came again and again, and none of the last {len(left)} jobs "
-                f"ended; each was tried {tries} times. Most likely the workers ran out of memory, or a picture "
+                f"ended; each was tried {tries} times. Most likely the workers ran out of memory, or an image "
                 "crashes a decoder. What is finished is kept. Give workers more memory or a smaller data.encode.batch, look "
                 "into the workers' logs (log.worker_output = true), and run the same command again."
             ) from error

@@ -1,4 +1,4 @@
-"""List the sources: one line for each picture, nothing opened. One task, which streams."""
+"""List the sources: one line for each image, nothing opened. One task, which streams."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from raytrain import storage
 from raytrain.config.data import DataConfig, SubsetConfig
 from raytrain.data import sources
 from raytrain.data.files.location import is_web
-from raytrain.data.image.picture import DECODING
+from raytrain.data.image.image import DECODING
 from raytrain.data.item import Item, Rejected
 from raytrain.data.store import tables
 from raytrain.data.store.schema import content_digest
 
 BLOCK = 1024
-"""Pictures of one row group, and of one look job."""
+"""Images of one row group, and of one look job."""
 
 
 def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
     """Write what the sources hold to the table `items`, and what they refuse to the table `rejected`; return the numbers.
 
-    `number` follows the order of the subsets and, in each, that of the source: it decides which of two equal pictures stays.
+    `number` follows the order of the subsets and, in each, that of the source: it decides which of two equal images stays.
     """
     rules = look_rules(data)
     refused: list[Rejected] = []

@@ -1,4 +1,4 @@
-"""Look at every picture once: content hash, size from the header, sidecar caption. Tasks all over the cluster.
+"""Look at every image once: content hash, size from the header, sidecar caption. Tasks all over the cluster.
 
 What was seen is kept in the dataset's catalog under the file's stamp; a file whose stamp is known is not opened again.
 """
@@ -13,8 +13,8 @@ from typing import Any
 from raytrain import storage
 from raytrain.config.data import DataConfig, FetchConfig
 from raytrain.data.files.fetch import Fetcher
-from raytrain.data.image import picture
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image import image
+from raytrain.data.image.image import BadImage
 from raytrain.data.pipeline.listing import BLOCK
 from raytrain.data.store import tables
 
@@ -43,7 +43,7 @@ def write_unseen(items: str, catalog: str, unseen: str) -> int:
 
 
 def look(job: dict[str, Any], data: DataConfig, catalog: str, passing: str) -> dict[str, Any]:
-    """Look at the pictures of one row group; write what was seen to `catalog`, faults that may pass to `passing`."""
+    """Look at the images of one row group; write what was seen to `catalog`, faults that may pass to `passing`."""
     items = tables.read_group(job["uri"], job["group"]).to_pylist()
     with ThreadPoolExecutor(READERS) as pool:
         looks = list(pool.map(lambda item: _look(item, data), items))
@@ -56,18 +56,18 @@ def look(job: dict[str, Any], data: DataConfig, catalog: str, passing: str) -> d
 
 
 def caption_text(content: bytes) -> str:
-    """Decode a caption file: UTF-8, or any Unicode encoding with a byte order mark. BadPicture says what is wrong."""
+    """Decode a caption file: UTF-8, or any Unicode encoding with a byte order mark. BadImage says what is wrong."""
     if len(content) > CAPTION_BYTES:
-        raise BadPicture(f"its caption file has {len(content)} bytes, more than {CAPTION_BYTES}: no caption")
+        raise BadImage(f"its caption file has {len(content)} bytes, more than {CAPTION_BYTES}: no caption")
     encoding = next((name for mark, name in _BOMS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise BadPicture(
+        raise BadImage(
             f"its caption file is no {encoding.removesuffix('-sig').upper()} text (byte {error.start}); save it as UTF-8"
         ) from None
     if "\0" in text:
-        raise BadPicture("its caption file holds NUL characters: no text; save it as UTF-8")
+        raise BadImage("its caption file holds NUL characters: no text; save it as UTF-8")
     return text.strip()
 
 
@@ -76,7 +76,7 @@ def _look(item: dict[str, Any], data: DataConfig) -> tuple[dict[str, Any], bool]
     line: dict[str, Any] = {"key": item["key"], "reason": ""}
     try:
         return line | _seen(item, data), True
-    except BadPicture as error:
+    except BadImage as error:
         return line | {"reason": str(error)}, True
     except OSError as error:
         return line | {"reason": f"cannot be read: {error}"}, False
@@ -85,7 +85,7 @@ def _look(item: dict[str, Any], data: DataConfig) -> tuple[dict[str, Any], bool]
 def _seen(item: dict[str, Any], data: DataConfig) -> dict[str, Any]:
     read = fetcher(data.fetch).read
     content = read(item["location"])
-    (width, height), transparent = picture.header(content, data.max_pixels)
+    (width, height), transparent = image.header(content, data.max_pixels)
     seen: dict[str, Any] = {"id": hashlib.sha256(content).digest(), "width": width, "height": height}
     seen["transparent"] = transparent
     if item["caption_file"]:
@@ -97,5 +97,5 @@ def _seen(item: dict[str, Any], data: DataConfig) -> dict[str, Any]:
     if data.quality.near_duplicates is not None:
         from raytrain.data.pipeline.similar import perceptual_hash
 
-        seen["appearance"] = perceptual_hash(picture.decode(content, data.max_pixels, data.background))
+        seen["appearance"] = perceptual_hash(image.decode(content, data.max_pixels, data.background))
     return seen

@@ -22,7 +22,7 @@ _stage: Any = None
 
 
 def reserve(config: Config) -> None:
-    """Start the encoder's process while pictures are still listed, where there is no dataset yet that may have them all."""
+    """Start the encoder's process while images are still listed, where there is no dataset yet that may have them all."""
     if not storage.exists(storage.join(config.dataset, MANIFEST)):
         local.reserve(ENCODER, plugins.module_name("families", config.model.family), silent=True)
 

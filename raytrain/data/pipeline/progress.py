@@ -23,7 +23,7 @@ from rich.text import Text
 LINE_SECONDS = 15.0
 
 Advance = Callable[[int], None]
-"""Advances a stage by so many pictures."""
+"""Advances a stage by so many images."""
 Bars = Callable[[str, int | None], AbstractContextManager[Advance]]
 """(name, total; None where it is not known) -> a stage that lasts as long as its block."""
 
@@ -73,7 +73,7 @@ def _lines(console: Console, name: str, total: int | None) -> Iterator[Advance]:
 
 
 class _Rate(ProgressColumn):
-    """Pictures a second, over the whole stage."""
+    """Images a second, over the whole stage."""
 
     def render(self, task: Task) -> Text:
         elapsed = task.finished_time if task.finished else task.elapsed

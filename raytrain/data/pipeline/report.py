@@ -20,9 +20,9 @@ class PrepareReport(Table):
     """Counts of one preparation."""
 
     found: int
-    """Pictures the sources list, those refused at once included."""
+    """Images the sources list, those refused at once included."""
     looked: int
-    """Pictures opened because nothing was known of them or they had changed."""
+    """Images opened because nothing was known of them or they had changed."""
     kept: int
     """Rows of the dataset."""
     made: dict[str, int]
@@ -36,7 +36,7 @@ class PrepareReport(Table):
     cut: int = 0
     """Captions encoded now whose end was lost: they are longer than `model.max_tokens`."""
     rules: dict[str, int]
-    """Rejected pictures by rule."""
+    """Rejected images by rule."""
     rejected: Annotated[tuple[Rejected, ...], Field(strict=False)]
     """The first of them; all are in `rejected_path`."""
     rejected_path: str
@@ -48,12 +48,12 @@ class PrepareReport(Table):
 
     @property
     def broken(self) -> int:
-        """Pictures that could not be used at all."""
+        """Images that could not be used at all."""
         return self.rules.get(BROKEN, 0)
 
 
 def show(report: PrepareReport, console: Console) -> None:
-    """Print rows per bucket, what was made or reused, and the first rejected pictures with their reasons."""
+    """Print rows per bucket, what was made or reused, and the first rejected images with their reasons."""
     title = f"{report.kept} rows ready in {report.seconds:.1f} s, snapshot {report.snapshot}"
     grid = Grid("bucket", "train", "held out", title=title)
     for name, count in report.buckets.items():
@@ -66,7 +66,7 @@ def show(report: PrepareReport, console: Console) -> None:
         console.print(f"note: {note}", style="yellow", markup=False)
     if report.uncaptioned:
         console.print(
-            f"{report.uncaptioned} rows have no caption: put a .txt beside the pictures or set data.captions.captioner",
+            f"{report.uncaptioned} rows have no caption: put a .txt beside the images or set data.captions.captioner",
             style="yellow",
         )
     left_out = {rule: count for rule, count in report.rules.items() if rule != BROKEN}

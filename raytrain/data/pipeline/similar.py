@@ -1,4 +1,4 @@
-"""Near-duplicates: pictures that look the same although their bytes differ, by the distance of perceptual hashes."""
+"""Near-duplicates: images that look the same although their bytes differ, by the distance of perceptual hashes."""
 
 from __future__ import annotations
 
@@ -23,17 +23,15 @@ Hashes = NDArray[np.uint64]
 Positions = NDArray[np.int64]
 
 
-def perceptual_hash(picture: Image.Image) -> int:
-    """Return 64 bits that hardly change when a picture is resized, recompressed or a little brighter: the "pHash" of the DCT.
+def perceptual_hash(image: Image.Image) -> int:
+    """Return 64 bits that hardly change when an image is resized, recompressed or a little brighter: the "pHash" of the DCT.
 
     Luminance at 32x32, its discrete cosine transform, the 8x8 lowest frequencies without those of a row or column alone; a bit
     says whether one is above their median (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions").
-    The picture is averaged over areas, where Zauner blurs it with a 7x7 mean. A flat picture's hash is 0.
+    The image is averaged over areas, where Zauner blurs it with a 7x7 mean. A flat image's hash is 0.
     """
-    light = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=np.float64)
-    waves = (
-        fft.dctn(light, norm="ortho")[1:9, 1:9].round(6).ravel()
-    )  # without rounding a flat picture's bits were noise
+    light = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=np.float64)
+    waves = fft.dctn(light, norm="ortho")[1:9, 1:9].round(6).ravel()  # without rounding a flat image's bits were noise
     return int.from_bytes(np.packbits(waves > np.median(waves)).tobytes())
 
 
@@ -44,7 +42,7 @@ def near_duplicates(hashes: Hashes, distance: int) -> Positions:
     chain of small changes is not dropped as a whole. Exact for every distance of 0 to 63.
 
     Halving: the first half is settled, then the second half is compared with what the first one keeps, then what is left of it
-    is settled by itself. Only kept hashes are ever compared with, so that many copies of few pictures cost little.
+    is settled by itself. Only kept hashes are ever compared with, so that many copies of few images cost little.
     """
     unique, first, copies = np.unique(hashes, return_index=True, return_inverse=True)
     order = np.argsort(first)

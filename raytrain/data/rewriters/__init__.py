@@ -5,9 +5,9 @@ A rewriter module offers
     version(config: CaptionConfig) -> str       changes whenever a rewritten caption may; loads nothing
     load(config: CaptionConfig) -> Rewriter
 and a rewriter
-    rewrite(captions: list[str]) -> list[str | BadPicture]
+    rewrite(captions: list[str]) -> list[str | BadImage]
         One line for each caption, in order, or why this one cannot be rewritten. Many at once are quicker than one by one:
-        give it the captions of many pictures. Whatever is no fault of a caption is raised, as UserError where a person can
+        give it the captions of many images. Whatever is no fault of a caption is raised, as UserError where a person can
         mend it.
 
 It sees captions as they were found or written: trigger, prefix and the like come after it, and the placeholder is a word as any
@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 
 
 class Rewriter(Protocol):
     """A loaded rewriter."""
 
-    def rewrite(self, captions: list[str]) -> list[str | BadPicture]:
+    def rewrite(self, captions: list[str]) -> list[str | BadImage]:
         """Return a caption, or the reason why there is none, for each caption in order."""

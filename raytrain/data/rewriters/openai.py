@@ -1,6 +1,6 @@
 """Captions rewritten by a language model behind an OpenAI-compatible endpoint, vLLM's for instance.
 
-Each caption is one question: the instruction, which may name what the pictures have in common, and the caption.
+Each caption is one question: the instruction, which may name what the images have in common, and the caption.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from pydantic import Field
 
 from raytrain.config.data import CaptionConfig
 from raytrain.data.annotate._chat_endpoint import Endpoint, EndpointOptions
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.data.rewriters import Rewriter
 from raytrain.data.store.schema import content_key
 from raytrain.errors import UserError
 
 PLAIN = (
-    "You are given the caption of a picture. Say the same in one plain sentence of at most 40 words, adding nothing. "
+    "You are given the caption of an image. Say the same in one plain sentence of at most 40 words, adding nothing. "
     "Reply with the sentence alone."
 )
 OF_CONCEPT = (
-    "You are given the caption of a picture. Every picture of the collection shows {concept}, and its name is {placeholder}. "
+    "You are given the caption of an image. Every image of the collection shows {concept}, and its name is {placeholder}. "
     "Rewrite the caption as one sentence of at most 40 words that calls it {placeholder} and does not describe what it always "
     "looks like; keep everything else the caption says, and add nothing. Reply with the sentence alone."
 )
@@ -29,7 +29,7 @@ class Options(EndpointOptions):
     """The endpoint, and what the model is told."""
 
     concept: str = ""
-    """What the pictures have in common, in a few words: "a plush fox with one ear", "ink drawings on yellow paper"."""
+    """What the images have in common, in a few words: "a plush fox with one ear", "ink drawings on yellow paper"."""
     instruction: str = ""
     """What the model is told, {concept}, {placeholder} and {trigger} replaced; default: to say the same in one sentence, and
     with a concept to call it by the placeholder."""
@@ -67,7 +67,7 @@ class _Asking:
         self.options, self.instruction = Options(**config.rewriter_options), instruction(config)
         self.endpoint = Endpoint(self.options, "data.captions.rewriter_options")
 
-    def rewrite(self, captions: list[str]) -> list[str | BadPicture]:
+    def rewrite(self, captions: list[str]) -> list[str | BadImage]:
         """Ask for all captions at once; an empty one stays empty and costs nothing."""
         told = {"role": "system", "content": self.instruction}
         questions = [[told, {"role": "user", "content": caption}] for caption in captions if caption.strip()]

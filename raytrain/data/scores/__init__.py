@@ -1,10 +1,10 @@
-"""Scores of pictures: one a file; the file's name is `kind` of `[[data.quality.scores]]`. A score plug-in is a module with
+"""Scores of images: one a file; the file's name is `kind` of `[[data.quality.scores]]`. A score plug-in is a module with
 
     Options   a Table: the plug-in's own settings (`options` of the score)
     version   ScoreConfig -> str, another one whenever scores may come out differently; loads no model
-    load      ScoreConfig -> Scorer, which keeps its model and is called with batches of pictures
+    load      ScoreConfig -> Scorer, which keeps its model and is called with batches of images
 
-A picture's score does not depend on the others of its batch. `least` and `most` of the config say which scores are kept.
+An image's score does not depend on the others of its batch. `least` and `most` of the config say which scores are kept.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Scorer(Protocol):
-    """Scores pictures, with whatever model it loaded."""
+    """Scores images, with whatever model it loaded."""
 
-    def score(self, pictures: list[Image.Image]) -> list[float]:
-        """Return one score a picture (RGB, as viewed, any sizes); NaN where a picture could not be scored."""
+    def score(self, images: list[Image.Image]) -> list[float]:
+        """Return one score an image (RGB, as viewed, any sizes); NaN where an image could not be scored."""
 
 
 class Kind(Protocol):
@@ -33,7 +33,7 @@ class Kind(Protocol):
     Options: type[Table]
 
     def version(self, config: ScoreConfig) -> str:
-        """Return the hash over all that scores depend on beside the picture."""
+        """Return the hash over all that scores depend on beside the image."""
 
     def load(self, config: ScoreConfig) -> Scorer:
         """Return a scorer; UserError where its model cannot be loaded."""

@@ -1,4 +1,4 @@
-"""Aesthetic rating: how good people would find a picture, predicted by one of two kinds of model.
+"""Aesthetic rating: how good people would find an image, predicted by one of two kinds of model.
 
 Without `head`, `path` is the safetensors file of the ResNet-50 predictor that `evaluate.aesthetic` takes: about 0.1 to 1.
 With `head`, `path` is a CLIP model and `head` a safetensors file of what LAION trained on its embeddings of unit length: a chain
@@ -53,14 +53,14 @@ class _ResNet:
         self.device = pretrained.device()
         self.model = aesthetic.load(config.path, f"path of the score {config.name!r}").to(self.device)
 
-    def score(self, pictures: list[Image.Image]) -> list[float]:
+    def score(self, images: list[Image.Image]) -> list[float]:
         import torch
 
         from raytrain.aesthetic import prepare
 
-        if not pictures:
+        if not images:
             return []
-        pixels = torch.stack([prepare(picture) for picture in pictures])
+        pixels = torch.stack([prepare(image) for image in images])
         with torch.inference_mode():
             return [float(rating) for rating in self.model(pixels.to(self.device)).cpu()]
 
@@ -73,18 +73,18 @@ class _OnClip:
             str(pretrained.folder(config.path)), pretrained.device(), setting=f"path of the score {config.name!r}"
         )
         self.layers = _read_head(head, f"options.head of the score {config.name!r}")
-        wide = self.clip.embed_pictures([Image.new("RGB", (8, 8))]).shape[1]
+        wide = self.clip.embed_images([Image.new("RGB", (8, 8))]).shape[1]
         if self.layers[0][0].shape[1] != wide:
             raise UserError(
                 f"options.head of the score {config.name!r} takes embeddings of {self.layers[0][0].shape[1]} numbers, and "
                 f"CLIP {config.path!r} gives {wide}. Take the CLIP model the head was trained on."
             )
 
-    def score(self, pictures: list[Image.Image]) -> list[float]:
-        return pretrained.scores(pictures, self._scores)
+    def score(self, images: list[Image.Image]) -> list[float]:
+        return pretrained.scores(images, self._scores)
 
-    def _scores(self, pictures: list[Image.Image]) -> list[float]:
-        values = self.clip.embed_pictures(pictures)
+    def _scores(self, images: list[Image.Image]) -> list[float]:
+        values = self.clip.embed_images(images)
         for weight, bias in self.layers:
             values = values @ weight.T + bias
         return [float(value) for value in values[:, 0]]

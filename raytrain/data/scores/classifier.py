@@ -47,13 +47,13 @@ class _Classifier:
             raise unknown(f"label (options.label of the score {config.name!r})", label, labels)
         self.number = labels[label]
 
-    def score(self, pictures: list[Image.Image]) -> list[float]:
-        return pretrained.scores(pictures, self._scores)
+    def score(self, images: list[Image.Image]) -> list[float]:
+        return pretrained.scores(images, self._scores)
 
-    def _scores(self, pictures: list[Image.Image]) -> list[float]:
+    def _scores(self, images: list[Image.Image]) -> list[float]:
         import torch
 
-        pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"].to(self.model.device)
+        pixels = self.processor(images=images, return_tensors="pt")["pixel_values"].to(self.model.device)
         with torch.inference_mode():
             logits = self.model(pixel_values=pixels).logits
         independent = self.model.config.problem_type == "multi_label_classification" or logits.shape[1] == 1

@@ -1,8 +1,8 @@
-"""Sharpness: the variance of the Laplacian, low for blurred pictures (Pech-Pacheco et al. 2000, "Diatom autofocusing").
+"""Sharpness: the variance of the Laplacian, low for blurred images (Pech-Pacheco et al. 2000, "Diatom autofocusing").
 
-Measured on luminance of 0..255 with the picture's area brought to that of a square of `side` pixels, so that pictures of
-different sizes compare: an enlarged small picture is a blurred one. At 512, eight photographs (of people, animals, things, the
-moon) score 65 to 1133, blurred with a radius of 2 pixels 2 to 18; a flat picture 0. Noise counts as sharpness.
+Measured on luminance of 0..255 with the image's area brought to that of a square of `side` pixels, so that images of
+different sizes compare: an enlarged small image is a blurred one. At 512, eight photographs (of people, animals, things, the
+moon) score 65 to 1133, blurred with a radius of 2 pixels 2 to 18; a flat image 0. Noise counts as sharpness.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Options(Table):
     """Settings of the sharpness score."""
 
     side: int = Field(512, ge=16)
-    """Side in pixels of the square whose area pictures are brought to."""
+    """Side in pixels of the square whose area images are brought to."""
 
 
 def version(config: ScoreConfig) -> str:
@@ -40,13 +40,13 @@ class _Sharpness:
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def score(self, pictures: list[Image.Image]) -> list[float]:
-        return [self._one(picture) for picture in pictures]
+    def score(self, images: list[Image.Image]) -> list[float]:
+        return [self._one(image) for image in images]
 
-    def _one(self, picture: Image.Image) -> float:
+    def _one(self, image: Image.Image) -> float:
         import cv2
 
-        scale = self.options.side / math.sqrt(picture.width * picture.height)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        light = np.asarray(picture.convert("L").resize(size, Image.Resampling.LANCZOS))
+        scale = self.options.side / math.sqrt(image.width * image.height)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        light = np.asarray(image.convert("L").resize(size, Image.Resampling.LANCZOS))
         return float(np.var(cv2.Laplacian(light, cv2.CV_64F, ksize=1)))

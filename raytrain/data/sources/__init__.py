@@ -1,7 +1,7 @@
-"""Sources of pictures, a file each. A source names pictures and what is known of them; it opens none.
+"""Sources of images, a file each. A source names images and what is known of them; it opens none.
 
 A plug-in has
-    recognises(source: str) -> bool                            whether `format = "auto"` should read this source with it
+    recognizes(source: str) -> bool                            whether `format = "auto"` should read this source with it
     items(subset: SubsetConfig) -> Iterator[Item | Rejected]   what `subset.source` holds
 It yields as it reads, in the same order every time, and holds at most one folder's names; a bad entry is a `Rejected`, a
 mistake in the source as a whole a `UserError`. It fills in what the source itself says; what the subset says is added here.
@@ -22,16 +22,16 @@ from raytrain.data.sources._seen import Seen
 from raytrain.errors import UserError
 
 ORDER = ("webdataset", "kohya", "parquet", "imagefolder", "caption_files", "table", "archive", "folder")
-"""Who is asked whether it recognises a source: the most specific first."""
+"""Who is asked whether it recognizes a source: the most specific first."""
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield what a subset's source holds, with the subset's own settings added; each `path` once.
 
     Raises:
-        UserError: the source is not there, is of no known format, or holds no picture.
+        UserError: the source is not there, is of no known format, or holds no image.
     """
-    name = subset.format if subset.format != "auto" else recognise(subset.source)
+    name = subset.format if subset.format != "auto" else recognize(subset.source)
     _check_folders(subset)
     attach, seen, refused = _Attach(subset), Seen(), 0
     empty = True
@@ -46,24 +46,24 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
             yield attach(found)
     if empty:
         raise UserError(
-            f"data.source must hold at least one picture, but {subset.source!r}, read as {name!r}, holds none"
+            f"data.source must hold at least one image, but {subset.source!r}, read as {name!r}, holds none"
             f"{f' ({refused} entries were refused)' if refused else ''}. "
-            "There is nothing to prepare; correct data.source or data.format, or add pictures."
+            "There is nothing to prepare; correct data.source or data.format, or add images."
         )
 
 
-def recognise(source: str) -> str:
+def recognize(source: str) -> str:
     """Return the name of the plug-in that reads a source; UserError where none does."""
     if not source:
-        raise UserError("data.source is empty: preparation needs to know where the pictures are. Set data.source.")
+        raise UserError("data.source is empty: preparation needs to know where the images are. Set data.source.")
     if is_web(source):
         raise UserError(
             f"data.source must lie on a disk or in an object store, but {source!r} is a web address. Nothing was fetched; "
-            "download it, or list the addresses of its pictures in a CSV or JSONL file."
+            "download it, or list the addresses of its images in a CSV or JSONL file."
         )
     _tree.top.cache_clear()
     for name in ORDER:
-        if plugins.load("data.sources", name).recognises(source):
+        if plugins.load("data.sources", name).recognizes(source):
             return name
     found = look(absolute(source))
     reason = "of no known format" if found.kind == "file" else found.reason or "no file and no folder"
@@ -77,8 +77,8 @@ def _check_folders(subset: SubsetConfig) -> None:
     for name, folder in (("masks", subset.masks), ("controls", subset.controls)):
         if folder and look(absolute(folder)).kind != "folder":
             raise UserError(
-                f"data.{name} must be a folder with a picture of the same stem for each picture of {subset.source!r}, "
-                f"but {folder!r} is none. No picture would get one; correct the path or leave it out."
+                f"data.{name} must be a folder with an image of the same stem for each image of {subset.source!r}, "
+                f"but {folder!r} is none. No image would get one; correct the path or leave it out."
             )
 
 
@@ -100,14 +100,14 @@ class _Attach:
             control=control,
             repeats=item.repeats * subset.repeats,
             weight=item.weight * subset.weight,
-            regularisation=item.regularisation or subset.regularisation,
+            regularization=item.regularization or subset.regularization,
             prefix=item.prefix or subset.prefix,
             suffix=item.suffix or subset.suffix,
             stamp=" ".join(stamps) if item.stamp else "",
         )
 
     def _layer(self, folder: str, path: str) -> tuple[str, str]:
-        """Return location and stamp of the picture of the same relative stem; an archive's own name may be left out."""
+        """Return location and stamp of the image of the same relative stem; an archive's own name may be left out."""
         if not folder:
             return "", ""
         for relative in (path, path.removeprefix(self.source)):

@@ -1,4 +1,4 @@
-"""Records with a picture's address and captions: which fields hold them, and what they say."""
+"""Records with an image's address and captions: which fields hold them, and what they say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raytrain.data.files.location import absolute, child, is_web, parent, shown,
 from raytrain.data.item import Item, Rejected
 from raytrain.data.sources._rows import Row, rows
 from raytrain.data.sources._seen import Seen
-from raytrain.data.sources._tree import Places, pictures, walk, why_no_file
+from raytrain.data.sources._tree import Places, images, walk, why_no_file
 
 FILES = ("path", "file", "file_name", "filename", "url", "image", "image_path", "image_file", "img", "img_path")
 CAPTIONS = ("text", "caption", "prompt", "captions", "texts")
@@ -55,7 +55,7 @@ class Records:
         self.places = Places()
 
     def items(self, rows: Iterable[Row | Rejected]) -> Iterator[Item | Rejected]:
-        """Yield the items of rows; neighbouring rows of one picture give it several captions."""
+        """Yield the items of rows; neighboring rows of one image give it several captions."""
         for _, same in itertools.groupby(rows, lambda row: self._same(row)):
             group = list(same)
             if isinstance(group[0], Rejected):
@@ -64,7 +64,7 @@ class Records:
                 yield self.item([row for row in group if isinstance(row, Row)])
 
     def item(self, rows: list[Row]) -> Item | Rejected:
-        """Return the picture that these rows name."""
+        """Return the image that these rows name."""
         try:
             file, path = self._locate(value(rows[0].record, FILES))
             texts = tuple(text for row in rows for text in captions(value(row.record, CAPTIONS)))
@@ -96,7 +96,7 @@ class Records:
     def _locate(self, cell: Any) -> tuple[str, str]:
         """Return the file that a cell names, and how it is shown."""
         if not isinstance(cell, str) or not cell.strip():
-            raise ValueError(f"names no picture; needs one of the columns {', '.join(FILES)}")
+            raise ValueError(f"names no image; needs one of the columns {', '.join(FILES)}")
         os.fsencode(cell)  # a lone surrogate, which JSON can spell, is a UnicodeEncodeError: a ValueError
         if "\0" in cell:
             raise ValueError("a path with a NUL")
@@ -120,9 +120,9 @@ class Records:
 def described(
     root: str, is_list: Callable[[str], bool], skip: Collection[str] = (), inside: bool = True
 ) -> Iterator[Item | Rejected]:
-    """Yield what the lists in a tree of folders name, then the pictures there that none names.
+    """Yield what the lists in a tree of folders name, then the images there that none names.
 
-    `is_list` picks the lists by name. Where two lists name a picture, the one of the deeper folder counts.
+    `is_list` picks the lists by name. Where two lists name an image, the one of the deeper folder counts.
     """
     claimed = Seen()
     for folder in walk(root, skip):
@@ -142,6 +142,6 @@ def described(
                     for layer in filter(None, (found.mask, found.control)):
                         claimed.add(layer)
                     yield found
-    for left in pictures(root, skip):
+    for left in images(root, skip):
         if isinstance(left, Rejected) or claimed.add(left.location):
             yield left

@@ -43,7 +43,7 @@ def rows(file: str, title: str) -> Iterator[Row | Rejected]:
             for row in found:
                 yield Rejected(path=title, reason=row) if isinstance(row, str) else row
     except OSError as error:
-        raise UserError(f"The list of pictures {file!r} must be readable: {error}. Nothing of it was used.") from error
+        raise UserError(f"The list of images {file!r} must be readable: {error}. Nothing of it was used.") from error
 
 
 def _csv(opened: IO[bytes]) -> Iterator[Row | str]:

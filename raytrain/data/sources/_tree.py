@@ -1,4 +1,4 @@
-"""Folders of a disk or an object store, listed one at a time, and the pictures with their sidecars in them."""
+"""Folders of a disk or an object store, listed one at a time, and the images with their sidecars in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raytrain.data.files.location import Found, absolute, base_name, child, look
 from raytrain.data.item import Item, Rejected
 from raytrain.errors import UserError
 
-PICTURES = frozenset(
+IMAGES = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl")
 )  # those that cannot be decoded are listed too, so that they are rejected with a reason and not passed over
 SIDECARS = (".txt", ".caption")
@@ -69,9 +69,9 @@ class Folder:
         return next((texts[extension] for extension in extensions if extension in texts), "")
 
 
-def is_picture(name: str) -> bool:
-    """Tell by its extension whether a file should be a picture."""
-    return os.path.splitext(name)[1].lower() in PICTURES
+def is_image(name: str) -> bool:
+    """Tell by its extension whether a file should be an image."""
+    return os.path.splitext(name)[1].lower() in IMAGES
 
 
 def open_folder(file: str) -> Folder:
@@ -93,21 +93,21 @@ def walk(root: str, skip: Collection[str] = ()) -> Iterator[Folder | Rejected]:
     yield from _below(top, os.path.realpath(root), frozenset(skip), entered)
 
 
-def pictures(
+def images(
     root: str, skip: Collection[str] = (), sidecars: Collection[str] = SIDECARS, deep: bool = True
 ) -> Iterator[Item | Rejected]:
-    """Yield the pictures of a folder, and of all below it when `deep`, with their sidecars."""
+    """Yield the images of a folder, and of all below it when `deep`, with their sidecars."""
     for folder in walk(root, skip) if deep else [open_folder(root)]:
         if isinstance(folder, Rejected):
             yield folder
             continue
         for name in folder.files:
-            if is_picture(name):
-                yield from picture(folder, name, sidecars)
+            if is_image(name):
+                yield from image(folder, name, sidecars)
 
 
-def picture(folder: Folder, name: str, sidecars: Collection[str] = SIDECARS) -> Iterator[Item | Rejected]:
-    """Yield the picture of that name in a folder, or why it is none, and what is wrong with its sidecar."""
+def image(folder: Folder, name: str, sidecars: Collection[str] = SIDECARS) -> Iterator[Item | Rejected]:
+    """Yield the image of that name in a folder, or why it is none, and what is wrong with its sidecar."""
     path, found = shown(folder.relative + name), folder.look(name)
     if found.kind != "file":
         yield Rejected(path=path, reason=why_no_file(found))
@@ -156,7 +156,7 @@ class Places:
         return (write(child(parent(file), name)), found.stamp) if found.kind == "file" else ("", "")
 
     def of_stem(self, folder: str, stem: str) -> tuple[str, str]:
-        """Return the location and stamp of the picture of this stem in a folder; empty where there is none."""
+        """Return the location and stamp of the image of this stem in a folder; empty where there is none."""
         listed = self._stems(folder)
         name = listed[1].get(stem) if listed else None
         if listed is None or name is None:
@@ -165,7 +165,7 @@ class Places:
         return (write(child(folder, name)), found.stamp) if found.kind == "file" else ("", "")
 
     def name_of_stem(self, folder: str, stem: str) -> str:
-        """Return the name of the picture of this stem in a folder; "" where there is none."""
+        """Return the name of the image of this stem in a folder; "" where there is none."""
         listed = self._stems(folder)
         return listed[1].get(stem, "") if listed else ""
 
@@ -198,7 +198,7 @@ def _stems(file: str) -> tuple[Folder, dict[str, str]] | None:
     folder = _folder_or_none(file)
     if folder is None:
         return None
-    return folder, {os.path.splitext(name)[0]: name for name in reversed(folder.files) if is_picture(name)}
+    return folder, {os.path.splitext(name)[0]: name for name in reversed(folder.files) if is_image(name)}
 
 
 def _below(top: Folder, root: str, skip: frozenset[str], entered: set[str]) -> Iterator[Folder | Rejected]:

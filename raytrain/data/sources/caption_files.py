@@ -1,11 +1,11 @@
-"""Pictures with one file of all captions beside them, as several trainers write it.
+"""Images with one file of all captions beside them, as several trainers write it.
 
 data.json                       [{"image": "a.png", "text": "a cat"}, ...], also with "conditioning_image"
 captions.json, image_captions.json   {"a.png": "a cat"}; a list is several captions
 captions.csv                    image_path, caption, and perhaps mask_path
 
-The source is the folder, or a JSON file of either form. Paths count from the file's folder and may be absolute. Pictures of the
-folder that are not named are taken too, with the text file beside them; masks and control pictures that are named are not.
+The source is the folder, or a JSON file of either form. Paths count from the file's folder and may be absolute. Images of the
+folder that are not named are taken too, with the text file beside them; masks and control images that are named are not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from raytrain.data.sources._tree import top
 NAMES = ("data.json", "captions.json", "image_captions.json", "captions.csv")
 
 
-def recognises(source: str) -> bool:
+def recognizes(source: str) -> bool:
     """Tell whether the source is a folder with such a file, or a JSON file."""
     names = top(source)
     if names is not None:
@@ -31,7 +31,7 @@ def recognises(source: str) -> bool:
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
-    """Yield the pictures that the file names, then the folder's others."""
+    """Yield the images that the file names, then the folder's others."""
     file = absolute(subset.source)
     if look(file).kind == "file":
         title = shown(base_name(file))

@@ -1,6 +1,6 @@
-"""A folder of pictures and all folders below it, on a disk or in an object store.
+"""A folder of images and all folders below it, on a disk or in an object store.
 
-A picture's caption is the text file beside it of the same stem: `cat.txt`, else `cat.caption`.
+An image's caption is the text file beside it of the same stem: `cat.txt`, else `cat.caption`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._tree import pictures, top
+from raytrain.data.sources._tree import images, top
 
 
-def recognises(source: str) -> bool:
+def recognizes(source: str) -> bool:
     """Tell whether the source is a folder."""
     return top(source) is not None
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
-    """Yield the folder's pictures; its folders of masks and control pictures are left out."""
-    return pictures(absolute(subset.source), [absolute(folder) for folder in (subset.masks, subset.controls) if folder])
+    """Yield the folder's images; its folders of masks and control images are left out."""
+    return images(absolute(subset.source), [absolute(folder) for folder in (subset.masks, subset.controls) if folder])

@@ -1,7 +1,7 @@
-"""The Hugging Face `imagefolder`: pictures in folders, with `metadata.jsonl`, `.csv` or `.parquet` beside or above them.
+"""The Hugging Face `imagefolder`: images in folders, with `metadata.jsonl`, `.csv` or `.parquet` beside or above them.
 
 Its rows have `file_name`, relative to the metadata file, and `text` (or caption, prompt). Splits are folders, each with its own
-metadata or none. Pictures that no row names are taken too, with the text file beside them. Paths that lead out are refused.
+metadata or none. Images that no row names are taken too, with the text file beside them. Paths that lead out are refused.
 `auto` sees metadata in the source itself and in the folders right in it.
 """
 
@@ -18,14 +18,14 @@ from raytrain.data.sources._tree import below, top
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-def recognises(source: str) -> bool:
+def recognizes(source: str) -> bool:
     """Tell whether the source is a folder with metadata in it or in one of its first folders."""
     names = top(source)
     return names is not None and any(_is_metadata(name) for name in (*names[0], *below(source, names[1])))
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
-    """Yield the pictures that metadata names, then the others."""
+    """Yield the images that metadata names, then the others."""
     skip = [absolute(folder) for folder in (subset.masks, subset.controls) if folder]
     return described(absolute(subset.source), _is_metadata, skip)
 

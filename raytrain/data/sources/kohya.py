@@ -1,11 +1,11 @@
 """What kohya's sd-scripts train on: a dataset config in TOML, or a folder of folders named `N_name`.
 
-`10_sks dog/` holds pictures to be shown 10 times an epoch, whose caption is `sks dog` where no text file is beside them. A folder
-of regularisation pictures of that form is a subset of its own, with `regularisation = true`. `auto` recognises such a folder when
-it holds no picture itself and all its folders are so named, with 1 to 999 repeats; `format = "folder"` reads it as any other.
+`10_sks dog/` holds images to be shown 10 times an epoch, whose caption is `sks dog` where no text file is beside them. A folder
+of regularization images of that form is a subset of its own, with `regularization = true`. `auto` recognizes such a folder when
+it holds no image itself and all its folders are so named, with 1 to 999 repeats; `format = "folder"` reads it as any other.
 
 Of the TOML are read, in [general], [[datasets]] and [[datasets.subsets]] (the nearer counts):
-image_dir (pictures right in it; relative to the TOML), num_repeats, caption_extension (default: .caption, then .txt),
+image_dir (images right in it; relative to the TOML), num_repeats, caption_extension (default: .caption, then .txt),
 class_tokens, is_reg, metadata_file, caption_prefix, caption_suffix, conditioning_data_dir. A metadata file is JSON,
 {path: {"caption", "tags"}}, or JSONL, {"image_path", "caption", "tags"}; caption and tags are joined by a comma.
 What says how to train or augment (`IGNORED`) is raytrain's own configuration and is not taken from there. Any other key is
@@ -29,7 +29,7 @@ from raytrain.data.files.location import absolute, base_name, child, look, named
 from raytrain.data.item import Item, Rejected
 from raytrain.data.sources._records import FILES, Records, value
 from raytrain.data.sources._rows import Row, rows
-from raytrain.data.sources._tree import PICTURES, SIDECARS, Places, is_picture, open_folder, pictures, top
+from raytrain.data.sources._tree import IMAGES, SIDECARS, Places, images, is_image, open_folder, top
 from raytrain.errors import UserError, unknown
 
 FOLDER = re.compile(r"([1-9]\d{0,2})_(.+)", re.DOTALL)
@@ -58,16 +58,16 @@ class Subset(Table):
     conditioning_data_dir: str = ""
 
 
-def recognises(source: str) -> bool:
-    """Tell whether the source is a TOML file, or a folder with nothing but folders `N_name` for pictures."""
+def recognizes(source: str) -> bool:
+    """Tell whether the source is a TOML file, or a folder with nothing but folders `N_name` for images."""
     names = top(source)
     if names is None:
         return base_name(absolute(source)).lower().endswith(".toml") and look(absolute(source)).kind == "file"
-    return bool(names[1]) and all(map(FOLDER.fullmatch, names[1])) and not any(map(is_picture, names[0]))
+    return bool(names[1]) and all(map(FOLDER.fullmatch, names[1])) and not any(map(is_image, names[0]))
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
-    """Yield the pictures of all subsets of the config, or of all folders `N_name`."""
+    """Yield the images of all subsets of the config, or of all folders `N_name`."""
     file = absolute(subset.source)
     if look(file).kind == "file":
         for settings in _settings(file):
@@ -112,7 +112,7 @@ def _subset(file: str, settings: dict[str, Any]) -> Subset:
     if not subset.image_dir and not subset.metadata_file:
         raise UserError(
             f"{file!r}: each of [[datasets.subsets]] needs image_dir or metadata_file, got {settings}. "
-            "Its pictures cannot be found; add one of them or remove the subset."
+            "Its images cannot be found; add one of them or remove the subset."
         )
     return subset
 
@@ -127,11 +127,11 @@ def _folder(settings: Subset, base: str) -> Iterator[Item | Rejected]:
     folder = _place(base, settings.image_dir)
     if look(folder).kind != "folder":
         raise UserError(
-            f"image_dir must be a folder with pictures, but {settings.image_dir!r} (read as {folder!r}) is none."
+            f"image_dir must be a folder with images, but {settings.image_dir!r} (read as {folder!r}) is none."
         )
     extensions = (settings.caption_extension,) if settings.caption_extension else tuple(reversed(SIDECARS))
     add = _Add(settings, base)
-    for found in pictures(folder, sidecars=extensions, deep=False):
+    for found in images(folder, sidecars=extensions, deep=False):
         path = f"{shown(settings.image_dir).rstrip('/')}/{found.path}"
         if isinstance(found, Rejected):
             yield found.model_copy(update={"path": path})
@@ -151,9 +151,9 @@ def _metadata(settings: Subset, base: str) -> Iterator[Item | Rejected]:
 
 
 def _row(row: Row, folder: str, places: Places) -> Row:
-    """Join caption and tags; complete a name without extension, as older metadata has it, by the picture of that stem."""
+    """Join caption and tags; complete a name without extension, as older metadata has it, by the image of that stem."""
     file, texts = value(row.record, FILES), [row.record.get(name) for name in ("caption", "text", "tags")]
-    if isinstance(file, str) and os.path.splitext(file)[1].lower() not in PICTURES:
+    if isinstance(file, str) and os.path.splitext(file)[1].lower() not in IMAGES:
         inner, _, stem = file.rpartition("/")
         name = places.name_of_stem(child(folder, inner) if inner else folder, stem)
         file = f"{inner}/{name}" if inner and name else name or file
@@ -178,7 +178,7 @@ class _Add:
         control, stamp = self.places.of_stem(self.controls, stem) if self.controls else (item.control, "")
         return item._replace(
             repeats=settings.num_repeats,
-            regularisation=settings.is_reg,
+            regularization=settings.is_reg,
             prefix=settings.caption_prefix,
             suffix=settings.caption_suffix,
             control=control,

@@ -1,8 +1,8 @@
-"""Parquet files with the pictures in them, as Hugging Face `datasets` writes them: a file, or a folder of such.
+"""Parquet files with the images in them, as Hugging Face `datasets` writes them: a file, or a folder of such.
 
-The picture is the column that the file's Hugging Face features call an Image, else the first struct with `bytes`, else a binary
+The image is the column that the file's Hugging Face features call an Image, else the first struct with `bytes`, else a binary
 column; a struct without bytes names a file beside by its `path`. The caption is in text, caption or prompt (text or a list of
-texts). `mask` and `conditioning_image` (or control) may hold further pictures. A parquet file with a column of web addresses or
+texts). `mask` and `conditioning_image` (or control) may hold further images. A parquet file with a column of web addresses or
 paths instead is read as a table. Row groups are read one at a time, and of those only the captions.
 """
 
@@ -21,21 +21,21 @@ from raytrain.data.files.location import Cell, absolute, base_name, child, look,
 from raytrain.data.item import Item, Rejected
 from raytrain.data.sources._records import CAPTIONS, CONTROLS, FILES, MASKS, Records, captions, field
 from raytrain.data.sources._rows import Row, rows
-from raytrain.data.sources._tree import below, is_picture, top, walk
+from raytrain.data.sources._tree import below, is_image, top, walk
 
 ENDING = ".parquet"
 LARGEST_GROUP = 4 * 2**30
-"""Bytes of one row group's pictures: a reader holds two of them in memory."""
+"""Bytes of one row group's images: a reader holds two of them in memory."""
 
 
-def recognises(source: str) -> bool:
-    """Tell whether the source is a parquet file, or a folder that holds (in itself or one below) such and no pictures."""
+def recognizes(source: str) -> bool:
+    """Tell whether the source is a parquet file, or a folder that holds (in itself or one below) such and no images."""
     names = top(source)
     if names is None:
         return base_name(absolute(source)).endswith(ENDING) and look(absolute(source)).kind == "file"
     files = [*names[0], *below(source, names[1])]
     parquet = [name for name in files if name.endswith(ENDING) and name != "metadata.parquet"]
-    return bool(parquet) and not any(map(is_picture, files))
+    return bool(parquet) and not any(map(is_image, files))
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
@@ -58,37 +58,33 @@ def _file(file: str, title: str, prefix: str) -> Iterator[Item | Rejected]:
         with stream.open_binary(file) as opened:
             source = pq.ParquetFile(opened)
             schema = source.schema_arrow
-            picture = _picture_column(schema)
-            if picture is not None:
-                yield from _groups(source, picture, file, title, prefix)
+            image = _image_column(schema)
+            if image is not None:
+                yield from _groups(source, image, file, title, prefix)
                 return
     except (pa.ArrowInvalid, OSError) as error:
         yield Rejected(path=title, reason=f"no readable parquet file: {error}")
         return
     if field(schema.names, FILES) is None:
-        yield Rejected(path=title, reason=f"has no column of pictures; its columns are {', '.join(schema.names)}")
+        yield Rejected(path=title, reason=f"has no column of images; its columns are {', '.join(schema.names)}")
     else:
         yield from Records(parent(file), title, inside=False, prefix=prefix).items(rows(file, title))
 
 
-def _groups(source: pq.ParquetFile, picture: str, file: str, title: str, prefix: str) -> Iterator[Item | Rejected]:
+def _groups(source: pq.ParquetFile, image: str, file: str, title: str, prefix: str) -> Iterator[Item | Rejected]:
     schema, stamp = source.schema_arrow, look(file).stamp
     caption = field(schema.names, CAPTIONS)
-    columns = {name: _address(schema, name) for name in [picture, *_layers(schema, picture)] if name}
-    path = (
-        f"{picture}.path"
-        if columns[picture] != picture and schema.field(picture).type.get_field_index("path") >= 0
-        else ""
-    )
+    columns = {name: _address(schema, name) for name in [image, *_layers(schema, image)] if name}
+    path = f"{image}.path" if columns[image] != image and schema.field(image).type.get_field_index("path") >= 0 else ""
     beside, number = Records(parent(file), title, inside=True, prefix=prefix), 0
-    mask, control = _layers(schema, picture)
+    mask, control = _layers(schema, image)
     for group in range(source.num_row_groups):
-        sizes = _column_facts(source, group, columns[picture])
+        sizes = _column_facts(source, group, columns[image])
         if sizes[1] > LARGEST_GROUP:
             count = source.metadata.row_group(group).num_rows
             yield Rejected(
                 path=f"{title}/{number}",
-                reason=f"row group {group} ({count} rows) holds {sizes[1]} bytes of pictures, above {LARGEST_GROUP}; "
+                reason=f"row group {group} ({count} rows) holds {sizes[1]} bytes of images, above {LARGEST_GROUP}; "
                 "write the file with smaller row groups",
             )
             number += count
@@ -102,14 +98,14 @@ def _groups(source: pq.ParquetFile, picture: str, file: str, title: str, prefix:
             except ValueError as error:
                 yield Rejected(path=name, reason=str(error))
                 continue
-            if sizes[0] and path:  # the whole group holds no bytes: its pictures are files
-                record = {"path": table[picture][row].as_py()["path"], "text": list(texts)}
+            if sizes[0] and path:  # the whole group holds no bytes: its images are files
+                record = {"path": table[image][row].as_py()["path"], "text": list(texts)}
                 yield beside.item([Row(f"row {number}", record)])
                 continue
             layers = {n: write(file, Cell(group, row, columns[n])) for n in (mask, control) if n}
             yield Item(
                 name,
-                write(file, Cell(group, row, columns[picture])),
+                write(file, Cell(group, row, columns[image])),
                 texts,
                 mask=layers.get(mask, ""),
                 control=layers.get(control, ""),
@@ -117,7 +113,7 @@ def _groups(source: pq.ParquetFile, picture: str, file: str, title: str, prefix:
             )
 
 
-def _picture_column(schema: pa.Schema) -> str | None:
+def _image_column(schema: pa.Schema) -> str | None:
     described: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = described.get("info", {}).get("features") or {}
     holding = [
@@ -125,13 +121,13 @@ def _picture_column(schema: pa.Schema) -> str | None:
     ]
     named = [name for name in holding if (features.get(name) or {}).get("_type") == "Image"]
     structs = [name for name in holding if pa.types.is_struct(schema.field(name).type)]
-    usual = field(holding, (*FILES, "bytes", "jpg", "png", "webp", "picture", "image_bytes"))
+    usual = field(holding, (*FILES, "bytes", "jpg", "png", "webp", "image", "image_bytes"))
     found = [*named, *structs, *([usual] if usual else []), *holding]
     return found[0] if found else None
 
 
-def _layers(schema: pa.Schema, picture: str) -> tuple[str, str]:
-    holding = [name for name in schema.names if _holds_bytes(schema.field(name).type) and name != picture]
+def _layers(schema: pa.Schema, image: str) -> tuple[str, str]:
+    holding = [name for name in schema.names if _holds_bytes(schema.field(name).type) and name != image]
     return field(holding, MASKS) or "", field(holding, CONTROLS) or ""
 
 

@@ -1,8 +1,8 @@
-"""A table of pictures: CSV, TSV or JSONL, a picture a row, in a file on a disk or in an object store.
+"""A table of images: CSV, TSV or JSONL, an image a row, in a file on a disk or in an object store.
 
-The picture is in the column path, file, file_name, filename, url or image: a path (from the table's folder), a URI or a web
-address. The caption is in text, caption or prompt; in JSONL a list is several captions, as are neighbouring rows of the same
-picture. A local picture without a caption takes the text file beside it. mask and conditioning_image (or control) are layers.
+The image is in the column path, file, file_name, filename, url or image: a path (from the table's folder), a URI or a web
+address. The caption is in text, caption or prompt; in JSONL a list is several captions, as are neighboring rows of the same
+image. A local image without a caption takes the text file beside it. mask and conditioning_image (or control) are layers.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from raytrain.data.sources._rows import rows
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
-def recognises(source: str) -> bool:
+def recognizes(source: str) -> bool:
     """Tell whether the source is a file of that kind."""
     return base_name(absolute(source)).lower().endswith(ENDINGS) and look(absolute(source)).kind == "file"
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
-    """Yield the pictures of the table's rows, in their order."""
+    """Yield the images of the table's rows, in their order."""
     file = absolute(subset.source)
     title = shown(base_name(file))
     yield from Records(parent(file), title, inside=False).items(rows(file, title))

@@ -1,8 +1,8 @@
 """WebDataset: tar shards whose consecutive members of one key, `0001.jpg 0001.json 0001.txt`, are one sample.
 
-The source is a folder of shards, one shard, a pattern with `*`, or one with braces: `train-{000..009}.tar`. A sample's picture
-is its first member with a picture's extension; its caption is the member `txt` (or `caption`), else text, caption or prompt of
-the member `json`, else the member `cls` where that is a word. `mask.png` and `control.png` are its mask and control picture.
+The source is a folder of shards, one shard, a pattern with `*`, or one with braces: `train-{000..009}.tar`. A sample's image
+is its first member with an image's extension; its caption is the member `txt` (or `caption`), else text, caption or prompt of
+the member `json`, else the member `cls` where that is a word. `mask.png` and `control.png` are its mask and control image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raytrain.data.files.location import absolute, base_name, child, look, paren
 from raytrain.data.item import Item, Rejected
 from raytrain.data.sources._archives import Member, is_archive, members
 from raytrain.data.sources._records import CAPTIONS, captions, value
-from raytrain.data.sources._tree import Folder, is_picture, top, walk
+from raytrain.data.sources._tree import Folder, is_image, top, walk
 from raytrain.errors import UserError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -31,12 +31,12 @@ LOOKED_AT = 50
 METADATA_BYTES = 2**20
 
 
-def recognises(source: str) -> bool:
+def recognizes(source: str) -> bool:
     """Tell whether the source is a pattern of tars, or a tar (or a folder of tars) with a `json` or `cls` among the first."""
     if _is_pattern(source):
         return ".tar" in source or ".tgz" in source
     names = top(source)
-    if names is not None and any(map(is_picture, names[0])):
+    if names is not None and any(map(is_image, names[0])):
         return False
     if names is None and not (_is_shard(base_name(absolute(source))) and look(absolute(source)).kind == "file"):
         return False
@@ -77,7 +77,7 @@ def _samples(file: str, title: str) -> Iterator[Item | Rejected]:
 
 
 def _entries(file: str, title: str, refused: list[Rejected]) -> Iterator[_Entry]:
-    for member in members(file, title, lambda name: is_picture(name) or name.endswith(TEXTS)):
+    for member in members(file, title, lambda name: is_image(name) or name.endswith(TEXTS)):
         if isinstance(member, Rejected):
             refused.append(member)
             continue
@@ -89,11 +89,9 @@ def _entries(file: str, title: str, refused: list[Rejected]) -> Iterator[_Entry]
 
 def _item(file: str, path: str, stamp: str, sample: dict[str, _Entry]) -> Iterator[Item | Rejected]:
     place = {extension: write(file, entry.member.part) for extension, entry in sample.items()}
-    layers = {
-        name: next((place[e] for e in place if e.startswith(name) and is_picture(f"x.{e}")), "") for name in LAYERS
-    }
-    picture = next((e for e in sample if is_picture(f"x.{e}") and not e.startswith(LAYERS)), None)
-    if picture is None:
+    layers = {name: next((place[e] for e in place if e.startswith(name) and is_image(f"x.{e}")), "") for name in LAYERS}
+    image = next((e for e in sample if is_image(f"x.{e}") and not e.startswith(LAYERS)), None)
+    if image is None:
         return
     texts: tuple[str, ...] = ()
     try:
@@ -101,8 +99,8 @@ def _item(file: str, path: str, stamp: str, sample: dict[str, _Entry]) -> Iterat
     except ValueError as error:
         yield Rejected(path=f"{path}.json", reason=f"its caption cannot be read: {error}")
     yield Item(
-        f"{path}.{shown(picture)}",
-        place[picture],
+        f"{path}.{shown(image)}",
+        place[image],
         texts,
         caption_file=place.get("txt", place.get("caption", "")),
         mask=layers["mask."],

@@ -46,7 +46,7 @@ def _sort_facts(sql: Any, folder: str, columns: Sequence[str]) -> Iterator[pa.Ta
     counts = ", ".join(f"count(*) FILTER (store = '{store}') AS \"{store}\"" for store in columns)
     found = sql.sql(f"""
         SELECT w.bucket, w.row_key, w.id, w.split, r.path, r.location, r.original_height, r.original_width,
-               w.repeats, w.weight, w.regularisation, r.scores, r.captions, {", ".join(f'c."{store}"' for store in columns)}
+               w.repeats, w.weight, w.regularization, r.scores, r.captions, {", ".join(f'c."{store}"' for store in columns)}
         FROM whole w JOIN rows r USING (row_key) JOIN (SELECT row_key, {counts} FROM pieces GROUP BY row_key) c USING (row_key)
         {_ORDER}""")
     uri = storage.join(folder, "facts.parquet")

@@ -2,7 +2,7 @@
 
     <dataset>/<column>/bucket=<W>x<H>/<hash>.parquet   arrays made of images, by content address: latents, mask, control
     <dataset>/<column>/<hash>.parquet                  arrays made of captions: text, tokens
-    <dataset>/notes/<hash>.parquet                     what captioners and scorers said, by version and picture
+    <dataset>/notes/<hash>.parquet                     what captioners and scorers said, by version and image
     <dataset>/catalog/<hash>.parquet                   what looking at each source file found, by its stamp
     <dataset>/rows/bucket=<W>x<H>/<hash>.parquet       rows of a snapshot: which arrays make a row
     <dataset>/rejected/<hash>.parquet                  path, rule and reason of everything a snapshot left out
@@ -43,7 +43,7 @@ _HASH, _SIZE = pa.binary(32), pa.int32()
 ROWS = pa.schema({
     "row_key": _HASH, "id": _HASH, "split": pa.string(), "path": pa.string(), "location": pa.string(),
     "captions": pa.list_(pa.string()), "original_height": _SIZE, "original_width": _SIZE,
-    "repeats": pa.int32(), "weight": pa.float32(), "regularisation": pa.bool_(), "scores": pa.list_(pa.float64()),
+    "repeats": pa.int32(), "weight": pa.float32(), "regularization": pa.bool_(), "scores": pa.list_(pa.float64()),
 })  # fmt: skip
 """What is known of a snapshot's rows, which are sorted by id in each bucket. `row_key`: hash over all that the row is made of."""
 

@@ -28,8 +28,8 @@ _PIECES = """
 """
 _WHOLE = """
     CREATE TEMP TABLE whole AS
-    SELECT r.row_key, r.bucket, r.id, r.repeats, r.weight, r.regularisation, CASE
-      WHEN NOT r.regularisation AND ('0x' || substr(hex(r.id), 1, 8))::BIGINT < $limit THEN $held_out ELSE $train END AS split
+    SELECT r.row_key, r.bucket, r.id, r.repeats, r.weight, r.regularization, CASE
+      WHEN NOT r.regularization AND ('0x' || substr(hex(r.id), 1, 8))::BIGINT < $limit THEN $held_out ELSE $train END AS split
     FROM rows r JOIN (SELECT row_key FROM pieces GROUP BY row_key HAVING count(place) = count(*)) USING (row_key)
 """
 _REJECTED = """
@@ -116,24 +116,24 @@ def _unexplained(sql: Any) -> int:
 def _correct_split(sql: Any, fraction: float) -> None:
     """Keep small sets usable.
 
-    A picture is held out when the first 32 bits of its hash, as a share of 2^32, are below `fraction`, so that adding
-    pictures moves no other; regularisation pictures never are. Where there are two pictures or more and none falls below,
+    An image is held out when the first 32 bits of its hash, as a share of 2^32, are below `fraction`, so that adding
+    images moves no other; regularization images never are. Where there are two images or more and none falls below,
     the smallest hash is held out; where all do, the largest is trained on.
     """
-    pictures, out, least, most = sql.execute(
+    images, out, least, most = sql.execute(
         f"SELECT count(*), count(*) FILTER (split = '{HELD_OUT}'), min(id), max(id) "
-        "FROM (SELECT id, min(split) AS split FROM whole WHERE NOT regularisation GROUP BY id)"
+        "FROM (SELECT id, min(split) AS split FROM whole WHERE NOT regularization GROUP BY id)"
     ).fetchall()[0]
-    if fraction > 0 and pictures > 1 and out in (0, pictures):
+    if fraction > 0 and images > 1 and out in (0, images):
         lone, side = (least, HELD_OUT) if out == 0 else (most, TRAIN)
         sql.execute(
-            "UPDATE whole SET split = $side WHERE id = $lone AND NOT regularisation", {"side": side, "lone": lone}
+            "UPDATE whole SET split = $side WHERE id = $lone AND NOT regularization", {"side": side, "lone": lone}
         )
 
 
 def _balance(sql: Any) -> None:
-    """Raise the repeats of regularisation rows until an epoch shows as many of them as of the others (kohya's rule)."""
-    shown = f"SELECT coalesce(sum(repeats), 0) FROM whole WHERE split = '{TRAIN}' AND regularisation = $other"
+    """Raise the repeats of regularization rows until an epoch shows as many of them as of the others (kohya's rule)."""
+    shown = f"SELECT coalesce(sum(repeats), 0) FROM whole WHERE split = '{TRAIN}' AND regularization = $other"
     own, [other] = (
         sql.execute(shown, {"other": False}).fetchall()[0][0],
         sql.execute(shown, {"other": True}).fetchall()[0],
@@ -141,7 +141,7 @@ def _balance(sql: Any) -> None:
     if other and own > other:
         sql.execute("""
             UPDATE whole SET repeats = repeats * $whole + CASE WHEN ranks.place <= $rest THEN repeats ELSE 0 END
-            FROM (SELECT row_key, sum(repeats) OVER (ORDER BY id, bucket) AS place FROM whole WHERE regularisation) ranks
+            FROM (SELECT row_key, sum(repeats) OVER (ORDER BY id, bucket) AS place FROM whole WHERE regularization) ranks
             WHERE ranks.row_key = whole.row_key
         """, {"whole": int(own // other), "rest": int(own % other)})  # fmt: skip
 
@@ -211,7 +211,7 @@ def _buckets(sql: Any) -> dict[str, BucketCount]:
 
 
 def _fingerprint(sql: Any) -> str:
-    """Return the sha256 over every row's address, split, repeats and weight, in the order of bucket and picture."""
+    """Return the sha256 over every row's address, split, repeats and weight, in the order of bucket and image."""
     found = sql.sql(f"""
         SELECT row_key, split = '{HELD_OUT}' AS held_out, repeats, weight FROM whole ORDER BY bucket, id""")
     digest = hashlib.sha256()

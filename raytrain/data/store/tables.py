@@ -43,19 +43,19 @@ def _columns(**types: Any) -> Any:
 
 _PLACE = {"path": TEXT, "location": TEXT, "mask": TEXT, "control": TEXT}
 _HASHES = {"id": KEY, "mask_id": KEY, "control_id": KEY}
-_SHARE = {"repeats": SHORT, "weight": REAL, "regularisation": FLAG}
+_SHARE = {"repeats": SHORT, "weight": REAL, "regularization": FLAG}
 _WORDS = {"prefix": TEXT, "suffix": TEXT, "captions": TEXTS}
 
 ITEMS = _columns(key=KEY, number=LONG, **_PLACE, caption_file=TEXT, **_WORDS, **_SHARE)
-"""One line for each picture the sources list; `number` is its place in the listing, `key` the address of its look."""
+"""One line for each image the sources list; `number` is its place in the listing, `key` the address of its look."""
 
 LOOKS = _columns(
     key=KEY, reason=TEXT, **_HASHES, width=SHORT, height=SHORT, transparent=FLAG, appearance=pa.uint64(), texts=TEXTS
 )
-"""What looking at a picture found: content hashes, size as viewed, whether it needs a background, its captions, its perceptual
+"""What looking at an image found: content hashes, size as viewed, whether it needs a background, its captions, its perceptual
 hash, or why it is broken."""
 
-PICTURES = _columns(
+IMAGES = _columns(
     number=LONG,
     **_HASHES,
     **_PLACE,
@@ -66,23 +66,23 @@ PICTURES = _columns(
     **_SHARE,
     scores=REALS,
     quality=REAL,
-    centre=REALS,
+    center=REALS,
 )
-"""The pictures that go into the dataset, each content once, with what was said of them: scores in the order of
-[[data.quality.scores]], the one that quality tags read, and the centre of the mask as (x, y) fractions."""
+"""The images that go into the dataset, each content once, with what was said of them: scores in the order of
+[[data.quality.scores]], the one that quality tags read, and the center of the mask as (x, y) fractions."""
 
-NEEDED = PICTURES.append(pa.field("key", KEY))
-"""Pictures that still need a note, and its address."""
+NEEDED = IMAGES.append(pa.field("key", KEY))
+"""Images that still need a note, and its address."""
 
 NOTES = _columns(key=KEY, id=KEY, maker=TEXT, texts=TEXTS, numbers=REALS)
-"""What a captioner or scorer said of a picture, by the content address of (its version, the picture); `maker` is its name,
+"""What a captioner or scorer said of an image, by the content address of (its version, the image); `maker` is its name,
 weights, prompt and version as JSON."""
 
 ROWS = _columns(
     row_key=KEY, number=LONG, **_HASHES, bucket=TEXT, **_PLACE, original_height=SHORT, original_width=SHORT, **_SHARE,
     scores=REALS, captions=TEXTS,
 )  # fmt: skip
-"""One line for each row of the dataset: a picture in one bucket. `row_key` is the hash of all the row is made of."""
+"""One line for each row of the dataset: an image in one bucket. `row_key` is the hash of all the row is made of."""
 
 ARRAYS = _columns(row_key=KEY, store=TEXT, version=SHORT, key=KEY, input=TEXT, crop_top=SHORT, crop_left=SHORT)
 """The arrays a row is made of. `store` is the column, `version` counts those of one column, `input` is the transform of the image

@@ -22,9 +22,9 @@ from raytrain.errors import UserError
 
 BUCKET = pa.field("bucket", pa.string())
 EXAMPLES = 3
-"""Rejected pictures shown for each rule."""
+"""Rejected images shown for each rule."""
 LEAST_ID = 6
-"""Digits of a picture's hash that are enough to name it."""
+"""Digits of an image's hash that are enough to name it."""
 
 
 Row = dict[str, Any]
@@ -121,7 +121,7 @@ def _left_out(dataset: str, manifest: Manifest) -> Iterator[RenderableType]:
         own = examples.setdefault(row["rule"], [])
         if len(own) < EXAMPLES:
             own.append(f"{shown(row['path'])}: {row['reason']}")
-    grid = Grid("left out by rule", "pictures", "the first of them")
+    grid = Grid("left out by rule", "images", "the first of them")
     for rule, count in sorted(counts.items()):
         grid.add_row(rule, f"{count:,}", escape("\n".join(examples[rule])))
     yield grid
@@ -129,7 +129,7 @@ def _left_out(dataset: str, manifest: Manifest) -> Iterator[RenderableType]:
 
 
 def find_rows(dataset: str, manifest: Manifest, name: str) -> list[Row]:
-    """Return the rows of a picture, one for each of its buckets, by its path or the first digits of its hash.
+    """Return the rows of an image, one for each of its buckets, by its path or the first digits of its hash.
 
     Raises UserError where there is none, and says why it was left out, or what comes near.
     """
@@ -151,7 +151,7 @@ def find_rows(dataset: str, manifest: Manifest, name: str) -> list[Row]:
         ).fetchall()
     hint = f" Did you mean {near[0][0]!r}?" if near else ""
     raise UserError(
-        f"Snapshot {manifest.number} of {dataset!r} has no row {name!r}.{hint} Give a picture's path as the source "
+        f"Snapshot {manifest.number} of {dataset!r} has no row {name!r}.{hint} Give an image's path as the source "
         f"lists it, or at least the first {LEAST_ID} digits of the sha256 of its file."
     )
 
@@ -169,9 +169,9 @@ def everything(row: Row, manifest: Manifest) -> RenderableType:
         "id": row["id"].hex(),
         "location": row["location"],
         "captions": "\n".join(row["captions"] or ()) or "(none)",
-        "picture": f"{row['original_width']}x{row['original_height']}",
+        "image": f"{row['original_width']}x{row['original_height']}",
         "bucket": row["bucket"],
-        "split": row["split"] + (", regularisation" if row["regularisation"] else ""),
+        "split": row["split"] + (", regularization" if row["regularization"] else ""),
         "repeats": str(row["repeats"]),
         "weight": f"{row['weight']:g}",
         "scores": "\n".join(

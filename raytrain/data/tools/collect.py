@@ -1,6 +1,6 @@
 """Free what no kept snapshot needs, while preparations may be going on. Killed at any moment, every kept snapshot stays whole.
 
-Deleted are shards, rows and lists of rejected pictures that no snapshot names, and the working files of preparations that
+Deleted are shards, rows and lists of rejected images that no snapshot names, and the working files of preparations that
 were killed; never a file younger than `older_than` hours, since a running preparation may have written it. The catalog and
 the notes lose nothing: where they are many small parts, one large part takes their place. See `leaving` for the order.
 """

@@ -19,7 +19,7 @@ from raytrain.data.store.schema import Manifest
 from raytrain.data.tools.browse import open_snapshot, rows_table, shown
 
 _PAIRED_BY = (("id", "bucket"), ("path", "bucket"), ("id",), ("path",))
-"""What makes two rows the same one, the surest first: a picture in its bucket, then a file whose content changed, a picture
+"""What makes two rows the same one, the surest first: an image in its bucket, then a file whose content changed, an image
 that went to another bucket, and a file whose content and bucket changed."""
 _PAIR = """
     INSERT INTO pairs
@@ -30,14 +30,14 @@ _PAIR = """
     SELECT o.number, n.number FROM o JOIN n USING ({keys}, place)
 """
 _KINDS = {
-    "picture": "o.id <> n.id",
+    "image": "o.id <> n.id",
     "bucket": "o.bucket <> n.bucket",
     "path": "o.path <> n.path",
     "captions": "o.captions IS DISTINCT FROM n.captions",
     "split": "o.split <> n.split",
     "repeats": "o.repeats <> n.repeats",
     "weight": "o.weight <> n.weight",
-    "regularisation": "o.regularisation <> n.regularisation",
+    "regularization": "o.regularization <> n.regularization",
     "scores": "o.scores IS DISTINCT FROM n.scores",
 }
 """What can differ between the two rows of a pair; beside it, each column: other cuts, other augmented versions, another VAE."""
@@ -87,7 +87,7 @@ def difference(dataset: str, old: str, new: str, first: int = 10) -> Difference:
             sql.register(f"{side}_rows", rows_table(dataset, manifest))
             sql.execute(f"""
                 CREATE TEMP TABLE {side} AS SELECT row_number() OVER () AS number, row_key, id, bucket, path, captions,
-                split, repeats, weight, regularisation, scores FROM {side}_rows""")
+                split, repeats, weight, regularization, scores FROM {side}_rows""")
         sql.execute("CREATE TEMP TABLE pairs (old BIGINT, new BIGINT)")
         for keys in _PAIRED_BY:
             sql.execute(_PAIR.format(keys=", ".join(keys)))
@@ -140,7 +140,7 @@ def _first(sql: Any, table: str, limit: int, kinds: str) -> tuple[Change, ...]:
 
 
 def _compare_arrays(sql: Any, dataset: str, sides: Mapping[str, Manifest], stored: str) -> None:
-    """Write the table `arrays`: of pairs that show the same picture in the same bucket, the columns whose arrays differ.
+    """Write the table `arrays`: of pairs that show the same image in the same bucket, the columns whose arrays differ.
 
     Rows of one address are made of the same arrays. Of the others the content addresses are compared; a place says too
     little, since two preparations at once may have stored one array twice.

@@ -1,6 +1,6 @@
-"""A page of what training sees: some pictures of every bucket as they were cut, with captions, masks and all versions.
+"""A page of what training sees: some images of every bucket as they were cut, with captions, masks and all versions.
 
-No model is needed: each picture is read where it was prepared from and cut again, and a cut is shown only if the content
+No model is needed: each image is read where it was prepared from and cut again, and a cut is shown only if the content
 address that follows from it is that of the stored array. So the page shows the pixels the VAE was given, or says why not.
 """
 
@@ -23,8 +23,8 @@ from raytrain import storage
 from raytrain.config.data import DataConfig
 from raytrain.data import buckets
 from raytrain.data.columns import CONTROL, MASK
+from raytrain.data.image.image import BadImage
 from raytrain.data.image.opening import opened
-from raytrain.data.image.picture import BadPicture
 from raytrain.data.image.transform import Placement, Transform, pixels, transforms
 from raytrain.data.store import tables
 from raytrain.data.store.fingerprint import address, prefix
@@ -36,7 +36,7 @@ LATENTS = "latents"
 """The column whose cuts are shown."""
 PER_BUCKET = 12
 LARGE, SMALL = 512, 160
-"""Longest side in pixels at which a picture and its further versions are drawn; larger ones are shrunk for the page."""
+"""Longest side in pixels at which an image and its further versions are drawn; larger ones are shrunk for the page."""
 THREADS = 4
 _SAMPLE = """
     SELECT * EXCLUDE (place) FROM (SELECT *, row_number() OVER (PARTITION BY bucket, split ORDER BY id) AS place FROM rows)
@@ -46,11 +46,11 @@ _SAMPLE = """
 
 @dataclass
 class Version:
-    """One stored version of a picture."""
+    """One stored version of an image."""
 
     name: str
     uri: str
-    """The picture as a data URI; empty where it could not be drawn again."""
+    """The image as a data URI; empty where it could not be drawn again."""
     width: int = 0
     height: int = 0
 
@@ -62,7 +62,7 @@ class Shown:
     row: Row
     versions: list[Version] = field(default_factory=list)
     mask: str = ""
-    """Where the loss does not count, as a data URI of a picture with transparency."""
+    """Where the loss does not count, as a data URI of an image with transparency."""
     control: str = ""
     problem: str = ""
 
@@ -72,7 +72,7 @@ def write_gallery(
 ) -> str:
     """Write the page (default: `<dataset>/preview.html`) and return where it is; `seed` is that of the dataset's config.
 
-    Raises UserError where none of the pictures can be read any more.
+    Raises UserError where none of the images can be read any more.
     """
     manifest = open_snapshot(dataset, which)
     data = DataConfig.model_validate(manifest.settings)
@@ -84,7 +84,7 @@ def write_gallery(
         found = list(pool.map(lambda row: _Drawer(dataset, manifest, data, seed).draw(row), rows))
     if not any(one.versions for one in found):
         raise UserError(
-            f"None of the {len(found)} pictures to show can be read where they were prepared from, the first "
+            f"None of the {len(found)} images to show can be read where they were prepared from, the first "
             f"({shown(found[0].row['path'])}) because: {found[0].problem}. Bring the source back, or prepare again."
         )
     uri = target or storage.join(dataset, "preview.html")
@@ -101,9 +101,9 @@ class _Drawer:
             self.prefixes = [prefix(LATENTS, manifest.columns[LATENTS], background) for background in backgrounds]
 
     def draw(self, row: Row) -> Shown:
-        """Read a row's picture and cut its versions again."""
+        """Read a row's image and cut its versions again."""
         found = opened(row, self.data, alpha=False, mask=False, control=False)
-        if isinstance(found, BadPicture):
+        if isinstance(found, BadImage):
             return Shown(row, problem=str(found))
         result, bucket = Shown(row), bucket_size(row["bucket"])
         candidates = {one.to_json(): one for one in self._candidates(row)}
@@ -113,12 +113,12 @@ class _Drawer:
             if transform is None:
                 result.versions.append(Version("not drawn: made with another seed or other settings", ""))
                 continue
-            image = Image.fromarray(pixels(found.picture, transform, bucket))
-            result.versions.append(Version(_name(transform, number), *_picture(image, SMALL if number else LARGE)))
+            image = Image.fromarray(pixels(found.image, transform, bucket))
+            result.versions.append(Version(_name(transform, number), *_image(image, SMALL if number else LARGE)))
         if (mask := self._layer(row, MASK)) is not None:
             result.mask = _veil(mask)
         if (control := self._layer(row, CONTROL)) is not None:
-            result.control = _picture(Image.fromarray(control.transpose(1, 2, 0)), SMALL)[0]
+            result.control = _image(Image.fromarray(control.transpose(1, 2, 0)), SMALL)[0]
         return result
 
     def _layer(self, row: Row, name: str) -> np.ndarray | None:
@@ -138,7 +138,7 @@ class _Drawer:
         return None
 
     def _fits(self, row: Row) -> list[buckets.Fit]:
-        """Return how the picture may have been resized for its bucket: by the rule, or just covering it."""
+        """Return how the image may have been resized for its bucket: by the rule, or just covering it."""
         wanted, config = bucket_size(row["bucket"]), self.data.buckets
         alone = config.model_copy(update={"sizes": (wanted,), "resolutions": (), "upscale": True})
         rules = (alone,) if buckets.needs_mean(config) else (config, alone)
@@ -187,13 +187,13 @@ def _value(dataset: str, path: str, row: int, name: str) -> bytes:
 
 def _name(transform: Transform, number: int) -> str:
     parts = ["extended"] if transform.inset else []
-    parts += ["other colours"] if transform.colour else []
+    parts += ["other colors"] if transform.color else []
     parts += ["mirrored"] if transform.flip else []
     return ", ".join(parts) or (f"cut {number + 1}" if number else "as it is")
 
 
-def _picture(image: Image.Image, longest: int) -> tuple[str, int, int]:
-    """Return a picture as a data URI, and its size."""
+def _image(image: Image.Image, longest: int) -> tuple[str, int, int]:
+    """Return an image as a data URI, and its size."""
     if max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return _uri(image, "WEBP", quality=90), *image.size

@@ -1,9 +1,9 @@
-"""Hand a dataset on: its pictures and captions as a folder that the `datasets` library loads and the hub takes.
+"""Hand a dataset on: its images and captions as a folder that the `datasets` library loads and the hub takes.
 
     imagefolder   <folder>/train/<id>.png ... train/metadata.jsonl, the same under test/ for what is held out
     parquet       <folder>/data/train-00000-<hash>.parquet with a column `image` of the struct {bytes, path}
 
-Formats: https://huggingface.co/docs/datasets/image_dataset, https://huggingface.co/docs/hub/datasets-cards. Pictures are the
+Formats: https://huggingface.co/docs/datasets/image_dataset, https://huggingface.co/docs/hub/datasets-cards. Images are the
 source files' own bytes, checked against the content hash they were prepared from. The card, README.md, is written last;
 run again, what is there is kept.
 """
@@ -29,9 +29,9 @@ from raytrain import __version__, storage
 from raytrain.config.base import Table
 from raytrain.config.data import DataConfig
 from raytrain.data.files.fetch import Fetcher
-from raytrain.data.image import kinds, picture
+from raytrain.data.image import image, kinds
+from raytrain.data.image.image import BadImage
 from raytrain.data.image.opening import ahead
-from raytrain.data.image.picture import BadPicture
 from raytrain.data.store import tables
 from raytrain.data.store.schema import HELD_OUT, TRAIN, Manifest
 from raytrain.data.tools.browse import open_snapshot, rows_table, shown
@@ -40,24 +40,24 @@ from raytrain.errors import UserError
 SPLITS = {TRAIN: "train", HELD_OUT: "test"}
 CARD, MARK = "README.md", ".raytrain-publish.json"
 READERS = 8
-"""Pictures read at a time."""
+"""Images read at a time."""
 SHARD_BYTES = 400 * 2**20
-"""Picture bytes of one parquet shard, about; the hub suggests less than 500 MB."""
+"""Image bytes of one parquet shard, about; the hub suggests less than 500 MB."""
 SHARD_ROWS = 50_000
 PROBED = 64
-"""Pictures whose mean size decides how many go into a shard."""
+"""Images whose mean size decides how many go into a shard."""
 FOLDER_FILES = 5000
-"""A split with more pictures has folders named by the first two digits of their hash; the hub takes 10,000 files a folder."""
+"""A split with more images has folders named by the first two digits of their hash; the hub takes 10,000 files a folder."""
 ROW_GROUP = 100
 """Rows of a parquet row group: what the hub's viewer reads at once."""
 ENDINGS = {"PNG": "png", "JPEG": "jpg", "WebP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tiff"}
 """Formats that stay as they are, and the ending of their files; any other becomes PNG, since imagefolder lists no such file."""
 _OURS = re.compile(r"(train|test)/([0-9a-f]{2}/)?[0-9a-f]{64}\.\w+|data/(train|test)-\d{5}-[0-9a-f]{16}\.parquet")
-_PICTURES = """
+_IMAGES = """
     SELECT id, first(path ORDER BY bucket) AS path, first(location ORDER BY bucket) AS location,
            first(captions ORDER BY bucket) AS captions, first(scores ORDER BY bucket) AS scores,
            first(original_width ORDER BY bucket) AS width, first(original_height ORDER BY bucket) AS height,
-           max(repeats) AS repeats, max(weight) AS weight, bool_or(regularisation) AS regularisation
+           max(repeats) AS repeats, max(weight) AS weight, bool_or(regularization) AS regularization
     FROM rows WHERE split = $split GROUP BY id ORDER BY id
 """
 
@@ -67,20 +67,20 @@ class Published(Table):
 
     folder: str
     format: str
-    pictures: dict[str, int]
-    """Split -> pictures."""
+    images: dict[str, int]
+    """Split -> images."""
     kept: int
-    """Pictures that were there already."""
+    """Images that were there already."""
 
 
-class _Gone(Exception):  # noqa: N818 - a verdict on one picture
-    """A picture that cannot be handed on, and why."""
+class _Gone(Exception):  # noqa: N818 - a verdict on one image
+    """An image that cannot be handed on, and why."""
 
 
 def publish(dataset: str, folder: str, which: str = "latest", format: str = "imagefolder") -> Published:
-    """Write a snapshot's pictures, each once, with their captions; memory does not grow with the dataset.
+    """Write a snapshot's images, each once, with their captions; memory does not grow with the dataset.
 
-    Raises UserError when the folder holds something else, cannot be written, or pictures are gone or have changed; what
+    Raises UserError when the folder holds something else, cannot be written, or images are gone or have changed; what
     was written stays for the next try, but there is no card.
     """
     manifest = open_snapshot(dataset, which)
@@ -91,11 +91,11 @@ def publish(dataset: str, folder: str, which: str = "latest", format: str = "ima
     with tables.database() as sql:
         sql.register("rows", rows_table(dataset, manifest))
         for split, name in SPLITS.items():
-            sql.execute("DROP TABLE IF EXISTS pictures")
-            sql.execute(f"CREATE TEMP TABLE pictures AS {_PICTURES}", {"split": split})
-            count = int(sql.execute("SELECT count(*) FROM pictures").fetchall()[0][0])
+            sql.execute("DROP TABLE IF EXISTS images")
+            sql.execute(f"CREATE TEMP TABLE images AS {_IMAGES}", {"split": split})
+            count = int(sql.execute("SELECT count(*) FROM images").fetchall()[0][0])
             if count:
-                ordered = sql.sql("SELECT * FROM pictures ORDER BY id").to_arrow_reader(1024)
+                ordered = sql.sql("SELECT * FROM images ORDER BY id").to_arrow_reader(1024)
                 writer.write(name, count, (row for batch in ordered for row in batch.to_pylist()))
     if writer.gone:
         raise UserError(_missing(writer.gone, manifest))
@@ -105,11 +105,11 @@ def publish(dataset: str, folder: str, which: str = "latest", format: str = "ima
     for name in {*SPLITS.values()} - {*writer.counts} if format == "imagefolder" else SPLITS.values():
         storage.remove(storage.join(folder, name, "metadata.jsonl"))
     storage.write_bytes(storage.join(folder, CARD), _card(manifest, format, writer.counts).encode())
-    return Published(folder=folder, format=format, pictures=writer.counts, kept=writer.kept)
+    return Published(folder=folder, format=format, images=writer.counts, kept=writer.kept)
 
 
 class _Writer:
-    """What both formats share: reading a picture, and remembering what was written and what is gone."""
+    """What both formats share: reading an image, and remembering what was written and what is gone."""
 
     def __init__(self, folder: str, manifest: Manifest) -> None:
         self.folder = folder
@@ -123,7 +123,7 @@ class _Writer:
         self.kept = 0
 
     def read(self, row: dict[str, Any]) -> tuple[str, bytes]:
-        """Return a picture's file name and bytes; raises _Gone."""
+        """Return an image's file name and bytes; raises _Gone."""
         try:
             content = self.fetcher.read(row["location"])
             if hashlib.sha256(content).digest() != row["id"]:
@@ -131,25 +131,25 @@ class _Writer:
             ending = ENDINGS.get(kinds.own(content))
             if ending is None:
                 content, ending = _as_png(content, self.data), "png"
-        except (BadPicture, OSError) as error:
+        except (BadImage, OSError) as error:
             raise _Gone(str(error)) from error
         return f"{row['id'].hex()}.{ending}", content
 
     def facts(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the columns beside the picture."""
+        """Return the columns beside the image."""
         captions = row["captions"] or []
         facts = {"text": next(iter(captions), ""), "captions": captions, "path": row["path"]}
-        facts |= {name: row[name] for name in ("width", "height", "repeats", "weight", "regularisation")}
+        facts |= {name: row[name] for name in ("width", "height", "repeats", "weight", "regularization")}
         return facts | dict(zip((f"score_{name}" for name in self.scores), row["scores"] or (), strict=False))
 
     def fail(self, row: dict[str, Any], error: _Gone) -> None:
-        """Remember a picture that is gone."""
+        """Remember an image that is gone."""
         self.gone.append((row["path"], str(error)))
 
 
 class _Imagefolder(_Writer):
     def write(self, split: str, count: int, rows: Iterator[dict[str, Any]]) -> None:
-        """Write the pictures of a split, then its metadata.jsonl, a line for each."""
+        """Write the images of a split, then its metadata.jsonl, a line for each."""
         names = {PurePosixPath(path).stem: path for path in self.there if path.startswith(f"{split}/")}
         self.counts[split] = count
 
@@ -185,7 +185,7 @@ class _Imagefolder(_Writer):
 
 class _Parquet(_Writer):
     def write(self, split: str, count: int, rows: Iterator[dict[str, Any]]) -> None:
-        """Write the pictures of a split in shards named by what they hold."""
+        """Write the images of a split in shards named by what they hold."""
         self.counts[split] = count
         with ThreadPoolExecutor(READERS) as pool:
             probe = list(itertools.islice(rows, PROBED))
@@ -229,11 +229,11 @@ class _Parquet(_Writer):
                 raise _Gone
 
     def _schema(self) -> pa.Schema:
-        """Return the columns; their metadata is how the `datasets` library knows a picture."""
+        """Return the columns; their metadata is how the `datasets` library knows an image."""
         columns: dict[str, Any] = {"image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "id": pa.string()}
         columns |= {"text": pa.string(), "captions": pa.list_(pa.string()), "path": pa.string()}
         columns |= {"width": pa.int32(), "height": pa.int32(), "repeats": pa.int32(), "weight": pa.float32()}
-        columns |= {"regularisation": pa.bool_()} | {f"score_{name}": pa.float64() for name in self.scores}
+        columns |= {"regularization": pa.bool_()} | {f"score_{name}": pa.float64() for name in self.scores}
         names = {
             pa.string(): "string",
             pa.int32(): "int32",
@@ -263,7 +263,7 @@ def _write_parquet(path: str, groups: Iterator[pa.Table], schema: pa.Schema) -> 
 
 def _as_png(content: bytes, data: DataConfig) -> bytes:
     buffer = io.BytesIO()
-    picture.decode(content, data.max_pixels, data.background).save(buffer, "PNG")
+    image.decode(content, data.max_pixels, data.background).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -279,7 +279,7 @@ def _check_folder(folder: str) -> None:
 def _missing(gone: list[tuple[str, str]], manifest: Manifest) -> str:
     first = "\n".join(f"  {shown(path)}: {reason}" for path, reason in gone[:5])
     return (
-        f"{len(gone)} of the pictures of snapshot {manifest.number} cannot be read where they were prepared from:\n{first}\n"
+        f"{len(gone)} of the images of snapshot {manifest.number} cannot be read where they were prepared from:\n{first}\n"
         "There is no card, so the folder is not published; what was written is kept. Bring the files back, or run "
         "`raytrain prepare` so that a snapshot has only what is there, then publish again."
     )

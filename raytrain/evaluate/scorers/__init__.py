@@ -2,11 +2,11 @@
 
     BETTER  "higher" or "lower"
     LABEL   the name people read
-    score   Subject -> list[float], one value a sample (a picture, or a held-out picture)
+    score   Subject -> list[float], one value a sample (an image, or a held-out image)
 
 The mean of the values is the score, their spread gives its interval, so a scorer never averages by itself. Sample i
-means the same for every subject of one config (same prompt and seed, same held-out picture): comparisons are paired.
-An empty list says "not applicable" (one picture has no diversity) and leaves the scorer out of the report.
+means the same for every subject of one config (same prompt and seed, same held-out image): comparisons are paired.
+An empty list says "not applicable" (one image has no diversity) and leaves the scorer out of the report.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ BATCH = 16
 
 
 def score(subject: Subject) -> list[float]:
-    """Return N ratings of about 0.1 to 1, one a picture."""
+    """Return N ratings of about 0.1 to 1, one an image."""
     ratings: list[float] = []
-    for start in range(0, len(subject.pictures), BATCH):
-        pixels = torch.stack([prepare(picture) for picture in subject.pictures[start : start + BATCH]])
+    for start in range(0, len(subject.images), BATCH):
+        pixels = torch.stack([prepare(image) for image in subject.images[start : start + BATCH]])
         with torch.inference_mode():
             ratings += [float(v) for v in subject.judges.aesthetic(pixels.to(subject.judges.device)).cpu()]
     return ratings

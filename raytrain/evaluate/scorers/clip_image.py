@@ -1,4 +1,4 @@
-"""Training alignment: how much each picture resembles the training pictures, its mean CLIP cosine with them.
+"""Training alignment: how much each image resembles the training images, its mean CLIP cosine with them.
 
 High is what style training wants; high together with low text alignment or diversity is overfitting.
 """
@@ -9,11 +9,11 @@ from raytrain.evaluate.scorers import Better
 from raytrain.evaluate.subject import Subject
 
 BETTER: Better = "higher"
-LABEL = "Training-picture alignment"
+LABEL = "Training-image alignment"
 
 
 def score(subject: Subject) -> list[float]:
-    """Return N values, one a picture; their mean is the mean cosine over all N x R pairs."""
-    if not subject.pictures or not len(subject.reference_embeddings):
+    """Return N values, one an image; their mean is the mean cosine over all N x R pairs."""
+    if not subject.images or not len(subject.reference_embeddings):
         return []
-    return [float(v) for v in (subject.picture_embeddings @ subject.reference_embeddings.T).mean(dim=1)]
+    return [float(v) for v in (subject.image_embeddings @ subject.reference_embeddings.T).mean(dim=1)]

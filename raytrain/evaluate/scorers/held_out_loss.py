@@ -1,4 +1,4 @@
-"""Held-out loss: the denoising loss on pictures kept out of training, always with the same noise and timesteps."""
+"""Held-out loss: the denoising loss on images kept out of training, always with the same noise and timesteps."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ LABEL = "Held-out loss"
 
 
 def score(subject: Subject) -> list[float]:
-    """Return one loss a held-out picture; empty where the subject brings no denoiser."""
+    """Return one loss a held-out image; empty where the subject brings no denoiser."""
     return [float(v) for v in subject.held_out()] if subject.held_out else []

@@ -161,7 +161,7 @@ def _text(value: object) -> str:
 
 
 def _hashes(tensors: Mapping[str, Tensor], training: Mapping[str, str]) -> dict[str, str]:
-    """Return the hashes by which web UIs recognise the file, computed as if it held the `ss_` metadata alone."""
+    """Return the hashes by which web UIs recognize the file, computed as if it held the `ss_` metadata alone."""
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=dict(training))
     start = 8 + int.from_bytes(content[:8], "little")
     whole = hashlib.sha256(content[start:]).hexdigest()

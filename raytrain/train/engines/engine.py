@@ -208,7 +208,7 @@ def build(
     micro_batch: int,
     groups: Mapping[str, Group] = NO_GROUPS,
 ) -> Engine:
-    """Return the engine for `slots` pictures per worker and step, `micro_batch` of them at a time.
+    """Return the engine for `slots` images per worker and step, `micro_batch` of them at a time.
 
     `groups` says how weights whose names begin with a prefix are trained otherwise than the config has it.
     """

@@ -43,7 +43,7 @@ def diverged(run: Run, step: Step, draws: Columns, rate: float, loss: float, nor
     found = checkpoint.listing(run.config.output)
     kept = f"The last checkpoint, {found[-1]}, is from before it." if found else "There is no checkpoint yet."
     what = f"loss became {loss}" if not math.isfinite(loss) else f"gradient's norm became {norm}"
-    rows = f" (pictures {', '.join(sorted({identity[:12] for identity in bad}))})" if bad else ""
+    rows = f" (images {', '.join(sorted({identity[:12] for identity in bad}))})" if bad else ""
     return Diverged(
         f"The {what} at step {step.number + 1} (learning rate {rate:.3g}, bucket {step.bucket}){rows}; training stopped before "
         f"the optimizer used it. What it saw is in {path}.json and .safetensors. {kept} "

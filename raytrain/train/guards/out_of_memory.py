@@ -1,4 +1,4 @@
-"""When a step does not fit the memory: the same pictures, fewer at a time."""
+"""When a step does not fit the memory: the same images, fewer at a time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def kernel_kills() -> int:
 
 
 def micro_batch(config: Config, world: int) -> int:
-    """Return how many pictures a worker takes at a time: what the config asks for, or fewer where that did not fit."""
+    """Return how many images a worker takes at a time: what the config asks for, or fewer where that did not fit."""
     slots, path = -(-config.train.global_batch // world), storage.join(config.output, FILE)
     fits = storage.read_json(path)["micro_batch"] if storage.exists(path) else slots
     return min(config.train.micro_batch or slots, int(fits), slots)

@@ -1,4 +1,4 @@
-"""Pictures and scores on a Ray actor of their own, while training goes on: `train.beside = true`.
+"""Images and scores on a Ray actor of their own, while training goes on: `train.beside = true`.
 
 The first worker hands over a copy of what learns, with its step, and goes on. The actor is busy with one step at a time; one
 more may wait, and a newer replaces it. What arrives is recorded under the step it belongs to, at the latest at the run's end.
@@ -25,7 +25,7 @@ from raytrain.data.loading.read import Dataset
 from raytrain.errors import UserError
 from raytrain.model import Model
 from raytrain.startup import quiet
-from raytrain.train.hooks.pictures import Pictures
+from raytrain.train.hooks.images import Images
 from raytrain.train.record import notices
 from raytrain.train.run import Run, load_model
 
@@ -44,10 +44,10 @@ class Request:
 
     step: int
     weights: dict[str, np.ndarray]
-    pictures: bool = False
+    images: bool = False
     scorers: tuple[str, ...] = ()
     losses: list[float] = field(default_factory=list)
-    """Of the held-out pictures."""
+    """Of the held-out images."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Maker:
         """Draw and score with the weights of a request."""
         # Loaded here and not in `__init__`, where Ray would hide which error it was.
         self._model.load({name: torch.tensor(value) for name, value in request.weights.items()})
-        sheet = self._pictures.write(request.step) if request.pictures else None
-        scores = self._pictures.score(request.step, request.scorers, request.losses) if request.scorers else {}
+        sheet = self._images.write(request.step) if request.images else None
+        scores = self._images.score(request.step, request.scorers, request.losses) if request.scorers else {}
         return Made(sheet, scores)
 
     @cached_property
@@ -83,9 +83,9 @@ class Maker:
         return load_model(self._config, self._device)
 
     @cached_property
-    def _pictures(self) -> Pictures:
+    def _images(self) -> Images:
         tell = partial(notices.tell, self._config.output)
-        return Pictures(self._config, Dataset.of(self._config), self._model, self._device, tell)
+        return Images(self._config, Dataset.of(self._config), self._model, self._device, tell)
 
 
 class Beside:
@@ -105,12 +105,12 @@ class Beside:
         self._actor: Any = None
         self._thread = ThreadPoolExecutor(1, "beside")  # everything that takes time, so that no step waits for it
 
-    def want_pictures(self) -> None:
-        """Have this step's validation pictures made."""
-        self._wanted["pictures"] = True
+    def want_images(self) -> None:
+        """Have this step's validation images made."""
+        self._wanted["images"] = True
 
     def want_scores(self, scorers: Sequence[str], losses: list[float]) -> None:
-        """Have this step judged by some scorers; `losses` are those of the held-out pictures."""
+        """Have this step judged by some scorers; `losses` are those of the held-out images."""
         if scorers:
             self._wanted |= {"scorers": tuple(scorers), "losses": losses}
 
@@ -184,7 +184,7 @@ class Beside:
             self._actor = None
             raise
         if made.sheet is not None and self._run.log is not None:
-            self._run.log.picture(request.step, "samples", made.sheet)
+            self._run.log.image(request.step, "samples", made.sheet)
         return made
 
     def _start(self) -> Any:
@@ -207,12 +207,12 @@ class Beside:
 
 
 def notes(output: str) -> list[str]:
-    """Say of which steps of a run no pictures or scores were made, and why; a line for each reason."""
+    """Say of which steps of a run no images or scores were made, and why; a line for each reason."""
     uri = storage.join(output, NOTES)
     found: dict[str, list[str]] = {}
     for step, why in (storage.read_json(uri) if storage.exists(uri) else {}).items():
         found.setdefault(why, []).append(step)
-    return [f"The pictures or scores of step {', '.join(steps)} are missing: {why}" for why, steps in found.items()]
+    return [f"The images or scores of step {', '.join(steps)} are missing: {why}" for why, steps in found.items()]
 
 
 def _kept(run: Run) -> dict[str, str]:
@@ -237,7 +237,7 @@ def _check_room(train: TrainConfig, world: int) -> None:
 
     if not ray.is_initialized():
         raise UserError(
-            "train.beside = true makes pictures and scores on a Ray actor, but this process is not connected to Ray, so "
+            "train.beside = true makes images and scores on a Ray actor, but this process is not connected to Ray, so "
             "there is none to be had. Train with `raytrain train`, or set train.beside = false."
         )
     there = ray.cluster_resources()

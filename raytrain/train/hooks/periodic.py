@@ -1,4 +1,4 @@
-"""Everything periodic in a run: log, held-out loss, validation pictures, scores, checkpoints; each a hook with a period."""
+"""Everything periodic in a run: log, held-out loss, validation images, scores, checkpoints; each a hook with a period."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from raytrain import held_out
 from raytrain.config.period import Every
 from raytrain.train.hooks.beside import Beside
-from raytrain.train.hooks.pictures import WITHOUT_PICTURES, Pictures, needs_pictures
+from raytrain.train.hooks.images import WITHOUT_IMAGES, Images, needs_images
 from raytrain.train.run import Run
 
 Report = Callable[[dict[str, float]], None]
@@ -53,14 +53,14 @@ def _hooks(run: Run, report: Report | None, beside: Beside | None) -> list[Hook]
     """Return the hooks in the order they run; the checkpoint is last, so that it holds the others' metrics."""
     train = run.config.train
     tell = {"tell": run.tell} if run.leads else {}
-    pictures = Pictures(run.config, run.dataset, run.model, run.device, **tell)
+    images = Images(run.config, run.dataset, run.model, run.device, **tell)
     hooks = []
     if train.held_out_every.number or not train.score_every.number:
         hooks.append(Hook("held_out", held_out_loss, train.held_out_every, at_start=True))
     if train.sample_every.number or not train.score_every.number:
-        hooks.append(Hook("sample", lambda run: _sample(run, pictures, beside), train.sample_every, at_start=True))
+        hooks.append(Hook("sample", lambda run: _sample(run, images, beside), train.sample_every, at_start=True))
     if train.score_every.number:
-        hooks.append(Hook("score", lambda run: _score(run, pictures, beside, report), train.score_every))
+        hooks.append(Hook("score", lambda run: _score(run, images, beside, report), train.score_every))
     if beside is not None:
         hooks.append(Hook("beside", beside.turn, Every(1), at_start=True))
     return [*hooks, Hook("log", _send, train.log_every), Hook("checkpoint", Run.save, train.checkpoint_every)]
@@ -73,29 +73,29 @@ def held_out_loss(run: Run) -> None:
         run.record({"held_out_loss": sum(losses) / len(losses)})
 
 
-def _sample(run: Run, pictures: Pictures, beside: Beside | None) -> None:
-    """Write validation pictures; every worker draws where weights are sharded."""
+def _sample(run: Run, images: Images, beside: Beside | None) -> None:
+    """Write validation images; every worker draws where weights are sharded."""
     if beside is not None:
-        beside.want_pictures()
+        beside.want_images()
     elif run.leads:
-        sheet = pictures.write(run.step)
+        sheet = images.write(run.step)
         if run.log is not None:
-            run.log.picture(run.step, "samples", sheet)
+            run.log.image(run.step, "samples", sheet)
     elif run.engine.sharded:
-        pictures.draw(run.step)
+        images.draw(run.step)
 
 
-def _score(run: Run, pictures: Pictures, beside: Beside | None, report: Report | None) -> None:
+def _score(run: Run, images: Images, beside: Beside | None, report: Report | None) -> None:
     """Record the scorers' means and hand them to `report`; what is scored beside the run arrives later, unreported."""
     losses = _held_out_losses(run)
     scorers = run.config.evaluate.scorers
-    here = [name for name in scorers if beside is None or name in WITHOUT_PICTURES]
+    here = [name for name in scorers if beside is None or name in WITHOUT_IMAGES]
     values: dict[str, float] = {}
     if run.leads:
-        values = pictures.score(run.step, here, losses)
+        values = images.score(run.step, here, losses)
         run.record(values)
-    elif run.engine.sharded and needs_pictures(here):
-        pictures.draw(run.step)
+    elif run.engine.sharded and needs_images(here):
+        images.draw(run.step)
     if beside is not None:
         beside.want_scores([name for name in scorers if name not in here], losses)
     if report is not None:

@@ -78,7 +78,7 @@ def audit(config: Config) -> Audit:
         broken += _departures(trodden, dataset, ledger, min(steps, ledger.total_steps))
     held_out = _held_out_trained_on(dataset, trained)
     if held_out:
-        broken.append(f"{held_out} held-out pictures were trained on")
+        broken.append(f"{held_out} held-out images were trained on")
     return Audit(
         output=config.output,
         steps=steps,
@@ -176,7 +176,7 @@ def _departures(trodden: pa.Table, dataset: Dataset, ledger: Ledger, steps: int)
 
 
 def _held_out_trained_on(dataset: Dataset, trained: dict[str, np.ndarray]) -> int:
-    """Return how many held-out pictures are, by content, among those trained on, in whatever bucket."""
+    """Return how many held-out images are, by content, among those trained on, in whatever bucket."""
     out = {row.tobytes() for bucket in dataset.manifest.buckets for row in dataset.index(bucket, HELD_OUT).ids}
     found: set[bytes] = set()
     for bucket, shown in trained.items():

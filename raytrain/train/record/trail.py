@@ -24,7 +24,7 @@ SCHEMA = pa.schema([
     ("id", pa.uint64()), ("occurrence", pa.int32()),
 ])  # fmt: skip
 """`launch` is when the workers began, in nanoseconds since 1970, and `start` the steps that were done then; `id` the first
-eight bytes of the picture's, `occurrence` how often it had been trained on before."""
+eight bytes of the image's, `occurrence` how often it had been trained on before."""
 
 
 class Trail:

@@ -15,7 +15,7 @@ RULES = plugins.names("data.buckets")
 
 
 def bucket_of(width: int, height: int, config: BucketConfig, mean: float | None = None) -> tuple[int, int]:
-    """The one bucket of a picture."""
+    """The one bucket of an image."""
     ((bucket, _),) = fits(width, height, config, mean)
     return bucket
 
@@ -81,7 +81,7 @@ def test_kohya_with_enlarging() -> None:
     assert fits(1500, 1000, config) == (Fit((640, 384), (640, 427)),)
     # 300x200 is enlarged; the same shape.
     assert fits(300, 200, config) == (Fit((640, 384), (640, 427)),)
-    # A picture of a bucket's own size stays as it is, although 1024x256 = 4 is no closer than itself.
+    # An image of a bucket's own size stays as it is, although 1024x256 = 4 is no closer than itself.
     assert fits(320, 704, config) == (Fit((320, 704), (320, 704)),)
 
 
@@ -228,14 +228,14 @@ def test_listed_sizes_replace_those_of_every_rule(rule: str) -> None:
     assert bucket_of(500, 400, config) == (640, 512)
 
 
-def test_several_resolutions_as_far_as_the_picture_reaches() -> None:
+def test_several_resolutions_as_far_as_the_image_reaches() -> None:
     config = BucketConfig(resolutions=(1024, 512, 768))
     assert [fit.bucket for fit in fits(1024, 1024, config)] == [(512, 512), (768, 768), (1024, 1024)]
     assert [fit.bucket for fit in fits(1023, 1024, config)] == [(512, 512), (768, 768)]
     assert [fit.bucket for fit in fits(100, 100, config)] == [(512, 512)]
 
 
-def test_without_enlarging_a_small_picture_takes_the_largest_bucket_it_covers() -> None:
+def test_without_enlarging_a_small_image_takes_the_largest_bucket_it_covers() -> None:
     config = BucketConfig(sizes=((256, 256), (512, 256), (512, 512)), upscale=False)
     assert fits(511, 511, config) == (Fit((256, 256), (256, 256)),)
     assert fits(600, 400, config) == (Fit((512, 256), (512, 341)),)

@@ -1,4 +1,4 @@
-"""Pictures that differ, and a folder with tiny weights for each captioner that has weights."""
+"""Images that differ, and a folder with tiny weights for each captioner that has weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from raytrain import plugins
 
 
 @pytest.fixture(scope="session")
-def pictures() -> list[Image.Image]:
-    """Five pictures of different sizes, modes and content."""
+def images() -> list[Image.Image]:
+    """Five images of different sizes, modes and content."""
     noise = np.random.default_rng(0).integers(0, 255, (48, 70, 3), dtype=np.uint8)
     return [
         Image.new("RGB", (50, 40), "red"),

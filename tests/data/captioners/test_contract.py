@@ -13,7 +13,7 @@ from PIL import Image
 from raytrain import plugins
 from raytrain.config.base import Table
 from raytrain.config.data import CaptionConfig
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 
 NAMES = plugins.names("data.captioners")
 LOCAL = [name for name in NAMES if plugins.load("data.captioners", name).NEEDS_PATH]
@@ -36,23 +36,23 @@ def test_a_path_is_demanded_where_it_is_needed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOCAL)
-def test_pictures_are_captioned_in_order_the_same_in_any_batch(
-    name: str, folder: Callable[[str], str], pictures: list[Image.Image]
+def test_images_are_captioned_in_order_the_same_in_any_batch(
+    name: str, folder: Callable[[str], str], images: list[Image.Image]
 ) -> None:
     config = CaptionConfig(captioner=name, path=folder(name), max_new_tokens=6)
     captioner = plugins.load("data.captioners", name).load(config)
-    captions = captioner.caption(pictures)
-    assert [type(caption) for caption in captions] == [str] * len(pictures)
-    assert len(set(captions)) > 1, "tiny weights must tell the pictures apart, or this test sees no order"
-    assert captions == [captioner.caption([picture])[0] for picture in pictures]
-    assert captioner.caption(pictures[::-1]) == captions[::-1]
+    captions = captioner.caption(images)
+    assert [type(caption) for caption in captions] == [str] * len(images)
+    assert len(set(captions)) > 1, "tiny weights must tell the images apart, or this test sees no order"
+    assert captions == [captioner.caption([image])[0] for image in images]
+    assert captioner.caption(images[::-1]) == captions[::-1]
     assert captioner.caption([]) == []
     assert all(caption == " ".join(caption.split()) for caption in captions)
 
 
 @pytest.mark.parametrize("name", LOCAL)
-def test_a_picture_that_cannot_be_read_is_no_caption_and_no_abort(
-    name: str, folder: Callable[[str], str], pictures: list[Image.Image]
+def test_a_image_that_cannot_be_read_is_no_caption_and_no_abort(
+    name: str, folder: Callable[[str], str], images: list[Image.Image]
 ) -> None:
     class Torn(Image.Image):
         def convert(self, *arguments: Any, **settings: Any) -> Image.Image:
@@ -60,10 +60,10 @@ def test_a_picture_that_cannot_be_read_is_no_caption_and_no_abort(
 
     config = CaptionConfig(captioner=name, path=folder(name), max_new_tokens=4)
     captioner = plugins.load("data.captioners", name).load(config)
-    good, torn, other = captioner.caption([pictures[0], Torn(), pictures[1]])
-    assert isinstance(torn, BadPicture)
+    good, torn, other = captioner.caption([images[0], Torn(), images[1]])
+    assert isinstance(torn, BadImage)
     assert "truncated" in str(torn)
-    assert [good, other] == captioner.caption(pictures[:2])
+    assert [good, other] == captioner.caption(images[:2])
 
 
 def test_checking_a_config_imports_no_model_library() -> None:

@@ -27,7 +27,7 @@ from transformers import (
 from raytrain import plugins
 from raytrain.config.data import CaptionConfig
 from raytrain.data.captioners import _tiny, blip, chat_vlm, vit_gpt2
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.errors import UserError
 
 NAMES = ["blip", "blip2", "git", "vit_gpt2", "florence2", "chat_vlm"]
@@ -42,24 +42,24 @@ MODELS: dict[str, Any] = {
 BEAMS = {"num_beams": 5, "max_new_tokens": 7}
 
 
-def written(name: str, path: str, pictures: list[Image.Image], **settings: Any) -> list[str | BadPicture]:
+def written(name: str, path: str, images: list[Image.Image], **settings: Any) -> list[str | BadImage]:
     config = CaptionConfig(captioner=name, path=path, **{**BEAMS, **settings})
-    captions: list[str | BadPicture] = plugins.load("data.captioners", name).load(config).caption(pictures)
+    captions: list[str | BadImage] = plugins.load("data.captioners", name).load(config).caption(images)
     return captions
 
 
-def reference(name: str, path: str, picture: Image.Image, dtype: torch.dtype = torch.float32) -> str:
-    """Caption one picture with transformers alone."""
-    picture = picture.convert("RGB")
+def reference(name: str, path: str, image: Image.Image, dtype: torch.dtype = torch.float32) -> str:
+    """Caption one image with transformers alone."""
+    image = image.convert("RGB")
     if name == "florence2":
         processor = Florence2Processor.from_pretrained(path)
-        inputs = processor(images=picture, text="<MORE_DETAILED_CAPTION>", return_tensors="pt")
+        inputs = processor(images=image, text="<MORE_DETAILED_CAPTION>", return_tensors="pt")
     elif name == "chat_vlm":
         processor = LlavaNextProcessor.from_pretrained(path)
         asked = f"[INST] <image> {chat_vlm.PROMPT} [/INST]"
-        inputs = processor(images=picture, text=asked, return_tensors="pt")
+        inputs = processor(images=image, text=asked, return_tensors="pt")
     else:
-        inputs = AutoImageProcessor.from_pretrained(path)(images=picture, return_tensors="pt")
+        inputs = AutoImageProcessor.from_pretrained(path)(images=image, return_tensors="pt")
     model = MODELS[name].from_pretrained(path, dtype=dtype).eval()
     inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
     with torch.no_grad():
@@ -72,17 +72,17 @@ def reference(name: str, path: str, picture: Image.Image, dtype: torch.dtype = t
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_caption_is_what_the_library_generates(
-    name: str, folder: Callable[[str], str], pictures: list[Image.Image]
+    name: str, folder: Callable[[str], str], images: list[Image.Image]
 ) -> None:
-    captions = written(name, folder(name), pictures)
-    assert captions == [reference(name, folder(name), picture) for picture in pictures]
+    captions = written(name, folder(name), images)
+    assert captions == [reference(name, folder(name), image) for image in images]
     assert any(captions)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_half_precision_is_the_library_s(name: str, folder: Callable[[str], str], pictures: list[Image.Image]) -> None:
-    [caption] = written(name, folder(name), pictures[1:2], options={"precision": "bf16"})
-    assert caption == reference(name, folder(name), pictures[1], torch.bfloat16)
+def test_half_precision_is_the_library_s(name: str, folder: Callable[[str], str], images: list[Image.Image]) -> None:
+    [caption] = written(name, folder(name), images[1:2], options={"precision": "bf16"})
+    assert caption == reference(name, folder(name), images[1], torch.bfloat16)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,29 +109,29 @@ def test_the_version_follows_weights_prompt_and_settings(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_drawn_captions_belong_to_the_picture_and_the_seed(
-    name: str, folder: Callable[[str], str], pictures: list[Image.Image]
+def test_drawn_captions_belong_to_the_image_and_the_seed(
+    name: str, folder: Callable[[str], str], images: list[Image.Image]
 ) -> None:
     config = CaptionConfig(captioner=name, path=folder(name), options={"sample": True, "temperature": 3.0, "seed": 3})
     captioner = plugins.load("data.captioners", name).load(config)
     state = torch.random.get_rng_state()
-    captions = captioner.caption(pictures)
+    captions = captioner.caption(images)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert captions == captioner.caption(pictures[::-1])[::-1]
-    assert captions != written(name, folder(name), pictures, options={"sample": True, "temperature": 3.0})
+    assert captions == captioner.caption(images[::-1])[::-1]
+    assert captions != written(name, folder(name), images, options={"sample": True, "temperature": 3.0})
 
 
-def test_blip_continues_its_prompt(folder: Callable[[str], str], pictures: list[Image.Image]) -> None:
-    captions = written("blip", folder("blip"), pictures, prompt="a red star")
+def test_blip_continues_its_prompt(folder: Callable[[str], str], images: list[Image.Image]) -> None:
+    captions = written("blip", folder("blip"), images, prompt="a red star")
     assert all(str(caption).startswith("a red star") for caption in captions)
 
 
 @pytest.mark.parametrize("name", ["blip2", "git", "chat_vlm", "florence2"])
 def test_a_question_changes_the_answer_and_is_no_part_of_it(
-    name: str, folder: Callable[[str], str], pictures: list[Image.Image]
+    name: str, folder: Callable[[str], str], images: list[Image.Image]
 ) -> None:
-    plain = written(name, folder(name), pictures)
-    asked = written(name, folder(name), pictures, prompt="what is this star on the red circle ?")
+    plain = written(name, folder(name), images)
+    asked = written(name, folder(name), images, prompt="what is this star on the red circle ?")
     assert asked != plain
     assert not any("what is this star" in str(caption) for caption in asked)
 
@@ -186,17 +186,17 @@ def test_a_path_that_is_neither_folder_nor_hub_id_is_one_message(path: str) -> N
         blip.version(CaptionConfig(captioner="blip", path=path))
 
 
-def test_a_processor_with_videos_does_without_torchvision(pictures: list[Image.Image], tmp_path: Path) -> None:
+def test_a_processor_with_videos_does_without_torchvision(images: list[Image.Image], tmp_path: Path) -> None:
     _tiny.write_qwen2_vl(str(tmp_path), seed=0)
     config = CaptionConfig(captioner="chat_vlm", path=str(tmp_path), **BEAMS)
     captioner = chat_vlm.load(config)
-    captions = captioner.caption([*pictures, Image.new("RGB", (600, 2))])
-    assert isinstance(captions[-1], BadPicture)
+    captions = captioner.caption([*images, Image.new("RGB", (600, 2))])
+    assert isinstance(captions[-1], BadImage)
     assert "aspect ratio" in str(captions[-1])
-    assert captions[:-1] == [captioner.caption([picture])[0] for picture in pictures]
+    assert captions[:-1] == [captioner.caption([image])[0] for image in images]
 
     look, words = AutoImageProcessor.from_pretrained(tmp_path, backend="pil"), AutoTokenizer.from_pretrained(tmp_path)
-    seen = look(images=[pictures[0]], return_tensors="pt")
+    seen = look(images=[images[0]], return_tensors="pt")
     marks = "<|image_pad|>" * int(seen["image_grid_thw"][0].prod() // 4)
     asked = words(f"<|vision_start|>{marks}<|vision_end|> {chat_vlm.PROMPT} ", return_tensors="pt")
     kinds = (asked["input_ids"] == words.convert_tokens_to_ids("<|image_pad|>")).int()
@@ -209,18 +209,18 @@ def test_a_processor_with_videos_does_without_torchvision(pictures: list[Image.I
     assert captions[0] == " ".join(answer.split())
 
 
-def test_a_size_the_model_refuses_costs_this_picture_alone(
-    folder: Callable[[str], str], pictures: list[Image.Image]
+def test_a_size_the_model_refuses_costs_this_image_alone(
+    folder: Callable[[str], str], images: list[Image.Image]
 ) -> None:
     captioner = chat_vlm.load(CaptionConfig(captioner="chat_vlm", path=folder("chat_vlm"), max_new_tokens=4))
     inputs = captioner.inputs  # type: ignore[attr-defined]
 
     def refusing(batch: list[Image.Image]) -> dict[str, Any]:
-        if any(picture.size == (33, 33) for picture in batch):
+        if any(image.size == (33, 33) for image in batch):
             raise ValueError("absolute aspect ratio must be smaller than 200")
         return dict(inputs(batch))
 
     captioner.inputs = refusing  # type: ignore[attr-defined]
-    captions = captioner.caption(pictures)
-    assert [isinstance(caption, BadPicture) for caption in captions] == [False] * 4 + [True]
+    captions = captioner.caption(images)
+    assert [isinstance(caption, BadImage) for caption in captions] == [False] * 4 + [True]
     assert "aspect ratio" in str(captions[-1])

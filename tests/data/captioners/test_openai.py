@@ -13,7 +13,7 @@ from PIL import Image
 
 from raytrain.config.data import CaptionConfig
 from raytrain.data.captioners import openai
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.errors import UserError
 from tests.data.chat_server import Reply, Server, completion, serving
 
@@ -25,29 +25,29 @@ def config(server: Server | str, **options: Any) -> CaptionConfig:
 
 
 def shown(question: dict[str, Any]) -> Image.Image:
-    text, picture = question["messages"][0]["content"]
+    text, image = question["messages"][0]["content"]
     assert text == {"type": "text", "text": openai.PROMPT}
-    head, content = picture["image_url"]["url"].split(",", 1)
+    head, content = image["image_url"]["url"].split(",", 1)
     assert head == "data:image/jpeg;base64"
     return Image.open(io.BytesIO(base64.b64decode(content)))
 
 
-def colour(question: dict[str, Any]) -> str:
-    """Say which of red, green and blue the picture is, after a while that differs by picture."""
+def color(question: dict[str, Any]) -> str:
+    """Say which of red, green and blue the image is, after a while that differs by image."""
     red, green, blue = shown(question).convert("RGB").getpixel((2, 2))  # type: ignore[misc]
     time.sleep(0.002 * (red // 100))
-    return f"a {max((red, 'red'), (green, 'green'), (blue, 'blue'))[1]}\n picture "
+    return f"a {max((red, 'red'), (green, 'green'), (blue, 'blue'))[1]}\n image "
 
 
-PICTURES = [Image.new("RGB", (8, 8), name) for name in ("red", "lime", "blue", "lime", "red", "blue")]
-SAID = [f"a {name} picture" for name in ("red", "green", "blue", "green", "red", "blue")]
+IMAGES = [Image.new("RGB", (8, 8), name) for name in ("red", "lime", "blue", "lime", "red", "blue")]
+SAID = [f"a {name} image" for name in ("red", "green", "blue", "green", "red", "blue")]
 
 
 def test_captions_come_in_order_after_failures() -> None:
     failures: tuple[Reply, ...] = ((429, "slow down"), (500, "oops"), (503, "busy"))
-    with serving(colour, failures) as server:
-        assert openai.load(config(server, concurrency=3)).caption(PICTURES) == SAID
-        assert len(server.questions) == len(PICTURES) + 3
+    with serving(color, failures) as server:
+        assert openai.load(config(server, concurrency=3)).caption(IMAGES) == SAID
+        assert len(server.questions) == len(IMAGES) + 3
         assert server.most_at_once <= 3
         assert set(server.paths) == {"/v1/chat/completions"}
         assert {key: server.questions[0][key] for key in ("model", "temperature", "max_tokens", "seed")} == {
@@ -60,23 +60,23 @@ def test_questions_are_asked_at_once() -> None:
 
     def slow(question: dict[str, Any]) -> str:
         three.wait(timeout=120)
-        return "a picture"
+        return "an image"
 
     with serving(slow) as server:
-        openai.load(config(server, concurrency=6)).caption(PICTURES)
+        openai.load(config(server, concurrency=6)).caption(IMAGES)
         assert server.most_at_once > 2
 
 
-def test_what_is_sent_is_small_and_in_colours() -> None:
+def test_what_is_sent_is_small_and_in_colors() -> None:
     with serving(lambda question: str(shown(question).size)) as server:
         captioner = openai.load(config(server, max_side=64, detail="low"))
         assert captioner.caption([Image.new("RGBA", (640, 320)), Image.new("L", (20, 30))]) == ["(64, 32)", "(20, 30)"]
         assert server.questions[0]["messages"][0]["content"][1]["image_url"]["detail"] == "low"
 
 
-def test_a_refused_picture_is_this_picture_s_fault_alone() -> None:
+def test_a_refused_image_is_this_image_s_fault_alone() -> None:
     def picky(question: dict[str, Any]) -> Any:
-        said = colour(question)
+        said = color(question)
         return (400, {"error": {"message": "content policy"}}) if "green" in said else said
 
     class Torn(Image.Image):
@@ -84,19 +84,19 @@ def test_a_refused_picture_is_this_picture_s_fault_alone() -> None:
             raise OSError("image file is truncated")
 
     with serving(picky) as server:
-        captions = openai.load(config(server)).caption([*PICTURES[:3], Torn()])
-    assert [captions[0], captions[2]] == ["a red picture", "a blue picture"]
-    assert isinstance(captions[1], BadPicture)
+        captions = openai.load(config(server)).caption([*IMAGES[:3], Torn()])
+    assert [captions[0], captions[2]] == ["a red image", "a blue image"]
+    assert isinstance(captions[1], BadImage)
     assert "content policy" in str(captions[1])
-    assert isinstance(captions[3], BadPicture)
+    assert isinstance(captions[3], BadImage)
     assert "truncated" in str(captions[3])
 
 
 @pytest.mark.parametrize("text", [None, "", " \n"])
 def test_an_empty_answer_is_no_caption(text: str | None) -> None:
     with serving(lambda question: (200, completion(text))) as server:
-        [caption] = openai.load(config(server)).caption(PICTURES[:1])
-    assert isinstance(caption, BadPicture)
+        [caption] = openai.load(config(server)).caption(IMAGES[:1])
+    assert isinstance(caption, BadImage)
 
 
 @pytest.mark.parametrize(
@@ -112,20 +112,20 @@ def test_an_empty_answer_is_no_caption(text: str | None) -> None:
 def test_a_wrong_endpoint_is_one_message(reply: Reply, message: str) -> None:
     with serving(lambda question: reply) as server:
         with pytest.raises(UserError, match=message):
-            openai.load(config(server, retries=2)).caption(PICTURES[:1])
+            openai.load(config(server, retries=2)).caption(IMAGES[:1])
 
 
 def test_a_server_that_is_not_there_is_one_message() -> None:
-    with serving(colour) as server:
+    with serving(color) as server:
         url = server.url
     with pytest.raises(UserError, match=r"does not answer: .*, 2 times"):
-        openai.load(config(url, retries=1)).caption(PICTURES[:1])
+        openai.load(config(url, retries=1)).caption(IMAGES[:1])
 
 
 @pytest.mark.parametrize("url", ["http://", "http://[::1", "http://a:port/v1"])
 def test_an_address_that_is_none_is_one_message(url: str) -> None:
     with pytest.raises(UserError, match="base_url is no web address"):
-        openai.load(config(url, retries=0)).caption(PICTURES[:1])
+        openai.load(config(url, retries=0)).caption(IMAGES[:1])
 
 
 def test_a_server_that_hangs_is_given_up() -> None:
@@ -137,42 +137,42 @@ def test_a_server_that_hangs_is_given_up() -> None:
 
     with serving(hanging) as server:
         with pytest.raises(UserError, match="timed out"):
-            openai.load(config(server, retries=1, timeout=0.1)).caption(PICTURES[:1])
+            openai.load(config(server, retries=1, timeout=0.1)).caption(IMAGES[:1])
         given_up.set()
 
 
 def test_the_server_s_wish_to_wait_is_granted() -> None:
-    with serving(colour, ((429, "slow down"),)) as server:
+    with serving(color, ((429, "slow down"),)) as server:
         server.retry_after = "1"
         began = time.monotonic()
-        assert openai.load(config(server)).caption(PICTURES[:1]) == SAID[:1]
+        assert openai.load(config(server)).caption(IMAGES[:1]) == SAID[:1]
         assert time.monotonic() - began >= 1
 
 
 def test_spending_stops_at_the_cap_and_keeps_what_was_paid_for() -> None:
-    with serving(colour) as server:
+    with serving(color) as server:
         # an answer costs 1000 * 2 / 1e6 + 10 * 100 / 1e6 = 0.003
         captioner = openai.load(config(server, max_cost=0.008, input_price=2.0, output_price=100.0))
-        assert captioner.caption(PICTURES[:2]) == SAID[:2]
-        assert captioner.caption(PICTURES[2:4]) == SAID[2:4]
+        assert captioner.caption(IMAGES[:2]) == SAID[:2]
+        assert captioner.caption(IMAGES[2:4]) == SAID[2:4]
         with pytest.raises(
             UserError, match=r"max_cost = 0.008 is reached: 4 answers cost 0.012 \(4000 tokens in, 40 out\)"
         ):
-            captioner.caption(PICTURES[4:])
+            captioner.caption(IMAGES[4:])
         assert len(server.questions) == 4
 
 
 def test_a_cap_needs_an_endpoint_that_counts() -> None:
     with serving(lambda question: (200, completion("a", tokens=None))) as server:
         with pytest.raises(UserError, match="does not say how many tokens"):
-            openai.load(config(server, max_cost=1.0, input_price=1.0)).caption(PICTURES[:1])
+            openai.load(config(server, max_cost=1.0, input_price=1.0)).caption(IMAGES[:1])
 
 
 def test_the_key_is_sent_and_stays_out_of_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EYE_KEY", "sesame")
-    with serving(colour) as server:
+    with serving(color) as server:
         settings = config(server, api_key_env="EYE_KEY")
-        openai.load(settings).caption(PICTURES[:1])
+        openai.load(settings).caption(IMAGES[:1])
         assert server.headers[0]["Authorization"] == "Bearer sesame"
         before = openai.version(settings)
         monkeypatch.setenv("EYE_KEY", "other")

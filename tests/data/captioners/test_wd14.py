@@ -54,11 +54,11 @@ def test_underscores_are_spaces_but_for_faces() -> None:
     ]  # fmt: skip
 
 
-def reference(path: str, picture: Image.Image) -> list[float]:
+def reference(path: str, image: Image.Image) -> list[float]:
     """Run the model by hand: white square, BGR."""
-    side = max(picture.size)
+    side = max(image.size)
     square = Image.new("RGB", (side, side), "white")
-    square.paste(picture.convert("RGB"), ((side - picture.width) // 2, (side - picture.height) // 2))
+    square.paste(image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2))
     pixels = np.asarray(square.resize((_tiny_tagger.SIDE,) * 2, Image.Resampling.BICUBIC), dtype=np.float32)[
         None, ..., ::-1
     ]
@@ -66,11 +66,11 @@ def reference(path: str, picture: Image.Image) -> list[float]:
     return [float(share) for share in session.run(None, {"input": pixels})[0][0]]
 
 
-def test_tags_are_those_of_the_model(folder: Callable[[str], str], pictures: list[Image.Image]) -> None:
-    opaque = pictures[:4]
+def test_tags_are_those_of_the_model(folder: Callable[[str], str], images: list[Image.Image]) -> None:
+    opaque = images[:4]
     path, options = folder("wd14"), {"thresholds": {"general": 0.5, "character": 0.5}, "rating": True}
     tags = [Tag(spoken(name), category) for name, category in _tiny_tagger.TAGS]
-    expected = [", ".join(choose(tags, reference(path, picture), Options(**options))) for picture in opaque]
+    expected = [", ".join(choose(tags, reference(path, image), Options(**options))) for image in opaque]
     assert wd14.load(config(path, options)).caption(opaque) == expected
     assert len(set(expected)) > 1
 
@@ -89,9 +89,9 @@ def test_the_separator_and_the_spelling_are_the_config_s(folder: Callable[[str],
 
 
 def test_a_model_of_a_fixed_batch_is_fed_so(
-    folder: Callable[[str], str], pictures: list[Image.Image], tmp_path: Path
+    folder: Callable[[str], str], images: list[Image.Image], tmp_path: Path
 ) -> None:
-    expected = wd14.load(config(folder("wd14"))).caption(pictures)
+    expected = wd14.load(config(folder("wd14"))).caption(images)
     for batch in (1, 2):
         root = tmp_path / str(batch)
         shutil.copytree(folder("wd14"), root)
@@ -99,7 +99,7 @@ def test_a_model_of_a_fixed_batch_is_fed_so(
         for value in (model.graph.input[0], model.graph.output[0]):
             value.type.tensor_type.shape.dim[0].dim_value = batch
         onnx.save(model, root / "model.onnx")
-        assert wd14.load(config(root)).caption(pictures) == expected
+        assert wd14.load(config(root)).caption(images) == expected
 
 
 def test_the_version_follows_weights_tags_and_options(folder: Callable[[str], str], tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from skimage import data
 from raytrain import plugins
 from raytrain.config.data import ControlConfig
 from raytrain.data import controls
-from raytrain.data.controls.pose import COLOURS, Joint, draw
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.controls.pose import COLORS, Joint, draw
+from raytrain.data.image.image import BadImage
 from raytrain.errors import UserError
 from tests.data import tiny_models
 
@@ -47,8 +47,8 @@ def coffee() -> Image.Image:
     return Image.fromarray(data.coffee())
 
 
-def make(config: ControlConfig, picture: Image.Image, file: Image.Image | None = None) -> Image.Image:
-    return controls.load(config.kind).load(config).make(picture, file=file)
+def make(config: ControlConfig, image: Image.Image, file: Image.Image | None = None) -> Image.Image:
+    return controls.load(config.kind).load(config).make(image, file=file)
 
 
 def test_the_known_kinds_are_there() -> None:
@@ -56,13 +56,13 @@ def test_the_known_kinds_are_there() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_control_picture_is_rgb_of_the_pictures_size_and_the_same_every_time(
+def test_a_control_image_is_rgb_of_the_images_size_and_the_same_every_time(
     kind: str, config: Callable[..., ControlConfig]
 ) -> None:
     options = {"certainty": 0.0} if kind == "pose" else {}
     for size in ((301, 200), (64, 160)):
-        picture = coffee().resize(size)
-        one, other = (make(config(kind, **options), picture, picture.rotate(180)) for _ in range(2))
+        image = coffee().resize(size)
+        one, other = (make(config(kind, **options), image, image.rotate(180)) for _ in range(2))
         assert (one.mode, one.size) == ("RGB", size)
         assert one.tobytes() == other.tobytes()
         assert len(set(one.tobytes())) > 1
@@ -70,15 +70,15 @@ def test_a_control_picture_is_rgb_of_the_pictures_size_and_the_same_every_time(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(1, 1), (5_000, 1), (2, 5_000), (900, 31)])
-def test_strips_and_single_pixels_have_a_control_picture_or_a_reason(
+def test_strips_and_single_pixels_have_a_control_image_or_a_reason(
     kind: str, size: tuple[int, int], config: Callable[..., ControlConfig]
 ) -> None:
-    picture = coffee().resize(size)
+    image = coffee().resize(size)
     if kind in ("depth", "pose") and size != (900, 31):
-        with pytest.raises(BadPicture, match="too narrow"):
-            make(config(kind), picture, picture)
+        with pytest.raises(BadImage, match="too narrow"):
+            make(config(kind), image, image)
     else:
-        assert make(config(kind), picture, picture).size == size
+        assert make(config(kind), image, image).size == size
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -130,14 +130,14 @@ def test_near_is_white_for_models_of_distances_too(tmp_path: Path) -> None:
     assert np.ptp(distance) == 255
 
 
-def test_depths_that_are_no_numbers_reject_the_picture_and_equal_ones_are_black(tmp_path: Path) -> None:
+def test_depths_that_are_no_numbers_reject_the_image_and_equal_ones_are_black(tmp_path: Path) -> None:
     path = tiny_models.depth(tmp_path)
     maker: Any = controls.load("depth").load(ControlConfig(kind="depth", path=path))
     for weight in maker.model.head.parameters():
         weight.data.zero_()
     assert not np.asarray(maker.make(coffee(), file=None)).any()
     maker.model.head.conv1.bias.data.fill_(float("nan"))
-    with pytest.raises(BadPicture, match="no number"):
+    with pytest.raises(BadImage, match="no number"):
         maker.make(coffee(), file=None)
 
 
@@ -158,9 +158,9 @@ def test_a_control_file_is_taken_as_it_is_and_must_show_the_same_view() -> None:
     assert make(config, Image.new("RGB", (700, 700)), file.convert("P")).size == (700, 700)
     clear = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
     assert not any(make(config, Image.new("RGB", (8, 8)), clear).tobytes())
-    with pytest.raises(BadPicture, match="its control is 512x512 and the picture 512x300"):
+    with pytest.raises(BadImage, match="its control is 512x512 and the image 512x300"):
         make(config, Image.new("RGB", (512, 300)), file)
-    with pytest.raises(BadPicture, match="no control file"):
+    with pytest.raises(BadImage, match="no control file"):
         make(config, file)
 
 
@@ -184,9 +184,9 @@ def test_the_pose_is_the_reference_models_joints(experts: int, tmp_path: Path) -
     from transformers import VitPoseForPoseEstimation
     from transformers.models.vitpose.image_processing_pil_vitpose import VitPoseImageProcessorPil
 
-    path, picture = tiny_models.pose(tmp_path, experts=experts), Image.fromarray(data.astronaut()).resize((300, 400))
+    path, image = tiny_models.pose(tmp_path, experts=experts), Image.fromarray(data.astronaut()).resize((300, 400))
     processor, boxes = VitPoseImageProcessorPil.from_pretrained(path), [[[0.0, 0.0, 300.0, 400.0]]]
-    inputs = processor(picture, boxes=boxes, return_tensors="pt")
+    inputs = processor(image, boxes=boxes, return_tensors="pt")
     which = {"dataset_index": torch.tensor([0])} if experts > 1 else {}
     with torch.no_grad():
         output = VitPoseForPoseEstimation.from_pretrained(path).eval()(**inputs, **which)
@@ -200,21 +200,21 @@ def test_the_pose_is_the_reference_models_joints(experts: int, tmp_path: Path) -
         expected = draw(
             [joint if known else None for joint, known in zip(joints, which_joints, strict=True)], (300, 400)
         )
-        drawn = make(ControlConfig(kind="pose", path=path, options={"certainty": certainty}), picture)
+        drawn = make(ControlConfig(kind="pose", path=path, options={"certainty": certainty}), image)
         assert drawn.tobytes() == expected.tobytes()
         assert np.asarray(drawn).any() == (certainty < 1)
 
 
-def test_a_body_is_drawn_in_openposes_colours() -> None:
+def test_a_body_is_drawn_in_openposes_colors() -> None:
     joints: list[Joint | None] = [None] * 18
     joints[1], joints[2], joints[0] = Joint(256, 100), Joint(156, 100), Joint(256, 40)
     body = draw(joints, (512, 512))
-    assert COLOURS[:3] == ((255, 0, 0), (255, 85, 0), (255, 170, 0))
-    assert COLOURS[-1] == (255, 0, 85)
+    assert COLORS[:3] == ((255, 0, 0), (255, 85, 0), (255, 170, 0))
+    assert COLORS[-1] == (255, 0, 85)
     assert [body.getpixel(place) for place in ((256, 40), (256, 100), (156, 100))] == [
-        COLOURS[0],
-        COLOURS[1],
-        COLOURS[2],
+        COLORS[0],
+        COLORS[1],
+        COLORS[2],
     ]
     assert body.getpixel((206, 100)) == (153, 0, 0)  # neck to right shoulder: the first limb, at 60 %
     assert body.getpixel((256, 70)) == (0, 0, 153)  # neck to nose: the thirteenth

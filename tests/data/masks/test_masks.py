@@ -15,7 +15,7 @@ from skimage import data
 from raytrain import plugins
 from raytrain.config.data import MaskConfig
 from raytrain.data import masks
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.errors import UserError
 from tests.data import tiny_models
 
@@ -42,8 +42,8 @@ def astronaut(width: int = 512, height: int = 512) -> Image.Image:
     return Image.fromarray(data.astronaut()).resize((width, height))
 
 
-def make(config: MaskConfig, picture: Image.Image, **given: Image.Image | None) -> Image.Image:
-    return masks.load(config.kind).load(config).mask(picture, **{"file": None, "alpha": None, **given})
+def make(config: MaskConfig, image: Image.Image, **given: Image.Image | None) -> Image.Image:
+    return masks.load(config.kind).load(config).mask(image, **{"file": None, "alpha": None, **given})
 
 
 def test_the_known_kinds_are_there() -> None:
@@ -51,12 +51,12 @@ def test_the_known_kinds_are_there() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_mask_is_grey_of_the_pictures_size_and_the_same_every_time(
+def test_a_mask_is_gray_of_the_images_size_and_the_same_every_time(
     kind: str, config: Callable[..., MaskConfig]
 ) -> None:
-    picture = astronaut(301, 300)
+    image = astronaut(301, 300)
     file = Image.fromarray(data.camera()).resize((301, 300))
-    one, other = (make(config(kind), picture, file=file, alpha=file) for _ in range(2))
+    one, other = (make(config(kind), image, file=file, alpha=file) for _ in range(2))
     assert (one.mode, one.size) == ("L", (301, 300))
     assert one.tobytes() == other.tobytes()
     assert len(set(one.tobytes())) > 1
@@ -70,7 +70,7 @@ def test_strips_and_single_pixels_have_a_mask_or_a_reason(
     file = Image.new("L", size, 7)
     options = {"none_found": "white"} if kind == "face" else {}
     if kind == "clipseg" and size != (900, 31):
-        with pytest.raises(BadPicture, match="too narrow"):
+        with pytest.raises(BadImage, match="too narrow"):
             make(config(kind), astronaut(*size))
     else:
         assert make(config(kind, **options), astronaut(*size), file=file, alpha=file).size == size
@@ -94,25 +94,25 @@ def test_the_version_follows_weights_prompt_and_options(clipseg: str, tmp_path: 
     assert len(set(versions)) == 7
 
 
-def test_clipseg_is_the_reference_call_on_real_pictures(clipseg: str) -> None:
+def test_clipseg_is_the_reference_call_on_real_images(clipseg: str) -> None:
     from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
     config = MaskConfig(kind="clipseg", path=clipseg, prompt="a cup of coffee", options={"blur": 0.0})
-    picture = Image.fromarray(data.coffee())
+    image = Image.fromarray(data.coffee())
     processor = CLIPSegProcessor.from_pretrained(clipseg)
-    inputs = processor(text=["a cup of coffee", ""], images=[picture] * 2, padding="max_length", return_tensors="pt")
+    inputs = processor(text=["a cup of coffee", ""], images=[image] * 2, padding="max_length", return_tensors="pt")
     with torch.no_grad():
         logits = CLIPSegForImageSegmentation.from_pretrained(clipseg)(**inputs).logits
     share = (torch.softmax(logits / 0.5, dim=0)[0] + 0.05).clamp(0, 1)
     small = Image.fromarray((255 * share / share.max()).round().to(torch.uint8).numpy())
-    expected = np.asarray(small.resize(picture.size, Image.Resampling.BILINEAR))
-    mask = np.asarray(make(config, picture))
+    expected = np.asarray(small.resize(image.size, Image.Resampling.BILINEAR))
+    mask = np.asarray(make(config, image))
     assert np.ptp(expected) > 50
     assert np.array_equal(mask, expected)
 
-    hard = np.asarray(make(config.model_copy(update={"options": {"blur": 0.0, "threshold": 0.8}}), picture))
+    hard = np.asarray(make(config.model_copy(update={"options": {"blur": 0.0, "threshold": 0.8}}), image))
     assert np.array_equal(hard, np.where(expected >= 0.8 * 255, 255, 0))
-    soft = np.asarray(make(config.model_copy(update={"options": {"blur": 0.02, "threshold": 0.8}}), picture))
+    soft = np.asarray(make(config.model_copy(update={"options": {"blur": 0.02, "threshold": 0.8}}), image))
     assert set(np.unique(hard)) == {0, 255}
     assert len(np.unique(soft)) > 2
 
@@ -130,7 +130,7 @@ def test_clipseg_needs_a_prompt_and_a_model(clipseg: str, tmp_path: Path) -> Non
         clip.load(MaskConfig(kind="clipseg", prompt="face", path=str(tmp_path)))
 
 
-def test_alpha_is_the_mask_and_a_picture_without_counts_everywhere() -> None:
+def test_alpha_is_the_mask_and_a_image_without_counts_everywhere() -> None:
     alpha = Image.fromarray(data.camera()).resize((40, 30))
     config = MaskConfig(kind="alpha")
     assert make(config, astronaut(40, 30), alpha=alpha).tobytes() == alpha.tobytes()
@@ -151,12 +151,12 @@ def test_a_mask_file_of_another_size_but_the_same_view_is_resized() -> None:
 
 @pytest.mark.parametrize("size", [(512, 400), (512, 508), (400, 512)])
 def test_a_mask_file_of_another_view_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(BadPicture, match=f"its mask is 512x512 and the picture {size[0]}x{size[1]}"):
+    with pytest.raises(BadImage, match=f"its mask is 512x512 and the image {size[0]}x{size[1]}"):
         make(MaskConfig(kind="folder"), Image.new("RGB", size), file=Image.fromarray(data.camera()))
 
 
-def test_a_missing_mask_file_leaves_the_picture_out_or_counts_everywhere() -> None:
-    with pytest.raises(BadPicture, match="no mask file"):
+def test_a_missing_mask_file_leaves_the_image_out_or_counts_everywhere() -> None:
+    with pytest.raises(BadImage, match="no mask file"):
         make(MaskConfig(kind="folder"), astronaut(40, 30))
     assert set(make(MaskConfig(kind="folder", options={"missing": "white"}), astronaut(40, 30)).tobytes()) == {255}
 
@@ -165,29 +165,29 @@ def test_mask_files_of_every_mode_mean_what_people_drew(tmp_path: Path) -> None:
     """A white left half, drawn in every way an editor saves it, read back from real files."""
     half = Image.new("L", (8, 4))
     half.paste(255, (0, 0, 4, 4))
-    grey16 = Image.fromarray(np.asarray(half, dtype=np.uint16) * 257)
+    gray16 = Image.fromarray(np.asarray(half, dtype=np.uint16) * 257)
     layer = {
-        colour: Image.merge("RGBA", [*Image.new("RGB", half.size, colour).split(), half])
-        for colour in ("black", "white", "red")
+        color: Image.merge("RGBA", [*Image.new("RGB", half.size, color).split(), half])
+        for color in ("black", "white", "red")
     }
-    drawn = {"L": half, "1": half.convert("1"), "RGB": half.convert("RGB"), "P": half.convert("P"), "I;16": grey16}
+    drawn = {"L": half, "1": half.convert("1"), "RGB": half.convert("RGB"), "P": half.convert("P"), "I;16": gray16}
     drawn |= {"opaque": half.convert("RGBA"), "LA": Image.merge("LA", [half, half]), **layer}
-    for name, picture in drawn.items():
-        picture.save(tmp_path / "mask.png")
+    for name, image in drawn.items():
+        image.save(tmp_path / "mask.png")
         with Image.open(tmp_path / "mask.png") as file:
             mask = make(MaskConfig(kind="folder"), Image.new("RGB", (8, 4)), file=file)
         assert mask.tobytes() == half.tobytes(), name
     red = make(MaskConfig(kind="folder"), Image.new("RGB", (8, 4)), file=Image.new("RGB", (8, 4), "red"))
     assert set(red.tobytes()) == {76}  # 0.299 * 255
-    with pytest.raises(BadPicture, match="floating-point"):
+    with pytest.raises(BadImage, match="floating-point"):
         make(MaskConfig(kind="folder"), Image.new("RGB", (8, 4)), file=Image.new("F", (8, 4)))
 
 
 def hopper() -> Image.Image:
     from matplotlib.cbook import get_sample_data
 
-    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as picture:
-        return picture.convert("RGB")
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+        return image.convert("RGB")
 
 
 FACES = {"astronaut": (astronaut, (224, 114)), "hopper": (hopper, (257, 205))}
@@ -196,22 +196,22 @@ FACES = {"astronaut": (astronaut, (224, 114)), "hopper": (hopper, (257, 205))}
 @pytest.mark.parametrize("who", FACES)
 def test_a_real_face_is_white_and_the_rest_black(who: str) -> None:
     """Public-domain photographs: Eileen Collins (NASA) and Grace Hopper (US Navy), and where their noses are."""
-    picture, nose = FACES[who][0](), FACES[who][1]
-    mask = make(MaskConfig(kind="face"), picture)
+    image, nose = FACES[who][0](), FACES[who][1]
+    mask = make(MaskConfig(kind="face"), image)
     assert mask.getpixel(nose) == 255
-    assert {mask.getpixel((x, y)) for x in (0, picture.width - 1) for y in (0, picture.height - 1)} == {0}
+    assert {mask.getpixel((x, y)) for x in (0, image.width - 1) for y in (0, image.height - 1)} == {0}
     assert 0.02 < np.asarray(mask).mean() / 255 < 0.35
-    floor = make(MaskConfig(kind="face", options={"background": 0.2}), picture)
+    floor = make(MaskConfig(kind="face", options={"background": 0.2}), image)
     assert floor.getpixel((0, 0)) == 51
 
 
-def test_a_picture_without_a_face_is_what_the_option_says() -> None:
-    picture = Image.fromarray(data.coffee())
-    with pytest.raises(BadPicture, match="no face was found"):
-        make(MaskConfig(kind="face"), picture)
+def test_a_image_without_a_face_is_what_the_option_says() -> None:
+    image = Image.fromarray(data.coffee())
+    with pytest.raises(BadImage, match="no face was found"):
+        make(MaskConfig(kind="face"), image)
     for word, value in (("white", 255), ("black", 0)):
-        assert set(make(MaskConfig(kind="face", options={"none_found": word}), picture).tobytes()) == {value}
-    with pytest.raises(BadPicture, match="no face was found"):
+        assert set(make(MaskConfig(kind="face", options={"none_found": word}), image).tobytes()) == {value}
+    with pytest.raises(BadImage, match="no face was found"):
         make(MaskConfig(kind="face"), Image.new("RGB", (500, 9)))
 
 
@@ -238,7 +238,7 @@ def yunet(file: Path) -> None:
             weight = np.zeros((width, 3, stride, stride), dtype=np.float32)
             bias = np.zeros(width, dtype=np.float32)
             if name == "bbox":
-                bias[:] = (0.5, 0.5, np.log(2), np.log(2))  # centre of the cell, two strides wide and high
+                bias[:] = (0.5, 0.5, np.log(2), np.log(2))  # center of the cell, two strides wide and high
             elif stride == 32:
                 weight[:] = 1 / (255 * weight[0].size)
             constants += [
@@ -255,21 +255,21 @@ def yunet(file: Path) -> None:
     constants += [
         numpy_helper.from_array(np.array([1, -1, width], dtype=np.int64), f"shape_{width}") for width in (1, 4, 10)
     ]
-    picture = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "height", "width"])
-    graph = helper.make_graph(nodes, "yunet", [picture], sorted(outputs, key=lambda output: output.name), constants)
+    image = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "height", "width"])
+    graph = helper.make_graph(nodes, "yunet", [image], sorted(outputs, key=lambda output: output.name), constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(file))
 
 
-def test_yunet_through_opencv_finds_places_in_the_picture(tmp_path: Path) -> None:
+def test_yunet_through_opencv_finds_places_in_the_image(tmp_path: Path) -> None:
     yunet(tmp_path / "yunet.onnx")
-    picture = Image.new("RGB", (512, 256))
-    ImageDraw.Draw(picture).rectangle((128, 64, 191, 127), fill="white")
+    image = Image.new("RGB", (512, 256))
+    ImageDraw.Draw(image).rectangle((128, 64, 191, 127), fill="white")
     options = {"detector": str(tmp_path / "yunet.onnx"), "side": 256, "grow": 1.0, "blur": 0.0}
-    mask = make(MaskConfig(kind="face", options=options), picture)
-    # the square is a whole cell of stride 32 at half size: a box of 64 around its middle, 128 wide in the picture
+    mask = make(MaskConfig(kind="face", options=options), image)
+    # the square is a whole cell of stride 32 at half size: a box of 64 around its middle, 128 wide in the image
     assert mask.getbbox() == pytest.approx((96, 32, 224, 160), abs=2)
     assert mask.getpixel((160, 96)) == 255
-    with pytest.raises(BadPicture, match="no face"):
+    with pytest.raises(BadImage, match="no face"):
         make(MaskConfig(kind="face", options=options), Image.new("RGB", (512, 256)))
     version = masks.load("face").version
     assert version(MaskConfig(kind="face", options=options)) != version(

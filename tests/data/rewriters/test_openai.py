@@ -9,7 +9,7 @@ import pytest
 from raytrain import plugins
 from raytrain.config.base import Table
 from raytrain.config.data import CaptionConfig
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from raytrain.data.rewriters import openai
 from raytrain.errors import UserError
 from tests.data.chat_server import Reply, serving
@@ -48,7 +48,7 @@ def test_a_refused_caption_is_this_caption_s_fault_alone() -> None:
     with serving(shouted) as server:
         first, dull, last = openai.load(config(server.url)).rewrite(["a cat", "dull", "a dog"])
     assert (first, last) == ("A CAT", "A DOG")
-    assert isinstance(dull, BadPicture)
+    assert isinstance(dull, BadImage)
     assert "too dull" in str(dull)
 
 

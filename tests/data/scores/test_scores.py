@@ -42,7 +42,7 @@ def head(
 def width() -> int:
     from raytrain.clip import ClipModel
 
-    return ClipModel(CLIP).embed_pictures([Image.new("RGB", (9, 9))]).shape[1]
+    return ClipModel(CLIP).embed_images([Image.new("RGB", (9, 9))]).shape[1]
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def photographs() -> list[Image.Image]:
     ]
 
 
-def score(config: ScoreConfig, pictures: list[Image.Image]) -> list[float]:
-    return scores.load(config.kind).load(config).score(pictures)
+def score(config: ScoreConfig, images: list[Image.Image]) -> list[float]:
+    return scores.load(config.kind).load(config).score(images)
 
 
 def test_the_known_kinds_are_there() -> None:
@@ -80,15 +80,13 @@ def test_the_known_kinds_are_there() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_picture_gets_its_own_score_whatever_batch_it_is_in(
-    kind: str, config: Callable[..., ScoreConfig]
-) -> None:
+def test_every_image_gets_its_own_score_whatever_batch_it_is_in(kind: str, config: Callable[..., ScoreConfig]) -> None:
     scorer = scores.load(kind).load(config(kind))
     together = scorer.score(photographs())
     assert len(together) == 4
     assert len(set(together)) == 4
     assert all(type(value) is float and math.isfinite(value) for value in together)
-    alone = [scorer.score([picture])[0] for picture in photographs()]
+    alone = [scorer.score([image])[0] for image in photographs()]
     assert alone == pytest.approx(together, rel=1e-4)
     assert scorer.score([]) == []
 
@@ -121,20 +119,20 @@ def test_the_version_follows_weights_and_options(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_strips_and_single_pixels_harm_nothing(kind: str, config: Callable[..., ScoreConfig]) -> None:
-    scorer, picture = scores.load(kind).load(config(kind)), photographs()[0]
-    odd = [picture.resize(size) for size in ((1, 1), (20_000, 1), (1, 20_000), (900, 31))]
-    found = scorer.score([*odd, picture])
+    scorer, image = scores.load(kind).load(config(kind)), photographs()[0]
+    odd = [image.resize(size) for size in ((1, 1), (20_000, 1), (1, 20_000), (900, 31))]
+    found = scorer.score([*odd, image])
     assert len(found) == 5
     assert [math.isfinite(value) for value in found] == [kind == "sharpness"] * 3 + [True] * 2
-    assert found[4] == pytest.approx(scorer.score([picture])[0], rel=1e-4)
+    assert found[4] == pytest.approx(scorer.score([image])[0], rel=1e-4)
 
 
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:
-    """The 3x3 stencil written out (OpenCV mirrors at the border) on a picture of 512 x 512."""
-    picture = Image.fromarray(data.astronaut())
-    light = np.pad(np.asarray(picture.convert("L"), dtype=float), 1, mode="reflect")
+    """The 3x3 stencil written out (OpenCV mirrors at the border) on an image of 512 x 512."""
+    image = Image.fromarray(data.astronaut())
+    light = np.pad(np.asarray(image.convert("L"), dtype=float), 1, mode="reflect")
     laplacian = light[:-2, 1:-1] + light[2:, 1:-1] + light[1:-1, :-2] + light[1:-1, 2:] - 4 * light[1:-1, 1:-1]
-    assert score(ScoreConfig(name="s", kind="sharpness"), [picture])[0] == pytest.approx(laplacian.var(), rel=1e-9)
+    assert score(ScoreConfig(name="s", kind="sharpness"), [image])[0] == pytest.approx(laplacian.var(), rel=1e-9)
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -155,7 +153,7 @@ def test_the_classifier_is_the_reference_pipeline(model: str, config: Callable[.
 
     network = AutoModelForImageClassification.from_pretrained(model)
     reference = ImageClassificationPipeline(model=network, image_processor=ViTImageProcessorPil.from_pretrained(model))
-    answers = [{answer["label"]: answer["score"] for answer in reference(picture)} for picture in photographs()]
+    answers = [{answer["label"]: answer["score"] for answer in reference(image)} for image in photographs()]
     for label in ("watermark", "clean"):
         expected = [answer[label] for answer in answers]
         assert score(config("classifier", label=label), photographs()) == pytest.approx(expected, abs=1e-5)
@@ -228,7 +226,7 @@ def test_without_a_head_the_aesthetic_score_is_the_one_of_evaluation(tmp_path: P
     network = aesthetic.AestheticModel().eval()
     save_file(network.state_dict(), tmp_path / "rating.safetensors")
     with torch.no_grad():
-        expected = network(torch.stack([prepare(picture) for picture in photographs()])).tolist()
+        expected = network(torch.stack([prepare(image) for image in photographs()])).tolist()
     config = ScoreConfig(name="a", kind="aesthetic", path=str(tmp_path / "rating.safetensors"))
     assert score(config, photographs()) == pytest.approx(expected, rel=1e-5)
 

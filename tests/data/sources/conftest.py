@@ -1,4 +1,4 @@
-"""Pictures as bytes, and what a source is asked for, read back."""
+"""Images as bytes, and what a source is asked for, read back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.data.servers import s3
 
 
 def png(shade: int) -> bytes:
-    """Return a small picture of one grey, different for each shade."""
+    """Return a small image of one gray, different for each shade."""
     stream = io.BytesIO()
     Image.new("L", (8, 8), shade).save(stream, "PNG")
     return stream.getvalue()
@@ -52,6 +52,6 @@ def read(tmp_path: Path) -> Callable[[str], bytes]:
 
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[tuple[Any, str]]:
-    """An S3 store on this machine: its client, and the query that names it in a URI of the bucket `pictures`."""
-    with s3("pictures") as (client, query):
+    """An S3 store on this machine: its client, and the query that names it in a URI of the bucket `images`."""
+    with s3("images") as (client, query):
         yield client, query

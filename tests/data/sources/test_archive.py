@@ -50,7 +50,7 @@ def pack(path: Path, files: dict[str, bytes]) -> Path:
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tgz", "x.txz", "x.tbz2", "x.tar.zst"])
-def test_pictures_and_captions_are_found_and_read(tmp_path: Path, read: Read, name: str) -> None:
+def test_images_and_captions_are_found_and_read(tmp_path: Path, read: Read, name: str) -> None:
     items, rejected = listed(pack(tmp_path / name, FILES))
     assert [(item.path, read(item.location), read(item.caption_file)) for item in items] == [
         (f"{name}/a/b.png", png(1), b"b"), (f"{name}/c.jpg", png(2), b"c")]  # fmt: skip
@@ -78,8 +78,8 @@ def test_a_folder_of_archives_and_masks_by_the_name_inside(tmp_path: Path, read:
 def test_an_object_store(tmp_path: Path, bucket: tuple[Any, str], read: Read) -> None:
     client, query = bucket
     for name in ("x.zip", "x.tar", "x.tgz"):
-        client.upload_file(str(pack(tmp_path / name, FILES)), "pictures", f"archives/{name}")
-        items, rejected = listed(f"s3://pictures/archives/{name}{query}")
+        client.upload_file(str(pack(tmp_path / name, FILES)), "images", f"archives/{name}")
+        items, rejected = listed(f"s3://images/archives/{name}{query}")
         assert [(read(item.location), read(item.caption_file)) for item in items] == [(png(1), b"b"), (png(2), b"c")]
         assert not rejected
 

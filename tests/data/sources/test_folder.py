@@ -22,7 +22,7 @@ from tests.data.sources.conftest import fill, listed, png
 Read = Callable[[str], bytes]
 
 
-def test_pictures_come_in_the_order_of_their_paths_with_their_sidecars(tmp_path: Path, read: Read) -> None:
+def test_images_come_in_the_order_of_their_paths_with_their_sidecars(tmp_path: Path, read: Read) -> None:
     names = ["b.png", "a/z.JPG", "a/b/c.webp", "e.tiff", "note.md", ".hidden.png", ".cache/d.png", "__MACOSX/b.png"]
     fill(tmp_path, {name: name for name in names})
     fill(tmp_path, {"b.txt": "b", "b.caption": "no", "a/z.caption": "z", "Thumbs.db": "x", "other.txt": "x"})
@@ -82,16 +82,16 @@ def test_what_the_subset_says_is_added_and_masks_are_found_by_stem(tmp_path: Pat
     fill(tmp_path / "controls", {"y.png": "control y", "note.txt": "x"})
     items, _ = listed(
         source, masks=str(source / "masks"), controls=str(tmp_path / "controls"), repeats=3, weight=0.5,
-        regularisation=True, prefix="p", suffix="s",
+        regularization=True, prefix="p", suffix="s",
     )  # fmt: skip
-    assert [(item.path, item.repeats, item.weight, item.regularisation, item.prefix, item.suffix) for item in items] == [
+    assert [(item.path, item.repeats, item.weight, item.regularization, item.prefix, item.suffix) for item in items] == [
         ("a/x.jpg", 3, 0.5, True, "p", "s"), ("y.png", 3, 0.5, True, "p", "s")]  # fmt: skip
     assert [read(item.mask) for item in items] == [b"mask x", b"mask y"]
     assert [read(item.control) if item.control else b"" for item in items] == [b"", b"control y"]
 
 
 @pytest.mark.parametrize("changed", ["y.png", "y.txt", "masks/y.png"])
-def test_a_stamp_tells_of_a_change_of_picture_caption_or_mask(tmp_path: Path, changed: str) -> None:
+def test_a_stamp_tells_of_a_change_of_image_caption_or_mask(tmp_path: Path, changed: str) -> None:
     fill(tmp_path, {"y.png": "y", "y.txt": "t", "masks/y.png": "m", "z.png": "z"})
     before = {item.path: item.stamp for item in listed(tmp_path, masks=str(tmp_path / "masks"))[0]}
     status = (tmp_path / changed).stat()
@@ -107,8 +107,8 @@ def test_an_object_store(tmp_path: Path, bucket: tuple[Any, str], read: Read) ->
     fill(
         tmp_path, {"a b/c%.png": png(1), "a b/c%.txt": "c", "d.png": png(2), ".x/e.png": png(3), "masks/d.png": png(4)}
     )
-    upload(client, "pictures", tmp_path, "my folder")
-    items, rejected = listed(f"s3://pictures/my folder{query}", masks=f"s3://pictures/my folder/masks{query}")
+    upload(client, "images", tmp_path, "my folder")
+    items, rejected = listed(f"s3://images/my folder{query}", masks=f"s3://images/my folder/masks{query}")
     assert [(item.path, read(item.location)) for item in items] == [("a b/c%.png", png(1)), ("d.png", png(2))]
     assert read(items[0].caption_file) == b"c"
     assert read(items[1].mask) == png(4)
@@ -121,16 +121,16 @@ def test_the_store_of_the_environment_is_used(
 ) -> None:
     client, query = bucket
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{query.partition('=')[2].partition('&')[0]}")
-    client.put_object(Bucket="pictures", Key="plain/a.png", Body=b"a")
-    items, _ = listed("s3://pictures/plain?region=us-east-1")
+    client.put_object(Bucket="images", Key="plain/a.png", Body=b"a")
+    items, _ = listed("s3://images/plain?region=us-east-1")
     assert [read(item.location) for item in items] == [b"a"]
 
 
 @pytest.mark.parametrize("kind", ["", "missing", "file", "empty", "pipes", "http://example.org/x", "s3"])
-def test_a_source_without_pictures_is_a_user_error(tmp_path: Path, bucket: tuple[Any, str], kind: str) -> None:
+def test_a_source_without_images_is_a_user_error(tmp_path: Path, bucket: tuple[Any, str], kind: str) -> None:
     fill(tmp_path, {"file": "x", "empty/readme.md": "x", "pipes/x": "x"})
     os.mkfifo(tmp_path / "pipes/a.png")
-    source = {"": "", "s3": f"s3://pictures/nothing{bucket[1]}"}.get(
+    source = {"": "", "s3": f"s3://images/nothing{bucket[1]}"}.get(
         kind, str(tmp_path / kind) if "://" not in kind else kind
     )
     with pytest.raises(UserError, match=r"data\.source .*(correct|Set|download|convert)"):
@@ -193,4 +193,4 @@ def test_twenty_thousand_files_stream_with_flat_memory(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert number == 20_000
-    assert peak - after_thousand < 300_000, "memory grows with the number of pictures"
+    assert peak - after_thousand < 300_000, "memory grows with the number of images"

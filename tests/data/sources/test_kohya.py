@@ -51,7 +51,7 @@ FILES: dict[str, str | bytes] = {
 
 def test_a_config_with_every_kind_of_subset(tmp_path: Path, read: Read) -> None:
     items, rejected = listed(fill(tmp_path, FILES) / "config.toml", repeats=3)
-    assert [(item.path, read(item.location), item.captions, item.repeats, item.regularisation) for item in items] == [
+    assert [(item.path, read(item.location), item.captions, item.repeats, item.regularization) for item in items] == [
         ("dog/a.png", png(1), (), 30, False),
         ("dog/b.png", png(2), ("sks dog",), 30, False),
         ("reg/a.png", png(3), ("dog",), 6, True),
@@ -67,8 +67,8 @@ def test_a_config_with_every_kind_of_subset(tmp_path: Path, read: Read) -> None:
 
 def test_a_config_in_an_object_store(tmp_path: Path, bucket: tuple[Any, str], read: Read) -> None:
     client, query = bucket
-    upload(client, "pictures", fill(tmp_path, FILES), "kohya")
-    items, _ = listed(f"s3://pictures/kohya/config.toml{query}")
+    upload(client, "images", fill(tmp_path, FILES), "kohya")
+    items, _ = listed(f"s3://images/kohya/config.toml{query}")
     assert [read(item.location) for item in items] == [png(n) for n in (1, 2, 3, 4, 5)]
 
 

@@ -1,4 +1,4 @@
-"""Parquet files with pictures in them, written by the datasets library and by pyarrow."""
+"""Parquet files with images in them, written by the datasets library and by pyarrow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raytrain.data.image.picture import BadPicture
+from raytrain.data.image.image import BadImage
 from tests.data.servers import upload
 from tests.data.sources.conftest import fill, listed, png
 
@@ -20,7 +20,7 @@ Read = Callable[[str], bytes]
 
 
 def hub(path: Path, number: int = 7, rows: int = 3) -> Path:
-    """Write a dataset as `datasets` does, with the pictures' bytes in it."""
+    """Write a dataset as `datasets` does, with the images' bytes in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     features = datasets.Features(
         {"label": datasets.Value("int64"), "image": datasets.Image(), "text": datasets.Value("string")}
@@ -51,8 +51,8 @@ def test_a_folder_of_splits_in_an_object_store(tmp_path: Path, bucket: tuple[Any
     fill(tmp_path, {"README.md": "x"})
     hub(tmp_path / "data/train-0.parquet")
     hub(tmp_path / "data/test-0.parquet", 2)
-    upload(client, "pictures", tmp_path, "hub")
-    for source in (tmp_path, f"s3://pictures/hub{query}"):
+    upload(client, "images", tmp_path, "hub")
+    for source in (tmp_path, f"s3://images/hub{query}"):
         items, rejected = listed(source)
         assert [item.path for item in items] == [f"data/test-0.parquet/{n}" for n in range(2)] + [
             f"data/train-0.parquet/{n}" for n in range(7)]  # fmt: skip
@@ -67,12 +67,12 @@ def test_plain_binary_columns_with_masks_and_several_captions(tmp_path: Path, re
     items, rejected = listed(tmp_path / "x.parquet")
     assert [item.captions for item in items] == [("a", "b"), ()]
     assert (read(items[0].location), read(items[0].mask), read(items[0].control)) == (png(1), png(3), png(4))
-    with pytest.raises(BadPicture, match="no picture"):
+    with pytest.raises(BadImage, match="no image"):
         read(items[1].mask)
     assert not rejected
 
 
-def test_pictures_that_are_files_beside(tmp_path: Path, read: Read) -> None:
+def test_images_that_are_files_beside(tmp_path: Path, read: Read) -> None:
     fill(tmp_path, {"d/a.png": png(1)})
     fill(tmp_path.parent, {"outside.png": png(2)})
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

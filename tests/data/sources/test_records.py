@@ -1,4 +1,4 @@
-"""Tables, imagefolders and caption files: lists of pictures in every spelling, broken lines included."""
+"""Tables, imagefolders and caption files: lists of images in every spelling, broken lines included."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_tables_of_any_kind_and_column(tmp_path: Path, read: Read, ending: str, 
     assert not rejected
 
 
-def test_several_captions_of_a_picture(tmp_path: Path) -> None:
+def test_several_captions_of_a_image(tmp_path: Path) -> None:
     fill(tmp_path, {"a.png": png(1), "b.png": png(2)})
     records = [{"file": "a.png", "text": ["one", "two"]}, {"file": "b.png", "text": "x"}, {"file": "b.png", "text": "y"},
                {"file": "a.png", "text": "late"}]  # fmt: skip
@@ -101,17 +101,17 @@ def test_names_of_any_bytes_in_a_table(tmp_path: Path, read: Read) -> None:
 def test_tables_in_an_object_store(tmp_path: Path, bucket: tuple[Any, str], read: Read) -> None:
     client, query = bucket
     fill(tmp_path, {"in/a b%.png": png(1), "c.png": png(2)})
-    records = [{"file": "in/a b%.png", "text": "a"}, {"file": f"s3://pictures/tables/c.png{query}", "text": "c"},
+    records = [{"file": "in/a b%.png", "text": "a"}, {"file": f"s3://images/tables/c.png{query}", "text": "c"},
                {"file": "/etc/passwd", "text": "x"}, {"file": "none.png", "text": "x"}]  # fmt: skip
     write_list(tmp_path / "x.csv", records)
-    upload(client, "pictures", tmp_path, "tables")
-    items, rejected = listed(f"s3://pictures/tables/x.csv{query}")
+    upload(client, "images", tmp_path, "tables")
+    items, rejected = listed(f"s3://images/tables/x.csv{query}")
     assert [(read(item.location), item.captions) for item in items] == [(png(1), ("a",)), (png(2), ("c",))]
     assert all(item.stamp for item in items)
     assert [item.reason.split(":")[0] for item in rejected] == ["line 4", "line 5"]
 
 
-def test_a_stamp_tells_of_a_changed_picture(tmp_path: Path) -> None:
+def test_a_stamp_tells_of_a_changed_image(tmp_path: Path) -> None:
     fill(tmp_path, {"a.png": png(1)})
     table = write_list(tmp_path / "x.csv", [{"file": "a.png", "text": "a"}])
     before = listed(table)[0][0].stamp
@@ -136,7 +136,7 @@ def test_an_imagefolder_as_datasets_reads_it(tmp_path: Path, read: Read, ending:
     assert not rejected
 
 
-def test_imagefolder_pictures_without_a_row_and_rows_that_lead_out(tmp_path: Path, read: Read) -> None:
+def test_imagefolder_images_without_a_row_and_rows_that_lead_out(tmp_path: Path, read: Read) -> None:
     source = fill(tmp_path / "s", {"a.png": png(1), "sub/b.png": png(2), "sub/c.png": png(3), "sub/c.txt": "c"})
     fill(tmp_path, {"out.png": png(4)})
     write_list(source / "metadata.jsonl", [
@@ -154,7 +154,7 @@ def test_imagefolder_pictures_without_a_row_and_rows_that_lead_out(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["data.json", "captions.json", "image_captions.json", "captions.csv"])
-def test_caption_files_beside_pictures(tmp_path: Path, read: Read, name: str) -> None:
+def test_caption_files_beside_images(tmp_path: Path, read: Read, name: str) -> None:
     fill(tmp_path, {"a.png": png(1), "b.png": png(2), "b.txt": "beside", "1.mask.jpg": png(3), "control/a.png": png(4)})
     if name == "data.json":
         records = [{"image": "a.png", "text": "a", "conditioning_image": "control/a.png", "mask": "1.mask.jpg"}]

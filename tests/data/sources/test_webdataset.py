@@ -30,7 +30,7 @@ SAMPLES = [
     {"jpg": png(1), "json": {"text": ["one", "uno"]}},
     {"img.png": png(2), "mask.png": png(12), "control.png": png(22), "cls": b"cat"},
     {"webp": png(3), "cls": 7},
-    {"json": {"caption": "no picture"}},
+    {"json": {"caption": "no image"}},
 ]
 
 
@@ -76,9 +76,9 @@ def test_one_shard_and_broken_json(tmp_path: Path, read: Read) -> None:
 
 def test_an_object_store(tmp_path: Path, bucket: tuple[Any, str], read: Read) -> None:
     client, query = bucket
-    upload(client, "pictures", shards(tmp_path / "s", SAMPLES), "shards")
+    upload(client, "images", shards(tmp_path / "s", SAMPLES), "shards")
     for source in ("shards", "shards/x-{000..001}.tar", "shards/*.tar"):
-        items, rejected = listed(f"s3://pictures/{source}{query}")
+        items, rejected = listed(f"s3://images/{source}{query}")
         assert [read(item.location) for item in items] == [png(n) for n in range(4)]
         assert not rejected
 

@@ -31,7 +31,7 @@ PHOTOGRAPHS = {
     "china.jpg": "a chinese temple", "flower.jpg": "a flower in a garden",
 }  # fmt: skip
 SHAPES = ((120, 120), (150, 100), (100, 150))
-PICTURES = 72
+IMAGES = 72
 STAGES = ("plan", "sample", "evaluate", "tune")
 
 
@@ -42,7 +42,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = [Path(skimage.__file__).parent / "data", Path(sklearn.datasets.__file__).parent / "images"]
     random = np.random.default_rng(0)
     files = [next(source / name for source in sources if (source / name).exists()) for name in PHOTOGRAPHS]
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         file, (width, height) = files[number % len(files)], SHAPES[number % 3]
         with Image.open(file) as photograph:
             left, top = (int(random.integers(0, side - part + 1)) for side, part in
@@ -95,14 +95,14 @@ def by_subprocess(stage: str, config: str, *overrides: str) -> subprocess.Comple
 def check_results(folder: Path, models: Path) -> None:
     output = folder / "run"
     dataset = Dataset(str(folder / "dataset"))
-    assert sum(dataset.counts("train").values()) + sum(dataset.counts("held_out").values()) == PICTURES
+    assert sum(dataset.counts("train").values()) + sum(dataset.counts("held_out").values()) == IMAGES
     assert set(dataset.counts()) == {"64x64", "96x64", "64x96"}
     captions = [row["captions"][0] for split in ("train", "held_out") for row in dataset.details(split)]
-    assert sum(caption in PHOTOGRAPHS.values() for caption in captions) == PICTURES // 2
+    assert sum(caption in PHOTOGRAPHS.values() for caption in captions) == IMAGES // 2
     notes = list(tables.read(str(folder / "dataset" / "notes"), tables.NOTES))
-    assert len(notes) == PICTURES // 2  # the captioner was asked about the other half; random weights may say nothing
-    assert sum(map(bool, captions)) == PICTURES // 2 + sum(bool(note["texts"][0]) for note in notes)
-    for name in ("train.json", "report.html", "pictures/grid.png", "evaluation/report.json", "tune/winner.toml"):
+    assert len(notes) == IMAGES // 2  # the captioner was asked about the other half; random weights may say nothing
+    assert sum(map(bool, captions)) == IMAGES // 2 + sum(bool(note["texts"][0]) for note in notes)
+    for name in ("train.json", "report.html", "images/grid.png", "evaluation/report.json", "tune/winner.toml"):
         assert (output / name).stat().st_size > 0, name
     assert len(storage.read_json(str(output / "tune" / "leaderboard.json"))) == 2
     from diffusers import StableDiffusionXLPipeline
@@ -120,11 +120,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_stage_by_command(photographs: Path, models: Path, place: Path) -> None:
     config = write_config(place, photographs, models)
-    (photographs / "broken.png").write_bytes(b"no picture")
+    (photographs / "broken.png").write_bytes(b"no image")
     stopped = by_subprocess("run", config)
     assert stopped.returncode == 3
     assert "broken.png" in stopped.stdout
-    assert stopped.stderr.startswith("Stopped before training: broken pictures")
+    assert stopped.stderr.startswith("Stopped before training: broken images")
     assert not (place / "run" / "checkpoints").exists()
     whole = by_subprocess("run", config, "data.allow_rejected=true")
     assert whole.returncode == 0, whole.stderr

@@ -19,11 +19,11 @@ from raytrain.sampling.grid import by_prompt, grid, save_image
 from raytrain.sampling.prompts import Prompt, prompts
 from raytrain.train.run import autocast
 
-WITHOUT_PICTURES = ("held_out_loss",)
-"""Scorers that look at no picture."""
+WITHOUT_IMAGES = ("held_out_loss",)
+"""Scorers that look at no image."""
 
 
-class Pictures:
+class Images:
     """Images of a model whose weights change. The pipeline around it is built once, a step's images drawn once."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Pictures:
 
     def write(self, step: int) -> Image.Image:
         """Write the images and their grid to `samples/step-<n>`; returns the grid."""
-        made, each = self.draw(step), self._config.sample.pictures_per_prompt
+        made, each = self.draw(step), self._config.sample.images_per_prompt
         folder = storage.join(self._config.output, "samples", f"step-{step:08d}")
         for number, image in enumerate(made):
             save_image(image, storage.join(folder, f"{number:03d}.png"))
@@ -62,7 +62,7 @@ class Pictures:
     def score(self, step: int, scorers: Sequence[str], losses: list[float]) -> dict[str, float]:
         """Return the means of some scorers; `losses` are those of the held-out images."""
         settings = self._config.evaluate.model_copy(update={"scorers": tuple(scorers)})
-        made = self.draw(step) if needs_pictures(scorers) else []
+        made = self.draw(step) if needs_images(scorers) else []
         texts = [prompt.text for prompt in self._prompts] if made else []
         config = self._config.model_copy(update={"evaluate": settings})
         subject = Subject(config, made, texts, self._judges, losses.copy if losses else None)
@@ -81,6 +81,6 @@ class Pictures:
         return Judges(self._config, self._device)
 
 
-def needs_pictures(scorers: Sequence[str]) -> bool:
-    """Tell whether some of these scorers look at pictures."""
-    return bool(set(scorers) - set(WITHOUT_PICTURES))
+def needs_images(scorers: Sequence[str]) -> bool:
+    """Tell whether some of these scorers look at images."""
+    return bool(set(scorers) - set(WITHOUT_IMAGES))

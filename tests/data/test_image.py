@@ -1,4 +1,4 @@
-"""Decoding every kind of picture file."""
+"""Decoding every kind of image file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from raytrain.data.image.picture import BadPicture, decode, measure
+from raytrain.data.image.image import BadImage, decode, measure
 
 LIMIT = 10**6
 
@@ -76,7 +76,7 @@ def test_cmyk_becomes_rgb() -> None:
 
 
 def test_an_animation_gives_its_first_frame() -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     assert pixel(save(frames[0], "GIF", save_all=True, append_images=frames[1:])) == (255, 0, 0)
 
 
@@ -84,13 +84,13 @@ def test_an_animation_gives_its_first_frame() -> None:
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"hello, I am no picture", "not a picture"),
+        (b"hello, I am no image", "not an image"),
         (save(Image.effect_noise((64, 64), 90))[:900], "damaged"),
         (save(Image.effect_noise((64, 64), 90), "JPEG")[:600], "damaged"),
     ],
 )
-def test_broken_files_are_bad_pictures_with_a_reason(content: bytes, reason: str) -> None:
-    with pytest.raises(BadPicture, match=reason):
+def test_broken_files_are_bad_images_with_a_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(BadImage, match=reason):
         decode(content, LIMIT)
 
 
@@ -98,5 +98,5 @@ def test_a_bomb_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> Non
     content = save(Image.new("1", (2000, 2000)))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
     for function in (measure, decode):
-        with pytest.raises(BadPicture, match=r"4000000 pixels is above data.max_pixels = 1000000"):
+        with pytest.raises(BadImage, match=r"4000000 pixels is above data.max_pixels = 1000000"):
             function(content, LIMIT)

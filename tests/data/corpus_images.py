@@ -1,4 +1,4 @@
-"""Contents of the corpus: bytes that are no usable picture, with words of the reason, and tricky ones that are."""
+"""Contents of the corpus: bytes that are no usable image, with words of the reason, and tricky ones that are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
 from tests.data.test_decode import chunk, png16, tiff
-from tests.data.test_picture import save
+from tests.data.test_image import save
 
 PNG = b"\x89PNG\r\n\x1a\n"
 END = chunk(b"IEND", b"")
@@ -43,17 +43,17 @@ class Good(NamedTuple):
 
 
 def bad() -> list[Bad]:
-    """Return every file whose bytes are no usable picture."""
-    groups = (_cuts(), _grey_ends(), _pngs(), _jpegs(), _gifs(), _bmps(), _tiffs(), _webps(), _foreign())
+    """Return every file whose bytes are no usable image."""
+    groups = (_cuts(), _gray_ends(), _pngs(), _jpegs(), _gifs(), _bmps(), _tiffs(), _webps(), _foreign())
     return [file for group in groups for file in group]
 
 
 def good() -> list[Good]:
-    """Return every tricky file that is a picture all the same, each of other content."""
+    """Return every tricky file that is an image all the same, each of other content."""
     return [*_plain(), *_depths(), *_animations(), *_metadata()]
 
 
-def picture(seed: int, size: tuple[int, int] = SIZE, mode: str = "RGB") -> Image.Image:
+def image(seed: int, size: tuple[int, int] = SIZE, mode: str = "RGB") -> Image.Image:
     """Return noise, a function of its seed."""
     values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], len(mode)), dtype=np.uint8)
     return Image.fromarray(values.squeeze() if mode == "L" else values, mode)
@@ -61,33 +61,33 @@ def picture(seed: int, size: tuple[int, int] = SIZE, mode: str = "RGB") -> Image
 
 def _cuts() -> Iterator[Bad]:
     for extension, (kind, options) in FORMATS.items():
-        content = save(picture(1), kind, **options)
+        content = save(image(1), kind, **options)
         places = {"4": 4, "20": 20, "a-third": len(content) // 3, "two-thirds": len(content) * 2 // 3}
         if extension != "gif":  # a GIF without its last byte has lost no pixel
             places["near-the-end"] = len(content) - 9
             places["the-last-byte"] = len(content) - 1
         for place, length in places.items():
-            reason = "not a picture" if length == 4 and extension[-4:] in ("webp", "avif") else "damaged"
+            reason = "not an image" if length == 4 and extension[-4:] in ("webp", "avif") else "damaged"
             yield Bad(f"cut-at-{place}.{extension}", content[:length], reason)
 
 
-def _grey_ends() -> Iterator[Bad]:
+def _gray_ends() -> Iterator[Bad]:
     for extension in ("png", "jpg", "progressive.jpg", "gif"):
         kind, options = FORMATS[extension]
-        content = save(picture(2), kind, **options)
+        content = save(image(2), kind, **options)
         half = len(content) // 2
         yield Bad(f"zeros-from-the-middle.{extension}", content[:half] + bytes(len(content) - half), "damaged")
-    content = save(picture(3), "JPEG")
+    content = save(image(3), "JPEG")
     yield Bad("cut-and-closed.jpg", content[: len(content) // 2] + b"\xff\xd9", "truncated")
     yield Bad("no-end.jpg", content[:-2] + bytes(500), "end of the JPEG")
 
 
-def _header(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
-    return PNG + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+def _header(width: int, height: int, depth: int = 8, color: int = 2) -> bytes:
+    return PNG + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
 
 
 def _pngs() -> Iterator[Bad]:
-    whole, bomb = save(picture(4)), zlib.compress(bytes(20_000_000))
+    whole, bomb = save(image(4)), zlib.compress(bytes(20_000_000))
     yield Bad(
         "bomb-60000.png", _header(60000, 60000, 1, 0) + chunk(b"IDAT", zlib.compress(bytes(10**6))) + END, "max_pixels"
     )
@@ -98,11 +98,11 @@ def _pngs() -> Iterator[Bad]:
         flipped = bytearray(whole)
         flipped[place] ^= 1
         yield Bad(f"flipped-bit-{name}.png", bytes(flipped), "damaged")
-    palette = bytearray(save(picture(4).convert("P")))
+    palette = bytearray(save(image(4).convert("P")))
     palette[palette.index(b"PLTE") + 9] ^= 1
     yield Bad("flipped-bit-PLTE.png", bytes(palette), "damaged")
     for name, header in (("0x0", _header(0, 0)), ("0x9", _header(0, 9)), ("depth-3", _header(9, 9, 3)),
-                         ("colour-5", _header(9, 9, 8, 5)), ("2147483647x1", _header(2**31 - 1, 1))):  # fmt: skip
+                         ("color-5", _header(9, 9, 8, 5)), ("2147483647x1", _header(2**31 - 1, 1))):  # fmt: skip
         reason = "max_pixels" if "2147483647" in name else "damaged"
         yield Bad(f"header-{name}.png", header + chunk(b"IDAT", zlib.compress(bytes(300))) + END, reason)
     yield Bad("no-pixels.png", _header(9, 9) + END, "damaged")
@@ -113,7 +113,7 @@ def _pngs() -> Iterator[Bad]:
 
 
 def _jpegs() -> Iterator[Bad]:
-    whole = save(picture(5), "JPEG")
+    whole = save(image(5), "JPEG")
     frame = whole.index(b"\xff\xc0")
     for name, height, width in (("0x0", 0, 0), ("0x9", 9, 0), ("65500x65500", 65500, 65500), ("taller", 900, 40)):
         content = whole[: frame + 5] + struct.pack(">HH", height, width) + whole[frame + 9 :]
@@ -128,7 +128,7 @@ def _jpegs() -> Iterator[Bad]:
 
 
 def _gifs() -> Iterator[Bad]:
-    whole = save(picture(6), "GIF")
+    whole = save(image(6), "GIF")
     yield Bad("giant-screen.gif", whole[:6] + b"\xff\xff\xff\xff" + whole[10:], "max_pixels")
     yield Bad("no-screen.gif", whole[:6] + bytes(4) + b"\x00\x00\x00" + b";", "damaged")
     yield Bad("no-frames.gif", whole[: 13 + 768] + b";", "damaged")
@@ -139,7 +139,7 @@ def _gifs() -> Iterator[Bad]:
 
 
 def _bmps() -> Iterator[Bad]:
-    whole = save(picture(7), "BMP")
+    whole = save(image(7), "BMP")
     fields = {"negative-width": (18, -9), "overflow-width": (18, 2**31 - 1), "overflow-height": (22, 2**31 - 1),
               "least-height": (22, -(2**31)), "compression-77": (30, 77), "pixels-elsewhere": (10, 2**30),
               "header-size-9": (14, 9), "no-width": (18, 0)}  # fmt: skip
@@ -155,7 +155,7 @@ def _tiffs() -> Iterator[Bad]:
         yield Bad(f"{dtype}.tif", tiff(np.ones((8, 8), dtype)), "no defined white")
     for dtype in ("float16", "float64", "complex64", "uint64"):
         yield Bad(f"{dtype}.tif", tiff(np.ones((8, 8), dtype)), "unknown variant")
-    yield Bad("float-colours.tif", tiff(np.ones((8, 8, 3), "float32"), photometric="rgb"), "unknown variant")
+    yield Bad("float-colors.tif", tiff(np.ones((8, 8, 3), "float32"), photometric="rgb"), "unknown variant")
     planes = tiff(np.zeros((3, 8, 8), "uint16"), photometric="rgb", planarconfig="separate")
     yield Bad("separate-planes.tif", planes, "plane")
     yield Bad("preview.nef.tif", tiff(np.zeros((8, 8, 3), "uint8"), photometric="rgb", subfiletype=1), "raw file")
@@ -171,7 +171,7 @@ def _tiffs() -> Iterator[Bad]:
 
 def _with_tag(tag: int, **change: int) -> bytes:
     """Change the value or the count of one tag of a compressed little-endian TIFF."""
-    content = bytearray(tiff(np.asarray(picture(8)), photometric="rgb", compression="zlib", predictor=True))
+    content = bytearray(tiff(np.asarray(image(8)), photometric="rgb", compression="zlib", predictor=True))
     entry = int.from_bytes(content[4:8], "little") + 2
     while int.from_bytes(content[entry : entry + 2], "little") != tag:
         entry += 12
@@ -185,7 +185,7 @@ def _with_tag(tag: int, **change: int) -> bytes:
 def _webps() -> Iterator[Bad]:
     bomb = b"WEBPVP8X\x0a\0\0\0\x02\0\0\0" + b"\xff\x3f\0" * 2
     yield Bad("bomb-16384.webp", b"RIFF" + struct.pack("<I", len(bomb)) + bomb, "damaged")
-    whole = save(picture(9), "WEBP")
+    whole = save(image(9), "WEBP")
     yield Bad("size-beyond-the-end.webp", whole[:4] + struct.pack("<I", 2**30) + whole[8:], "damaged")
     yield Bad("no-chunks.webp", b"RIFF\4\0\0\0WEBP", "damaged")
     yield Bad("no-boxes.avif", b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", "damaged")
@@ -193,7 +193,7 @@ def _webps() -> Iterator[Bad]:
 
 def _foreign() -> Iterator[Bad]:
     contents = {
-        "text": (b"hello, I am no picture", "text file"), "page": (b"<!DOCTYPE html>\n<html>404", "failed download"),
+        "text": (b"hello, I am no image", "text file"), "page": (b"<!DOCTYPE html>\n<html>404", "failed download"),
         "answer": (b'{"error": "not found"}', "failed download"), "denied": (b"<?xml version='1.0'?><Error/>", "download"),
         "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"), "pdf": (b"%PDF-1.7\n", "PDF"),
         "postscript": (b"%!PS-Adobe-3.0\n", "PostScript"), "psd": (b"8BPS\0\1" + bytes(20), "Photoshop"),
@@ -207,11 +207,11 @@ def _foreign() -> Iterator[Bad]:
         "exr": (b"\x76\x2f\x31\x01\2\0\0\0", "OpenEXR"), "hdr": (b"#?RADIANCE\n", "Radiance"),
         "icon": (b"\0\0\1\0\1\0\x10\x10", "icon"), "qoi": (b"qoif\0\0\0\1", "QOI"), "dds": (b"DDS " + bytes(124), "DDS"),
         "mp4": (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", "video"), "mkv": (b"\x1aE\xdf\xa3\1", "video"),
-        "sqlite": (b"SQLite format 3\0", "database"), "zeros": (bytes(5000), "not a picture"),
+        "sqlite": (b"SQLite format 3\0", "database"), "zeros": (bytes(5000), "not an image"),
         "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        "ones": (b"\xff" * 5000, "not a picture"), "one-byte": (b"\x89", "not a picture"), "empty": (b"", "empty"),
-        "random": (np.random.default_rng(0).bytes(5000), "not a picture"), "signature": (PNG, "damaged"),
-        "line-ends": (save(picture(10)).replace(b"\r\n", b"\n"), "damaged"),
+        "ones": (b"\xff" * 5000, "not an image"), "one-byte": (b"\x89", "not an image"), "empty": (b"", "empty"),
+        "random": (np.random.default_rng(0).bytes(5000), "not an image"), "signature": (PNG, "damaged"),
+        "line-ends": (save(image(10)).replace(b"\r\n", b"\n"), "damaged"),
     }  # fmt: skip
     for number, (name, (content, reason)) in enumerate(contents.items()):
         yield Bad(f"{name}-within.{('png', 'jpg', 'webp', 'gif', 'bmp', 'tif')[number % 6]}", content, reason)
@@ -219,49 +219,49 @@ def _foreign() -> Iterator[Bad]:
 
 def _plain() -> Iterator[Good]:
     for seed, (extension, (kind, options)) in enumerate(FORMATS.items(), 100):
-        yield Good(f"plain.{extension}", save(picture(seed), kind, **options))
+        yield Good(f"plain.{extension}", save(image(seed), kind, **options))
     for seed, (name, kind) in enumerate({"jpeg-within.png": "JPEG", "png-within.jpg": "PNG", "webp-within.gif": "WEBP",
                                          "gif-within.bmp": "GIF", "avif-within.webp": "AVIF", "tiff-within.jpg": "TIFF",
                                          "UPPER.PNG": "PNG", "two.dots.Jpeg": "JPEG"}.items(), 120):  # fmt: skip
-        yield Good(name, save(picture(seed), kind))
+        yield Good(name, save(image(seed), kind))
     for seed, size in enumerate([(1, 1), (1, 300), (300, 1), (2, 2), (17, 31)], 130):
-        yield Good(f"size-{size[0]}x{size[1]}.png", save(picture(seed, size)), size)
-    yield Good("one-colour.png", save(Image.new("RGB", SIZE, (12, 34, 56))))
+        yield Good(f"size-{size[0]}x{size[1]}.png", save(image(seed, size)), size)
+    yield Good("one-color.png", save(Image.new("RGB", SIZE, (12, 34, 56))))
 
 
 def _depths() -> Iterator[Good]:
-    base = picture(140)
+    base = image(140)
     yield Good("one-bit.png", save(base.convert("1")))
-    yield Good("fax.tif", save(picture(141).convert("1"), "TIFF", compression="group4"))
-    yield Good("palette.png", save(picture(142).convert("P"), transparency=3))
-    yield Good("grey.jpg", save(picture(143, mode="L"), "JPEG"))
-    yield Good("grey-alpha.png", save(picture(144, mode="LA")))
-    yield Good("alpha.png", save(picture(145, mode="RGBA")))
+    yield Good("fax.tif", save(image(141).convert("1"), "TIFF", compression="group4"))
+    yield Good("palette.png", save(image(142).convert("P"), transparency=3))
+    yield Good("gray.jpg", save(image(143, mode="L"), "JPEG"))
+    yield Good("gray-alpha.png", save(image(144, mode="LA")))
+    yield Good("alpha.png", save(image(145, mode="RGBA")))
     yield Good("nothing-but-transparent.webp", save(Image.new("RGBA", SIZE), "WEBP", lossless=True))
-    yield Good("cmyk.jpg", save(picture(146).convert("CMYK"), "JPEG"))
-    yield Good("ycck.tif", save(picture(147).convert("YCbCr"), "TIFF"))
-    yield Good("lab.tif", save(ImageCms.profileToProfile(picture(148), ImageCms.createProfile("sRGB"),
+    yield Good("cmyk.jpg", save(image(146).convert("CMYK"), "JPEG"))
+    yield Good("ycck.tif", save(image(147).convert("YCbCr"), "TIFF"))
+    yield Good("lab.tif", save(ImageCms.profileToProfile(image(148), ImageCms.createProfile("sRGB"),
                                                         ImageCms.createProfile("LAB"), outputMode="LAB"), "TIFF"))  # fmt: skip
     for channels in (1, 2, 3, 4):
         values = np.random.default_rng(channels).integers(0, 65536, (SIZE[1], SIZE[0], channels), dtype=np.uint16)
         yield Good(f"sixteen-bit-{channels}.png", png16(values))
     values = np.random.default_rng(9).integers(0, 65536, (SIZE[1], SIZE[0], 3), dtype=np.uint16)
     yield Good("sixteen-bit.tif", tiff(values, photometric="rgb", compression="zlib"))
-    yield Good("big.tif", tiff(np.asarray(picture(149)), photometric="rgb", bigtiff=True))
+    yield Good("big.tif", tiff(np.asarray(image(149)), photometric="rgb", bigtiff=True))
 
 
 def _animations() -> Iterator[Good]:
     for seed, (extension, kind) in enumerate(
         {"gif": "GIF", "webp": "WEBP", "png": "PNG", "tif": "TIFF", "avif": "AVIF"}.items()
     ):
-        frames = [picture(160 + 10 * seed + number) for number in range(3)]
+        frames = [image(160 + 10 * seed + number) for number in range(3)]
         yield Good(f"moving.{extension}", save(frames[0], kind, save_all=True, append_images=frames[1:]))
-    still = save(picture(220))
+    still = save(image(220))
     yield Good("no-frames.apng.png", still[:33] + chunk(b"acTL", bytes(8)) + still[33:])
-    yield Good("stereo.jpg", save(picture(221), "MPO", save_all=True, append_images=[picture(222)]))
-    gif = save(picture(223), "GIF", save_all=True, append_images=[picture(224)])
+    yield Good("stereo.jpg", save(image(221), "MPO", save_all=True, append_images=[image(222)]))
+    gif = save(image(223), "GIF", save_all=True, append_images=[image(224)])
     yield Good("second-frame-cut.gif", gif[: len(gif) - 300])
-    yield Good("no-trailer.gif", save(picture(225), "GIF")[:-1])
+    yield Good("no-trailer.gif", save(image(225), "GIF")[:-1])
 
 
 def _metadata() -> Iterator[Good]:
@@ -271,22 +271,22 @@ def _metadata() -> Iterator[Good]:
         size = SIZE[::-1] if orientation == 6 else SIZE
         for seed, kind in ((240, "JPEG"), (250, "PNG"), (260, "TIFF")):
             if kind != "TIFF" or orientation in (3, 6):
-                content = save(picture(seed + orientation), kind, exif=exif)
+                content = save(image(seed + orientation), kind, exif=exif)
                 yield Good(f"orientation-{orientation}.{kind.lower()}".replace("jpeg", "jpg"), content, size)
-    yield Good("exif-is-junk.jpg", save(picture(270), "JPEG", exif=b"Exif\0\0" + b"junk" * 100))
-    yield Good("exif-of-60-kB.jpg", save(picture(271), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0" + bytes(60_000)))
-    yield Good("exif-of-3-MB.webp", save(picture(272), "WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0" + bytes(3_000_000)))
+    yield Good("exif-is-junk.jpg", save(image(270), "JPEG", exif=b"Exif\0\0" + b"junk" * 100))
+    yield Good("exif-of-60-kB.jpg", save(image(271), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0" + bytes(60_000)))
+    yield Good("exif-of-3-MB.webp", save(image(272), "WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0" + bytes(3_000_000)))
     notes = PngImagePlugin.PngInfo()
     notes.add_text("workflow", "x" * 3_000_000)
-    yield Good("text-of-3-MB.png", save(picture(273), pnginfo=notes))
-    yield Good("profile-is-junk.png", save(picture(274), icc_profile=b"no profile"))
-    yield Good("profile-of-other-channels.jpg", save(picture(275), "JPEG", icc_profile=_profile("LAB")))
-    yield Good("profile.png", save(picture(276), icc_profile=_profile("sRGB")))
-    yield Good("tail.jpg", save(picture(277), "JPEG") + b"something behind the picture" * 100)
-    yield Good("tail.png", save(picture(278)) + bytes(1000))
-    yield Good("comments.gif", save(picture(280), "GIF", comment=b"c" * 5000))
-    yield Good("top-down.bmp", _top_down(save(picture(281), "BMP")))
-    yield Good("chunks-of-100-bytes.png", _rechunked(save(picture(279))))
+    yield Good("text-of-3-MB.png", save(image(273), pnginfo=notes))
+    yield Good("profile-is-junk.png", save(image(274), icc_profile=b"no profile"))
+    yield Good("profile-of-other-channels.jpg", save(image(275), "JPEG", icc_profile=_profile("LAB")))
+    yield Good("profile.png", save(image(276), icc_profile=_profile("sRGB")))
+    yield Good("tail.jpg", save(image(277), "JPEG") + b"something behind the image" * 100)
+    yield Good("tail.png", save(image(278)) + bytes(1000))
+    yield Good("comments.gif", save(image(280), "GIF", comment=b"c" * 5000))
+    yield Good("top-down.bmp", _top_down(save(image(281), "BMP")))
+    yield Good("chunks-of-100-bytes.png", _rechunked(save(image(279))))
 
 
 def _profile(space: Any) -> bytes:
