@@ -64,7 +64,7 @@ def test_the_job_says_what_it_wrote_and_how_to_load_it(
 ) -> None:
     config = saved(tune("sd15"), tmp_path / "run", ema=False)
     file = tmp_path / "config.toml"
-    file.write_text(file.to_toml(config))
+    file.write_text(to_toml(config))
     assert main([str(file)]) == 0
     printed = capsys.readouterr().out
     assert str(tmp_path / "run" / "export" / "run.safetensors") in printed
@@ -77,6 +77,6 @@ def test_a_run_without_checkpoints_is_a_users_mistake(
 ) -> None:
     config = tune("sd15").config.model_copy(update={"output": str(tmp_path / "nothing")})
     file = tmp_path / "config.toml"
-    file.write_text(file.to_toml(config))
+    file.write_text(to_toml(config))
     assert main([str(file)]) == 2
     assert "holds no checkpoint" in capsys.readouterr().err
