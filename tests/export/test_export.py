@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from jobs.export import main
 from raytrain import checkpoint
 from raytrain.config import Config
+from raytrain.config.file import to_toml
 from raytrain.errors import UserError
 from raytrain.export.run import export
 from tests.export.conftest import Tuned

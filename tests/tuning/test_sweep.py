@@ -19,7 +19,7 @@ from ray.util import placement_group
 
 from raytrain import checkpoint, storage
 from raytrain.config import Config
-from raytrain.config.file import load
+from raytrain.config import file as config_file
 from raytrain.log import read_metrics
 from tests.tuning import fake
 from tuning import leaderboard, nested, study
@@ -83,7 +83,7 @@ def test_the_leaderboard_is_sorted_and_on_disk(swept: tuple[Config, list[leaderb
 
 def test_the_winner_s_config_is_ready_to_run(swept: tuple[Config, list[leaderboard.Row]]) -> None:
     config, rows = swept
-    won = load(f"{study.folder(config)}/winner.toml")
+    won = config_file.load(f"{study.folder(config)}/winner.toml")
     assert won.train.learning_rate == rows[0]["parameters"]["train.learning_rate"]
     assert (won.dataset, won.output) == (config.dataset, f"{config.output}/winner")
     assert (won.train.steps, won.train.score_every) == (config.train.steps, config.train.score_every)
