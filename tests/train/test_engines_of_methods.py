@@ -26,9 +26,9 @@ ENGINES = ("plain", "ddp", "zero2", "zero3")
 def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callable[[str, str], Config]:
     """Return a maker of configs by method and engine, after each method's columns were added to a dataset."""
     base = world("sd15")
-    datas = {}
+    tables = {}
     for name, method in METHODS.items():
-        data = datas[name] = {**base["data"], "dataset": str(tmp_path / name), "controls": {"kind": "canny"}}
+        data = tables[name] = {**base["data"], "dataset": str(tmp_path / name), "controls": {"kind": "canny"}}
         shutil.copytree(base["data"]["dataset"], data["dataset"])
         with workers_here():
             prepare(parse({**base, "data": data, "method": method}))
@@ -39,7 +39,7 @@ def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callable[[st
             "engine": engine, "workers": 1 if engine == "plain" else 2,
         }  # fmt: skip
         return parse({
-            **base, "output": str(tmp_path / f"{method}-{engine}"), "data": datas[method],
+            **base, "output": str(tmp_path / f"{method}-{engine}"), "data": tables[method],
             "method": METHODS[method], "train": train,
             "sample": {"steps": 1, "max_prompts": 1}, "evaluate": {"timesteps": 1, "max_held_out": 2},
             "log": {"tensorboard": False},
