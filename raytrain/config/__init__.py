@@ -12,10 +12,10 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from raytrain import optimizers, plugins
-from raytrain.config.base import Interval, Names, Table
 from raytrain.config.data import DataConfig
 from raytrain.config.period import Period, RealPeriod, Share, in_steps
 from raytrain.config.tune import TuneConfig
+from raytrain.table import Interval, Names, Table
 
 
 class ModelConfig(Table):

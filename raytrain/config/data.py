@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raytrain import plugins
-from raytrain.config.base import Interval, Names, Size, Table, check_color
+from raytrain.table import Interval, Names, Size, Table, check_color
 
 
 class SubsetConfig(Table):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raytrain.config.base import Interval, Size, Table
+from raytrain.table import Interval, Size, Table
 
 
 class Dimension(Table):

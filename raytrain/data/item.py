@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from raytrain.config.base import Table
+from raytrain.table import Table
 
 
 class Item(NamedTuple):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from raytrain.config import MethodConfig
-from raytrain.config.base import Names
 from raytrain.errors import UserError
+from raytrain.table import Names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from raytrain import families
-from raytrain.config.base import Names
 from raytrain.methods import _adapter
 from raytrain.optimizers import Group
+from raytrain.table import Names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from raytrain import plugins
-from raytrain.config.base import Table
 from raytrain.errors import UserError, nearest
+from raytrain.table import Table
 
 if TYPE_CHECKING:
     import torch

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from raytrain.config import TrainConfig
-from raytrain.config.base import Table
 from raytrain.errors import UserError, unknown
 from raytrain.optimizers import ARGUMENTS, Facts, Groups, _state
+from raytrain.table import Table
 
 USUAL_BYTES = 8
 """Assumed of a class whose state cannot be measured without options: AdamW's."""

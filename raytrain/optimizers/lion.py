@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raytrain.config.base import Table
 from raytrain.optimizers import Facts, Groups
+from raytrain.table import Table
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from raytrain.config.base import Table
 from raytrain.optimizers import Facts, Groups
+from raytrain.table import Table
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

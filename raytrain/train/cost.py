@@ -77,7 +77,11 @@ def step(config: Config, model: Model, width: int, height: int, *, flops: bool =
     rows = row(config, width, height)
     draws = model.draw(rows).to(META)
     kept = _Kept(model, half=config.train.precision != "fp32")
-    with _attention(), FlopCounterMode(display=False) as counter, kept.watch(config.train.gradient_checkpointing):
+    with (
+        countable_attention(),
+        FlopCounterMode(display=False) as counter,
+        kept.watch(config.train.gradient_checkpointing),
+    ):
         losses = _losses(config, model, rows, draws)
         forward = counter.get_total_flops()
         if flops:
@@ -198,7 +202,7 @@ class _Attention(torch.autograd.Function):
 
 
 @contextmanager
-def _attention() -> Iterator[None]:
+def countable_attention() -> Iterator[None]:
     """Let attention on `meta` be counted as the fused kernel that other devices have; on `meta` PyTorch has none."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any, enable_gqa: bool = False, **__: Any) -> Tensor:

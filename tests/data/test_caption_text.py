@@ -96,7 +96,7 @@ def test_versions_differ_by_image_seed_and_number_and_drop_the_share() -> None:
 
 def test_versions_are_the_same_in_every_process() -> None:
     config = CaptionConfig(tag_dropout=0.3)
-    made = variant("a, b, c, d, e, f", config, identity="image", seed=7, number=2)
+    made = variant("a, b, c, d, e, f", config, identity="picture", seed=7, number=2)
     assert made == "f, b, e, c"  # fixed: a change of this order is a change of every dataset with versions
 
 

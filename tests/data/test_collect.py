@@ -164,7 +164,7 @@ def test_nothing_is_deleted_where_a_snapshot_cannot_be_read(dataset: str) -> Non
 KILLED = """
 import os, signal, sys
 from raytrain import storage
-from raytrain.data import collect
+from raytrain.data.tools import collect
 count = int(sys.argv[2])
 def remove(uri, remove=storage.remove):
     global count

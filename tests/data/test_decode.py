@@ -13,10 +13,10 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from raytrain.config.base import check_color
 from raytrain.data.image.image import BadImage, decode, decode_any, decode_layers, measure
 from raytrain.data.image.kinds import describe
 from raytrain.errors import UserError
+from raytrain.table import check_color
 from tests.data.test_image import LIMIT, save
 
 NOISE = np.random.default_rng(0)

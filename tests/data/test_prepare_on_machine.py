@@ -16,7 +16,7 @@ from raytrain.data.prepare import prepare
 from raytrain.errors import UserError
 from tests.data.contents import contents
 from tests.data.test_prepare import counts
-from tests.data.test_prepare_on_ray import Mortal, Slow, deadly
+from tests.data.test_prepare_on_ray import Joined, Mortal, deadly
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +66,11 @@ def test_a_mistake_that_a_worker_meets_is_told() -> None:
         list(flow.map_tasks([{"number": number} for number in range(4)], wrong))
 
 
-def test_several_workers_share_the_jobs(make_config: Callable[..., Config]) -> None:
+def test_several_workers_share_the_jobs(tmp_path: Path, make_config: Callable[..., Config]) -> None:
     encode = make_config(encode={"workers": 2}).data.encode
-    reports = list(flow.map_actors([{"number": number} for number in range(6)], Slow, {}, encode))
+    reports = list(
+        flow.map_actors([{"number": number} for number in range(6)], Joined, {"folder": str(tmp_path)}, encode)
+    )
     assert len(reports) == 6
     assert len({report["process"] for report in reports} - {os.getpid()}) == 2
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from raytrain.config import MethodConfig
-from raytrain.config.base import Names
 from raytrain.families import Family
+from raytrain.table import Names
 
 
 class Config(MethodConfig):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from raytrain import plugins
 from raytrain.config import Config
@@ -36,8 +36,8 @@ def test_operations_and_weights_are_those_of_the_live_model(
 ) -> None:
     config = run_config(family, method={"name": method})
     model, batch, draws, size = live(config)
-    # The flop counter knows no fused attention of CPUs; the plain one computes its forward pass once.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    # PyTorch's counter knows no fused attention of CPUs.
+    with cost.countable_attention(), FlopCounterMode(display=False) as counter:
         model(batch, draws).sum().backward()
     skeleton = cost.skeleton(config)
     assert cost.step(config, skeleton, *size).flops == pytest.approx(counter.get_total_flops(), rel=0.02)
@@ -45,6 +45,15 @@ def test_operations_and_weights_are_those_of_the_live_model(
     assert counted.all == sum(weight.numel() for weight in model.parameters())
     assert counted.trainable == sum(weight.numel() for weight in model.learning().values())
     assert counted.frozen_bytes == sum(w.nbytes for w in model.parameters() if not w.requires_grad)
+
+
+def test_attention_counts_as_a_fused_kernel_does() -> None:
+    query, key, value = (torch.randn(1, 2, length, 16, requires_grad=True) for length in (8, 12, 12))
+    with cost.countable_attention(), FlopCounterMode(display=False) as counter:
+        found = functional.scaled_dot_product_attention(query, key, value)
+        found.sum().backward()
+    shapes = query.shape, key.shape, value.shape
+    assert counter.get_total_flops() == sdpa_flop_count(*shapes) + sdpa_backward_flop_count(found.shape, *shapes)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -51,8 +51,10 @@ def reference(config: Config, batch: Batch, draws: Columns, start: dict[str, Ten
     denoiser = getattr(pipe, part).requires_grad_(False)
     inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=own.TARGETS), denoiser)
     learning = {f"{part}.{public_name(n)}": weight for n, weight in denoiser.named_parameters() if weight.requires_grad}
+    learning = {name: weight for name, weight in learning.items() if name in start}  # others begin without effect
     for name, weight in learning.items():
         weight.data.copy_(start[name])
+    assert learning.keys() == start.keys()
     loss = own.loss(pipe, batch, draws, config)
     loss.backward()
     return loss.detach(), _gradients(learning)

@@ -18,7 +18,7 @@ from raytrain import storage
 from raytrain.config import Config
 from raytrain.errors import Diverged, UserError
 from raytrain.log import read_metrics
-from raytrain.objective import Objective
+from raytrain.model import Model
 from raytrain.train import worker
 from raytrain.train.engines import engine
 from raytrain.train.guards.hang import EXIT_CODE
@@ -37,14 +37,14 @@ def test_out_of_memory_ends_in_a_smaller_micro_batch(
 ) -> None:
     whole, small = (run_config(name=name, train={"steps": 3}) for name in ("whole", "small"))
     worker.train(whole)
-    real = Objective.losses
+    real = Model.forward
 
-    def losses_of(self: Objective, denoiser: Any, batch: Any, draws: Any) -> Any:
+    def losses_of(self: Model, batch: Any, draws: Any) -> Any:
         if len(batch.ids) > 1:
             torch.empty(2**46)  # the allocator's own error
-        return real(self, denoiser, batch, draws)
+        return real(self, batch, draws)
 
-    monkeypatch.setattr(Objective, "losses", losses_of)
+    monkeypatch.setattr(Model, "forward", losses_of)
     worker.train(small)
     assert "Memory ran out at step 1 " in notices(small)
     assert "Going on with 2 at a time; a step is still 4 images." in notices(small)
@@ -72,7 +72,7 @@ def test_no_smaller_micro_batch_is_left(run_config: Callable[..., Config], monke
     def losses_of(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Objective, "losses", losses_of)
+    monkeypatch.setattr(Model, "forward", losses_of)
     config = run_config()
     with pytest.raises(UserError, match=r"with 1 images at a time \(CUDA out of memory\).*gradient_checkpointing"):
         worker.train(config)
@@ -107,11 +107,11 @@ def test_numbers_that_are_read_later_are_the_same(
 def test_a_loss_that_is_no_number_is_written_down(
     run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, later: bool
 ) -> None:
-    real, real_step = Objective.losses, engine.PlainEngine.step
+    real, real_step = Model.forward, engine.PlainEngine.step
     poisoned: list[str] = []
 
-    def losses_of(self: Objective, denoiser: Any, batch: Any, draws: Any) -> Any:
-        found = real(self, denoiser, batch, draws)
+    def losses_of(self: Model, batch: Any, draws: Any) -> Any:
+        found = real(self, batch, draws)
         if batch.occurrences.count(0) < len(batch.occurrences):  # from the second epoch on one image is bad
             poisoned[:] = poisoned or [batch.ids[1]]
         return found * torch.tensor([float("nan") if name in poisoned else 1.0 for name in batch.ids])
@@ -127,7 +127,7 @@ def test_a_loss_that_is_no_number_is_written_down(
         return real_step(self, *given)
 
     ran: list[engine.PlainEngine] = []
-    monkeypatch.setattr(Objective, "losses", losses_of)
+    monkeypatch.setattr(Model, "forward", losses_of)
     monkeypatch.setattr(engine.PlainEngine, "step", step)
     if later:
         read_later(monkeypatch)
@@ -179,7 +179,7 @@ def test_gradients_that_are_not_shared_are_noticed(run_config: Callable[..., Con
     assert not storage.exists(storage.join(config.output, "checkpoints"))
 
 
-@pytest.mark.parametrize(("broken", "expected"), [("frozen", "1 frozen weights changed, such as conv_in.weight"),
+@pytest.mark.parametrize(("broken", "expected"), [("frozen", "1 frozen weights changed, such as unet.conv_in.weight"),
                                                   ("nothing", "none of the 64 trainable weights changed")])  # fmt: skip
 def test_a_step_that_is_not_sound(
     run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, broken: str, expected: str
@@ -188,7 +188,7 @@ def test_a_step_that_is_not_sound(
 
     def step(self: engine.PlainEngine, *given: Any) -> Any:
         if broken == "frozen":
-            dict(self.model.named_parameters())["conv_in.weight"].data[0, 0, 0, 0] += 1
+            dict(self.model.named_parameters())["parts.unet.conv_in.weight"].data[0, 0, 0, 0] += 1
             return real(self, *given)
         self.forget()
         return torch.tensor(1.0)

@@ -14,10 +14,10 @@ from pydantic import Field, field_validator, model_validator
 from urllib3.exceptions import HTTPError, LocationValueError
 from urllib3.util import Timeout
 
-from raytrain.config.base import Table
 from raytrain.data.files._http import Connections, retry_after
 from raytrain.data.image.image import BadImage
 from raytrain.errors import UserError
+from raytrain.table import Table
 
 Message = dict[str, Any]
 REFUSED = (400, 413, 415, 422)

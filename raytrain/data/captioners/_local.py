@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 from pydantic import Field
 
-from raytrain.config.base import Table
 from raytrain.config.data import CaptionConfig
 from raytrain.data.image.image import BadImage
 from raytrain.data.store.schema import content_key
 from raytrain.errors import UserError
+from raytrain.table import Table
 
 if TYPE_CHECKING:
     import torch

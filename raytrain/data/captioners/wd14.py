@@ -13,12 +13,12 @@ from typing import Any, Literal, NamedTuple
 from PIL import Image
 from pydantic import Field, field_validator
 
-from raytrain.config.base import Table
 from raytrain.config.data import CaptionConfig
 from raytrain.data.captioners import Captioner, _local
 from raytrain.data.image.image import BadImage
 from raytrain.data.store.schema import content_key
 from raytrain.errors import UserError
+from raytrain.table import Table
 
 PROMPT: str | None = None
 NEEDS_PATH = True

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from raytrain.config.base import Table
 from raytrain.config.data import ControlConfig
 from raytrain.data.controls import Maker
 from raytrain.data.store.schema import content_key
+from raytrain.table import Table
 
 READS_FILE = False
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from PIL import Image
 
-from raytrain.config.base import Table
 from raytrain.config.data import ControlConfig
 from raytrain.data.annotate import pretrained
 from raytrain.data.controls import Maker
 from raytrain.data.image.image import BadImage
 from raytrain.data.store.schema import content_key
+from raytrain.table import Table
 
 READS_FILE = False
 UNUSED = r"fusion_stage\.layers\.0\.residual_layer1\."

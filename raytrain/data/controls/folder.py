@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from PIL import Image
 
-from raytrain.config.base import Table
 from raytrain.config.data import ControlConfig
 from raytrain.data.controls import Maker
 from raytrain.data.image.companion import fit, gray
 from raytrain.data.image.image import BadImage
 from raytrain.data.store.schema import content_key
+from raytrain.table import Table
 
 READS_FILE = True
 

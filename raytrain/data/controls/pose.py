@@ -13,11 +13,11 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 from pydantic import Field
 
-from raytrain.config.base import Table
 from raytrain.config.data import ControlConfig
 from raytrain.data.annotate import pretrained
 from raytrain.data.controls import Maker
 from raytrain.data.store.schema import content_key
+from raytrain.table import Table
 
 READS_FILE = False
 NECK = 1

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from raytrain.config.base import Size
 from raytrain.data.image import integrity, kinds, profile, sixteen_bits
+from raytrain.table import Size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 DECODING = "decode/2"

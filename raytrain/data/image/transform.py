@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
-from raytrain.config.base import Interval
 from raytrain.config.data import AugmentConfig, BucketConfig
 from raytrain.data.buckets import Fit, Size
+from raytrain.table import Interval
 
 VERSION = "resize-mirror-cut-color-extend/1"
 """Names what `pixels` and `gray` do; part of every content address. Change it when the pixels change."""

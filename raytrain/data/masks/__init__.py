@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from raytrain import plugins
-from raytrain.config.base import Table
+from raytrain.table import Table
 
 if TYPE_CHECKING:
     from PIL import Image

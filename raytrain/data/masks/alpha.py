@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from PIL import Image
 
-from raytrain.config.base import Table
 from raytrain.config.data import MaskConfig
 from raytrain.data.masks import Masker
 from raytrain.data.store.schema import content_key
+from raytrain.table import Table
 
 READS_FILE = False
 

@@ -11,13 +11,13 @@ from typing import Any
 from PIL import Image, ImageFilter
 from pydantic import Field
 
-from raytrain.config.base import Table
 from raytrain.config.data import MaskConfig
 from raytrain.data.annotate import pretrained
 from raytrain.data.image.image import BadImage
 from raytrain.data.masks import Masker
 from raytrain.data.store.schema import content_key
 from raytrain.errors import UserError
+from raytrain.table import Table
 
 READS_FILE = False
 

@@ -6,12 +6,12 @@ from typing import Literal
 
 from PIL import Image
 
-from raytrain.config.base import Table
 from raytrain.config.data import MaskConfig
 from raytrain.data.image.companion import fit, gray
 from raytrain.data.image.image import BadImage
 from raytrain.data.masks import Masker
 from raytrain.data.store.schema import content_key
+from raytrain.table import Table
 
 READS_FILE = True
 

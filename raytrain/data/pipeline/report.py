@@ -8,9 +8,9 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table as Grid
 
-from raytrain.config.base import Table
 from raytrain.data.item import Rejected
 from raytrain.data.store.schema import BucketCount
+from raytrain.table import Table
 
 SHOWN = 20
 BROKEN = "broken"

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from raytrain import storage
-from raytrain.config.base import Table
 from raytrain.config.data import ScoreConfig
 from raytrain.data.annotate import pretrained
 from raytrain.data.scores import Scorer
 from raytrain.data.store.schema import content_key
 from raytrain.errors import UserError
+from raytrain.table import Table
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from PIL import Image
 
-from raytrain.config.base import Table
 from raytrain.config.data import ScoreConfig
 from raytrain.data.annotate import pretrained
 from raytrain.data.scores import Scorer
 from raytrain.data.store.schema import content_key
 from raytrain.errors import UserError, unknown
+from raytrain.table import Table
 
 
 class Options(Table):

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from raytrain.config.base import Table
 from raytrain.config.data import ScoreConfig
 from raytrain.data.scores import Scorer
 from raytrain.data.store.schema import content_key
+from raytrain.table import Table
 
 
 class Options(Table):

@@ -22,7 +22,6 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from raytrain.config.base import Table
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files import stream
 from raytrain.data.files.location import absolute, base_name, child, look, named, parent, shown
@@ -31,6 +30,7 @@ from raytrain.data.sources._records import FILES, Records, value
 from raytrain.data.sources._rows import Row, rows
 from raytrain.data.sources._tree import IMAGES, SIDECARS, Places, images, is_image, open_folder, top
 from raytrain.errors import UserError, unknown
+from raytrain.table import Table
 
 FOLDER = re.compile(r"([1-9]\d{0,2})_(.+)", re.DOTALL)
 # fmt: off

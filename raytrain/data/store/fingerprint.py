@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 
 from raytrain.config import Config
-from raytrain.config.base import Table
 from raytrain.data import buckets, columns
 from raytrain.data.image.image import DECODING
 from raytrain.data.image.transform import VERSION
 from raytrain.data.store.schema import Column, content_digest
 from raytrain.errors import UserError
+from raytrain.table import Table
 
 
 class Fingerprint(Table):

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from raytrain.config.base import Names, Table
+from raytrain.table import Names, Table
 
 VERSION = 3
 MANIFEST = "manifest.json"

@@ -21,12 +21,12 @@ from pydantic import Field, ValidationError
 from rich.console import Group, RenderableType
 
 from raytrain import plugins, storage
-from raytrain.config.base import Table
 from raytrain.data.store import leaving, schema, snapshot, tables
 from raytrain.data.store.schema import Manifest
 from raytrain.data.tools.browse import open_snapshot, size
 from raytrain.errors import UserError
 from raytrain.storage import File
+from raytrain.table import Table
 
 HOURS = 24.0
 """Files younger than this are never deleted: longer than the longest preparation."""

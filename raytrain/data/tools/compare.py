@@ -12,11 +12,11 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from raytrain.config.base import Names, Table
 from raytrain.data.pipeline import missing
 from raytrain.data.store import tables
 from raytrain.data.store.schema import Manifest
 from raytrain.data.tools.browse import open_snapshot, rows_table, shown
+from raytrain.table import Names, Table
 
 _PAIRED_BY = (("id", "bucket"), ("path", "bucket"), ("id",), ("path",))
 """What makes two rows the same one, the surest first: an image in its bucket, then a file whose content changed, an image

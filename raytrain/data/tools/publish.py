@@ -26,7 +26,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raytrain import __version__, storage
-from raytrain.config.base import Table
 from raytrain.config.data import DataConfig
 from raytrain.data.files.fetch import Fetcher
 from raytrain.data.image import image, kinds
@@ -36,6 +35,7 @@ from raytrain.data.store import tables
 from raytrain.data.store.schema import HELD_OUT, TRAIN, Manifest
 from raytrain.data.tools.browse import open_snapshot, rows_table, shown
 from raytrain.errors import UserError
+from raytrain.table import Table
 
 SPLITS = {TRAIN: "train", HELD_OUT: "test"}
 CARD, MARK = "README.md", ".raytrain-publish.json"

@@ -19,13 +19,13 @@ from rich.table import Table as Grid
 
 from raytrain import checkpoint, storage
 from raytrain.config import Config
-from raytrain.config.base import Table
 from raytrain.config.file import load
 from raytrain.data.loading.ledger import Ledger
 from raytrain.data.loading.read import Dataset
 from raytrain.data.store.schema import HELD_OUT, TRAIN
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
+from raytrain.table import Table
 from raytrain.train.record import trail
 from raytrain.train.run import ledger_of
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from raytrain import plugins
-from raytrain.config.base import Table
 from raytrain.config.data import CaptionConfig
 from raytrain.data.image.image import BadImage
+from raytrain.table import Table
 
 NAMES = plugins.names("data.captioners")
 LOCAL = [name for name in NAMES if plugins.load("data.captioners", name).NEEDS_PATH]

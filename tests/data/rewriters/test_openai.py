@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from raytrain import plugins
-from raytrain.config.base import Table
 from raytrain.config.data import CaptionConfig
 from raytrain.data.image.image import BadImage
 from raytrain.data.rewriters import openai
 from raytrain.errors import UserError
+from raytrain.table import Table
 from tests.data.chat_server import Reply, serving
 
 
