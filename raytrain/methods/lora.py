@@ -86,7 +86,7 @@ def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed
 
 def groups(config: Config) -> dict[str, Group]:
     """Return the text encoders' own rate, where they learn."""
-    return {_TEXT: Group(rate=config.text_rate)} if config.text_rank else {}
+    return {_TEXT: Group(rate=config.text_rate)} if config.text_rank and config.text_rate != 1 else {}
 
 
 def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> list[LowRank]:

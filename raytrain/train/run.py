@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raytrain import checkpoint, provenance, storage
+from raytrain import checkpoint, families, provenance, storage
 from raytrain.checkpoint import Checkpoint, Saver
 from raytrain.config import Config, TrainConfig
 from raytrain.data.loading.ledger import Ledger
@@ -20,6 +20,7 @@ from raytrain.data.store.schema import bucket_size
 from raytrain.errors import UserError
 from raytrain.log import MetricLog
 from raytrain.model import Model, build
+from raytrain.optimizers import Group
 from raytrain.train import cost
 from raytrain.train.ema import Ema
 from raytrain.train.engines import engine as engines
@@ -232,6 +233,8 @@ def start(config: Config, rank: int, world: int) -> Run:
     micro_batch = out_of_memory.micro_batch(config, world)
     choice = _choose(config, model, dataset, world, micro_batch)
     groups = model.method.groups(config.method)
+    if choice.engine.startswith("zero"):
+        _check_zero(choice.engine, model)
     engine = engines.build(choice.engine, choice.offload, model, config.train, slots, micro_batch, groups)
     if saved is not None:
         if engine.scale and saved.state.get("loss_scale"):
@@ -307,3 +310,24 @@ def _ema(config: Config, engine: Engine, saved: Checkpoint | None) -> Ema | None
         return Ema(engine.local(), config.train.ema)
     parts = {name: engine.part(value, name) for name, value in saved.ema.items()}
     return Ema(parts, config.train.ema, int(saved.state["ema_updates"]))
+
+
+def _check_zero(name: str, model: Model) -> None:
+    """Raise UserError for what DeepSpeed's shards do not go with."""
+    groups = model.method.groups(model.config)
+    if groups and len({_group_of(each, groups) for each in model.learning()}) > 1:
+        raise UserError(
+            f"train.engine = {name!r} keeps one learning rate and weight decay for all weights, but the method trains "
+            f'{", ".join(groups)} with their own; a checkpoint could not be written. Use engine = "ddp" or "plain", or '
+            "leave the method's own rate out."
+        )
+    text = [part for part in families.text_parts(model.objective.family, "text") if part in model.parts]
+    if name == "zero3" and text:
+        raise UserError(
+            f'train.engine = "zero3" cuts {", ".join(text)} into shards, whose sizes transformers then misreads; the method '
+            'could not run them in its step. Use engine = "zero2" or "ddp".'
+        )
+
+
+def _group_of(name: str, groups: Mapping[str, Group]) -> str:
+    return max((prefix for prefix in groups if name.startswith(prefix)), key=len, default="")

@@ -151,7 +151,7 @@ def test_faults_of_one_array_are_listed_by_image(tmp_path: Path, make_config: Ma
     subset: dict[str, Any] = {"source": str(folder), "masks": str(tmp_path / "masks")}
     settings = {"source": "", "subsets": [subset], "held_out": 0.0, "masks": {"kind": "folder"}}
     report = prepare(make_config(**settings, buckets={"resolutions": [32, 64], "step": 16}, augment={"flip": True}))
-    assert {path: reason.split(";")[0][:39] for path, (_, reason) in rejected(report).items()} == {
+    assert {path: reason.split(";")[0][:38] for path, (_, reason) in rejected(report).items()} == {
         "1.png": "its mask is 64x20 and the image 64x64:", "2.png": "it has no mask file"}  # fmt: skip
     assert (report.found, report.kept, report.rules) == (3, 2, {"broken": 2})
     assert report.buckets.keys() == {"32x32", "64x64"}

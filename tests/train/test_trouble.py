@@ -143,7 +143,7 @@ def test_a_loss_that_is_no_number_is_written_down(
     assert losses(config)[-1] > 0
     assert len(losses(config)) == facts["step"] - 1
     tensors = load_file(path.with_suffix(".safetensors"))
-    assert len(tensors["moments"]) == len(tensors["timesteps"]) == len(facts["ids"])
+    assert len(tensors["column.latents"]) == len(tensors["draw.timestep"]) == len(facts["ids"])
     assert all(torch.equal(weight, before[0][name]) for name, weight in ran[0].local().items())
 
 
