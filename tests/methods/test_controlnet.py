@@ -120,7 +120,7 @@ def test_in_the_first_step_the_zero_layers_alone_learn(make: Make, family: str) 
     assert not any(weights[name].grad.abs().any() for name in copied if weights[name].grad is not None)
     zero = [name for name in weights.keys() - copied if not weights[name].any() and name.endswith("weight")]
     heard = [name for name in zero if weights[name].grad is not None and weights[name].grad.abs().any()]
-    assert heard
+    assert len(heard) >= 3
 
 
 @pytest.mark.parametrize("family", FAMILIES)
