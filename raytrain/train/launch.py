@@ -20,6 +20,7 @@ from raytrain.startup import quiet
 from raytrain.train.alone import AloneTrainer, needs_ray
 from raytrain.train.guards import out_of_memory, stop
 from raytrain.train.guards.out_of_memory import is_out_of_memory
+from raytrain.train.record import notices
 from raytrain.train.record.progress import follow
 from raytrain.train.run import finished, ledger_of
 
@@ -184,7 +185,18 @@ def work(config: Config, *, rank: int, world: int, report: Report | None) -> Non
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):  # a smaller micro-batch is written down, for all workers to begin with
             storage.write_json(failure, {"kind": AGAIN, "message": str(error)})
+        else:
+            _tell(config, rank, error)
         raise
+    except Exception as error:
+        _tell(config, rank, error)
+        raise
+
+
+def _tell(config: Config, rank: int, error: Exception) -> None:
+    """Say at once what a worker failed of: what is raised in the end comes after every restart."""
+    told = f"Worker {rank} failed with {type(error).__name__}: {error}"
+    notices.tell(config.output, told, rank)
 
 
 def _absolute(config: Config) -> Config:

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from raytrain import families
@@ -76,7 +76,11 @@ tensorboard = false
 def write_model(folder: Path) -> None:
     """Write a model folder of family sd3 whose transformer is fit for two cores."""
     families.load("sd3").tiny(str(folder))
-    for part in ("vae", "tokenizer", "tokenizer_2"):
+    shutil.rmtree(folder / "vae")
+    vae = AutoencoderKL.from_pretrained(SD15 / "vae")
+    vae.register_to_config(shift_factor=0.0)  # the pipeline of SD3 adds it
+    vae.save_pretrained(folder / "vae")
+    for part in ("tokenizer", "tokenizer_2"):
         shutil.rmtree(folder / part)
         shutil.copytree(SD15 / part.removesuffix("_2"), folder / part)
     for part in ("text_encoder", "text_encoder_2"):
