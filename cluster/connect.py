@@ -1,9 +1,11 @@
-"""Connect this process to Ray: a private one by default, the surrounding cluster inside a submitted job.
+"""Connect this process to Ray: a private one by default, the surrounding cluster inside a
+submitted job.
 
     with connect(None, num_cpus=2) as connection: ...
 
-A laptop and a cluster run the same line. A cluster is joined only when it was named, by an argument, by RAY_ADDRESS or
-by the job that runs us: Ray's own "auto" takes whatever Ray it finds on the machine, which may be a stranger's.
+A laptop and a cluster run the same line. A cluster is joined only when it was named, by an
+argument, by RAY_ADDRESS or by the job that runs us: Ray's own "auto" takes whatever Ray it finds
+on the machine, which may be a stranger's.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _LONGEST_TEMP = 30
 
 @dataclass(frozen=True)
 class Connection:
-    """A live connection: where Ray's control service and its dashboard are, and whether this Ray is ours alone."""
+    """A live connection: where Ray's control service and its dashboard are,
+    and whether this Ray is ours alone."""
 
     address: str
     dashboard_url: str | None
@@ -50,9 +53,10 @@ def connect(
 ) -> Iterator[Connection]:
     """Connect for the length of the block; a private Ray ends with it.
 
-    `address`: None or "local" for a private Ray, host:port to join a cluster from one of its machines. `num_cpus`,
-    `num_gpus`, `object_store_mb` and `dashboard` shape a private Ray; a cluster that is joined already has its own. A
-    process that is already connected keeps its connection, also after the block. Raises `ClusterError`.
+    `address`: None or "local" for a private Ray, host:port to join a cluster from one of its
+    machines. `num_cpus`, `num_gpus`, `object_store_mb` and `dashboard` shape a private Ray; a
+    cluster that is joined already has its own. A process that is already connected keeps its
+    connection, also after the block. Raises `ClusterError`.
     """
     import ray
 
@@ -60,10 +64,16 @@ def connect(
         yield _share(None if address is None else choose(address, os.environ))
         return
     auth.enable()
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # CPU tensors in huge pages: encodes 1.15 times as fast
-    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: workers starve beside ordinary processes
+    os.environ.setdefault(
+        "THP_MEM_ALLOC_ENABLE", "1"
+    )  # CPU tensors in huge pages: encodes 1.15 times as fast
+    os.environ.setdefault(
+        "RAY_worker_niceness", "0"
+    )  # 15 by default: workers starve beside ordinary processes
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ notices reach the console and help no one
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # its C++ notices reach the console and help no one
     target = choose(address, os.environ)
     common = {"logging_level": logging.WARNING, "log_to_driver": log_to_driver}
     if target is not None:
@@ -72,7 +82,9 @@ def connect(
         with _session(target, address=target, **common) as connection:
             yield connection
         return
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # no cloud takes this node; saves a process a run
+    os.environ.setdefault(
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
+    )  # no cloud takes this node; saves a process a run
     with _temporary_directory() as directory:
         with _session(
             "a private Ray",
@@ -93,8 +105,9 @@ def _share(target: str | None) -> Connection:
     current = _describe()
     if target not in (None, current.address):
         raise ClusterError(
-            f"A process holds one Ray connection, but it is connected to {current.address} and {target} was asked for: "
-            "work would run on the wrong cluster. Leave the first `connect` block, or use another process."
+            f"A process holds one Ray connection, but it is connected to {current.address} and "
+            f"{target} was asked for: work would run on the wrong cluster. Leave the first "
+            "`connect` block, or use another process."
         )
     return current
 
@@ -107,8 +120,8 @@ def inside_job(environment: Mapping[str, str]) -> bool:
 def choose(address: str | None, environment: Mapping[str, str]) -> str | None:
     """The host:port to join, or None to start a private Ray.
 
-    A submitted job runs on the cluster it was sent to, whatever its config says about a laptop; only an explicit
-    host:port overrides that.
+    A submitted job runs on the cluster it was sent to, whatever its config says about a laptop;
+    only an explicit host:port overrides that.
     """
     surrounding = environment.get("RAY_ADDRESS") or None
     if address in (None, "local", "auto") and inside_job(environment):
@@ -121,22 +134,25 @@ def choose(address: str | None, environment: Mapping[str, str]) -> str | None:
     source = "RAY_ADDRESS" if address is None else "The cluster address"
     if wanted == "auto":
         raise ClusterError(
-            f'{source} must name a cluster, but it is "auto": Ray would join whichever cluster it finds on this '
-            "machine, perhaps another project's. "
-            'Write host:port, or "local" for a private Ray.'
+            f'{source} must name a cluster, but it is "auto": Ray would join whichever cluster it '
+            "finds on this machine, perhaps another project's. Write host:port, or "
+            '"local" for a private Ray.'
         )
     if "://" in wanted:
         raise ClusterError(
-            f"{source} must be host:port of a Ray head when a job joins it directly, but it is {wanted}, which takes "
-            f"submitted jobs. Run `raytrain submit <stage> config.toml --address {wanted}`, or use the address "
-            '"local" for a private Ray.'
+            f"{source} must be host:port of a Ray head when a job joins it directly, but it is "
+            f"{wanted}, which takes submitted jobs. Run `raytrain submit <stage> config.toml "
+            f'--address {wanted}`, or use the address "local" for a private Ray.'
         )
     return wanted
 
 
 @contextmanager
 def _session(name: str, **settings: Any) -> Iterator[Connection]:
-    """Initialize Ray for the block. Only the start is translated to `ClusterError`; the block's errors are its own."""
+    """Initialize Ray for the block.
+
+    Only the start is translated to `ClusterError`; the block's errors are its own.
+    """
     import ray
 
     try:
@@ -145,8 +161,8 @@ def _session(name: str, **settings: Any) -> Iterator[Connection]:
     except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         ray.shutdown()
         raise ClusterError(
-            f"Ray must start before a job can, but {name} did not: {error}. Check free memory and space in /tmp and "
-            "/dev/shm, and that the cluster runs the Ray version installed here."
+            f"Ray must start before a job can, but {name} did not: {error}. Check free memory and "
+            "space in /tmp and /dev/shm, and that the cluster runs the Ray version installed here."
         ) from error
     try:
         yield _describe()
@@ -156,7 +172,8 @@ def _session(name: str, **settings: Any) -> Iterator[Connection]:
 
 @contextmanager
 def _muted_notices() -> Iterator[None]:
-    """Keep what Ray's C++ core writes to standard error while it starts out of sight; what goes wrong is raised."""
+    """Keep what Ray's C++ core writes to standard error while it starts out of sight;
+    what goes wrong is raised."""
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
@@ -179,15 +196,20 @@ def _describe() -> Connection:
 
 @contextmanager
 def _temporary_directory() -> Iterator[Path]:
-    """A short directory for one private Ray, removed at the end; kept when Ray itself failed, for its logs say why."""
+    """A short directory for one private Ray, removed at the end; kept when Ray itself failed,
+    for its logs say why."""
     import ray
 
     base = tempfile.gettempdir()
-    directory = Path(tempfile.mkdtemp(prefix="rt-", dir=base if len(base) <= _LONGEST_TEMP else "/tmp"))
+    directory = Path(
+        tempfile.mkdtemp(prefix="rt-", dir=base if len(base) <= _LONGEST_TEMP else "/tmp")
+    )
     try:
         yield directory
     except ray.exceptions.RayError:
-        logger.warning("Ray failed; its logs are kept in %s", directory / "session_latest" / "logs")
+        logger.warning(
+            "Ray failed; its logs are kept in %s", directory / "session_latest" / "logs"
+        )
         for spilled in directory.glob("*/ray_spilled_objects*"):
             shutil.rmtree(spilled, ignore_errors=True)
         raise

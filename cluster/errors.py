@@ -4,6 +4,6 @@
 class ClusterError(Exception):
     """A cluster could not be reached, started or used.
 
-    The message states the rule, the offending value, what follows from it and what to do instead, so that a command can
-    print it alone, without a traceback.
+    The message states the rule, the offending value, what follows from it and what to do instead,
+    so that a command can print it alone, without a traceback.
     """

@@ -16,10 +16,11 @@ _RETRIES = 6
 
 
 def follow(submission_id: str, url: str, *, output: TextIO | None = None) -> int:
-    """Print the job's log until it ends and return its exit code; Ctrl-C stops the job and returns 130.
+    """Print the job's log until it ends and return its exit code;
+    Ctrl-C stops the job and returns 130.
 
-    A broken connection is tried again for about a minute, from where the log was left; then the job goes on alone and a
-    `ClusterError` says how to find it.
+    A broken connection is tried again for about a minute, from where the log was left; then the
+    job goes on alone and a `ClusterError` says how to find it.
     """
     with job_client(url) as client:
         log = _Log(client, submission_id, output or sys.stdout)
@@ -74,9 +75,9 @@ def _follow(client: Any, submission_id: str, log: _Log) -> Any:
             num_failures += 1
             if num_failures > _RETRIES:
                 raise ClusterError(
-                    f"The cluster must stay reachable to be followed, but the connection broke {num_failures} times "
-                    f"({error}). The job goes on without you; look again with `ray job logs --follow {submission_id}` "
-                    "or on the dashboard."
+                    "The cluster must stay reachable to be followed, but the connection broke "
+                    f"{num_failures} times ({error}). The job goes on without you; look again "
+                    f"with `ray job logs --follow {submission_id}` or on the dashboard."
                 ) from error
         time.sleep(min(2**num_failures, 20) / 2)
 
@@ -88,8 +89,9 @@ def _stop(client: Any, submission_id: str, log: _Log) -> Any:
     while not (info := client.get_job_info(submission_id)).status.is_terminal():
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"A stopped job must end, but {submission_id} still runs after {_STOP_S:.0f} s: it holds its machines. "
-                f"Look at it on the dashboard, and stop it again with `ray job stop {submission_id}`."
+                f"A stopped job must end, but {submission_id} still runs after {_STOP_S:.0f} s: "
+                "it holds its machines. Look at it on the dashboard, and stop it again with `ray "
+                f"job stop {submission_id}`."
             )
         time.sleep(0.5)
     log.finish()

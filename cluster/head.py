@@ -2,9 +2,10 @@
 
     python -m cluster.head --num-cpus 4      # prints its addresses, ends with Ctrl-C
 
-`ray stop` ends every Ray process of the machine, other people's too. A head that runs as our child (`--block`) ends
-alone, by SIGTERM. Every port is chosen free and the temporary directory is its own, so several heads share a machine;
-the dashboard answers on loopback only, and everything asks for the token.
+`ray stop` ends every Ray process of the machine, other people's too. A head that runs as our child
+(`--block`) ends alone, by SIGTERM. Every port is chosen free and the temporary directory is its
+own, so several heads share a machine; the dashboard answers on loopback only, and everything asks
+for the token.
 """
 
 from __future__ import annotations
@@ -51,23 +52,39 @@ def head(
     auth.enable()
     if os.environ["RAY_AUTH_MODE"] != "token":
         raise ClusterError(
-            f"A head must ask for a token, but RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: whoever reaches its "
-            "ports could run code here. Unset RAY_AUTH_MODE."
+            f"A head must ask for a token, but RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}: "
+            "whoever reaches its ports could run code here. Unset RAY_AUTH_MODE."
         )
-    temp_dir = Path(tempfile.mkdtemp(prefix="rt-head-", dir="/tmp"))  # short: socket paths hold 107 characters
+    temp_dir = Path(
+        tempfile.mkdtemp(prefix="rt-head-", dir="/tmp")
+    )  # short: socket paths hold 107 characters
     try:
         client_port, dashboard_port, *metric_ports = _free_ports(4)
         options = {"num-cpus": num_cpus, "num-gpus": num_gpus}
-        options["object-store-memory"] = None if object_store_mb is None else object_store_mb * 2**20
+        options["object-store-memory"] = (
+            None if object_store_mb is None else object_store_mb * 2**20
+        )
         command = [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+            *(
+                sys.executable,
+                "-m",
+                "ray.scripts.scripts",
+                "start",
+                "--head",
+                "--block",
+                "--disable-usage-stats",
+            ),
             *(
                 "--port=0",
                 "--dashboard-agent-listen-port=0",
                 "--dashboard-agent-grpc-port=0",
                 "--metrics-export-port=0",
             ),
-            *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"),
+            *(
+                "--include-dashboard=true",
+                "--dashboard-host=127.0.0.1",
+                f"--dashboard-port={dashboard_port}",
+            ),
             *(f"--ray-client-server-port={client_port}", f"--temp-dir={temp_dir}"),
             *(f"--{name}={value}" for name, value in options.items() if value is not None),
         ]
@@ -75,7 +92,11 @@ def head(
         with log_path.open("w") as log:
             # A session of its own: Ctrl-C reaches us first, and we end the head in order.
             child = subprocess.Popen(
-                command, env=_environment(metric_ports), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=_environment(metric_ports),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         try:
             url = f"http://127.0.0.1:{dashboard_port}"
@@ -87,7 +108,8 @@ def head(
 
 
 def _environment(metric_ports: list[int]) -> dict[str, str]:
-    """The child's environment: no pointer to another cluster, and this Python first on PATH for its jobs."""
+    """The child's environment: no pointer to another cluster, and this Python first on PATH for
+    its jobs."""
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -97,7 +119,9 @@ def _environment(metric_ports: list[int]) -> dict[str, str]:
         **environment,
         "RAY_worker_niceness": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(_DRAIN_S),
-        "AUTOSCALER_METRIC_PORT": str(metric_ports[0]),  # fixed ports by default: a second head would lose its metrics
+        "AUTOSCALER_METRIC_PORT": str(
+            metric_ports[0]
+        ),  # fixed ports by default: a second head would lose its metrics
         "DASHBOARD_METRIC_PORT": str(metric_ports[1]),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
@@ -115,7 +139,9 @@ def _free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _wait_until_ready(child: subprocess.Popen[bytes], temp_dir: Path, url: str, log_path: Path) -> str:
+def _wait_until_ready(
+    child: subprocess.Popen[bytes], temp_dir: Path, url: str, log_path: Path
+) -> str:
     """The head's host:port, once its dashboard takes jobs."""
     address_file = temp_dir / "ray_current_cluster"  # written by `ray start` when the head is up
     deadline = time.monotonic() + _START_S
@@ -132,13 +158,14 @@ def _wait_until_ready(child: subprocess.Popen[bytes], temp_dir: Path, url: str, 
         reason = f"it exited with code {child.returncode}"
     tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-20:])
     raise ClusterError(
-        f"A head must be ready within {_START_S:.0f} s, but {reason}. No job can run here. Its last lines (check free "
-        f"memory and space in /tmp and /dev/shm):\n{tail}"
+        f"A head must be ready within {_START_S:.0f} s, but {reason}. No job can run here. Its "
+        f"last lines (check free memory and space in /tmp and /dev/shm):\n{tail}"
     )
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, which also ends the head's own daemons; SIGKILL to its process group if it does not obey."""
+    """SIGTERM, which also ends the head's own daemons; SIGKILL to its process group if it does not
+    obey."""
     child.terminate()
     try:
         child.wait(timeout=_STOP_S)
@@ -149,7 +176,9 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a head until Ctrl-C or SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.head", description="Run a Ray head on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.head", description="Run a Ray head on this machine."
+    )
     parser.add_argument("--num-cpus", type=int)
     parser.add_argument("--num-gpus", type=int)
     parser.add_argument("--object-store-mb", type=int)
@@ -159,10 +188,15 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: ended.set())
     try:
         with head(
-            num_cpus=chosen.num_cpus, num_gpus=chosen.num_gpus, object_store_mb=chosen.object_store_mb
+            num_cpus=chosen.num_cpus,
+            num_gpus=chosen.num_gpus,
+            object_store_mb=chosen.object_store_mb,
         ) as running:
             print(f"address    {running.address}\ndashboard  {running.dashboard_url}", flush=True)
-            print(f"submit     raytrain submit train config.toml --address {running.dashboard_url}", flush=True)
+            print(
+                f"submit     raytrain submit train config.toml --address {running.dashboard_url}",
+                flush=True,
+            )
             ended.wait()
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,7 +1,8 @@
 """Ask an address, quickly, whether it is a Ray that lets us in.
 
-Ray itself retries a dead or closed address for 20 to 60 seconds and then shows a traceback. These probes answer in
-milliseconds when the answer is known and in at most `PATIENCE_S` when nobody answers.
+Ray itself retries a dead or closed address for 20 to 60 seconds and then shows a traceback. These
+probes answer in milliseconds when the answer is known and in at most `PATIENCE_S` when nobody
+answers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ PATIENCE_S = 15.0
 _CONNECT_S = 5.0
 _REFUSED = 3
 
-# In a process of its own: Ray's client library cannot be interrupted while it waits, and writes to stderr by itself.
+# In a process of its own: Ray's client library cannot be interrupted while it waits, and writes to
+# stderr by itself.
 _ASK_RAY = f"""
 import sys
 from ray._raylet import GcsClient
@@ -38,20 +40,24 @@ def probe_ray(address: str) -> None:
     _require_listener(address)
     try:
         answer = subprocess.run(
-            [sys.executable, "-c", _ASK_RAY, address], capture_output=True, timeout=PATIENCE_S, check=False
+            [sys.executable, "-c", _ASK_RAY, address],
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise ClusterError(
-            f"--address must be the host:port of a Ray head, but {address} did not answer as one within "
-            f"{PATIENCE_S:.0f} s: something else listens there. Ask `ray start --head` for its address."
+            f"--address must be the host:port of a Ray head, but {address} did not answer as one "
+            f"within {PATIENCE_S:.0f} s: something else listens there. Ask `ray start --head` for "
+            "its address."
         ) from None
     if answer.returncode == _REFUSED:
         raise _wrong_token(address)
     if answer.returncode != 0:
         last = answer.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise ClusterError(
-            f"The cluster at {address} must answer before a job starts, but the question failed: {''.join(last)}. "
-            "Check that it runs the Ray version installed here."
+            f"The cluster at {address} must answer before a job starts, but the question failed: "
+            f"{''.join(last)}. Check that it runs the Ray version installed here."
         )
 
 
@@ -81,29 +87,31 @@ def _require_listener(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ClusterError(
-            f"An address must be host:port, but it is {address!r}: nothing can be reached there. Write for example "
-            "10.0.0.5:6379."
+            f"An address must be host:port, but it is {address!r}: nothing can be reached there. "
+            "Write for example 10.0.0.5:6379."
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
     except OSError as error:
         raise ClusterError(
-            f"A running cluster must listen at the address, but nothing does at {address} ({error}): no job can run. "
-            "Start it (`python -m cluster.head`, `ray up cluster/aws.yaml`), forward its port (`ray dashboard "
-            "cluster/aws.yaml`), or correct --address."
+            f"A running cluster must listen at the address, but nothing does at {address} "
+            f"({error}): no job can run. Start it (`python -m cluster.head`, `ray up "
+            "cluster/aws.yaml`), forward its port (`ray dashboard cluster/aws.yaml`), or correct "
+            "--address."
         ) from None
 
 
 def _wrong_token(address: str) -> ClusterError:
     return ClusterError(
-        f"The token must be the cluster's own, but {address} refused the one from {auth.describe()}: this may be "
-        f"another project's cluster. Correct --address, or set {auth.PATH_VARIABLE} to a copy of that cluster's token "
-        "file."
+        f"The token must be the cluster's own, but {address} refused the one from "
+        f"{auth.describe()}: this may be another project's cluster. Correct --address, or set "
+        f"{auth.PATH_VARIABLE} to a copy of that cluster's token file."
     )
 
 
 def _not_a_dashboard(url: str, found: str) -> ClusterError:
     return ClusterError(
-        f"--address must be the address of a Ray dashboard, but {url} gave {found}: jobs cannot be sent there. The "
-        "head prints its dashboard's address when it starts, usually http://127.0.0.1:8265."
+        f"--address must be the address of a Ray dashboard, but {url} gave {found}: jobs cannot "
+        "be sent there. The head prints its dashboard's address when it starts, usually "
+        "http://127.0.0.1:8265."
     )

@@ -1,9 +1,9 @@
 """Gather what a submitted job needs into one folder: our packages, the user's files, the config.
 
-Ray would zip the working directory as it lies there, with whatever `.gitignore` happens to hide (a config in `runs/`)
-or to show (a folder of images). Here the content is chosen: what git knows or would add, or else every file; no
-hidden files, for they hold secrets; nothing large, for weights and images belong on storage that the cluster reaches.
-The config always travels.
+Ray would zip the working directory as it lies there, with whatever `.gitignore` happens to hide (a
+config in `runs/`) or to show (a folder of images). Here the content is chosen: what git knows or
+would add, or else every file; no hidden files, for they hold secrets; nothing large, for weights
+and images belong on storage that the cluster reaches. The config always travels.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from cluster.errors import ClusterError
 PACKAGES = ("cluster", "raytrain", "tuning", "jobs")
 LARGEST_FILE = 32 * 2**20
 LARGEST_SHIPMENT = 400 * 2**20  # Ray refuses 512 MiB, after the upload
-_FOLDERS_LEFT_OUT = frozenset({"__pycache__", "venv", "runs", "wandb", "outputs", "build", "dist", "node_modules"})
+_FOLDERS_LEFT_OUT = frozenset(
+    {"__pycache__", "venv", "runs", "wandb", "outputs", "build", "dist", "node_modules"}
+)
 
 
 @dataclass(frozen=True)
 class Shipment:
-    """A folder ready to be sent, the config's path inside it, its size, and the files too large to go along."""
+    """A folder ready to be sent, the config's path inside it, its size,
+    and the files too large to go along."""
 
     folder: Path
     config: str
@@ -35,15 +38,19 @@ class Shipment:
 
 
 def gather(config: Path, working_dir: Path | None, into: Path) -> Shipment:
-    """Fill the empty folder `into`; without a `working_dir` our packages and the config travel alone."""
+    """Fill the empty folder `into`; without a `working_dir` our packages and the config travel
+    alone."""
     if not config.is_file():
-        raise ClusterError(f"The config must be a file, but {config} is none: nothing was submitted. Correct the path.")
+        raise ClusterError(
+            f"The config must be a file, but {config} is none: nothing was submitted. Correct the "
+            "path."
+        )
     left_out: list[str] = []
     if working_dir is not None:
         if not working_dir.is_dir():
             raise ClusterError(
-                f"--working-dir must be a folder, but {working_dir} is none: nothing was submitted. Correct the path, "
-                "or leave it out."
+                f"--working-dir must be a folder, but {working_dir} is none: nothing was "
+                "submitted. Correct the path, or leave it out."
             )
         for path in _files(working_dir):
             if (working_dir / path).stat().st_size > LARGEST_FILE:
@@ -58,15 +65,16 @@ def gather(config: Path, working_dir: Path | None, into: Path) -> Shipment:
     num_bytes = sum(file.stat().st_size for file in into.rglob("*") if file.is_file())
     if num_bytes > LARGEST_SHIPMENT:
         raise ClusterError(
-            f"A shipment must stay under {LARGEST_SHIPMENT >> 20} MiB, but {working_dir} holds {num_bytes >> 20} MiB: "
-            "Ray would refuse it. Move data to storage that the cluster reaches (s3://, gs://, a shared disk), or "
-            "name a smaller --working-dir."
+            f"A shipment must stay under {LARGEST_SHIPMENT >> 20} MiB, but {working_dir} holds "
+            f"{num_bytes >> 20} MiB: Ray would refuse it. Move data to storage that the cluster "
+            "reaches (s3://, gs://, a shared disk), or name a smaller --working-dir."
         )
     return Shipment(into, str(place), num_bytes, tuple(left_out))
 
 
 def default_working_dir() -> Path | None:
-    """The current directory when it is a checkout of this project; otherwise only the installed packages travel."""
+    """The current directory when it is a checkout of this project;
+    otherwise only the installed packages travel."""
     here = Path.cwd()
     return here if _is_checkout(here) else None
 
@@ -83,19 +91,22 @@ def _own_packages(working_dir: Path | None) -> Iterator[tuple[str, Path]]:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise ClusterError(
-                f"All of {', '.join(PACKAGES)} must be importable to be shipped, but {package} is not: the job could "
-                "not start. Install the project (`pip install -e .`), or run from its checkout."
+                f"All of {', '.join(PACKAGES)} must be importable to be shipped, but {package} is "
+                "not: the job could not start. Install the project (`pip install -e .`), or run "
+                "from its checkout."
             )
         if working_dir is not None and (working_dir / package).exists():
             raise ClusterError(
-                f"A working directory must not hold a package named like one of ours, but {working_dir} holds "
-                f"{package}/: it would hide ours on the cluster. Rename it, or submit from a full checkout."
+                "A working directory must not hold a package named like one of ours, but "
+                f"{working_dir} holds {package}/: it would hide ours on the cluster. Rename it, "
+                "or submit from a full checkout."
             )
         yield package, Path(spec.submodule_search_locations[0])
 
 
 def _config_place(config: Path, working_dir: Path | None) -> PurePosixPath:
-    """Where the config travels: at its own place below the working directory, else in `submitted/`."""
+    """Where the config travels: at its own place below the working directory,
+    else in `submitted/`."""
     if working_dir is not None and config.resolve().is_relative_to(working_dir.resolve()):
         return PurePosixPath(config.resolve().relative_to(working_dir.resolve()).as_posix())
     return PurePosixPath("submitted") / config.name
@@ -118,10 +129,14 @@ def _git_files(folder: Path) -> Iterator[PurePosixPath]:
     if listing.returncode != 0:
         reason = listing.stderr.decode(errors="replace").strip()
         raise ClusterError(
-            f"The files to ship come from git, but `git ls-files` failed in {folder}: {reason}. Repair the repository, "
-            "or name a --working-dir without one."
+            f"The files to ship come from git, but `git ls-files` failed in {folder}: {reason}. "
+            "Repair the repository, or name a --working-dir without one."
         )
-    return (PurePosixPath(os.fsdecode(name)) for name in sorted(set(listing.stdout.split(b"\0"))) if name)
+    return (
+        PurePosixPath(os.fsdecode(name))
+        for name in sorted(set(listing.stdout.split(b"\0")))
+        if name
+    )
 
 
 def _walk(folder: Path) -> Iterator[PurePosixPath]:
@@ -136,7 +151,8 @@ def _skipped(name: str) -> bool:
 
 
 def _place(source: Path, target: Path) -> None:
-    """Put a file at its place: by hard link where the disk allows, for a shipment may be hundreds of megabytes."""
+    """Put a file at its place: by hard link where the disk allows,
+    for a shipment may be hundreds of megabytes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

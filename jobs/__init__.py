@@ -1,10 +1,13 @@
-"""Jobs: what a person or `ray job submit` starts. Each is thin: parse, validate, connect, call, exit code.
+"""Jobs: what a person or `ray job submit` starts.
+
+Each is thin: parse, validate, connect, call, exit code.
 
     python -m jobs.train config.toml --set train.steps=100
     raytrain train config.toml --set train.steps=100
 
-A job module defines `command`, a typer function whose docstring is its help (or `app`, a group of such commands), and
-`main(arguments) -> int`; it defines nothing that is sent to workers (functions of `__main__` travel by value).
+A job module defines `command`, a typer function whose docstring is its help (or `app`, a group of
+such commands), and `main(arguments) -> int`; it defines nothing that is sent to workers (functions
+of `__main__` travel by value).
 """
 
 from __future__ import annotations
@@ -25,27 +28,47 @@ from raytrain.errors import UserError
 if TYPE_CHECKING:
     from raytrain.config import Config
 
-STAGES = ("run", "prepare", "train", "sample", "evaluate", "tune", "export", "plan", "data", "submit", "quickstart")
+STAGES = (
+    "run",
+    "prepare",
+    "train",
+    "sample",
+    "evaluate",
+    "tune",
+    "export",
+    "plan",
+    "data",
+    "submit",
+    "quickstart",
+)
 
 REJECTED = 3
 """Exit code: the dataset is ready, but broken images are not in it."""
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="config.toml", help="TOML file with the settings of all stages.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key; may be repeated.")
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="config.toml", help="TOML file with the settings of all stages.")
 ]
-Checkpoint = Annotated[str, typer.Option(help="Which checkpoint: latest, best, base or a checkpoint's folder.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one key; may be repeated."),
+]
+Checkpoint = Annotated[
+    str, typer.Option(help="Which checkpoint: latest, best, base or a checkpoint's folder.")
+]
 
 
 def execute(command: Callable[..., int | None], arguments: Sequence[str] | None) -> int:
-    """Run one job's typer function on command line arguments (None: the process's own) and return the exit code.
+    """Run one job's typer function on command line arguments (None: the process's own)
+    and return the exit code.
 
-    0 or what the function returns; 2 for a user's mistake (its message on stderr, no traceback); 130 for Ctrl-C.
-    Any other exception travels on with its traceback, so that a failed job fails.
+    0 or what the function returns; 2 for a user's mistake (its message on stderr, no traceback);
+    130 for Ctrl-C. Any other exception travels on with its traceback, so that a failed job fails.
     """
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(interruptible(command))
-    return guard(lambda: app(args=None if arguments is None else list(arguments), standalone_mode=False))
+    return guard(
+        lambda: app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    )
 
 
 def interruptible(command: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -56,7 +79,10 @@ def interruptible(command: Callable[..., int | None]) -> Callable[..., int | Non
         try:
             return command(*arguments, **options)
         except KeyboardInterrupt:
-            print("Interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+            print(
+                "Interrupted. What was finished is kept; the same command goes on from there.",
+                file=sys.stderr,
+            )
             return 130
 
     return wrapped
@@ -79,7 +105,8 @@ def guard(body: Callable[[], int | None]) -> int:
 
 
 def connected(config: Config) -> AbstractContextManager[Any]:
-    """Connect to the Ray of `[cluster]`, or start a private one, for the length of a `with` block."""
+    """Connect to the Ray of `[cluster]`, or start a private one,
+    for the length of a `with` block."""
     from cluster.connect import connect
 
     cluster = config.cluster
@@ -93,7 +120,8 @@ def connected(config: Config) -> AbstractContextManager[Any]:
 
 @contextmanager
 def workers(config: Config, needs_ray: bool, *reserve: Callable[[Config], None]) -> Iterator[None]:
-    """Have workers for the length of a `with` block: Ray's, or, where this machine is enough, processes that `reserve` starts."""
+    """Have workers for the length of a `with` block: Ray's, or, where this machine is enough,
+    processes that `reserve` starts."""
     from cluster.connect import choose
 
     if needs_ray or choose(config.cluster.address, os.environ) is not None:

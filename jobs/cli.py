@@ -1,4 +1,5 @@
-"""The `raytrain` command: `raytrain <stage> config.toml [--set a.b=c ...]` is `python -m jobs.<stage> ...`."""
+"""The `raytrain` command: `raytrain <stage> config.toml [--set a.b=c ...]` is `python -m
+jobs.<stage> ...`."""
 
 from __future__ import annotations
 
@@ -30,9 +31,17 @@ def _show_schema(wanted: bool) -> None:
 
 
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True)
+    ] = False,
     schema: Annotated[
-        bool, typer.Option("--schema", callback=_show_schema, is_eager=True, help="Print the config's JSON schema.")
+        bool,
+        typer.Option(
+            "--schema",
+            callback=_show_schema,
+            is_eager=True,
+            help="Print the config's JSON schema.",
+        ),
     ] = False,
 ) -> None:
     """Train and tune diffusion image models on Ray: images in, tuned weights out."""

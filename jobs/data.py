@@ -13,13 +13,23 @@ from raytrain.startup import leave
 if TYPE_CHECKING:
     from raytrain.config import Config
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 """The commands of `raytrain data`."""
 
 Where = Annotated[
-    str, typer.Argument(metavar="DATASET", help="A dataset's folder or URI, or the config (.toml) that names it.")
+    str,
+    typer.Argument(
+        metavar="DATASET", help="A dataset's folder or URI, or the config (.toml) that names it."
+    ),
 ]
-Snapshot = Annotated[str, typer.Argument(metavar="[SNAPSHOT]", help="A snapshot's number, or latest.")]
+Snapshot = Annotated[
+    str, typer.Argument(metavar="[SNAPSHOT]", help="A snapshot's number, or latest.")
+]
 
 
 @app.callback()
@@ -44,7 +54,10 @@ def show(
     where: Where,
     snapshot: Snapshot = "latest",
     row: Annotated[
-        str | None, typer.Option(metavar="PATH|ID", help="All of one image: its path, or the first digits of its id.")
+        str | None,
+        typer.Option(
+            metavar="PATH|ID", help="All of one image: its path, or the first digits of its id."
+        ),
     ] = None,
     set: Overrides = None,
 ) -> None:
@@ -67,12 +80,15 @@ def show(
 def diff(
     where: Where,
     old: Annotated[str, typer.Argument(metavar="A", help="A snapshot's number.")],
-    new: Annotated[str, typer.Argument(metavar="[B]", help="Another snapshot, by default the newest.")] = "latest",
+    new: Annotated[
+        str, typer.Argument(metavar="[B]", help="Another snapshot, by default the newest.")
+    ] = "latest",
     first: Annotated[int, typer.Option(help="How many rows of each kind are named.", min=0)] = 10,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     set: Overrides = None,
 ) -> None:
-    """Say which rows were added, removed or changed between two snapshots, and which settings differ."""
+    """Say which rows were added, removed or changed between two snapshots,
+    and which settings differ."""
     from rich.console import Console
 
     from raytrain.data.tools import compare
@@ -89,16 +105,28 @@ def diff(
 def gc(
     where: Where,
     keep: Annotated[
-        int | None, typer.Option(help="Drop all snapshots but that many newest; by default all are kept.", min=1)
+        int | None,
+        typer.Option(
+            help="Drop all snapshots but that many newest; by default all are kept.", min=1
+        ),
     ] = None,
     older_than: Annotated[
         float,
-        typer.Option(metavar="HOURS", help="Delete no younger file: preparations may have just written it.", min=0),
+        typer.Option(
+            metavar="HOURS",
+            help="Delete no younger file: preparations may have just written it.",
+            min=0,
+        ),
     ] = 24.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be deleted.")
+    ] = False,
     set: Overrides = None,
 ) -> None:
-    """Delete what no snapshot needs. Safe while a dataset is prepared or trained on; captions and scores are never lost."""
+    """Delete what no snapshot needs.
+
+    Safe while a dataset is prepared or trained on; captions and scores are never lost.
+    """
     from rich.console import Console
 
     from raytrain.data.tools import collect
@@ -111,24 +139,34 @@ def gc(
 def preview(
     where: Where,
     snapshot: Snapshot = "latest",
-    per_bucket: Annotated[int, typer.Option(help="Training rows shown of each bucket.", min=1)] = 12,
-    output: Annotated[str, typer.Option(help="The page; default preview.html in the dataset's folder.")] = "",
+    per_bucket: Annotated[
+        int, typer.Option(help="Training rows shown of each bucket.", min=1)
+    ] = 12,
+    output: Annotated[
+        str, typer.Option(help="The page; default preview.html in the dataset's folder.")
+    ] = "",
     set: Overrides = None,
 ) -> None:
-    """Write one HTML page with images of every bucket as they were cut, their captions, masks and versions."""
+    """Write one HTML page with images of every bucket as they were cut, their captions,
+    masks and versions."""
     from raytrain.data.tools import gallery
 
     seed = _config(where, set).seed if where.endswith(".toml") else 0
-    print(f"Open {gallery.write_gallery(_dataset(where, set), snapshot, output, per_bucket, seed)}")
+    print(
+        f"Open {gallery.write_gallery(_dataset(where, set), snapshot, output, per_bucket, seed)}"
+    )
 
 
 @app.command("audit")
 @interruptible
 def audit(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its config (.toml).")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's folder, or its config (.toml).")
+    ],
     set: Overrides = None,
 ) -> int:
-    """Compute again what a run was shown, and check what was promised; exit code 1 where a promise is broken."""
+    """Compute again what a run was shown, and check what was promised;
+    exit code 1 where a promise is broken."""
     from rich.console import Console
 
     from raytrain.train.record import audit
@@ -143,13 +181,19 @@ def audit(
 def publish(
     where: Where,
     folder: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="A new folder, or one of this command to go on with.")
+        str,
+        typer.Argument(
+            metavar="FOLDER", help="A new folder, or one of this command to go on with."
+        ),
     ],
     snapshot: Snapshot = "latest",
-    format: Annotated[str, typer.Option(help="imagefolder, or parquet with the images inside.")] = "imagefolder",
+    format: Annotated[
+        str, typer.Option(help="imagefolder, or parquet with the images inside.")
+    ] = "imagefolder",
     set: Overrides = None,
 ) -> None:
-    """Write the source images and their captions as a folder for the `datasets` library and the hub."""
+    """Write the source images and their captions as a folder for the `datasets` library and the
+    hub."""
     from raytrain.data.tools import publish
     from raytrain.errors import unknown
 
@@ -163,7 +207,8 @@ def publish(
 
 
 def _dataset(where: str, overrides: Sequence[str] | None) -> str:
-    """Return the folder of the dataset that is meant: that of a config where a TOML file is given."""
+    """Return the folder of the dataset that is meant: that of a config where a TOML file is
+    given."""
     return _config(where, overrides).dataset if where.endswith(".toml") or overrides else where
 
 
@@ -172,13 +217,18 @@ def _config(where: str, overrides: Sequence[str] | None) -> Config:
     from raytrain.errors import UserError
 
     if not where.endswith(".toml"):
-        raise UserError(f"--set changes a config, but {where!r} is a folder. Give the config file, or no --set.")
+        raise UserError(
+            f"--set changes a config, but {where!r} is a folder. Give the config file, or no "
+            "--set."
+        )
     return load(where, overrides or ())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands and return its exit code."""
-    return guard(lambda: app(args=None if arguments is None else list(arguments), standalone_mode=False))
+    return guard(
+        lambda: app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    )
 
 
 if __name__ == "__main__":

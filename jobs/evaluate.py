@@ -8,8 +8,11 @@ from jobs import Checkpoint, ConfigFile, Overrides, execute
 from raytrain.startup import leave
 
 
-def command(config: ConfigFile, set: Overrides = None, checkpoint: Checkpoint = "latest") -> int | None:
-    """Score a checkpoint against the base model and write report.html and evaluation/report.json."""
+def command(
+    config: ConfigFile, set: Overrides = None, checkpoint: Checkpoint = "latest"
+) -> int | None:
+    """Score a checkpoint against the base model and write report.html and
+    evaluation/report.json."""
     from rich.console import Console
 
     from raytrain.config.file import load

@@ -8,7 +8,9 @@ from jobs import Checkpoint, ConfigFile, Overrides, execute
 from raytrain.startup import leave
 
 
-def command(config: ConfigFile, checkpoint: Checkpoint = "latest", set: Overrides = None) -> int | None:
+def command(
+    config: ConfigFile, checkpoint: Checkpoint = "latest", set: Overrides = None
+) -> int | None:
     """Write a checkpoint's weights in the formats of [export] and say how to load them."""
     from raytrain.config.file import load
     from raytrain.export.run import export, told

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
-    """Check config, model folder and dataset, and print what would run; nothing is held or written."""
+    """Check config, model folder and dataset, and print what would run;
+    nothing is held or written."""
     from raytrain.config.file import load
 
     settings = load(config, set or ())
@@ -46,16 +47,23 @@ def show(plan: Plan) -> None:
         f"[bold]step[/]      an image takes {_short(plan.row.flops)} operations and keeps "
         f"{plan.row.activations / 2**20:.0f} MiB for the backward pass"
     )
-    length = "known after prepare" if plan.steps is None else f"{plan.steps} steps, {plan.epochs:.1f} epochs"
-    console.print(f"[bold]run[/]       {length}; global batch {train.global_batch} = {train.workers} workers x "
-                  f"{plan.micro_batch} x {plan.accumulation} steps; {train.precision}")  # fmt: skip
+    length = (
+        "known after prepare"
+        if plan.steps is None
+        else f"{plan.steps} steps, {plan.epochs:.1f} epochs"
+    )
+    console.print(
+        f"[bold]run[/]       {length}; global batch {train.global_batch} = {train.workers} "
+        f"workers x {plan.micro_batch} x {plan.accumulation} steps; {train.precision}"
+    )
     if plan.resumes_from:
         console.print(f"[bold]resumes[/]   from step {plan.resumes_from}")
     console.print(f"[bold]engine[/]    {plan.engine}")
     if plan.seconds is not None:
         where = "GPU" if train.gpus_per_worker else "CPU"
         console.print(
-            f"[bold]time[/]      about {_duration(plan.seconds)} of training on this {where}, give or take 3x"
+            f"[bold]time[/]      about {_duration(plan.seconds)} of training on this {where}, "
+            "give or take 3x"
         )
     console.print(f"[bold]output[/]    {plan.config.output}")
 

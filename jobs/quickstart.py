@@ -12,10 +12,13 @@ from raytrain.startup import leave
 
 
 def command(
-    output: Annotated[str, typer.Option(help="Folder for everything the quickstart makes.")] = "runs/quickstart",
+    output: Annotated[
+        str, typer.Option(help="Folder for everything the quickstart makes.")
+    ] = "runs/quickstart",
     images: Annotated[int, typer.Option(help="Images to draw.", min=20)] = 160,
 ) -> int | None:
-    """Images in; a tuned, evaluated, exported LoRA and a report out, in minutes on two CPU cores."""
+    """Images in; a tuned, evaluated, exported LoRA and a report out,
+    in minutes on two CPU cores."""
     from pathlib import Path
 
     from raytrain.config.file import load
@@ -26,7 +29,9 @@ def command(
     settings = load(config_path)
     if not Path(settings.data.source).is_dir():
         draw_folder(settings.data.source, images, style="neon", seed=settings.seed)
-    _say(1, f"drew {images} neon images with captions in {settings.data.source}; now preparing them")
+    _say(
+        1, f"drew {images} neon images with captions in {settings.data.source}; now preparing them"
+    )
     with connected(settings):
         from raytrain.data.prepare import prepare
         from raytrain.evaluate.run import evaluate

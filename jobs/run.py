@@ -10,9 +10,11 @@ from raytrain.startup import leave
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
-    """Prepare, train and export, each as its own command does; what is done already is not done again.
+    """Prepare, train and export, each as its own command does;
+    what is done already is not done again.
 
-    Exit code 3: broken images were left out of the dataset, and nothing was trained (data.allow_rejected = true goes on).
+    Exit code 3: broken images were left out of the dataset, and nothing was trained
+    (data.allow_rejected = true goes on).
     """
     from raytrain.config.file import load
 
@@ -27,8 +29,9 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
         report = prepare(settings)
         if report.broken and not settings.data.allow_rejected:
             print(
-                "Stopped before training: broken images, listed above, were left out. Mend or remove them, or train "
-                "without them (data.allow_rejected = true), and run the same command again.",
+                "Stopped before training: broken images, listed above, were left out. Mend or "
+                "remove them, or train without them (data.allow_rejected = true), and run the "
+                "same command again.",
                 file=sys.stderr,
             )
             return REJECTED

@@ -15,7 +15,9 @@ def command(
     config: ConfigFile,
     set: Overrides = None,
     checkpoint: Checkpoint = "latest",
-    output: Annotated[str | None, typer.Option(help="Folder for the images; default <output>/images.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder for the images; default <output>/images.")
+    ] = None,
 ) -> int | None:
     """Make images from a checkpoint, one row a prompt, and their grid."""
     from raytrain.config.file import load

@@ -1,4 +1,5 @@
-"""Send a stage to a Ray cluster: `raytrain submit train config.toml --address http://127.0.0.1:8265`."""
+"""Send a stage to a Ray cluster: `raytrain submit train config.toml --address
+http://127.0.0.1:8265`."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from jobs import STAGES, ConfigFile, Overrides, execute
 from raytrain.startup import leave
 
 SUBMITTABLE = tuple(stage for stage in STAGES if stage not in ("submit", "data"))
-"""`data` is a group of commands and runs on no worker: any machine that reaches the dataset's storage can run it."""
+"""`data` is a group of commands and runs on no worker: any machine that reaches the dataset's
+storage can run it."""
 
 
 def command(
@@ -21,22 +23,37 @@ def command(
     config: ConfigFile,
     set: Overrides = None,
     address: Annotated[
-        str | None, typer.Option(help="The cluster's dashboard, http://host:8265; else RAY_ADDRESS.", metavar="URL")
+        str | None,
+        typer.Option(
+            help="The cluster's dashboard, http://host:8265; else RAY_ADDRESS.", metavar="URL"
+        ),
     ] = None,
     working_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder to ship; by default a checkout in the current folder, else the installed packages."),
+        typer.Option(
+            help=(
+                "Folder to ship; by default a checkout in the current folder, else the installed "
+                "packages."
+            )
+        ),
     ] = None,
-    id: Annotated[str | None, typer.Option(help="Name of the job on the cluster; by default stage and time.")] = None,
+    id: Annotated[
+        str | None, typer.Option(help="Name of the job on the cluster; by default stage and time.")
+    ] = None,
     env: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME[=VALUE]",
-            help="Variable for the job (without VALUE: yours). Whoever holds the token can read it.",
+            help=(
+                "Variable for the job (without VALUE: yours). Whoever holds the token can read it."
+            ),
         ),
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Follow the log to the end, or only print the job's id.")
+        bool,
+        typer.Option(
+            "--wait/--no-wait", help="Follow the log to the end, or only print the job's id."
+        ),
     ] = True,
 ) -> int:
     """Run a stage on a cluster; the exit code is the job's own, and Ctrl-C stops the job."""
@@ -48,9 +65,25 @@ def command(
     variables = dict(_variable(text) for text in env or ())
     if wait:
         return submit(
-            stage, config, set or (), address=address, working_dir=working_dir, submission_id=id, env=variables
+            stage,
+            config,
+            set or (),
+            address=address,
+            working_dir=working_dir,
+            submission_id=id,
+            env=variables,
         )
-    print(start(stage, config, set or (), address=address, working_dir=working_dir, submission_id=id, env=variables))
+    print(
+        start(
+            stage,
+            config,
+            set or (),
+            address=address,
+            working_dir=working_dir,
+            submission_id=id,
+            env=variables,
+        )
+    )
     return 0
 
 
@@ -60,8 +93,8 @@ def _variable(text: str) -> tuple[str, str]:
     name, given, value = text.partition("=")
     if not given and name not in os.environ:
         raise UserError(
-            f"--env {name} takes its value from your environment, but {name} is not set there. Write --env "
-            f"{name}=VALUE."
+            f"--env {name} takes its value from your environment, but {name} is not set there. "
+            f"Write --env {name}=VALUE."
         )
     return name, value if given else os.environ[name]
 

@@ -10,10 +10,16 @@ import typer
 from jobs import ConfigFile, Overrides, execute, workers
 from raytrain.startup import leave
 
-Resume = Annotated[str, typer.Option(help="Where to go on from: latest, best or a checkpoint's folder.")]
+Resume = Annotated[
+    str, typer.Option(help="Where to go on from: latest, best or a checkpoint's folder.")
+]
 
 Profile = Annotated[
-    bool, typer.Option("--profile", help="Record 5 steps into <output>/profile; other counts: --set train.profile=N.")
+    bool,
+    typer.Option(
+        "--profile",
+        help="Record 5 steps into <output>/profile; other counts: --set train.profile=N.",
+    ),
 ]
 
 

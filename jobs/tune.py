@@ -10,7 +10,8 @@ from raytrain.startup import leave
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
-    """Try the settings of [tune.space] in many short runs; the same command goes on after an interruption."""
+    """Try the settings of [tune.space] in many short runs; the same command goes on after an
+    interruption."""
     from raytrain.config.file import load
     from tuning.leaderboard import show, winner
     from tuning.study import folder, url
@@ -26,7 +27,10 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     if best is None:
         print("error: no trial completed; the reasons are above.", file=sys.stderr)
         return 1
-    print(f"The best settings, ready to train with: {folder(settings)}/winner.toml. The best trial's weights:")
+    print(
+        f"The best settings, ready to train with: {folder(settings)}/winner.toml. The best "
+        "trial's weights:"
+    )
     for path in export_winner(settings, best):
         print(f"    {path}")
     return 0

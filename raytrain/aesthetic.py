@@ -1,7 +1,8 @@
-"""The aesthetic predictor: a ResNet-50 body (He et al. 2016, arXiv:1512.03385) with a five-layer rating head.
+"""The aesthetic predictor: a ResNet-50 body (He et al. 2016, arXiv:1512.03385)
+with a five-layer rating head.
 
-Written out here because torchvision must not be needed; the parameter names are torchvision's under `model.`, so
-weights trained with it load unchanged. 24,729,665 parameters.
+Written out here because torchvision must not be needed; the parameter names are torchvision's
+under `model.`, so weights trained with it load unchanged. 24,729,665 parameters.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions around a shortcut: (B, in, H, W) -> (B, 4 * width, H / stride, W / stride)."""
+    """1x1, 3x3, 1x1 convolutions around a shortcut: (B, in, H, W) ->
+    (B, 4 * width, H / stride, W / stride)."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         """Make one block; the stride sits on the 3x3 convolution, as in torchvision."""
@@ -43,7 +45,9 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(out)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or channels != out:
-            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return relu(residual + shortcut)."""
@@ -58,7 +62,8 @@ class ResNet50(nn.Module):
     """Images (B, 3, H, W) -> raw head output (B, 1)."""
 
     def __init__(self) -> None:
-        """Build stem, four stages and the head with LeakyReLU(0.01) and Dropout(0.5) between its layers."""
+        """Build stem, four stages and the head with LeakyReLU(0.01) and Dropout(0.5)
+        between its layers."""
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -84,7 +89,8 @@ class ResNet50(nn.Module):
 
 
 class AestheticModel(nn.Module):
-    """Normalized images (B, 3, 224, 224) -> ratings (B,) of about 0.1 to 1: the predicted 1-10 rating over 10."""
+    """Normalized images (B, 3, 224, 224) -> ratings (B,) of about 0.1 to 1:
+    the predicted 1-10 rating over 10."""
 
     def __init__(self) -> None:
         """Build the network with random weights; `load` reads trained ones."""
@@ -100,12 +106,14 @@ class AestheticModel(nn.Module):
 def load(path: str, setting: str = "evaluate.aesthetic") -> AestheticModel:
     """Read weights from a safetensors file and return the model in evaluation mode.
 
-    The head's layers are matched in their order, whatever their numbers: files differ in where the dropout sits.
+    The head's layers are matched in their order, whatever their numbers: files differ in where the
+    dropout sits.
     """
     if not path.endswith(".safetensors"):
         raise UserError(
             f"{setting} must be a .safetensors file, got {path!r}. Convert a .pth file once with "
-            "safetensors.torch.save_file(torch.load(file, weights_only=True), 'aesthetic.safetensors')."
+            "safetensors.torch.save_file(torch.load(file, weights_only=True), "
+            "'aesthetic.safetensors')."
         )
     if not storage.exists(path):
         raise UserError(f"{setting} names a file that does not exist: {path!r}. Correct the path.")
@@ -115,20 +123,33 @@ def load(path: str, setting: str = "evaluate.aesthetic") -> AestheticModel:
     expected = model.state_dict()
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
     problems = [name for name in expected.keys() - counters if name not in weights]
-    problems += [name for name in weights if name not in expected or weights[name].shape != expected[name].shape]
+    problems += [
+        name
+        for name in weights
+        if name not in expected or weights[name].shape != expected[name].shape
+    ]
     if problems:
         raise UserError(
-            f"{setting} = {path!r} is not the ResNet-50 aesthetic predictor: {len(problems)} weights "
-            f"are missing, unknown or of another shape, for instance {', '.join(sorted(problems)[:3])}."
+            f"{setting} = {path!r} is not the ResNet-50 aesthetic predictor: {len(problems)} "
+            "weights are missing, unknown or of another shape, for instance "
+            f"{', '.join(sorted(problems)[:3])}."
         )
     counts = {name: torch.zeros((), dtype=torch.long) for name in counters}
-    model.load_state_dict({**counts, **{k: v.float() for k, v in weights.items() if k not in counters}}, assign=True)
+    model.load_state_dict(
+        {**counts, **{k: v.float() for k, v in weights.items() if k not in counters}}, assign=True
+    )
     return model.eval().requires_grad_(False)
 
 
 def _renumber_head(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     prefix = "model.fc."
-    numbers = sorted({int(name.split(".")[2]) for name in weights if name.startswith(prefix) and name.count(".") == 3})
+    numbers = sorted(
+        {
+            int(name.split(".")[2])
+            for name in weights
+            if name.startswith(prefix) and name.count(".") == 3
+        }
+    )
     places = {old: 3 * place for place, old in enumerate(numbers)}
     return {
         f"{prefix}{places[int(name.split('.')[2])]}.{name.split('.')[3]}"

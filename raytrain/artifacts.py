@@ -1,6 +1,8 @@
-"""What a method learned, in types that formats know: the words between `raytrain.methods` and `raytrain.export.formats`.
+"""What a method learned, in types that formats know: the words between `raytrain.methods` and
+`raytrain.export.formats`.
 
-A method's `artifacts` makes them of a checkpoint's tensors; a format's `TAKES` lists the types it can write.
+A method's `artifacts` makes them of a checkpoint's tensors; a format's `TAKES` lists the types it
+can write.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Update(Artifact):
 
 @dataclass(frozen=True)
 class LowRank(Update):
-    """W + (alpha / rank) up @ down (Hu et al. 2021, arXiv:2106.09685), with DoRA's magnitudes or without."""
+    """W + (alpha / rank) up @ down (Hu et al. 2021, arXiv:2106.09685),
+    with DoRA's magnitudes or without."""
 
     WORDS: ClassVar[str] = "low-rank updates"
 
@@ -56,7 +59,8 @@ class LowRank(Update):
     up: Tensor
     """(out, rank) or (out, rank, 1, 1)."""
     magnitude: Tensor | None = None
-    """(out,): the norm that each row of the updated weight is scaled to (DoRA, Liu et al. 2024, arXiv:2402.09353)."""
+    """(out,): the norm that each row of the updated weight is scaled to
+    (DoRA, Liu et al. 2024, arXiv:2402.09353)."""
 
     @property
     def rank(self) -> int:
@@ -66,7 +70,8 @@ class LowRank(Update):
 
 @dataclass(frozen=True)
 class Factors(Update):
-    """An update of LyCORIS (Yeh et al. 2023, arXiv:2309.14859), its tensors by LyCORIS' names and in its orientation."""
+    """An update of LyCORIS (Yeh et al. 2023, arXiv:2309.14859),
+    its tensors by LyCORIS' names and in its orientation."""
 
     tensors: Mapping[str, Tensor]
     inner: int
@@ -80,7 +85,8 @@ class Factors(Update):
 
 @dataclass(frozen=True)
 class Hadamard(Factors):
-    """LoHa: W + (alpha / rank) (w1_a @ w1_b) * (w2_a @ w2_b), elementwise; `hada_*`, with `hada_t*` Tucker's cores."""
+    """LoHa: W + (alpha / rank) (w1_a @ w1_b) * (w2_a @ w2_b), elementwise; `hada_*`,
+    with `hada_t*` Tucker's cores."""
 
     WORDS: ClassVar[str] = "LoHa updates"
 

@@ -19,7 +19,8 @@ class Columns(dict[str, Tensor]):
         return [self.map(itemgetter(slice(at, at + size))) for at in range(0, rows, size)]
 
     def pin(self) -> Columns:
-        """Copy to pinned memory, whence `to` copies without waiting; PyTorch reuses it when those copies are done."""
+        """Copy to pinned memory, whence `to` copies without waiting;
+        PyTorch reuses it when those copies are done."""
         return self.map(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Columns:
@@ -41,21 +42,30 @@ class Batch:
     weights: Tensor
     """(n,) float32: factor on each row's loss; 0 for padding."""
     columns: Columns
-    """Those that training reads, of `raytrain.data.columns`: `latents` (n, 2C, h, w) float16, what the VAE gave; text columns
-    (n, ...) float16; ids (n, ...) int64 named after the tokenizers' folders; `mask` (n, h, w) uint8, 255 where the loss counts
-    in full; `control` (n, 3, H, W) uint8. And `sizes` (n, 6) float32: original height, width, crop top, left, bucket height,
+    """Those that training reads, of `raytrain.data.columns`: `latents` (n, 2C, h, w) float16, what
+    the VAE gave; text columns (n, ...) float16; ids (n, ...) int64 named after the tokenizers'
+    folders; `mask` (n, h, w) uint8, 255 where the loss counts in full; `control` (n, 3, H, W)
+    uint8. And `sizes` (n, 6) float32: original height, width, crop top, left, bucket height,
     width."""
 
     def split(self, size: int) -> list[Batch]:
         """Cut into micro-batches of at most `size` rows."""
         cuts = [slice(at, at + size) for at in range(0, len(self.ids), size)]
         parts = zip(cuts, self.columns.split(size), strict=True)
-        return [Batch(self.ids[cut], self.occurrences[cut], self.weights[cut], part) for cut, part in parts]
+        return [
+            Batch(self.ids[cut], self.occurrences[cut], self.weights[cut], part)
+            for cut, part in parts
+        ]
 
     def pin(self) -> Batch:
         """Copy the tensors to pinned memory."""
         return replace(self, weights=self.weights.pin_memory(), columns=self.columns.pin())
 
     def to(self, device: torch.device) -> Batch:
-        """Copy the tensors from the CPU to a device, without waiting for those in pinned memory."""
-        return replace(self, weights=self.weights.to(device, non_blocking=True), columns=self.columns.to(device))
+        """Copy the tensors from the CPU to a device, without waiting for those in pinned
+        memory."""
+        return replace(
+            self,
+            weights=self.weights.to(device, non_blocking=True),
+            columns=self.columns.to(device),
+        )

@@ -1,9 +1,11 @@
-"""The only reader and writer of checkpoints: whole, atomic, readable by any engine and any number of workers.
+"""The only reader and writer of checkpoints: whole, atomic, readable by any engine and any number
+of workers.
 
 <output>/checkpoints/step-00000100/weights.safetensors     what learns, by public name
                                    ema.safetensors         its moving average, where one is kept
                                    optimizer.safetensors   `<weight>|<state>` tensors
-                                   state.json              step, metrics, config, dataset fingerprint, commit, versions
+                                   state.json              step, metrics, config, dataset
+                                                           fingerprint, commit, versions
                                    manifest.json           size of every file, written last
 """
 
@@ -49,8 +51,11 @@ class Checkpoint:
         return int(self.state["step"])
 
 
-def save(run: str, checkpoint: Checkpoint, keep: int, best_by: Mapping[str, float] = BEST_BY) -> str:
-    """Write a checkpoint whole or not at all, then delete all but the last `keep` and the best; returns its folder."""
+def save(
+    run: str, checkpoint: Checkpoint, keep: int, best_by: Mapping[str, float] = BEST_BY
+) -> str:
+    """Write a checkpoint whole or not at all, then delete all but the last `keep` and the best;
+    returns its folder."""
     folder = storage.join(run, FOLDER, f"step-{checkpoint.step:08d}")
     with storage.atomic(folder) as temporary:
         os.makedirs(temporary)
@@ -58,8 +63,13 @@ def save(run: str, checkpoint: Checkpoint, keep: int, best_by: Mapping[str, floa
         _save_tensors(checkpoint.optimizer, temporary, "optimizer")
         if checkpoint.ema is not None:
             _save_tensors(checkpoint.ema, temporary, "ema")
-        Path(temporary, "state.json").write_text(json.dumps(checkpoint.state, indent=2, sort_keys=True, default=str))
-        sizes = {name: os.path.getsize(os.path.join(temporary, name)) for name in sorted(os.listdir(temporary))}
+        Path(temporary, "state.json").write_text(
+            json.dumps(checkpoint.state, indent=2, sort_keys=True, default=str)
+        )
+        sizes = {
+            name: os.path.getsize(os.path.join(temporary, name))
+            for name in sorted(os.listdir(temporary))
+        }
         Path(temporary, MANIFEST).write_text(json.dumps({"files": sizes}, indent=2))
     folders = listing(run)
     best = _best(folders, best_by)
@@ -70,9 +80,11 @@ def save(run: str, checkpoint: Checkpoint, keep: int, best_by: Mapping[str, floa
 
 
 class Saver:
-    """Writes a run's checkpoints in a thread, one at a time, so that training does not wait for the disk.
+    """Writes a run's checkpoints in a thread, one at a time, so that training does not wait for
+    the disk.
 
-    A write that failed raises at the next call. What is not closed is still written before the process ends by itself.
+    A write that failed raises at the next call. What is not closed is still written before the
+    process ends by itself.
     """
 
     def __init__(self, run: str, keep: int, best_by: Mapping[str, float]) -> None:
@@ -80,19 +92,25 @@ class Saver:
         whole = set(listing(run))
         for name in storage.names(storage.join(run, FOLDER)):
             folder = storage.join(run, FOLDER, name)
-            if name.startswith("step-") and folder not in whole:  # left by a process that was killed
+            if (
+                name.startswith("step-") and folder not in whole
+            ):  # left by a process that was killed
                 storage.remove(folder)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[dict[str, float]] | None = None
 
     def save(self, checkpoint: Checkpoint) -> dict[str, float]:
-        """Wait for the earlier write, then begin this one; its tensors must not change any more. Returns as `wait` does."""
+        """Wait for the earlier write, then begin this one; its tensors must not change any more.
+
+        Returns as `wait` does.
+        """
         earlier = self.wait()
         self._writing = self._thread.submit(self._write, checkpoint)
         return earlier
 
     def wait(self) -> dict[str, float]:
-        """Return when nothing is left to write: what the write cost, as metrics; nothing when there was none.
+        """Return when nothing is left to write: what the write cost, as metrics;
+        nothing when there was none.
 
         Raises what writing raised, such as UserError for a full disk.
         """
@@ -110,7 +128,10 @@ class Saver:
         began = time.perf_counter()
         folder = save(self._run, checkpoint, self._keep, self._best_by)
         sizes = storage.read_json(storage.join(folder, MANIFEST))["files"]
-        return {"checkpoint_seconds": time.perf_counter() - began, "checkpoint_mb": sum(sizes.values()) / 2**20}
+        return {
+            "checkpoint_seconds": time.perf_counter() - began,
+            "checkpoint_mb": sum(sizes.values()) / 2**20,
+        }
 
 
 def copied(tensor: Tensor) -> Tensor:
@@ -123,7 +144,9 @@ def load(folder: str) -> Checkpoint:
     return Checkpoint(
         weights=_load_tensors(folder, "weights"),
         optimizer=_load_tensors(folder, "optimizer"),
-        ema=_load_tensors(folder, "ema") if storage.exists(storage.join(folder, "ema.safetensors")) else None,
+        ema=_load_tensors(folder, "ema")
+        if storage.exists(storage.join(folder, "ema.safetensors"))
+        else None,
         state=read_state(folder),
     )
 
@@ -141,14 +164,20 @@ def read_state(folder: str) -> dict[str, Any]:
 
 
 def listing(run: str) -> list[str]:
-    """Return the folders of a run's whole checkpoints, oldest first; unfinished ones are not listed."""
+    """Return the folders of a run's whole checkpoints, oldest first;
+    unfinished ones are not listed."""
     root = storage.join(run, FOLDER)
-    folders = [storage.join(root, name) for name in storage.names(root) if name.startswith("step-") and "." not in name]
+    folders = [
+        storage.join(root, name)
+        for name in storage.names(root)
+        if name.startswith("step-") and "." not in name
+    ]
     return [folder for folder in folders if storage.exists(storage.join(folder, MANIFEST))]
 
 
 def find(run: str, which: str = "latest") -> str | None:
-    """Return the folder of the `latest` or `best` checkpoint, None for `base`, or the given folder itself.
+    """Return the folder of the `latest` or `best` checkpoint, None for `base`,
+    or the given folder itself.
 
     Best is what the run's `train.best_by` says. Raises UserError when there is no such checkpoint.
     """
@@ -156,24 +185,34 @@ def find(run: str, which: str = "latest") -> str | None:
         return None
     if which not in ("latest", "best"):
         if not storage.exists(storage.join(which, MANIFEST)):
-            raise UserError(f"{which!r} is no whole checkpoint. Give latest, best, base or a checkpoint's folder.")
+            raise UserError(
+                f"{which!r} is no whole checkpoint. Give latest, best, base or a checkpoint's "
+                "folder."
+            )
         return which
     folders = listing(run)
     if not folders:
-        raise UserError(f"{run!r} holds no checkpoint yet. Run `raytrain train` with the same config first.")
+        raise UserError(
+            f"{run!r} holds no checkpoint yet. Run `raytrain train` with the same config first."
+        )
     if which == "latest":
         return folders[-1]
     return _best(folders, read_state(folders[-1])["config"]["train"].get("best_by", BEST_BY))
 
 
 def go_back(run: str, which: str) -> str | None:
-    """Make `best` or a checkpoint's folder (also another run's) the latest of a run, and return a line that says so.
+    """Make `best` or a checkpoint's folder (also another run's) the latest of a run,
+    and return a line that says so.
 
-    Later checkpoints and the mark of a finished run are deleted; training goes on from there. None where nothing changed.
+    Later checkpoints and the mark of a finished run are deleted; training goes on from there. None
+    where nothing changed.
     """
     folder = find(run, which)
     if folder is None:
-        raise UserError("A run goes on from a checkpoint; for a start from the base model give another `output`.")
+        raise UserError(
+            "A run goes on from a checkpoint; for a start from the base model give another "
+            "`output`."
+        )
     step = int(read_state(folder)["step"])
     own = storage.join(run, FOLDER, f"step-{step:08d}")
     if storage.resolve(folder)[1] != storage.resolve(own)[1]:
@@ -192,19 +231,24 @@ def go_back(run: str, which: str) -> str | None:
 
 
 def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, folder: str) -> None:
-    """Raise UserError when a checkpoint was made with settings or data that a resumed run would contradict."""
+    """Raise UserError when a checkpoint was made with settings or data that a resumed run would
+    contradict."""
     new = _identity(config.values())
-    # A checkpoint of an earlier version knows nothing of keys that came later: it was made as their defaults have it.
+    # A checkpoint of an earlier version knows nothing of keys that came later: it was made as
+    # their defaults have it.
     old = _identity(config.defaults().values()) | _identity(state["config"])
     differences = [
-        f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in sorted(old | new) if old.get(key) != new.get(key)
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key)
     ]
     if state["dataset"] != fingerprint:
         differences.append(f"dataset: {state['dataset'][:12]} -> {fingerprint[:12]}")
     if differences:
         raise UserError(
-            f"A run goes on only with what it was started with; {folder!r} differs in {'; '.join(differences)}. "
-            "Nothing was changed. Set the old values to go on, or another `output` to start anew."
+            f"A run goes on only with what it was started with; {folder!r} differs in "
+            f"{'; '.join(differences)}. Nothing was changed. Set the old values to go on, or "
+            "another `output` to start anew."
         )
 
 
@@ -212,11 +256,17 @@ def _identity(tree: dict[str, Any]) -> dict[str, Any]:
     flat = {"seed": tree["seed"], "data.repeats": tree["data"]["repeats"]}
     for table in ("model", "method", "objective", "train"):
         flat |= {f"{table}.{key}": value for key, value in tree[table].items()}
-    return {key: value for key, value in flat.items() if key.removeprefix("train.") not in FREE_TRAIN_KEYS}
+    return {
+        key: value
+        for key, value in flat.items()
+        if key.removeprefix("train.") not in FREE_TRAIN_KEYS
+    }
 
 
 def _delete(folder: str) -> None:
-    storage.remove(storage.join(folder, MANIFEST))  # first: what is killed half-way is then no checkpoint any more
+    storage.remove(
+        storage.join(folder, MANIFEST)
+    )  # first: what is killed half-way is then no checkpoint any more
     storage.remove(folder)
 
 
@@ -225,15 +275,21 @@ def _best(folders: list[str], best_by: Mapping[str, float]) -> str | None:
     for folder in folders:
         metrics = read_state(folder)["metrics"]
         if best_by.keys() <= metrics.keys():
-            scored.append((sum(weight * metrics[name] for name, weight in best_by.items()), folder))
-    return max(scored, key=lambda each: each[0])[1] if scored else (folders[-1] if folders else None)
+            scored.append(
+                (sum(weight * metrics[name] for name, weight in best_by.items()), folder)
+            )
+    return (
+        max(scored, key=lambda each: each[0])[1] if scored else (folders[-1] if folders else None)
+    )
 
 
 def _save_tensors(tensors: dict[str, Tensor], folder: str, name: str) -> None:
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     try:
         save_file(contiguous, os.path.join(folder, f"{name}.safetensors"))
-    except SafetensorError as error:  # hides the system's error number in its text; storage knows what a full disk is
+    except (
+        SafetensorError
+    ) as error:  # hides the system's error number in its text; storage knows what a full disk is
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
@@ -241,5 +297,7 @@ def _save_tensors(tensors: dict[str, Tensor], folder: str, name: str) -> None:
 
 
 def _load_tensors(folder: str, name: str) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = load_file(storage.fetch(storage.join(folder, f"{name}.safetensors")))
+    tensors: dict[str, Tensor] = load_file(
+        storage.fetch(storage.join(folder, f"{name}.safetensors"))
+    )
     return tensors

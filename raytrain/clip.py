@@ -1,4 +1,5 @@
-"""CLIP as a judge: unit-length embeddings of images and texts (Radford et al. 2021, arXiv:2103.00020)."""
+"""CLIP as a judge: unit-length embeddings of images and texts
+(Radford et al. 2021, arXiv:2103.00020)."""
 
 from __future__ import annotations
 
@@ -18,29 +19,41 @@ EPSILON = 1e-8
 class ClipModel:
     """A CLIPModel folder or hub id with its tokenizer and image processor, loaded once.
 
-    The PIL image processor is used whether or not torchvision is installed, so scores are the same everywhere.
+    The PIL image processor is used whether or not torchvision is installed, so scores are the same
+    everywhere.
     """
 
     def __init__(
-        self, path: str, device: torch.device | str = "cpu", batch: int = 32, setting: str = "evaluate.clip"
+        self,
+        path: str,
+        device: torch.device | str = "cpu",
+        batch: int = 32,
+        setting: str = "evaluate.clip",
     ) -> None:
-        """Load the model; UserError names the setting and says which part of the folder could not be read."""
+        """Load the model; UserError names the setting and says which part of the folder could not
+        be read."""
         from transformers import CLIPModel, CLIPTokenizer
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         self.device = torch.device(device)
         self.batch = batch
         try:
-            self._model: Any = CLIPModel.from_pretrained(path, use_safetensors=True).float().eval().to(self.device)
+            self._model: Any = (
+                CLIPModel.from_pretrained(path, use_safetensors=True)
+                .float()
+                .eval()
+                .to(self.device)
+            )
             self._tokenizer: Any = CLIPTokenizer.from_pretrained(path)
             self._processor: Any = CLIPImageProcessorPil.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{setting} must be a folder or hub id of a CLIP model in safetensors with tokenizer and image "
-                f"processor, got {path!r}: {error}"
+                f"{setting} must be a folder or hub id of a CLIP model in safetensors with "
+                f"tokenizer and image processor, got {path!r}: {error}"
             ) from error
         self._length = min(
-            int(self._tokenizer.model_max_length), int(self._model.config.text_config.max_position_embeddings)
+            int(self._tokenizer.model_max_length),
+            int(self._model.config.text_config.max_position_embeddings),
         )
 
     @torch.inference_mode()
@@ -49,13 +62,20 @@ class ClipModel:
         parts = []
         for start in range(0, len(images), self.batch):
             chunk = [image.convert("RGB") for image in images[start : start + self.batch]]
-            pixels = self._processor(images=chunk, return_tensors="pt")["pixel_values"].to(self.device)
-            parts.append(unit(self._model.get_image_features(pixel_values=pixels).pooler_output).cpu())
-        return torch.cat(parts) if parts else torch.zeros(0, int(self._model.config.projection_dim))
+            pixels = self._processor(images=chunk, return_tensors="pt")["pixel_values"].to(
+                self.device
+            )
+            parts.append(
+                unit(self._model.get_image_features(pixel_values=pixels).pooler_output).cpu()
+            )
+        return (
+            torch.cat(parts) if parts else torch.zeros(0, int(self._model.config.projection_dim))
+        )
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Map N texts, cut to the model's token limit, to unit embeddings (N, D), float32 on the CPU."""
+        """Map N texts, cut to the model's token limit, to unit embeddings (N, D),
+        float32 on the CPU."""
         parts = []
         for start in range(0, len(texts), self.batch):
             tokens = self._tokenizer(
@@ -66,11 +86,14 @@ class ClipModel:
                 return_tensors="pt",
             ).to(self.device)
             parts.append(unit(self._model.get_text_features(**tokens).pooler_output).cpu())
-        return torch.cat(parts) if parts else torch.zeros(0, int(self._model.config.projection_dim))
+        return (
+            torch.cat(parts) if parts else torch.zeros(0, int(self._model.config.projection_dim))
+        )
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Scale vectors (N, D) to length 1, dividing by at least EPSILON; dot products are then cosines."""
+    """Scale vectors (N, D) to length 1, dividing by at least EPSILON;
+    dot products are then cosines."""
     vectors = vectors.float()
     lengths: Tensor = vectors.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
     return vectors / lengths

@@ -1,4 +1,5 @@
-"""The one exception for a user's mistake: what rule was broken, by what, with which consequence, and the remedy."""
+"""The one exception for a user's mistake: what rule was broken, by what, with which consequence,
+and the remedy."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake a person can mend. Jobs print its message alone (no traceback) and exit with code 2."""
+    """A mistake a person can mend.
+
+    Jobs print its message alone (no traceback) and exit with code 2.
+    """
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
@@ -17,7 +21,8 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
 
 
 def unknown(what: str, name: str, valid: Iterable[str]) -> UserError:
-    """Build the error for a name outside a closed set: the name, the nearest valid one and the allowed values."""
+    """Build the error for a name outside a closed set: the name,
+    the nearest valid one and the allowed values."""
     allowed = sorted(valid)
     guess = nearest(name, allowed)
     hint = f" Did you mean {guess!r}?" if guess else ""

@@ -1,6 +1,7 @@
 """Held-out loss: the plain error on images kept out of training, on fixed noise and timesteps.
 
-The same images, noise and timesteps at every evaluation of every run make small differences visible.
+The same images, noise and timesteps at every evaluation of every run make small differences
+visible.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def losses(
     rank: int = 0,
     world: int = 1,
 ) -> list[float]:
-    """Return each held-out image's error, averaged over `config.timesteps` timesteps; a collective when world > 1.
+    """Return each held-out image's error, averaged over `config.timesteps` timesteps;
+    a collective when world > 1.
 
     Images come in the order of buckets and ids, at most `config.max_held_out` of them.
     """
@@ -45,7 +47,9 @@ def losses(
             batch = to_batch(rows, [0] * len(mine)).to(device)
             errors = torch.zeros(len(numbers))
             total = sum(
-                model.losses(batch, fixed_draws(model, batch, k, config.timesteps).to(device), objective)
+                model.losses(
+                    batch, fixed_draws(model, batch, k, config.timesteps).to(device), objective
+                )
                 for k in range(config.timesteps)
             )
             assert isinstance(total, Tensor)
@@ -59,18 +63,24 @@ def losses(
 
 
 def fixed_draws(model: Model, batch: Batch, number: int, count: int) -> Columns:
-    """Return the draws of held-out timestep `number` of `count`: a function of the image and `number` alone.
+    """Return the draws of held-out timestep `number` of `count`:
+    a function of the image and `number` alone.
 
-    Timesteps are the middles of `count` equal parts of the whole schedule. The run's seed, noise offset and timestep range
-    do not matter, so that runs can be compared.
+    Timesteps are the middles of `count` equal parts of the whole schedule. The run's seed, noise
+    offset and timestep range do not matter, so that runs can be compared.
     """
-    named = replace(batch, ids=[f"held_out/{id_}" for id_ in batch.ids], occurrences=[number] * len(batch.ids))
+    named = replace(
+        batch, ids=[f"held_out/{id_}" for id_ in batch.ids], occurrences=[number] * len(batch.ids)
+    )
     draws = model.draw(named, model.objective.comparable())
-    return Columns(draws, timestep=torch.full((len(batch.ids),), (number + 0.5) / count, dtype=torch.float64))
+    return Columns(
+        draws, timestep=torch.full((len(batch.ids),), (number + 0.5) / count, dtype=torch.float64)
+    )
 
 
 def plan(counts: dict[str, int], limit: int, world: int) -> list[tuple[str, np.ndarray]]:
-    """Return (bucket, row numbers) chunks of at most `limit` rows in all, padded with -1 to a multiple of `world`."""
+    """Return (bucket, row numbers) chunks of at most `limit` rows in all,
+    padded with -1 to a multiple of `world`."""
     total = sum(counts.values())
     chunks = []
     for bucket, count in counts.items():

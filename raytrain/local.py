@@ -1,12 +1,15 @@
-"""Processes of this machine that call what they are told, without Ray: what one worker needs who shares nothing with others.
+"""Processes of this machine that call what they are told, without Ray:
+what one worker needs who shares nothing with others.
 
     with Process("raytrain.train.worker") as process:
         process.call(function, argument)
 
-    python -m raytrain.local FD MODULE ...      # the process: imports the modules, then serves calls from a socket
+    # the process: imports the modules, then serves calls from a socket
+    python -m raytrain.local FD MODULE ...
 
-A process imports while the command that started it does other things, ends when that command is gone, however that ended,
-and takes no part in its Ctrl-C: whether work ends then is for the command to say.
+A process imports while the command that started it does other things, ends when that command is
+gone, however that ended, and takes no part in its Ctrl-C: whether work ends then is for the
+command to say.
 """
 
 from __future__ import annotations
@@ -40,7 +43,11 @@ class Died(RuntimeError):  # noqa: N818
 
 
 class Process:
-    """One process. It imports `modules`, and what their `NEEDS` name, at once; what a `silent` one prints is shown if it dies."""
+    """One process.
+
+    It imports `modules`, and what their `NEEDS` name, at once; what a `silent` one prints is shown
+    if it dies.
+    """
 
     def __init__(self, *modules: str, silent: bool = False) -> None:
         self._pipe, theirs = Pipe()
@@ -53,7 +60,8 @@ class Process:
         theirs.close()
 
     def call(self, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-        """Return what a function of a module returns there, or raise what it raises; raises Died when the process ends."""
+        """Return what a function of a module returns there, or raise what it raises;
+        raises Died when the process ends."""
         try:
             self._pipe.send((function, arguments, settings))
             raised, value = self._pipe.recv()
@@ -96,7 +104,8 @@ def show(wanted: bool) -> None:
 
 
 def reserve(*modules: str, silent: bool = False) -> None:
-    """Start the process that `take` will hand out for the first of these modules, so that it imports them meanwhile."""
+    """Start the process that `take` will hand out for the first of these modules,
+    so that it imports them meanwhile."""
     if modules[0] not in _reserved:
         _reserved[modules[0]] = Process(*modules, silent=silent)
 
@@ -107,7 +116,8 @@ def take(*modules: str, silent: bool = False) -> Process:
 
 
 def connected() -> bool:
-    """Tell whether this process is connected to Ray; work is done on this machine alone where it is not."""
+    """Tell whether this process is connected to Ray; work is done on this machine alone where it
+    is not."""
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 

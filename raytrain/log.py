@@ -1,4 +1,7 @@
-"""Where numbers and images go: `metrics.jsonl`, TensorBoard, wandb. The console follows `metrics.jsonl`: progress.py."""
+"""Where numbers and images go: `metrics.jsonl`, TensorBoard, wandb.
+
+The console follows `metrics.jsonl`: progress.py.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ METRICS = "metrics.jsonl"
 
 
 class MetricLog:
-    """All sinks of one run. Rows of steps from `start` on are forgotten first, so a resumed run logs each step once."""
+    """All sinks of one run.
+
+    Rows of steps from `start` on are forgotten first, so a resumed run logs each step once.
+    """
 
     def __init__(self, config: Config, start: int) -> None:
         self._uri = storage.join(config.output, METRICS)
@@ -25,12 +31,17 @@ class MetricLog:
         self._stream = None
         if storage.is_local(self._uri):
             storage.write_bytes(self._uri, _lines(self._rows))
-            self._stream = open(storage.resolve(self._uri)[1], "a", encoding="utf-8")  # noqa: SIM115 - closed in close
-        self._board = _tensorboard(config) if config.log.tensorboard and storage.is_local(config.output) else None
+            self._stream = open(storage.resolve(self._uri)[1], "a", encoding="utf-8")  # noqa: SIM115
+        self._board = (
+            _tensorboard(config)
+            if config.log.tensorboard and storage.is_local(config.output)
+            else None
+        )
         self._wandb = _wandb(config)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Write one row of numbers to the file at once, to the other sinks with the next `send`; rows may come late."""
+        """Write one row of numbers to the file at once, to the other sinks with the next `send`;
+        rows may come late."""
         row = {"step": step, **values}
         self._rows.append(row)
         self._unsent.append(row)
@@ -39,7 +50,8 @@ class MetricLog:
             self._stream.flush()
 
     def send(self) -> None:
-        """Send what is new to TensorBoard and wandb: of the steps' own rows the last, with the mean of their losses."""
+        """Send what is new to TensorBoard and wandb: of the steps' own rows the last,
+        with the mean of their losses."""
         steps = [row for row in self._unsent if "loss" in row]
         rows = [row for row in self._unsent if "loss" not in row]
         if steps:
@@ -77,7 +89,8 @@ class MetricLog:
 
 
 def read_metrics(output: str) -> list[dict[str, Any]]:
-    """Return the rows of a run's `metrics.jsonl`, oldest first; a last line cut by a crash is left out."""
+    """Return the rows of a run's `metrics.jsonl`, oldest first;
+    a last line cut by a crash is left out."""
     uri = storage.join(output, METRICS)
     if not storage.exists(uri):
         return []
@@ -106,9 +119,13 @@ def _wandb(config: Config) -> Any:
     import wandb
 
     run = wandb.init(
-        project=config.log.project, name=Path(config.output).name, dir=config.output, mode=config.log.wandb,
-        config=config.values(), settings=wandb.Settings(silent=True),
-    )  # fmt: skip
+        project=config.log.project,
+        name=Path(config.output).name,
+        dir=config.output,
+        mode=config.log.wandb,
+        config=config.values(),
+        settings=wandb.Settings(silent=True),
+    )
     run.define_metric("step")
     run.define_metric("*", step_metric="step")  # wandb's own count refuses what comes late
     return run

@@ -1,4 +1,5 @@
-"""What trains: a model of named parts, all that engines, checkpoints, averages, self-tests and plans see of it."""
+"""What trains: a model of named parts, all that engines, checkpoints, averages,
+self-tests and plans see of it."""
 
 from __future__ import annotations
 
@@ -19,13 +20,18 @@ from raytrain.objective import Objective
 
 
 class Model(nn.Module):
-    """Parts by the names of their diffusers folders, of which some weights learn. Its forward pass is the loss.
+    """Parts by the names of their diffusers folders, of which some weights learn.
 
-    DDP and ZeRO wrap one module and allow one forward pass; so this is the module that an engine wraps.
+    Its forward pass is the loss. DDP and ZeRO wrap one module and allow one forward pass; so this
+    is the module that an engine wraps.
     """
 
     def __init__(
-        self, parts: Mapping[str, nn.Module], method: Method, objective: Objective, config: MethodConfig
+        self,
+        parts: Mapping[str, nn.Module],
+        method: Method,
+        objective: Objective,
+        config: MethodConfig,
     ) -> None:
         """Take the parts as the method builds them."""
         super().__init__()
@@ -50,16 +56,23 @@ class Model(nn.Module):
         return rng.draw(self.method.draws(objective, batch, self.config), objective.seed, batch)
 
     def forward(self, batch: Batch, draws: Columns) -> Tensor:
-        """Return each row's weighted loss, (n,) float32; batch and draws are on the model's device."""
+        """Return each row's weighted loss, (n,) float32; batch and draws are on the model's
+        device."""
         return self.losses(batch, draws)
 
     def losses(self, batch: Batch, draws: Columns, objective: Objective | None = None) -> Tensor:
         """Return each row's loss by this objective or another, (n,) float32."""
-        return self.method.losses(objective or self.objective, self.parts, batch, draws, self.config)
+        return self.method.losses(
+            objective or self.objective, self.parts, batch, draws, self.config
+        )
 
     def learning(self) -> dict[str, nn.Parameter]:
         """Return the weights that learn by public name, `<part>.<path>`."""
-        return {public_name(name): weight for name, weight in self.named_parameters() if weight.requires_grad}
+        return {
+            public_name(name): weight
+            for name, weight in self.named_parameters()
+            if weight.requires_grad
+        }
 
     def state(self) -> dict[str, Tensor]:
         """Return what learns, by public name: all that a checkpoint holds of the weights."""
@@ -68,19 +81,23 @@ class Model(nn.Module):
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put such a state back; UserError unless it matches exactly."""
         own = self.learning()
-        if own.keys() != tensors.keys() or any(own[k].shape != v.shape for k, v in tensors.items()):
+        if own.keys() != tensors.keys() or any(
+            own[k].shape != v.shape for k, v in tensors.items()
+        ):
             raise UserError(
-                f"The checkpoint's weights do not fit this model: {_difference(own, tensors)}. What the method trains "
-                "or the base differs from what they were trained with. Use the config kept beside the checkpoint."
+                f"The checkpoint's weights do not fit this model: {_difference(own, tensors)}. "
+                "What the method trains or the base differs from what they were trained with. Use "
+                "the config kept beside the checkpoint."
             )
         for name, tensor in tensors.items():
             own[name].data.copy_(tensor)
 
     def checkpoint_activations(self) -> None:
-        """Recompute activations in the backward pass instead of keeping them (Chen et al. 2016, arXiv:1604.06174).
+        """Recompute activations in the backward pass instead of keeping them
+        (Chen et al. 2016, arXiv:1604.06174).
 
-        transformers does so in training mode alone, whose dropout must not come with it: its outermost blocks, which have
-        none of their own, are put into it, and nothing in them.
+        transformers does so in training mode alone, whose dropout must not come with it: its
+        outermost blocks, which have none of their own, are put into it, and nothing in them.
         """
         from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -90,8 +107,9 @@ class Model(nn.Module):
             )
             if enable is None:
                 raise UserError(
-                    f"train.gradient_checkpointing = true, but the part {name!r} ({type(part).__name__}) cannot "
-                    "recompute its activations; it would take as much memory as without. Set it to false."
+                    f"train.gradient_checkpointing = true, but the part {name!r} "
+                    f"({type(part).__name__}) cannot recompute its activations; it would take as "
+                    "much memory as without. Set it to false."
                 )
             enable()
             for block in part.modules():
@@ -104,7 +122,8 @@ def build(
     dtype: torch.dtype = torch.float32,
     load: Callable[[str], Any] | None = None,
 ) -> Model:
-    """Return the model a config trains, on a device, as it is before its first step; `load` gives a frozen base part."""
+    """Return the model a config trains, on a device, as it is before its first step;
+    `load` gives a frozen base part."""
     family, method = families.load(config.model.family), methods.load(config.method)
     objective = Objective.of(config, device)
     load = load or partial(_frozen, family, config, dtype)
@@ -137,5 +156,7 @@ def _difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
         if name not in own:
             return f"it has {name!r}, which does not learn here"
         if own[name].shape != given[name].shape:
-            return f"{name!r} is {tuple(given[name].shape)} in it and {tuple(own[name].shape)} here"
+            return (
+                f"{name!r} is {tuple(given[name].shape)} in it and {tuple(own[name].shape)} here"
+            )
     return "names differ"

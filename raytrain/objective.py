@@ -1,4 +1,5 @@
-"""The loss of a batch: what is drawn for each row, the forward process, the weighted error of a prediction."""
+"""The loss of a batch: what is drawn for each row, the forward process,
+the weighted error of a prediction."""
 
 from __future__ import annotations
 
@@ -45,26 +46,32 @@ class Objective:
 
     @classmethod
     def of(cls, config: Config, device: torch.device) -> Objective:
-        """Return the objective a config asks for; UserError where the model cannot predict what it asks for."""
+        """Return the objective a config asks for; UserError where the model cannot predict what it
+        asks for."""
         family = families.load(config.model.family)
         families.caption_tokens(family, config.model)
         process: Any = family.process(config.model).to(device)
         asked = config.objective.prediction
         if asked not in ("auto", *process.PREDICTIONS):
             raise UserError(
-                f"objective.prediction = {asked!r} is nothing a {config.model.family} model predicts; it would learn "
-                f'another model\'s target. Use "auto" or one of {", ".join(process.PREDICTIONS)}.'
+                f"objective.prediction = {asked!r} is nothing a {config.model.family} model "
+                'predicts; it would learn another model\'s target. Use "auto" or one of '
+                f"{', '.join(process.PREDICTIONS)}."
             )
         if asked != "auto":
             process = replace(process, prediction=asked)
-        return cls(family, process, config.model, config.objective, config.seed, config.data.masks.weigh)
+        return cls(
+            family, process, config.model, config.objective, config.seed, config.data.masks.weigh
+        )
 
     def comparable(self) -> Objective:
-        """Return the objective by which runs are compared: no weights, offsets, ranges or seed of the run's own."""
+        """Return the objective by which runs are compared: no weights, offsets,
+        ranges or seed of the run's own."""
         return replace(self, config=ObjectiveConfig(), seed=0)
 
     def draws(self, batch: Batch) -> dict[str, Draw]:
-        """Return what each row needs: `timestep` (), `noise` and `latent` (C, *S), `noise_offset` (C,)."""
+        """Return what each row needs: `timestep` (), `noise` and `latent` (C, *S), `noise_offset`
+        (C,)."""
         stored = batch.columns["latents"].shape[1:]
         posterior = self.family.latent(self.model).posterior
         shape = (stored[0] // 2 if posterior else stored[0], *stored[1:])
@@ -86,12 +93,18 @@ class Objective:
         target = self.process.target(clean, added, time)
         return Noised(self.process.noised(clean, added, time), time, target)
 
-    def predict(self, denoiser: nn.Module, noised: Noised, condition: Mapping[str, Tensor], **extra: Any) -> Tensor:
-        """Run the family's denoiser, (n, C, *S); `extra` is what a control branch adds to the call."""
-        return self.family.predict(denoiser, noised.noisy, noised.time, condition, self.model, **extra)
+    def predict(
+        self, denoiser: nn.Module, noised: Noised, condition: Mapping[str, Tensor], **extra: Any
+    ) -> Tensor:
+        """Run the family's denoiser, (n, C, *S); `extra` is what a control branch adds to the
+        call."""
+        return self.family.predict(
+            denoiser, noised.noisy, noised.time, condition, self.model, **extra
+        )
 
     def losses(self, predicted: Tensor, noised: Noised, batch: Batch) -> Tensor:
-        """Return each row's weighted error, (n,) float32; over the row's mask where the batch has masks."""
+        """Return each row's weighted error, (n,) float32; over the row's mask where the batch has
+        masks."""
         masks = batch.columns.get("mask")
         errors = (
             loss.mean_squared_error(predicted, noised.target)
@@ -101,4 +114,6 @@ class Objective:
         if self.config.min_snr_gamma is None:
             return errors
         snr = self.process.snr(noised.time)
-        return errors * loss.min_snr_weight(snr, self.config.min_snr_gamma, self.process.prediction)
+        return errors * loss.min_snr_weight(
+            snr, self.config.min_snr_gamma, self.process.prediction
+        )

@@ -21,7 +21,8 @@ from raytrain.train.run import ledger_of
 LISTED = 100_000
 """Images of a source that a plan counts."""
 CPU_FLOPS, GPU_FLOPS = 2.5e10, 1.0e14
-"""Sustained floating point operations a second: one CPU core measured on the toy world; a bf16 data-center GPU, a guess."""
+"""Sustained floating point operations a second: one CPU core measured on the toy world;
+a bf16 data-center GPU, a guess."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +65,34 @@ def plan(config: Config) -> Plan:
         buckets = manifest.buckets
         note = drift.note(manifest.settings, config.data.model_dump(mode="json"))
         ledger = ledger_of(config, {name: count.entries for name, count in buckets.items()})
-        steps, epochs = ledger.total_steps, ledger.total_steps * train.global_batch / ledger.rows_per_epoch
-        words = f"{config.dataset}: {sum(c.train + c.held_out for c in buckets.values())} images, {manifest.rejected} rejected"
+        steps, epochs = (
+            ledger.total_steps,
+            ledger.total_steps * train.global_batch / ledger.rows_per_epoch,
+        )
+        words = (
+            f"{config.dataset}: {sum(c.train + c.held_out for c in buckets.values())} images, "
+            f"{manifest.rejected} rejected"
+        )
     else:
         words = f"{config.dataset}: not prepared yet; {_listed(config)}"
     model = cost.skeleton(config)
     export.check(config, model)
     weights = cost.weights(config, model)
-    row = cost.step(config, model, *max(map(bucket_size, buckets), default=_square(config), key=math.prod))
+    row = cost.step(
+        config, model, *max(map(bucket_size, buckets), default=_square(config), key=math.prod)
+    )
     sizes = memory.Sizes(weights.all, weights.trainable, weights.frozen_bytes, row.activations)
-    engine = memory.choose(config, sizes, train.workers, micro, memory.device_memory(train, train.workers))
+    engine = memory.choose(
+        config, sizes, train.workers, micro, memory.device_memory(train, train.workers)
+    )
     if steps is not None:
         speed = GPU_FLOPS if train.gpus_per_worker else CPU_FLOPS * train.cpus_per_worker
         seconds = steps * row.flops * slots / speed
     found = checkpoint.listing(config.output)
     return Plan(
-        config=config, dataset=words, buckets=buckets, steps=steps, epochs=epochs, micro_batch=micro,
-        accumulation=-(-slots // micro), parameters=weights.all, trainable_parameters=weights.trainable,
-        engine=str(engine), seconds=seconds, row=row,
+        config=config, dataset=words, buckets=buckets, steps=steps, epochs=epochs,
+        micro_batch=micro, accumulation=-(-slots // micro), parameters=weights.all,
+        trainable_parameters=weights.trainable, engine=str(engine), seconds=seconds, row=row,
         resumes_from=int(checkpoint.read_state(found[-1])["step"]) if found else 0, note=note,
     )  # fmt: skip
 
@@ -90,8 +101,12 @@ def _listed(config: Config) -> str:
     """Say what the sources hold; a broken source is a UserError."""
     counts = []
     for subset in config.data.all_subsets():
-        found = sum(isinstance(entry, Item) for entry in itertools.islice(sources.items(subset), LISTED))
-        counts.append(f"{subset.source} holds {found if found < LISTED else f'at least {found}'} images")
+        found = sum(
+            isinstance(entry, Item) for entry in itertools.islice(sources.items(subset), LISTED)
+        )
+        counts.append(
+            f"{subset.source} holds {found if found < LISTED else f'at least {found}'} images"
+        )
     return ", ".join(counts)
 
 

@@ -1,7 +1,8 @@
-"""The folder is the registry: a plug-in's file name is its name; a dotted path reaches a plug-in outside the project.
+"""The folder is the registry: a plug-in's file name is its name;
+a dotted path reaches a plug-in outside the project.
 
-Kinds are the plug-in packages of `raytrain` (`families`, `methods`, `data.captioners`, `evaluate.scorers`, ...).
-Listing names imports nothing; loading imports one module.
+Kinds are the plug-in packages of `raytrain` (`families`, `methods`, `data.captioners`,
+`evaluate.scorers`, ...). Listing names imports nothing; loading imports one module.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from raytrain.errors import UserError, unknown
 def names(kind: str) -> list[str]:
     """Return the names of all plug-ins of a kind, in order, without importing them."""
     folder = Path(__file__).parent.joinpath(*kind.split("."))
-    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_"))
+    return sorted(
+        m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")
+    )
 
 
 def check(kind: str, name: str) -> None:
-    """Raise UserError unless `name` is a plug-in of this kind or a dotted path to an outside module."""
+    """Raise UserError unless `name` is a plug-in of this kind or a dotted path to an outside
+    module."""
     if "." not in name and name not in names(kind):
         raise unknown(f"{kind.split('.')[-1]} plug-in", name, names(kind))
 
@@ -50,16 +54,22 @@ def load(kind: str, name: str) -> ModuleType:
 
 
 def check_options(kind: str, name: str, options: dict[str, object], where: str) -> None:
-    """Raise UserError unless `options`, which the config has at `where`, fit the plug-in's `Options` table."""
+    """Raise UserError unless `options`, which the config has at `where`,
+    fit the plug-in's `Options` table."""
     check_table(load(kind, name).Options, f"{kind} {name!r}", options, where)
 
 
-def check_table(table: type[BaseModel], what: str, options: Mapping[str, object], where: str) -> None:
-    """Raise UserError unless `options`, which the config has at `where`, fit a table of options of `what`."""
+def check_table(
+    table: type[BaseModel], what: str, options: Mapping[str, object], where: str
+) -> None:
+    """Raise UserError unless `options`, which the config has at `where`,
+    fit a table of options of `what`."""
     for key in options:
         if key not in table.model_fields:
             if not table.model_fields:
-                raise UserError(f"unknown key '{where}.{key}': {what} takes no options. Leave it out.")
+                raise UserError(
+                    f"unknown key '{where}.{key}': {what} takes no options. Leave it out."
+                )
             raise unknown(f"unknown key '{where}.{key}' of {what}:", key, table.model_fields)
     try:
         table(**options)

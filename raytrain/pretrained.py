@@ -1,4 +1,5 @@
-"""Where a model's files are, and the hashes that make them content: a local folder or a hub id, alike."""
+"""Where a model's files are, and the hashes that make them content: a local folder or a hub id,
+alike."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ WEIGHT_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
 @functools.cache
 def resolve(path: str, revision: str | None = None) -> Path:
-    """Return the local folder of a model: the folder itself, or a hub id's snapshot (downloaded once, then offline)."""
+    """Return the local folder of a model: the folder itself, or a hub id's snapshot
+    (downloaded once, then offline)."""
     if Path(path).is_dir():
         return Path(path)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
@@ -32,11 +34,16 @@ def resolve(path: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=[f"*{s}" for s in WEIGHT_SUFFIXES]))
+        return Path(
+            snapshot_download(
+                path, revision=revision, allow_patterns=[f"*{s}" for s in WEIGHT_SUFFIXES]
+            )
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"model {path!r} is no folder here, and the hub could not give it: {str(error).splitlines()[0]} "
-            "Give the path of a local folder, or make the hub reachable."
+            f"model {path!r} is no folder here, and the hub could not give it: "
+            f"{str(error).splitlines()[0]} Give the path of a local folder, or make the hub "
+            "reachable."
         ) from error
 
 
@@ -46,7 +53,8 @@ def folder(model: ModelConfig) -> Path:
 
 
 def vae_source(model: ModelConfig) -> tuple[Path, str]:
-    """Return the folder to load the VAE from and its sub-folder: the model's own, or `model.vae`."""
+    """Return the folder to load the VAE from and its sub-folder: the model's own,
+    or `model.vae`."""
     if model.vae is None:
         return folder(model), "vae"
     other = resolve(model.vae, None)
@@ -54,13 +62,19 @@ def vae_source(model: ModelConfig) -> tuple[Path, str]:
 
 
 def check_parts(model: ModelConfig, parts: Sequence[str]) -> None:
-    """Raise UserError unless the model folder holds every part its family needs, and a scheduler."""
+    """Raise UserError unless the model folder holds every part its family needs,
+    and a scheduler."""
     root, wanted = folder(model), (*parts, "scheduler")
-    missing = [name for name in wanted if not (name == "vae" and model.vae) and not any((root / name).glob("*.json"))]
+    missing = [
+        name
+        for name in wanted
+        if not (name == "vae" and model.vae) and not any((root / name).glob("*.json"))
+    ]
     if missing:
         raise UserError(
-            f"A {model.family} model folder must hold {', '.join(wanted)}; {str(root)!r} lacks {', '.join(missing)}. "
-            "Nothing can be encoded or trained with it; give a whole model in diffusers layout"
+            f"A {model.family} model folder must hold {', '.join(wanted)}; {str(root)!r} lacks "
+            f"{', '.join(missing)}. Nothing can be encoded or trained with it; give a whole model "
+            "in diffusers layout"
             + (", or set model.vae to a VAE's folder." if "vae" in missing else ".")
         )
 
@@ -80,14 +94,15 @@ def scheduler_named(known: Mapping[str, Any], name: str, model: ModelConfig) -> 
     """Return a family's sampler by its config name; UserError names those it has."""
     if name not in known:
         raise UserError(
-            f"sample.scheduler = {name!r} does not fit a {model.family} model; its images would be noise. "
-            f"Use {', '.join(known)}."
+            f"sample.scheduler = {name!r} does not fit a {model.family} model; its images would "
+            f"be noise. Use {', '.join(known)}."
         )
     return known[name]
 
 
 def skeleton(model: ModelConfig, part: str) -> nn.Module:
-    """Return a part's structure, from its config alone; on the `meta` device, if that is the context, without weights."""
+    """Return a part's structure, from its config alone; on the `meta` device,
+    if that is the context, without weights."""
     root, name = vae_source(model) if part == "vae" else (folder(model), part)
     tree = read_config(root / name, "config.json")
     if "_class_name" in tree:
@@ -103,9 +118,12 @@ def skeleton(model: ModelConfig, part: str) -> nn.Module:
 
 
 def quantized(denoiser: nn.Module, model: ModelConfig) -> nn.Module:
-    """Exchange a denoiser's linear layers for quantized ones, in place, where `model.quantize` asks for it."""
+    """Exchange a denoiser's linear layers for quantized ones, in place,
+    where `model.quantize` asks for it."""
     if model.quantize != "none":
-        from raytrain.quantize import quantize  # two seconds of imports that only a quantized base needs
+        from raytrain.quantize import (
+            quantize,
+        )  # two seconds of imports that only a quantized base needs
 
         quantize(denoiser, model.quantize)
     return denoiser

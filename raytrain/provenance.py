@@ -29,8 +29,17 @@ PACKAGES = (
 
 @functools.cache
 def commit() -> str:
-    """Return the checkout's commit, `-dirty` when files differ from it, or `unknown` outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Return the checkout's commit, `-dirty` when files differ from it,
+    or `unknown` outside a checkout."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip() or "unknown"
 
@@ -38,11 +47,20 @@ def commit() -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of Python, raytrain and the libraries that decide results."""
-    return {"python": platform.python_version(), "raytrain": __version__, **{p: metadata.version(p) for p in PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        "raytrain": __version__,
+        **{p: metadata.version(p) for p in PACKAGES},
+    }
 
 
 def record(config: Config) -> None:
-    """Keep the resolved config and what runs it beside a run's results: `config.toml`, `environment.json`."""
+    """Keep the resolved config and what runs it beside a run's results: `config.toml`,
+    `environment.json`."""
     storage.write_bytes(storage.join(config.output, "config.toml"), to_toml(config).encode())
-    facts: dict[str, Any] = {"commit": commit(), "versions": versions(), "machine": platform.platform()}
+    facts: dict[str, Any] = {
+        "commit": commit(),
+        "versions": versions(),
+        "machine": platform.platform(),
+    }
     storage.write_json(storage.join(config.output, "environment.json"), facts)

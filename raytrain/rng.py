@@ -1,7 +1,9 @@
-"""Random draws that belong to a row, not to a worker: pure functions of (seed, stream, row, occurrence).
+"""Random draws that belong to a row, not to a worker: pure functions of
+(seed, stream, row, occurrence).
 
-A counter-based generator (Philox) keyed by a hash gives the same numbers on any worker, in any order, after any restart,
-so no random state is saved. A new consumer takes a new stream name and changes no other's numbers.
+A counter-based generator (Philox) keyed by a hash gives the same numbers on any worker, in any
+order, after any restart, so no random state is saved. A new consumer takes a new stream name and
+changes no other's numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class Draw:
     """What one stream gives each row: an array of `shape`."""
 
     kind: Literal["normal", "uniform"]
-    """`normal`: standard normal, float32. `uniform`: one number in [0, 1), float64; its shape is ()."""
+    """`normal`: standard normal, float32. `uniform`: one number in [0,
+    1), float64; its shape is ()."""
     shape: tuple[int, ...] = ()
 
 
@@ -48,7 +51,9 @@ def stream(seed: int, name: str, row: str = "", occurrence: int = 0) -> np.rando
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
 
 
-def normal(seed: int, name: str, rows: Sequence[str], occurrences: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+def normal(
+    seed: int, name: str, rows: Sequence[str], occurrences: Sequence[int], shape: tuple[int, ...]
+) -> Tensor:
     """Return standard normal draws (n, *shape) in float32, each row from its own stream."""
     draws = np.empty((len(rows), *shape), dtype=np.float32)
     for out, row, occurrence in zip(draws, rows, occurrences, strict=True):

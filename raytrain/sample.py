@@ -1,4 +1,5 @@
-"""A checkpoint's model and the pipeline around it, for hooks and jobs alike; and the job that draws with it."""
+"""A checkpoint's model and the pipeline around it, for hooks and jobs alike;
+and the job that draws with it."""
 
 from __future__ import annotations
 
@@ -20,8 +21,11 @@ from raytrain.sampling.grid import by_prompt, grid, save_image
 from raytrain.sampling.prompts import Prompt, prompts
 
 
-def load_model(config: Config, folder: str | None, device: torch.device, *, ema: bool = False) -> Model:
-    """Return the model of a checkpoint on a device, or as it begins (None): what a method adds has no effect then."""
+def load_model(
+    config: Config, folder: str | None, device: torch.device, *, ema: bool = False
+) -> Model:
+    """Return the model of a checkpoint on a device, or as it begins (None):
+    what a method adds has no effect then."""
     model = build(config, device)
     if folder is not None:
         model.load(checkpoint.load_weights(folder, ema=ema))
@@ -29,7 +33,8 @@ def load_model(config: Config, folder: str | None, device: torch.device, *, ema:
 
 
 def build_pipeline(config: Config, model: Model, device: torch.device) -> Any:
-    """Return the diffusers pipeline around a model that is on `device`; the rest stays on the host with `sample.offload`."""
+    """Return the diffusers pipeline around a model that is on `device`;
+    the rest stays on the host with `sample.offload`."""
     offloads = config.sample.offload and device.type != "cpu"
     place = torch.device("cpu") if offloads else device
     pipeline = model.method.pipeline(config, model.parts, place)
@@ -39,9 +44,11 @@ def build_pipeline(config: Config, model: Model, device: torch.device) -> Any:
 
 
 def offload(pipeline: Any, model: Model, device: torch.device) -> None:
-    """Let every layer of a pipeline's frozen parts come to `device` only while it works; the model's own parts stay there.
+    """Let every layer of a pipeline's frozen parts come to `device` only while it works;
+    the model's own parts stay there.
 
-    They run once a batch, so that moving them layer by layer costs no more than moving them whole, and holds far less.
+    They run once a batch, so that moving them layer by layer costs no more than moving them whole,
+    and holds far less.
     """
     from accelerate import cpu_offload
 
@@ -50,7 +57,9 @@ def offload(pipeline: Any, model: Model, device: torch.device) -> None:
             cpu_offload(part, device)
 
 
-def draw(config: Config, model: Model, pipeline: Any, prompts: Sequence[Prompt]) -> list[Image.Image]:
+def draw(
+    config: Config, model: Model, pipeline: Any, prompts: Sequence[Prompt]
+) -> list[Image.Image]:
     """Return an image for each prompt, by a pipeline around `model`."""
     inputs = partial(model.method.pipeline_inputs, model.objective.family, model.config)
     return generate(pipeline, prompts, config.sample.batch, inputs)
@@ -67,14 +76,17 @@ def sample(
     output: str | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Make the config's images from a checkpoint (`latest`, `best`, `base` or a folder); returns the grid's path.
+    """Make the config's images from a checkpoint (`latest`, `best`, `base` or a folder);
+    returns the grid's path.
 
     `tell` is given what a person should know of it.
     """
     from raytrain.startup import quiet
 
     quiet()
-    dataset = Dataset(config.dataset) if storage.exists(storage.join(config.dataset, MANIFEST)) else None
+    dataset = (
+        Dataset(config.dataset) if storage.exists(storage.join(config.dataset, MANIFEST)) else None
+    )
     folder = checkpoint.find(config.output, which)
     asked = prompts(config, dataset, tell)
     device = device_for(config.train.gpus_per_worker)

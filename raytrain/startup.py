@@ -13,8 +13,9 @@ from contextlib import suppress
 from typing import NoReturn
 
 THRESHOLD = 50_000
-"""New objects after which garbage is looked for. Python's own 700 makes it look a thousand times while the libraries are
-imported: a worker's imports take 7.2 s so and 6.1 s with this (2 cores)."""
+"""New objects after which garbage is looked for. Python's own 700 makes it look a thousand times
+while the libraries are imported: a worker's imports take 7.2 s so and 6.1 s with this (2
+cores)."""
 
 
 def before_imports() -> None:
@@ -31,7 +32,8 @@ def before_imports() -> None:
 
 
 def quiet() -> None:
-    """Import the libraries that every model needs, and silence their progress bars and notices; errors and our lines stay."""
+    """Import the libraries that every model needs, and silence their progress bars and notices;
+    errors and our lines stay."""
     before_imports()
     _import_bitsandbytes()
     from diffusers.utils import logging as diffusers_logging
@@ -43,9 +45,11 @@ def quiet() -> None:
 
 
 def _import_bitsandbytes() -> None:
-    """Import bitsandbytes, which diffusers would, but without PyTorch's compiler: that alone takes 0.9 s.
+    """Import bitsandbytes, which diffusers would, but without PyTorch's compiler:
+    that alone takes 0.9 s.
 
-    It compiles two functions, for devices it has no kernels for, and calls them as they are where that fails.
+    It compiles two functions, for devices it has no kernels for, and calls them as they are where
+    that fails.
     """
     import torch
 
@@ -59,8 +63,10 @@ def _import_bitsandbytes() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process as `sys.exit` does, but without taking its objects apart, which takes 1.5 s with all libraries loaded."""
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does at its end
+    """End the process as `sys.exit` does, but without taking its objects apart,
+    which takes 1.5 s with all libraries loaded."""
+    # Waits for threads, as the interpreter does at its end.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the descriptor was closed
         with suppress(BrokenPipeError):  # whoever read it has seen enough

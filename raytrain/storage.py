@@ -1,7 +1,9 @@
-"""Local folders and object stores through pyarrow filesystems: temporary name, rename, manifest last.
+"""Local folders and object stores through pyarrow filesystems: temporary name, rename,
+manifest last.
 
-Every function takes a path or URI (`runs/x`, `s3://bucket/x`, `gs://bucket/x`). A URI may carry pyarrow's options as its
-query, `s3://bucket/x?endpoint_override=localhost:9000&scheme=http` for a store of one's own.
+Every function takes a path or URI (`runs/x`, `s3://bucket/x`, `gs://bucket/x`). A URI may carry
+pyarrow's options as its query, `s3://bucket/x?endpoint_override=localhost:9000&scheme=http` for a
+store of one's own.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         raise UserError(
-            f"Storage must be a local path or a URI pyarrow knows (s3://, gs://), got {uri!r}: {error}."
+            f"Storage must be a local path or a URI pyarrow knows (s3://, gs://), got {uri!r}: "
+            f"{error}."
         ) from error
     return filesystem, path
 
@@ -146,10 +149,11 @@ def size(uri: str) -> int:
 
 @contextlib.contextmanager
 def atomic(uri: str) -> Iterator[str]:
-    """Give a local temporary path to write to; on leaving without an error it becomes `uri` (file or folder) at once.
+    """Give a local temporary path to write to; on leaving without an error it becomes `uri`
+    (file or folder) at once.
 
-    On an object store a folder is uploaded file by file, any `manifest.json` last. A full disk is a UserError and
-    leaves the previous content as it was.
+    On an object store a folder is uploaded file by file, any `manifest.json` last. A full disk is
+    a UserError and leaves the previous content as it was.
     """
     local = is_local(uri)
     filesystem, path = resolve(uri)
@@ -179,8 +183,8 @@ def atomic(uri: str) -> Iterator[str]:
             20,
         ):  # no space, quota, read-only, no permission, a file for a folder
             raise UserError(
-                f"Writing {uri!r} failed: {error.strerror}. Nothing that was there before is lost; "
-                "free some space or choose another folder, then run the same command again."
+                f"Writing {uri!r} failed: {error.strerror}. Nothing that was there before is "
+                "lost; free some space or choose another folder, then run the same command again."
             ) from error
         raise
 
@@ -203,19 +207,25 @@ def fetch(uri: str, cache: str | None = None) -> str:
     target = os.path.join(cache or tempfile.mkdtemp(prefix="raytrain-"), os.path.basename(path))
     if not os.path.exists(target):
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        fs.copy_files(path, target, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
+        fs.copy_files(
+            path, target, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem()
+        )
     return target
 
 
 def _flush(path: str) -> None:
-    files = [path] if os.path.isfile(path) else [str(p) for p in Path(path).rglob("*") if p.is_file()]
+    files = (
+        [path] if os.path.isfile(path) else [str(p) for p in Path(path).rglob("*") if p.is_file()]
+    )
     for name in files:
         with open(name, "rb") as stream:
             os.fsync(stream.fileno())
 
 
 def _rename(temporary: str, path: str) -> None:
-    if os.path.isdir(path):  # a folder cannot be replaced in one step: move the old one aside first
+    if os.path.isdir(
+        path
+    ):  # a folder cannot be replaced in one step: move the old one aside first
         aside = f"{path}.old-{uuid.uuid4().hex[:8]}"
         os.rename(path, aside)
         os.rename(temporary, path)
@@ -229,9 +239,14 @@ def _upload(temporary: str, filesystem: fs.FileSystem, path: str) -> None:
         with filesystem.open_output_stream(path) as stream:
             stream.write(Path(temporary).read_bytes())
         return
-    files = sorted((p for p in Path(temporary).rglob("*") if p.is_file()), key=lambda p: p.name == "manifest.json")
+    files = sorted(
+        (p for p in Path(temporary).rglob("*") if p.is_file()),
+        key=lambda p: p.name == "manifest.json",
+    )
     for file in files:
-        with filesystem.open_output_stream(f"{path}/{file.relative_to(temporary).as_posix()}") as stream:
+        with filesystem.open_output_stream(
+            f"{path}/{file.relative_to(temporary).as_posix()}"
+        ) as stream:
             stream.write(file.read_bytes())
 
 

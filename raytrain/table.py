@@ -1,4 +1,5 @@
-"""Base of every settings table and of every small record that is stored as JSON, and the types they share."""
+"""Base of every settings table and of every small record that is stored as JSON,
+and the types they share."""
 
 from __future__ import annotations
 
@@ -31,6 +32,7 @@ def check_color(background: str) -> None:
     guess = nearest(name, ImageColor.colormap)
     hint = f" Did you mean {guess!r}?" if guess else ""
     raise UserError(
-        f"data.background must be a color, by its name or as #rrggbb, got {background!r};{hint or ' for instance'} "
-        'background = "white" or "#7f7f7f".'
+        "data.background must be a color, by its name or as #rrggbb, got "
+        f"{background!r};{hint or ' for instance'} background = "
+        '"white" or "#7f7f7f".'
     )

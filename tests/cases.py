@@ -1,4 +1,5 @@
-"""Every method in its small settings (`TINY` in its file, else its defaults), each on a family that offers what they ask for."""
+"""Every method in its small settings (`TINY` in its file, else its defaults),
+each on a family that offers what they ask for."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def tables(name: str) -> Sequence[Mapping[str, Any]]:
     return (found,) if isinstance(found, Mapping) else tuple(found)
 
 
-CASES: list[Case] = [(name, number) for name in plugins.names("methods") for number in range(len(tables(name)))]
+CASES: list[Case] = [
+    (name, number) for name in plugins.names("methods") for number in range(len(tables(name)))
+]
 IDS = [f"{name}-{number}" for name, number in CASES]
 
 

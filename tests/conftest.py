@@ -1,4 +1,5 @@
-"""What every test may share: one private Ray for the session, tiny models, and small prepared datasets."""
+"""What every test may share: one private Ray for the session, tiny models,
+and small prepared datasets."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ before_imports()
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Compute on one thread: in models this small, threads that wait for each other cost more than they give."""
+    """Compute on one thread: in models this small, threads that wait for each other cost more than
+    they give."""
     import torch
 
     torch.set_num_threads(1)
@@ -50,7 +52,10 @@ def workers_here() -> Iterator[None]:
     from raytrain.data.pipeline import flow
 
     def stream(
-        jobs: Sequence[dict[str, Any]], worker: Any, settings: dict[str, Any], options: dict[str, Any]
+        jobs: Sequence[dict[str, Any]],
+        worker: Any,
+        settings: dict[str, Any],
+        options: dict[str, Any],
     ) -> Iterator[dict[str, Any]]:
         stage = worker(**settings)
         for job in jobs:
@@ -66,7 +71,8 @@ def workers_here() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    """Return a maker (kept for the session) of a tiny model with a dataset prepared by it, as a config's tables."""
+    """Return a maker (kept for the session) of a tiny model with a dataset prepared by it,
+    as a config's tables."""
     made: dict[str, dict[str, Any]] = {}
 
     def make(family: str) -> dict[str, Any]:
@@ -85,7 +91,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
                     "source": str(root / "images"),
                     "dataset": str(root / "dataset"),
                     "held_out": 0.2,
-                    "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
+                    "buckets": {
+                        "resolution": 64,
+                        "step": 16,
+                        "sizes": [[64, 64], [80, 48], [48, 80]],
+                    },
                 },
             }
             with workers_here():
@@ -101,7 +111,13 @@ def run_config(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callab
     """Return a config of a short training run; keyword arguments are tables or their changes."""
 
     def make(family: str = "sd15", name: str = "run", **tables: dict[str, Any]) -> Config:
-        train = {"steps": 6, "global_batch": 4, "learning_rate": 1e-2, "checkpoint_every": 2, **tables.pop("train", {})}
+        train = {
+            "steps": 6,
+            "global_batch": 4,
+            "learning_rate": 1e-2,
+            "checkpoint_every": 2,
+            **tables.pop("train", {}),
+        }
         settings = {
             **world(family),
             "output": str(tmp_path / name),
@@ -125,15 +141,24 @@ def losses(config: Config) -> list[float]:
 
 
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A headless chromium that records its console and its network traffic."""
-    binary, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    binary, driver = (
+        shutil.which("chromium") or shutil.which("google-chrome"),
+        shutil.which("chromedriver"),
+    )
     if not binary or not driver:
         pytest.skip("no chromium and chromedriver on PATH")
     from selenium import webdriver
@@ -143,6 +168,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver, log_output=os.devnull))
+    window = webdriver.Chrome(
+        options=options, service=webdriver.ChromeService(driver, log_output=os.devnull)
+    )
     yield window
     window.quit()

@@ -1,4 +1,5 @@
-"""A family's frozen VAE and text encoders on one device, as tests call them: without columns and batches filled up."""
+"""A family's frozen VAE and text encoders on one device, as tests call them:
+without columns and batches filled up."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ class Encoders:
         self.family, self.model, self.device = family, model, device
         load = family.load
         self.vae = load(model, "vae", dtype).eval().requires_grad_(False).to(device)
-        self.tokenizers = {name: load(model, name, dtype) for name in families.text_parts(family, "tokenizer")}
+        self.tokenizers = {
+            name: load(model, name, dtype) for name in families.text_parts(family, "tokenizer")
+        }
         self.text = {
             name: load(model, name, dtype).eval().requires_grad_(False).to(device)
             for name in families.text_parts(family, "text")

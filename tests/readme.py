@@ -1,4 +1,5 @@
-"""README's table of families and methods, from the registry: `python -m tests.readme [--write]`."""
+"""README's table of families and methods, from the registry:
+`python -m tests.readme [--write]`."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ def written(text: str) -> str:
     before, _, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise SystemExit(f"README.md must hold the lines {BEGIN!r} and {END!r}; put them where the table belongs.")
+        raise SystemExit(
+            f"README.md must hold the lines {BEGIN!r} and {END!r}; put them where the table "
+            "belongs."
+        )
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
 
@@ -45,7 +49,9 @@ def _title(kind: str, name: str) -> str:
     spec = importlib.util.find_spec(plugins.module_name(kind, name))
     assert spec is not None
     assert spec.origin is not None
-    documentation = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or name
+    documentation = (
+        ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or name
+    )
     return documentation.partition("\n")[0].partition(":")[0].rstrip(".")
 
 
@@ -56,7 +62,10 @@ def main() -> int:
     if "--write" in sys.argv[1:]:
         README.write_text(fresh, encoding="utf-8")
     elif fresh != text:
-        print("README.md's table is not the registry's; run: python -m tests.readme --write", file=sys.stderr)
+        print(
+            "README.md's table is not the registry's; run: python -m tests.readme --write",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

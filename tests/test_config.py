@@ -25,7 +25,10 @@ def message(**tables: Any) -> str:
 @pytest.mark.parametrize(
     ("tables", "parts"),
     [
-        ({"train": {"learning_rte": 1e-4}}, ["train.learning_rte", "Did you mean 'learning_rate'?", "Allowed:"]),
+        (
+            {"train": {"learning_rte": 1e-4}},
+            ["train.learning_rte", "Did you mean 'learning_rate'?", "Allowed:"],
+        ),
         ({"trian": {}}, ["trian", "Did you mean 'train'?"]),
         ({"method": {"name": "lora", "rnk": 4}}, ["method.rnk", "Did you mean 'rank'?"]),
         ({"method": {"name": "lroa"}}, ["lroa", "lora", "full"]),
@@ -36,9 +39,18 @@ def message(**tables: Any) -> str:
         ({"train": {"epochs": 1, "steps": 1}}, ["epochs or steps, not both"]),
         ({"train": {"engine": "plain", "workers": 2}}, ["plain", "workers=2"]),
         ({"train": {"optimizer": "adamw8bit", "engine": "zero2"}}, ["adamw8bit", "zero2"]),
-        ({"train": {"optimizer": "paged_adamw8bit", "engine": "zero1"}}, ["paged_adamw8bit", "zero1"]),
-        ({"model": {"path": "a/b", "quantize": "nf4"}, "method": {"name": "full"}}, ["nf4", "'full'", "Use a LoRA"]),
-        ({"model": {"path": "a/b", "quantize": "int8"}, "train": {"engine": "zero3"}}, ["int8", "zero3", "zero2"]),
+        (
+            {"train": {"optimizer": "paged_adamw8bit", "engine": "zero1"}},
+            ["paged_adamw8bit", "zero1"],
+        ),
+        (
+            {"model": {"path": "a/b", "quantize": "nf4"}, "method": {"name": "full"}},
+            ["nf4", "'full'", "Use a LoRA"],
+        ),
+        (
+            {"model": {"path": "a/b", "quantize": "int8"}, "train": {"engine": "zero3"}},
+            ["int8", "zero3", "zero2"],
+        ),
         ({"train": {"schedule_cycles": 3}}, ["schedule_cycles", "cosine_restarts", "'constant'"]),
         ({"train": {"warmup": "5 steps"}}, ["train.warmup", "5 steps", '"5 %"']),
         ({"train": {"global_batch": 3, "workers": 2}}, ["global_batch=3", "workers=2"]),
@@ -50,25 +62,50 @@ def message(**tables: Any) -> str:
             ["'data.captions.options.modle'", "Did you mean 'model'?", "Allowed:"],
         ),
         (
-            {"data": {"captions": {"rewriter": "openai", "rewriter_options": {"base_url": "http://x", "retires": 1}}}},
+            {
+                "data": {
+                    "captions": {
+                        "rewriter": "openai",
+                        "rewriter_options": {"base_url": "http://x", "retires": 1},
+                    }
+                }
+            },
             ["'data.captions.rewriter_options.retires'", "Did you mean 'retries'?"],
         ),
-        ({"data": {"masks": {"kind": "face", "options": {"sid": 3}}}}, ["'data.masks.options.sid'", "'side'"]),
-        ({"data": {"masks": {"kind": "face", "options": {"side": 3}}}}, ["data.masks.options.side = 3", "32"]),
-        ({"data": {"masks": {"kind": "alpha", "options": {"x": 3}}}}, ["'data.masks.options.x'", "takes no options"]),
+        (
+            {"data": {"masks": {"kind": "face", "options": {"sid": 3}}}},
+            ["'data.masks.options.sid'", "'side'"],
+        ),
+        (
+            {"data": {"masks": {"kind": "face", "options": {"side": 3}}}},
+            ["data.masks.options.side = 3", "32"],
+        ),
+        (
+            {"data": {"masks": {"kind": "alpha", "options": {"x": 3}}}},
+            ["'data.masks.options.x'", "takes no options"],
+        ),
         (
             {"data": {"controls": {"kind": "canny", "options": {"low": "1"}}}},
             ["data.controls.options.low = '1'", "number"],
         ),
         (
-            {"data": {"quality": {"scores": [{"name": "s", "kind": "sharpness", "options": {"sides": 3}}]}}},
+            {
+                "data": {
+                    "quality": {
+                        "scores": [{"name": "s", "kind": "sharpness", "options": {"sides": 3}}]
+                    }
+                }
+            },
             ["'data.quality.scores.s.options.sides'", "Did you mean 'side'?"],
         ),
         ({"evaluate": {"scorers": ["clip_txt"]}}, ["clip_txt", "clip_text"]),
         ({"evaluate": {"scorers": ["aesthetic"]}}, ["evaluate.aesthetic"]),
         ({"export": {"formats": ["kohia"]}}, ["kohia", "kohya"]),
         ({"tune": {"space": {"train.learning_rate": {"log": [1e-3, 1e-4]}}}}, ["low < high"]),
-        ({"tune": {"space": {"data.source": {"choice": ["a"]}}}}, ["data.source", "cannot be searched"]),
+        (
+            {"tune": {"space": {"data.source": {"choice": ["a"]}}}},
+            ["data.source", "cannot be searched"],
+        ),
     ],
 )
 def test_a_mistake_is_one_clear_message(tables: dict[str, Any], parts: list[str]) -> None:
@@ -86,9 +123,19 @@ def test_overrides_and_files(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('output = "o"\n[model]\npath = "m"\n')
     config = load(
-        file, ["train.learning_rate=3e-4", "method.rank=32", 'method.targets=["to_q"]', "data.source=my images"]
+        file,
+        [
+            "train.learning_rate=3e-4",
+            "method.rank=32",
+            'method.targets=["to_q"]',
+            "data.source=my images",
+        ],
     )
-    assert (config.train.learning_rate, config.method.rank, config.data.source) == (3e-4, 32, "my images")  # type: ignore[attr-defined]
+    assert (config.train.learning_rate, config.method.rank, config.data.source) == (
+        3e-4,
+        32,
+        "my images",
+    )  # type: ignore[attr-defined]
     assert config.dataset == "o/dataset"
     with pytest.raises(UserError, match="Did you mean 'rank'"):
         load(file, ["method.ranks=3"])

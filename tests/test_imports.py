@@ -19,7 +19,16 @@ ALLOWED = {
     "tuning": {"tuning", "raytrain"},
     "jobs": {"jobs", "tuning", "raytrain", "cluster"},
 }
-HEAVY = ("torch", "diffusers", "transformers", "peft", "deepspeed", "accelerate", "bitsandbytes", "pytorch_optimizer")
+HEAVY = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "deepspeed",
+    "accelerate",
+    "bitsandbytes",
+    "pytorch_optimizer",
+)
 
 
 @cache
@@ -35,7 +44,8 @@ def modules() -> dict[str, Path]:
 
 @cache
 def imports(name: str, *, lazy: bool = True) -> frozenset[str]:
-    """Modules that module `name` imports, in functions too when `lazy`; never those for the type checker alone."""
+    """Modules that module `name` imports, in functions too when `lazy`;
+    never those for the type checker alone."""
     tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
     found: set[str] = set()
     for node in _walk(tree, lazy):
@@ -93,7 +103,14 @@ def test_jobs_never_import_each_other() -> None:
 
 
 DATA = ("columns", "sources", "captioners", "rewriters", "buckets", "masks", "controls", "scores")
-KINDS = ("families", "methods", "optimizers", "evaluate.scorers", "export.formats", *(f"data.{kind}" for kind in DATA))
+KINDS = (
+    "families",
+    "methods",
+    "optimizers",
+    "evaluate.scorers",
+    "export.formats",
+    *(f"data.{kind}" for kind in DATA),
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,7 +118,11 @@ def test_plugins_never_import_each_other(kind: str) -> None:
     parent = f"raytrain.{kind}."
     for name in modules():
         if name.startswith(parent):
-            others = {t for t in imports(name) if t.startswith(parent) and not t.removeprefix(parent).startswith("_")}
+            others = {
+                t
+                for t in imports(name)
+                if t.startswith(parent) and not t.removeprefix(parent).startswith("_")
+            }
             assert not others, f"{name} may not import {sorted(others)}"
 
 
@@ -161,7 +182,10 @@ def test_a_lower_room_never_imports_a_higher_one() -> None:
 
 
 def test_there_is_no_import_cycle() -> None:
-    graph = {name: {t for t in imports(name, lazy=False) if t in modules() and t != name} for name in modules()}
+    graph = {
+        name: {t for t in imports(name, lazy=False) if t in modules() and t != name}
+        for name in modules()
+    }
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -176,9 +200,12 @@ def test_there_is_no_import_cycle() -> None:
 
 
 def light_modules() -> list[str]:
-    """Modules that must start in a blink: config, plug-ins, the cluster, the search space and the heads of jobs."""
+    """Modules that must start in a blink: config, plug-ins, the cluster,
+    the search space and the heads of jobs."""
     light = {"raytrain.config", "raytrain.config.file", "raytrain.plugins", "tuning.space"}
-    return sorted(name for name in modules() if name in light or name.split(".")[0] in ("cluster", "jobs"))
+    return sorted(
+        name for name in modules() if name in light or name.split(".")[0] in ("cluster", "jobs")
+    )
 
 
 def test_light_modules_load_nothing_heavy() -> None:
@@ -189,5 +216,7 @@ for name in {light_modules()!r}:
     heavy = [library for library in {HEAVY!r} if library in sys.modules]
     assert not heavy, f"{{name}} loads {{heavy}}"
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

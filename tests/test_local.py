@@ -60,7 +60,9 @@ def test_calls_return_or_raise_what_the_function_does() -> None:
 def test_a_dead_process_says_how_it_ended_and_a_silent_one_its_last_words() -> None:
     with local.Process(silent=True) as process:
         for _ in range(2):  # asked again, it is still dead
-            with pytest.raises(local.Died, match=r"(?s)SIGKILL, after it had said:\nno more memory"):
+            with pytest.raises(
+                local.Died, match=r"(?s)SIGKILL, after it had said:\nno more memory"
+            ):
                 process.call(die, "no more memory")
 
 
@@ -77,14 +79,23 @@ def test_a_process_ends_with_its_command_and_takes_no_part_in_its_interrupt(
     tmp_path: Path, end: signal.Signals
 ) -> None:
     script = (
-        "import os\nfrom raytrain import local\nfrom tests.test_local import sleep_loudly\nprocess = local.Process()\n"
+        "import os\nfrom raytrain import local\nfrom tests.test_local import sleep_loudly\n"
+        "process = local.Process()\n"
         "print(process.call(os.getpid), flush=True)\nprocess.call(sleep_loudly)\n"
     )
-    command = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, start_new_session=True)  # fmt: skip
+    command = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert command.stdout is not None
     child = psutil.Process(int(command.stdout.readline()))
-    assert command.stdout.readline() == "asleep\n"  # said by the process: the command waits for it now
+    assert (
+        command.stdout.readline() == "asleep\n"
+    )  # said by the process: the command waits for it now
     os.killpg(command.pid, end)
     _, said = command.communicate(timeout=120)
     child.wait(timeout=120)

@@ -1,4 +1,5 @@
-"""What is drawn: prompts of the config, of a prompt file with kohya's flags, or captions; each with its own settings."""
+"""What is drawn: prompts of the config, of a prompt file with kohya's flags, or captions;
+each with its own settings."""
 
 from __future__ import annotations
 
@@ -32,17 +33,30 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def make(model: str, tmp_path: Path) -> Callable[..., Config]:
-    """Return a config without a dataset; `lines` become its prompt file, other arguments go into [sample]."""
+    """Return a config without a dataset; `lines` become its prompt file,
+    other arguments go into [sample]."""
 
     def config(lines: str = "", method: str = "lora", **sample: Any) -> Config:
-        settings: dict[str, Any] = {"width": 64, "height": 48, "seed": 10, "steps": 9, "guidance": 3.0, **sample}
+        settings: dict[str, Any] = {
+            "width": 64,
+            "height": 48,
+            "seed": 10,
+            "steps": 9,
+            "guidance": 3.0,
+            **sample,
+        }
         if lines:
             file = tmp_path / "prompts.txt"
             file.write_text(lines, encoding="utf-8")
             settings["prompt_file"] = str(file)
-        return parse({
-            "output": str(tmp_path / "run"), "model": {"path": model}, "method": {"name": method}, "sample": settings,
-        })  # fmt: skip
+        return parse(
+            {
+                "output": str(tmp_path / "run"),
+                "model": {"path": model},
+                "method": {"name": method},
+                "sample": settings,
+            }
+        )
 
     return config
 
@@ -61,7 +75,9 @@ a blue heart --n blurry, dull --w 96 --h 32 --d 7 --l 5.5 --s 20
     assert empty == Prompt("", "bad", 3, (64, 48), 3.0, 9)
 
 
-def test_image_i_has_seed_plus_i_and_own_seeds_count_from_themselves(make: Callable[..., Config]) -> None:
+def test_image_i_has_seed_plus_i_and_own_seeds_count_from_themselves(
+    make: Callable[..., Config],
+) -> None:
     config = make("b --d 100\nc", prompts=["a"], images_per_prompt=2)
     found = prompts(config, None)
     assert [(each.text, each.seed) for each in found] == [
@@ -74,16 +90,24 @@ def test_image_i_has_seed_plus_i_and_own_seeds_count_from_themselves(make: Calla
     [
         ("a star --z 5", r"prompts\.txt:1: the flag '--z' is not known.*Known are --n"),
         ("a star --ss euler_a", r"'--ss' is not known.*set in \[sample\]"),
-        ("a star --w wide", r"prompts\.txt:1: '--w' must be a whole number of at least 16, got 'wide'"),
+        (
+            "a star --w wide",
+            r"prompts\.txt:1: '--w' must be a whole number of at least 16, got 'wide'",
+        ),
         ("a star --w 8", r"at least 16, got '8'"),
         ("a star --l nan", r"'--l' must be a number of at least 0, got 'nan'"),
         ("a star --n", r"'--n' must be followed by a value"),
         ("a star --cn a.png --ci b.png", "sets control a second time"),
         ("a star --w 60", r"multiples of 8 pixels, got 60x48 for .*prompts\.txt:1"),
-        ("a star --cn edges.png", r'prompts\.txt:1 \(--cn\) gives a control image, but method\.name = "lora"'),
+        (
+            "a star --cn edges.png",
+            r'prompts\.txt:1 \(--cn\) gives a control image, but method\.name = "lora"',
+        ),
     ],
 )
-def test_what_cannot_be_drawn_is_told_with_its_line(make: Callable[..., Config], line: str, message: str) -> None:
+def test_what_cannot_be_drawn_is_told_with_its_line(
+    make: Callable[..., Config], line: str, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         prompts(make(line), None)
 
@@ -97,7 +121,10 @@ def test_prompts_beyond_the_limit_are_told(make: Callable[..., Config]) -> None:
     told: list[str] = []
     found = prompts(make("\n".join("abcde"), max_prompts=3), None, told.append)
     assert [each.text for each in found] == ["a", "b", "c"]
-    assert told == ["Of 5 prompts the first 3 are drawn (sample.max_prompts = 3); raise it to draw the others too."]
+    assert told == [
+        "Of 5 prompts the first 3 are drawn (sample.max_prompts = 3); raise it to draw the others "
+        "too."
+    ]
     told.clear()
     prompts(make("\n".join("abc"), max_prompts=3), None, told.append)
     assert not told
@@ -117,42 +144,88 @@ def test_captions_of_held_out_images_are_the_default(run_config: Callable[..., C
 
 @pytest.fixture
 def edges(tmp_path: Path) -> Path:
-    """Three control images: red and of the sample's shape, green and too wide, blue and too small."""
+    """Three control images: red and of the sample's shape, green and too wide,
+    blue and too small."""
     folder = tmp_path / "edges"
     folder.mkdir()
-    for name, color, size in (("a", "red", (64, 48)), ("b", "lime", (300, 48)), ("c", "blue", (32, 24))):
+    for name, color, size in (
+        ("a", "red", (64, 48)),
+        ("b", "lime", (300, 48)),
+        ("c", "blue", (32, 24)),
+    ):
         Image.new("RGB", size, color).save(folder / f"{name}.png")
     return folder
 
 
 def colors(found: list[Prompt]) -> list[tuple[Any, tuple[int, int]]]:
-    return [(each.inputs["control"].getpixel((5, 5)), each.inputs["control"].size) for each in found]
+    return [
+        (each.inputs["control"].getpixel((5, 5)), each.inputs["control"].size) for each in found
+    ]
 
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
-def test_control_images_come_from_a_list_a_folder_or_a_flag(make: Callable[..., Config], edges: Path) -> None:
+def test_control_images_come_from_a_list_a_folder_or_a_flag(
+    make: Callable[..., Config], edges: Path
+) -> None:
     size = (64, 48)
-    listed = make(method="controlnet", prompts=["x", "y"], controls=[str(edges / "c.png"), str(edges / "a.png")])
+    listed = make(
+        method="controlnet",
+        prompts=["x", "y"],
+        controls=[str(edges / "c.png"), str(edges / "a.png")],
+    )
     assert colors(prompts(listed, None)) == [(BLUE, size), (RED, size)]
     folder = make("z", method="controlnet", prompts=["x", "y"], controls=[str(edges)])
     assert colors(prompts(folder, None)) == [(RED, size), (GREEN, size), (BLUE, size)]
-    flag = make("x --cn edges/b.png --w 32 --h 32", method="controlnet", prompts=["y"], controls=[f"{edges}/c.png"])
+    flag = make(
+        "x --cn edges/b.png --w 32 --h 32",
+        method="controlnet",
+        prompts=["y"],
+        controls=[f"{edges}/c.png"],
+    )
     assert colors(prompts(flag, None)) == [(BLUE, size), (GREEN, (32, 32))]
 
 
 @pytest.mark.parametrize(
     ("method", "sample", "message"),
     [
-        ("controlnet", {"prompts": ["x"]}, r"sample\.prompts\[0\] has none.*Give sample\.controls"),
+        (
+            "controlnet",
+            {"prompts": ["x"]},
+            r"sample\.prompts\[0\] has none.*Give sample\.controls",
+        ),
         ("controlnet", {}, r"the empty prompt has none"),
-        ("controlnet", {"prompts": ["x"], "controls": ["edges"]}, "one control image for each prompt, got 3 for 1"),
-        ("controlnet", {"controls": ["edges"]}, r"is for the prompts of sample\.prompts.* Give prompts"),
-        ("controlnet", {"prompts": ["x"], "controls": ["nothing"]}, "is no image and no folder with images"),
-        ("controlnet", {"prompts": ["x"], "controls": ["no.png"]}, r"'no\.png' of sample\.prompts\[0\] cannot be read"),
-        ("controlnet", {"prompts": ["x"], "controls": ["bad.png"]}, r"'bad\.png' .* cannot be read"),
-        ("lora", {"prompts": ["x"], "controls": ["edges"]}, r'sample\.controls gives .* "lora" takes none'),
+        (
+            "controlnet",
+            {"prompts": ["x"], "controls": ["edges"]},
+            "one control image for each prompt, got 3 for 1",
+        ),
+        (
+            "controlnet",
+            {"controls": ["edges"]},
+            r"is for the prompts of sample\.prompts.* Give prompts",
+        ),
+        (
+            "controlnet",
+            {"prompts": ["x"], "controls": ["nothing"]},
+            "is no image and no folder with images",
+        ),
+        (
+            "controlnet",
+            {"prompts": ["x"], "controls": ["no.png"]},
+            r"'no\.png' of sample\.prompts\[0\] cannot be read",
+        ),
+        (
+            "controlnet",
+            {"prompts": ["x"], "controls": ["bad.png"]},
+            r"'bad\.png' .* cannot be read",
+        ),
+        (
+            "lora",
+            {"prompts": ["x"], "controls": ["edges"]},
+            r'sample\.controls gives .* "lora" takes none',
+        ),
     ],
 )
 def test_control_images_that_are_missing_or_have_no_effect_are_told(
@@ -205,9 +278,13 @@ def test_equal_prompts_are_drawn_together_and_come_back_in_order() -> None:
 
 def test_the_grid_shows_the_control_image_and_fits_all_shapes() -> None:
     red, green, blue = (
-        Image.new("RGB", size, color) for size, color in (((80, 48), RED), ((80, 48), GREEN), ((48, 80), BLUE))
+        Image.new("RGB", size, color)
+        for size, color in (((80, 48), RED), ((80, 48), GREEN), ((48, 80), BLUE))
     )
-    asked = [Prompt("x", size=(80, 48), inputs={"control": red}), Prompt("y", size=(48, 80), inputs={"control": blue})]
+    asked = [
+        Prompt("x", size=(80, 48), inputs={"control": red}),
+        Prompt("y", size=(48, 80), inputs={"control": blue}),
+    ]
     rows = by_prompt(asked, [green, blue], 1)
     sheet = np.asarray(grid(rows))
     assert sheet.shape == (2 * (160 + 6) + 6, 2 * (160 + 6) + 6, 3)

@@ -26,7 +26,12 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def blocks(language: str) -> list[tuple[str, str]]:
     """Return (page, text) of every fenced block in a language."""
-    return [(page, block) for page, text in TEXTS.items() for found, block in BLOCK.findall(text) if found == language]
+    return [
+        (page, block)
+        for page, text in TEXTS.items()
+        for found, block in BLOCK.findall(text)
+        if found == language
+    ]
 
 
 def test_the_table_of_families_and_methods_is_the_registry() -> None:
@@ -54,7 +59,9 @@ def test_every_config_shown_is_one(page: str, block: str) -> None:
 
 @pytest.mark.parametrize(("page", "block"), blocks("python"))
 def test_every_module_shown_offers_its_contract(page: str, block: str) -> None:
-    name = re.findall(r"`raytrain/([\w/]+)/\w+\.py`, used by", TEXTS[page][: TEXTS[page].index(block)])[-1]
+    name = re.findall(
+        r"`raytrain/([\w/]+)/\w+\.py`, used by", TEXTS[page][: TEXTS[page].index(block)]
+    )[-1]
     module = ModuleType("shown")
     exec(compile(block, page, "exec"), module.__dict__)
     offered = {
@@ -94,7 +101,9 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_files_and_commands_named_are_there(page: str) -> None:
-    for name in re.findall(r"`((?:tests|raytrain|infra|cluster|jobs|tuning)/[\w./-]+)`", TEXTS[page]):
+    for name in re.findall(
+        r"`((?:tests|raytrain|infra|cluster|jobs|tuning)/[\w./-]+)`", TEXTS[page]
+    ):
         example = name.endswith(EXAMPLES)  # of CONTRIBUTING
         assert example or (ROOT / name).exists(), f"{page}: {name}"
     for stage in re.findall(r"\braytrain ([a-z]+) (?:my\.toml|runs/)", TEXTS[page]):

@@ -17,9 +17,13 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 @pytest.mark.parametrize("max_tokens", [75, 150])
-def test_offloaded_parts_draw_the_same(run_config: Callable[..., Config], family: str, max_tokens: int) -> None:
+def test_offloaded_parts_draw_the_same(
+    run_config: Callable[..., Config], family: str, max_tokens: int
+) -> None:
     config = run_config(family, sample={"steps": 2})
-    config = config.model_copy(update={"model": config.model.model_copy(update={"max_tokens": max_tokens})})
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"max_tokens": max_tokens})}
+    )
 
     asked = [Prompt(text, size=(64, 64), steps=2) for text in ("a red circle", "")]
     model = sample.load_model(config, None, CPU)
@@ -32,7 +36,11 @@ def test_offloaded_parts_draw_the_same(run_config: Callable[..., Config], family
     sample.offload(pipeline, model, CPU)
     for _ in range(2):
         # Nothing of them is on the device between their turns: a weight without data is on `meta`.
-        parts = [part for name, part in pipeline.components.items() if name == "vae" or name.startswith("text_encoder")]
+        parts = [
+            part
+            for name, part in pipeline.components.items()
+            if name == "vae" or name.startswith("text_encoder")
+        ]
         assert {weight.device.type for part in parts for weight in part.parameters()} == {"meta"}
         assert {weight.device.type for weight in pipeline.unet.parameters()} == {"cpu"}
         assert all(np.array_equal(a, b) for a, b in zip(draw(), expected, strict=True))

@@ -9,7 +9,9 @@ import pytest
 
 
 def run(script: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 @pytest.mark.parametrize("code", [0, 3])
@@ -28,12 +30,19 @@ leave({code})
 
 
 @pytest.mark.parametrize(
-    ("output", "code", "told"), [("| true", 2, ""), (">&-", 2, ""), ("> /dev/full", 120, "No space left on device")]
+    ("output", "code", "told"),
+    [("| true", 2, ""), (">&-", 2, ""), ("> /dev/full", 120, "No space left on device")],
 )
-def test_output_that_cannot_be_written_is_told_where_someone_wanted_it(output: str, code: int, told: str) -> None:
+def test_output_that_cannot_be_written_is_told_where_someone_wanted_it(
+    output: str, code: int, told: str
+) -> None:
     script = "import time; from raytrain.startup import leave; print(1); time.sleep(0.5); leave(2)"
-    command = f"unset PYTHONUNBUFFERED; {sys.executable} -c '{script}' {output}; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=120)
+    command = (
+        f"unset PYTHONUNBUFFERED; {sys.executable} -c '{script}' {output}; exit ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == code, done.stderr
     assert told in done.stderr
     assert bool(told) == bool(done.stderr)

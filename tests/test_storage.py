@@ -10,7 +10,10 @@ from raytrain import storage
 
 
 def test_parts_go_before_the_query_of_a_uri_and_after_a_local_name() -> None:
-    assert storage.join("s3://b/x/?scheme=http&region=eu", "a", "b.json") == "s3://b/x/a/b.json?scheme=http&region=eu"
+    assert (
+        storage.join("s3://b/x/?scheme=http&region=eu", "a", "b.json")
+        == "s3://b/x/a/b.json?scheme=http&region=eu"
+    )
     assert storage.join("s3://b/x", "a") == "s3://b/x/a"
     assert storage.join("what?", "a") == "what?/a"
 
@@ -21,12 +24,18 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     import boto3
     from moto.server import ThreadedMotoServer
 
-    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "EC2_METADATA_DISABLED": "true"}.items():
+    for name, value in {
+        "ACCESS_KEY_ID": "test",
+        "SECRET_ACCESS_KEY": "test",
+        "EC2_METADATA_DISABLED": "true",
+    }.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1").create_bucket(Bucket="storage")
+    boto3.client(
+        "s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1"
+    ).create_bucket(Bucket="storage")
     yield f"s3://storage/x?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
     server.stop()
 

@@ -1,4 +1,5 @@
-"""The leaderboard: what the study holds, best first, as JSON, as a table, and as the winner's ready-to-run config."""
+"""The leaderboard: what the study holds, best first, as JSON, as a table,
+and as the winner's ready-to-run config."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ Row = dict[str, Any]
 
 
 def rows(config: Config, sweep: optuna.Study) -> list[Row]:
-    """Return one row a trial: completed ones first, then stopped, then failed, the best of each first."""
+    """Return one row a trial: completed ones first, then stopped, then failed,
+    the best of each first."""
     found = [_row(config, trial) for trial in study.finished(sweep)]
     order = [COMPLETED, STOPPED, FAILED]
 
@@ -43,12 +45,14 @@ def write(config: Config, found: list[Row]) -> str:
 
 
 def winner(found: list[Row]) -> Row | None:
-    """Return the best completed trial; a stopped one cannot win, its weights were never finished."""
+    """Return the best completed trial; a stopped one cannot win,
+    its weights were never finished."""
     return next((row for row in found if row["state"] == COMPLETED), None)
 
 
 def winner_config(config: Config, parameters: Mapping[str, Any]) -> Config:
-    """Return the ready-to-run config with the best parameters, on the dataset that all trials shared."""
+    """Return the ready-to-run config with the best parameters,
+    on the dataset that all trials shared."""
     tree = space.apply(config, parameters).values()
     tree["data"]["dataset"] = config.dataset
     tree["output"] = storage.join(config.output, "winner")
@@ -65,7 +69,10 @@ def write_winner(config: Config, parameters: Mapping[str, Any]) -> str:
 def show(config: Config, found: list[Row]) -> None:
     """Print the leaderboard."""
     table = Table(
-        title="leaderboard (* = the config as it stood)", title_justify="left", box=box.SIMPLE_HEAD, padding=0
+        title="leaderboard (* = the config as it stood)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
     )
     names = list(config.tune.objective)
     keys = [key.split(".")[-1] for key in config.tune.space]
@@ -81,7 +88,9 @@ def show(config: Config, found: list[Row]) -> None:
             str(row["steps"]),
             f"{row['seconds']:.0f}",
         ]
-        table.add_row(*cells, style="bold" if row is found[0] and row["state"] == COMPLETED else None)
+        table.add_row(
+            *cells, style="bold" if row is found[0] and row["state"] == COMPLETED else None
+        )
     rich.print(table)
     for row in found:
         if row["reason"] and row["state"] == FAILED:

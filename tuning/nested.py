@@ -1,8 +1,9 @@
 """A trial on several workers: Ray Train inside Ray Tune.
 
-Ray Train's controller is a process of its own, so evaluations travel to the trial through the trial's queue. Each
-carries the run's placement group: Ray leaves the group of a trial that is stopped early in place, and with it all its
-CPUs and GPUs (Ray 2.60, measured), so that whoever stops the trial removes it.
+Ray Train's controller is a process of its own, so evaluations travel to the trial through the
+trial's queue. Each carries the run's placement group: Ray leaves the group of a trial that is
+stopped early in place, and with it all its CPUs and GPUs (Ray 2.60, measured), so that whoever
+stops the trial removes it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ GROUP = "placement_group"
 
 
 class Forward(ReportCallback, WorkerGroupCallback):  # type: ignore[misc]
-    """Ray Train's callback, run by its controller: sends the first worker's evaluations to the trial."""
+    """Ray Train's callback, run by its controller: sends the first worker's evaluations to the
+    trial."""
 
     def __init__(self, report: Reporter) -> None:
         from ray.train._internal.session import get_session

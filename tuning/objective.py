@@ -29,11 +29,13 @@ def check(weights: Mapping[str, float], scorers: Sequence[str]) -> None:
         raise UserError("tune.objective needs at least one score with a weight other than 0.")
     for name, weight in weights.items():
         if not math.isfinite(weight):
-            raise UserError(f"tune.objective: the weight of {name!r} must be a finite number, got {weight}.")
+            raise UserError(
+                f"tune.objective: the weight of {name!r} must be a finite number, got {weight}."
+            )
         if name not in names and name not in scorers:
             guess = nearest(name, names)
             hint = f" Did you mean {guess!r}?" if guess else f" Add {name!r} to evaluate.scorers."
             raise UserError(
-                f"tune.objective weighs the score {name!r}, which evaluate.scorers does not compute; "
-                f"every trial would be worst.{hint} Computed: {', '.join(names)}."
+                f"tune.objective weighs the score {name!r}, which evaluate.scorers does not "
+                f"compute; every trial would be worst.{hint} Computed: {', '.join(names)}."
             )

@@ -1,4 +1,5 @@
-"""What a person sees of a sweep: the table of trials at each evaluation, a line per ending, the time that is left."""
+"""What a person sees of a sweep: the table of trials at each evaluation, a line per ending,
+the time that is left."""
 
 from __future__ import annotations
 
@@ -31,7 +32,10 @@ class Progress(Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Print the table of running trials."""
-        self._rows[trial.config[NUMBER]] = {**result, PARAMETERS: space.decode(self._config, trial.config[PARAMETERS])}
+        self._rows[trial.config[NUMBER]] = {
+            **result,
+            PARAMETERS: space.decode(self._config, trial.config[PARAMETERS]),
+        }
         title = f"trials {self._done}/{self._config.tune.trials} done{self._left()}"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
         for column in ("trial", "step", "evaluation", "objective"):
@@ -39,19 +43,29 @@ class Progress(Callback):  # type: ignore[misc]
         table.add_column("parameters", overflow="fold")
         for number, row in sorted(self._rows.items()):
             done = f"{row[EVALUATION]}/{self._config.tune.evaluations}"
-            table.add_row(str(number), str(row["step"]), done, shown(row[OBJECTIVE]), _text(row[PARAMETERS]))
+            table.add_row(
+                str(number), str(row["step"]), done, shown(row[OBJECTIVE]), _text(row[PARAMETERS])
+            )
         rich.print(table)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[Any], trial: Any, **info: Any
+    ) -> None:
         """Print how a trial ended."""
         reason = self._rule.stopped.get(trial.trial_id)
         objective = shown(trial.last_result.get(OBJECTIVE))
         seconds = trial.last_result.get("seconds", 0.0)
-        self._ended(trial, f"stopped: {reason}" if reason else f"completed with {objective} in {seconds:.0f} s")
+        self._ended(
+            trial,
+            f"stopped: {reason}" if reason else f"completed with {objective} in {seconds:.0f} s",
+        )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print that a trial failed and where its traceback is."""
-        self._ended(trial, f"failed, see {study.folder(self._config)}/trials/{trial.config[NUMBER]}/error.txt")
+        self._ended(
+            trial,
+            f"failed, see {study.folder(self._config)}/trials/{trial.config[NUMBER]}/error.txt",
+        )
 
     def _ended(self, trial: Any, how: str) -> None:
         self._done += 1
@@ -66,7 +80,9 @@ class Progress(Callback):  # type: ignore[misc]
         if not now or not missing:
             return ""
         minutes, seconds = divmod(round((time.monotonic() - self._started) / now * missing), 60)
-        return f", about {minutes} min {seconds} s left" if minutes else f", about {seconds} s left"
+        return (
+            f", about {minutes} min {seconds} s left" if minutes else f", about {seconds} s left"
+        )
 
 
 def _text(parameters: dict[str, Any]) -> str:

@@ -1,7 +1,9 @@
-"""The bridge between Ray Tune and the study: `StudySearch` asks for parameters, `Recorder` tells what became of them.
+"""The bridge between Ray Tune and the study: `StudySearch` asks for parameters,
+`Recorder` tells what became of them.
 
-Ray's own OptunaSearch records a trial that was stopped early as complete and drops its last evaluation, and in a sweep
-that goes on it keeps re-run trials as failed. Here these two classes alone write the study.
+Ray's own OptunaSearch records a trial that was stopped early as complete and drops its last
+evaluation, and in a sweep that goes on it keeps re-run trials as failed. Here these two classes
+alone write the study.
 """
 
 from __future__ import annotations
@@ -41,9 +43,15 @@ class StudySearch(Searcher):  # type: ignore[misc]
         """Return the number and the stored parameters of a new trial."""
         trial = self._study.ask(self._distributions)
         self.asked[trial.number] = trial
-        return {NUMBER: trial.number, PARAMETERS: dict(trial.params), DEFAULT: bool(trial.user_attrs.get(DEFAULT))}
+        return {
+            NUMBER: trial.number,
+            PARAMETERS: dict(trial.params),
+            DEFAULT: bool(trial.user_attrs.get(DEFAULT)),
+        }
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Do nothing: the recorder tells the study."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -61,7 +69,9 @@ class Recorder(Callback):  # type: ignore[misc]
     A failed trial's traceback goes to `<folder>/<number>/error.txt`.
     """
 
-    def __init__(self, study: optuna.Study, search: StudySearch, rule: StoppingRule, folder: str) -> None:
+    def __init__(
+        self, study: optuna.Study, search: StudySearch, rule: StoppingRule, folder: str
+    ) -> None:
         self._study = study
         self._folder = folder
         self._search = search
@@ -80,7 +90,9 @@ class Recorder(Callback):  # type: ignore[misc]
         ):
             asked.set_user_attr(name, value)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[Any], trial: Any, **info: Any
+    ) -> None:
         """Record that a trial completed, or that its stopping rule ended it."""
         release(trial.last_result)
         asked = self._search.asked.pop(trial.config[NUMBER])
@@ -100,7 +112,9 @@ class Recorder(Callback):  # type: ignore[misc]
         asked = self._search.asked.pop(trial.config[NUMBER])
         release(trial.last_result)
         text = _traceback(trial)
-        storage.write_bytes(storage.join(self._folder, str(asked.number), "error.txt"), text.encode())
+        storage.write_bytes(
+            storage.join(self._folder, str(asked.number), "error.txt"), text.encode()
+        )
         asked.set_user_attr("reason", _reason(text))
         self._study.tell(asked, state=TrialState.FAIL)
 

@@ -1,4 +1,5 @@
-"""The search space: dotted config keys with ranges, turned into Optuna's distributions and back into configs.
+"""The search space: dotted config keys with ranges, turned into Optuna's distributions and back
+into configs.
 
     [tune.space]
     "train.learning_rate" = {log = [1e-5, 1e-2]}
@@ -13,7 +14,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from raytrain import optimizers
 from raytrain.config import Config
@@ -33,7 +39,9 @@ def apply(config: Config, parameters: Mapping[str, Any]) -> Config:
     if "train.optimizer" in parameters:
         own = optimizers.defaults(config.train.optimizer)
         for key in [key for key in own if getattr(config.train, key) == own[key]]:
-            del tree["train"][key]  # the base config's optimizer wants it so; another has values of its own
+            del tree["train"][
+                key
+            ]  # the base config's optimizer wants it so; another has values of its own
     for key, value in parameters.items():
         _value_of(known, key)
         set_key(tree, key, value)
@@ -44,13 +52,18 @@ def apply(config: Config, parameters: Mapping[str, Any]) -> Config:
 def check(config: Config) -> None:
     """Raise UserError unless every key exists and every bound and choice gives a valid config."""
     if not config.tune.space:
-        raise UserError("tune.space is empty, so there is nothing to search; add at least one key with its range.")
+        raise UserError(
+            "tune.space is empty, so there is nothing to search; add at least one key with its "
+            "range."
+        )
     tree = config.values()
     corners: list[dict[str, Any]] = [{}, {}]
     for key, dimension in config.tune.space.items():
         if isinstance(_value_of(tree, key), dict):
             inside = [name for name, _ in _leaves(_value_of(tree, key), f"{key}.")]
-            raise UserError(f"tune.space: {key!r} is a table; search one of its keys: {', '.join(inside)}.")
+            raise UserError(
+                f"tune.space: {key!r} is a table; search one of its keys: {', '.join(inside)}."
+            )
         values = _extremes(dimension)
         for value in values:
             apply(config, {key: value})
@@ -60,14 +73,16 @@ def check(config: Config) -> None:
 
 
 def default_parameters(config: Config) -> dict[str, Any]:
-    """Return the config's present values of the searched keys; a value outside its range is left out."""
+    """Return the config's present values of the searched keys;
+    a value outside its range is left out."""
     tree = config.values()
     found = {key: _value_of(tree, key) for key in config.tune.space}
     return {key: value for key, value in found.items() if _contains(config.tune.space[key], value)}
 
 
 def encode(config: Config, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters as the study stores them: a list or table among the choices becomes its JSON text."""
+    """Return parameters as the study stores them: a list or table among the choices becomes its
+    JSON text."""
     return {key: _stored(config.tune.space[key], value) for key, value in parameters.items()}
 
 
@@ -116,7 +131,11 @@ def _restored(dimension: Dimension, value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | None) else json.dumps(value, sort_keys=True)
+    return (
+        value
+        if isinstance(value, str | int | float | bool | None)
+        else json.dumps(value, sort_keys=True)
+    )
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -1,9 +1,10 @@
-"""Early stopping: Ray Tune's ASHA and median rules on the objective, compared after equally many evaluations.
+"""Early stopping: Ray Tune's ASHA and median rules on the objective,
+compared after equally many evaluations.
 
-What Ray's rules leave to the caller: a trial without a finite objective is stopped at once; a trial is never stopped on
-its last evaluation (it has paid for all its training); the default settings run to their end, since the winner is
-measured against them; and a sweep that goes on gets its earlier trials
-replayed, so that new trials are compared with them.
+What Ray's rules leave to the caller: a trial without a finite objective is stopped at once; a
+trial is never stopped on its last evaluation (it has paid for all its training); the default
+settings run to their end, since the winner is measured against them; and a sweep that goes on gets
+its earlier trials replayed, so that new trials are compared with them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from tuning.study import DEFAULT
 OBJECTIVE = "objective"
 EVALUATION = "evaluation"
 LAST = "last"
-"""Keys of a trial's report: the objective, how many evaluations there were, whether this is the trial's last one."""
+"""Keys of a trial's report: the objective, how many evaluations there were,
+whether this is the trial's last one."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class _Earlier:
 
 
 class StoppingRule(FIFOScheduler):  # type: ignore[misc]
-    """Decide after every evaluation whether a trial goes on; `stopped` maps each stopped Ray trial id to the reason."""
+    """Decide after every evaluation whether a trial goes on; `stopped` maps each stopped Ray trial
+    id to the reason."""
 
     def __init__(self, tune: TuneConfig) -> None:
         super().__init__()
@@ -45,12 +48,15 @@ class StoppingRule(FIFOScheduler):  # type: ignore[misc]
         return True
 
     def replay(self, name: str, values: Mapping[int, float]) -> None:
-        """Enter the evaluations of a trial that ran earlier, so that later ones are compared with it."""
+        """Enter the evaluations of a trial that ran earlier, so that later ones are compared with
+        it."""
         trial = _Earlier(f"earlier-{name}")
         self._rule.on_trial_add(None, trial)
         for evaluation, objective in sorted(values.items()):
             if math.isfinite(objective):
-                self._rule.on_trial_result(None, trial, {OBJECTIVE: objective, EVALUATION: evaluation})
+                self._rule.on_trial_result(
+                    None, trial, {OBJECTIVE: objective, EVALUATION: evaluation}
+                )
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Enter a new trial."""
@@ -67,16 +73,30 @@ class StoppingRule(FIFOScheduler):  # type: ignore[misc]
         protected = result.get(LAST) or getattr(trial, "config", {}).get(DEFAULT)
         if decision != TrialScheduler.STOP or protected:
             return str(TrialScheduler.CONTINUE)
-        self.stopped[trial.trial_id] = f"worse than its rivals after {result[EVALUATION]} evaluations"
+        self.stopped[trial.trial_id] = (
+            f"worse than its rivals after {result[EVALUATION]} evaluations"
+        )
         return str(TrialScheduler.STOP)
 
 
 def _rule(tune: TuneConfig) -> Any:
     if tune.stopper == "none" or tune.grace >= tune.evaluations:
         return FIFOScheduler()
-    shared = {"time_attr": EVALUATION, "metric": OBJECTIVE, "mode": "max", "grace_period": tune.grace}
+    shared = {
+        "time_attr": EVALUATION,
+        "metric": OBJECTIVE,
+        "mode": "max",
+        "grace_period": tune.grace,
+    }
     if tune.stopper == "asha":
-        # stop_last_trials=False: reaching max_t means finished, which the trial function says itself
-        return ASHAScheduler(max_t=tune.evaluations, reduction_factor=tune.reduction, stop_last_trials=False, **shared)
-    # min_time_slice=inf: else Ray pauses trials while there are few rivals, and a paused function starts again from 0
+        # stop_last_trials=False: reaching max_t means finished, which the trial function says
+        # itself
+        return ASHAScheduler(
+            max_t=tune.evaluations,
+            reduction_factor=tune.reduction,
+            stop_last_trials=False,
+            **shared,
+        )
+    # min_time_slice=inf: else Ray pauses trials while there are few rivals, and a paused function
+    # starts again from 0
     return MedianStoppingRule(min_samples_required=2, min_time_slice=math.inf, **shared)

@@ -1,7 +1,7 @@
 """The study: the one truth about a sweep, an Optuna study in `<output>/tune/study.db`.
 
-Whatever else a killed sweep leaves behind is ignored; a new start reads the study, calls trials that were running
-`killed`, queues their parameters again and runs as many trials as are missing.
+Whatever else a killed sweep leaves behind is ignored; a new start reads the study, calls trials
+that were running `killed`, queues their parameters again and runs as many trials as are missing.
 `optuna-dashboard sqlite:///<output>/tune/study.db` shows it live.
 """
 
@@ -29,7 +29,8 @@ _IDENTITY = "identity"
 _KILLED = "killed"
 _FREE = ("output", "cluster", "log", "export", "data", "tune")
 _FIXED_TUNE = ("space", "objective", "evaluations")
-"""What may change between two starts of one sweep, for it does not change a score's meaning; what of [tune] may not."""
+"""What may change between two starts of one sweep, for it does not change a score's meaning;
+what of [tune] may not."""
 
 
 def folder(config: Config) -> str:
@@ -44,11 +45,14 @@ def url(config: Config) -> str:
 
 @contextmanager
 def locked(config: Config) -> Iterator[None]:
-    """Hold the sweep's folder for the length of the block; a second sweep there is a UserError. A kill frees it."""
+    """Hold the sweep's folder for the length of the block; a second sweep there is a UserError.
+
+    A kill frees it.
+    """
     if not storage.is_local(config.output):
         raise UserError(
-            f"A sweep keeps its study in SQLite, which needs a file system, got output = {config.output!r}; "
-            "choose a local folder (on a cluster: a shared file system)."
+            "A sweep keeps its study in SQLite, which needs a file system, got output = "
+            f"{config.output!r}; choose a local folder (on a cluster: a shared file system)."
         )
     path = storage.resolve(folder(config))[1]
     os.makedirs(path, exist_ok=True)
@@ -64,16 +68,23 @@ def locked(config: Config) -> Iterator[None]:
 
 
 def open_study(config: Config) -> optuna.Study:
-    """Open the sweep's study or make it, and queue what has to run first: the default, and trials that were killed."""
+    """Open the sweep's study or make it, and queue what has to run first: the default,
+    and trials that were killed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    backend = optuna.storages.RDBStorage(url(config), engine_kwargs={"connect_args": {"timeout": 60}})
-    study = optuna.create_study(storage=backend, study_name=NAME, direction="maximize", load_if_exists=True)
+    backend = optuna.storages.RDBStorage(
+        url(config), engine_kwargs={"connect_args": {"timeout": 60}}
+    )
+    study = optuna.create_study(
+        storage=backend, study_name=NAME, direction="maximize", load_if_exists=True
+    )
     _same_sweep(config, study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         release(study, trial.number)
     study.sampler = _sampler(config, study)
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    if config.tune.include_default and not any(DEFAULT in t.user_attrs for t in [*finished(study), *waiting]):
+    if config.tune.include_default and not any(
+        DEFAULT in t.user_attrs for t in [*finished(study), *waiting]
+    ):
         default = space.default_parameters(config)
         if set(default) == set(config.tune.space):
             study.enqueue_trial(space.encode(config, default), user_attrs={DEFAULT: True})
@@ -81,7 +92,8 @@ def open_study(config: Config) -> optuna.Study:
 
 
 def release(study: optuna.Study, number: int) -> None:
-    """Call a trial that was cut short by no fault of its own killed, and queue its parameters again."""
+    """Call a trial that was cut short by no fault of its own killed,
+    and queue its parameters again."""
     trial = study.get_trials(deepcopy=False)[number]
     study.set_user_attr(_KILLED, sorted({*study.user_attrs.get(_KILLED, []), number}))
     study.tell(number, state=TrialState.FAIL)
@@ -92,7 +104,11 @@ def release(study: optuna.Study, number: int) -> None:
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that count: completed, stopped or failed, but not killed."""
     killed = set(study.user_attrs.get(_KILLED, []))
-    return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in killed]
+    return [
+        t
+        for t in study.get_trials(deepcopy=False)
+        if t.state.is_finished() and t.number not in killed
+    ]
 
 
 def _sampler(config: Config, study: optuna.Study) -> optuna.samplers.BaseSampler:
@@ -115,7 +131,8 @@ def _same_sweep(config: Config, study: optuna.Study) -> None:
     if changed:
         lines = [f"  {key}: {known.get(key)!r} then, {identity.get(key)!r} now" for key in changed]
         raise UserError(
-            f"The sweep in {folder(config)!r} was made with other settings, new scores would not compare:\n"
+            f"The sweep in {folder(config)!r} was made with other settings, new scores would not "
+            "compare:\n"
             + "\n".join(lines)
             + "\nChoose another output folder, or put the settings back to go on with this sweep."
         )
@@ -142,7 +159,8 @@ def fingerprint(config: Config) -> str:
 
 
 def manifest(config: Config) -> Manifest:
-    """Return the manifest of the prepared dataset that a sweep reads; UserError when there is none."""
+    """Return the manifest of the prepared dataset that a sweep reads;
+    UserError when there is none."""
     from raytrain.data.loading.read import open_manifest
 
     return open_manifest(config.dataset, config.data.snapshot, config.data.partial)

@@ -1,8 +1,10 @@
-"""A sweep: Ray Tune runs the trials, TPE proposes their parameters, a stopping rule ends the hopeless ones.
+"""A sweep: Ray Tune runs the trials, TPE proposes their parameters,
+a stopping rule ends the hopeless ones.
 
     found = sweep(config)            # the leaderboard's rows, best first
 
-The study decides what is left to do, so the same call goes on after a kill, on other machines, or with more trials.
+The study decides what is left to do, so the same call goes on after a kill, on other machines, or
+with more trials.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ def _check_search(config: Config) -> None:
 def sweep(config: Config, train: Train | None = None) -> list[leaderboard.Row]:
     """Run the trials that are missing and return the leaderboard's rows, best first.
 
-    Raises KeyboardInterrupt after Ctrl-C, with the leaderboard so far written. `train` replaces the real training run.
+    Raises KeyboardInterrupt after Ctrl-C, with the leaderboard so far written. `train` replaces
+    the real training run.
     """
     (check if train is None else _check_search)(config)
     with study.locked(config):
@@ -64,7 +67,8 @@ def sweep(config: Config, train: Train | None = None) -> list[leaderboard.Row]:
 
 
 def export_winner(config: Config, best: leaderboard.Row) -> list[str]:
-    """Export the best trial's weights in the formats of [export] under `<output>/tune/winner`; return the paths."""
+    """Export the best trial's weights in the formats of [export] under `<output>/tune/winner`;
+    return the paths."""
     from raytrain import checkpoint
     from raytrain.export.run import export
 
@@ -84,7 +88,9 @@ def train_for_real(config: Config, report: Reporter) -> None:
     train(config, report)
 
 
-def _fit(config: Config, opened: optuna.Study, before: Sequence[FrozenTrial], train: Train) -> None:
+def _fit(
+    config: Config, opened: optuna.Study, before: Sequence[FrozenTrial], train: Train
+) -> None:
     rule = StoppingRule(config.tune)
     for trial in before:
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
@@ -93,7 +99,9 @@ def _fit(config: Config, opened: optuna.Study, before: Sequence[FrozenTrial], tr
     recorder = Recorder(opened, search, rule, storage.join(study.folder(config), "trials"))
     tree = config.values()
     tree["output"], tree["data"]["dataset"] = absolute(config.output), absolute(config.dataset)
-    tree["data"]["snapshot"] = str(study.manifest(config).number)  # a newer one may be published while trials run
+    tree["data"]["snapshot"] = str(
+        study.manifest(config).number
+    )  # a newer one may be published while trials run
 
     def trial_function(asked: dict[str, Any]) -> None:
         shared = parse(tree)
@@ -108,10 +116,14 @@ def _fit(config: Config, opened: optuna.Study, before: Sequence[FrozenTrial], tr
                 scheduler=rule,
                 num_samples=config.tune.trials - len(before),
                 max_concurrent_trials=config.tune.concurrent,
-                reuse_actors=config.train.workers == 1,  # imports of torch and diffusers are paid once a slot
+                reuse_actors=config.train.workers
+                == 1,  # imports of torch and diffusers are paid once a slot
             ),
             run_config=tune.RunConfig(
-                name="sweep", storage_path=scratch, callbacks=[recorder, Progress(config, rule, len(before))], verbose=0
+                name="sweep",
+                storage_path=scratch,
+                callbacks=[recorder, Progress(config, rule, len(before))],
+                verbose=0,
             ),
         ).fit()
     for number in recorder.running():
@@ -119,7 +131,8 @@ def _fit(config: Config, opened: optuna.Study, before: Sequence[FrozenTrial], tr
 
 
 def _resources(config: Config) -> dict[str, float]:
-    """Return what one trial holds; with several workers these have their own resources, and the trial only waits."""
+    """Return what one trial holds; with several workers these have their own resources,
+    and the trial only waits."""
     if config.train.workers > 1:
         return {"memory": 1}  # Tune refuses a trial that asks for nothing
     return {"cpu": config.train.cpus_per_worker, "gpu": config.train.gpus_per_worker}
@@ -127,7 +140,8 @@ def _resources(config: Config) -> dict[str, float]:
 
 @contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Turn off what Tune does beside running trials: the study holds everything that has to be kept."""
+    """Turn off what Tune does beside running trials: the study holds everything that has to be
+    kept."""
     wanted = {
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of the config mean the same in a trial
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -135,9 +149,13 @@ def _quiet_tune() -> Iterator[None]:
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
         "TUNE_FUNCTION_THREAD_TIMEOUT_S": "20",
     }
-    # Tune logs a failed trial's traceback (ours is in its folder) and misses the log files turned off above.
+    # Tune logs a failed trial's traceback (ours is in its folder) and misses the log files turned
+    # off above.
     loggers = [logging.getLogger(f"ray.tune.{name}") for name in ("analysis", "execution", "tune")]
-    saved, levels = {name: os.environ.get(name) for name in wanted}, [logger.level for logger in loggers]
+    saved, levels = (
+        {name: os.environ.get(name) for name in wanted},
+        [logger.level for logger in loggers],
+    )
     os.environ.update(wanted)
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

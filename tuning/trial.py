@@ -1,4 +1,5 @@
-"""One trial: a whole training run inside Ray Tune's actor, on the shared dataset, reporting each evaluation."""
+"""One trial: a whole training run inside Ray Tune's actor, on the shared dataset,
+reporting each evaluation."""
 
 from __future__ import annotations
 
@@ -15,11 +16,13 @@ from tuning import objective, space
 from tuning.stopping import EVALUATION, LAST, OBJECTIVE
 
 Train = Callable[[Config, "Reporter"], object]
-"""A training run: calls its second argument with `step` and the scores at every evaluation, the last step's too."""
+"""A training run: calls its second argument with `step` and the scores at every evaluation,
+the last step's too."""
 
 
 def trial_config(config: Config, parameters: Mapping[str, Any], number: int) -> Config:
-    """Return a trial's config: its parameters, its own output folder, the shared dataset, evenly spaced evaluations."""
+    """Return a trial's config: its parameters, its own output folder, the shared dataset,
+    evenly spaced evaluations."""
     changed = space.apply(config, parameters)
     steps = total_steps(changed)
     tree = changed.values()
@@ -42,7 +45,8 @@ def output(config: Config, number: int) -> str:
 
 
 def absolute(uri: str) -> str:
-    """Return a local path as an absolute one, for workers run in another folder; a URI stays as it is."""
+    """Return a local path as an absolute one, for workers run in another folder;
+    a URI stays as it is."""
     return storage.resolve(uri)[1] if storage.is_local(uri) else uri
 
 
@@ -54,11 +58,14 @@ def total_steps(config: Config) -> int:
     from raytrain.train.run import ledger_of
 
     manifest = open_manifest(config.dataset, config.data.snapshot, config.data.partial)
-    return ledger_of(config, {name: count.entries for name, count in manifest.buckets.items()}).total_steps
+    return ledger_of(
+        config, {name: count.entries for name, count in manifest.buckets.items()}
+    ).total_steps
 
 
 class Reporter:
-    """Turn a training run's evaluations into what Tune, the stopping rule and the study want to know, and send it."""
+    """Turn a training run's evaluations into what Tune, the stopping rule and the study want to
+    know, and send it."""
 
     def __init__(self, config: Config, steps: int, send: Callable[[dict[str, Any]], None]) -> None:
         self._weights = config.tune.objective
@@ -77,7 +84,9 @@ class Reporter:
     def __call__(self, metrics: Mapping[str, Any]) -> None:
         """Send one evaluation: `step` and the scores."""
         self.evaluation, self.step = self.evaluation + 1, int(metrics["step"])
-        scores = {k: float(v) for k, v in metrics.items() if k != "step" and isinstance(v, int | float)}
+        scores = {
+            k: float(v) for k, v in metrics.items() if k != "step" and isinstance(v, int | float)
+        }
         self._send(
             {
                 OBJECTIVE: objective.value(scores, self._weights),
@@ -91,7 +100,8 @@ class Reporter:
 
 
 def run(config: Config, train: Train, send: Callable[[dict[str, Any]], None]) -> None:
-    """Train with an already made trial config and `send` every evaluation; a diverged run sends the worst objective."""
+    """Train with an already made trial config and `send` every evaluation;
+    a diverged run sends the worst objective."""
     storage.remove(config.output)  # left behind by a sweep whose study is gone
     report = Reporter(config, total_steps(config), send)
     try:

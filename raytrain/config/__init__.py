@@ -1,7 +1,9 @@
-"""One TOML file configures every stage; each table below is one stage's settings, with its defaults.
+"""One TOML file configures every stage; each table below is one stage's settings,
+with its defaults.
 
-Types are strict ("False" is no boolean), tables are frozen, unknown keys are refused. `raytrain.config.file` reads and
-writes the file. Imports no torch, so that a mistake is reported at once.
+Types are strict ("False" is no boolean), tables are frozen, unknown keys are refused.
+`raytrain.config.file` reads and writes the file. Imports no torch, so that a mistake is reported
+at once.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ class ModelConfig(Table):
     vae: str | None = None
     """Folder or hub id of another VAE to use instead of the model's own."""
     max_tokens: Literal[75, 150, 225] = 75
-    """Caption length in tokens; above 75 the text encoders see chunks of 75 whose hidden states are joined."""
+    """Caption length in tokens; above 75 the text encoders see chunks of 75 whose hidden states
+    are joined."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random`: the denoiser starts from its config alone, to train from scratch."""
     quantize: Literal["none", "int8", "nf4"] = "none"
-    """Linear layers of the denoiser in 8 bits (LLM.int8, arXiv:2208.07339) or 4 (QLoRA, arXiv:2305.14314), under a LoRA."""
+    """Linear layers of the denoiser in 8 bits (LLM.int8, arXiv:2208.07339) or 4
+    (QLoRA, arXiv:2305.14314), under a LoRA."""
 
     @field_validator("family")
     @classmethod
@@ -63,7 +67,9 @@ class ObjectiveConfig(Table):
     def _ordered(self) -> ObjectiveConfig:
         low, high = self.timestep_range
         if not 0 <= low < high <= 1:
-            raise ValueError(f"timestep_range must satisfy 0 <= low < high <= 1, got [{low}, {high}]")
+            raise ValueError(
+                f"timestep_range must satisfy 0 <= low < high <= 1, got [{low}, {high}]"
+            )
         return self
 
 
@@ -76,7 +82,8 @@ class TrainConfig(Table):
     global_batch: int = Field(4, ge=1)
     """Images of one optimizer step over all workers."""
     micro_batch: int | None = Field(None, ge=1)
-    """Images of one forward pass on one worker; the rest is accumulated. Default: no accumulation."""
+    """Images of one forward pass on one worker; the rest is accumulated. Default:
+    no accumulation."""
     learning_rate: float = Field(1e-4, gt=0)
     """Default: the optimizer's, as of the three keys below; 1e-4 for AdamW, 1 for Prodigy."""
     schedule: Literal["constant", "linear", "cosine", "polynomial", "cosine_restarts"] = "constant"
@@ -96,36 +103,46 @@ class TrainConfig(Table):
     clip: float | None = Field(1.0, gt=0)
     """Largest norm of the gradient over all trainable weights; longer ones are scaled down."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """bf16, fp16: autocast, frozen weights in that type; fp16 scales the loss so that small gradients are not lost."""
+    """bf16, fp16: autocast, frozen weights in that type; fp16 scales the loss so that small
+    gradients are not lost."""
     weights: Literal["fp32", "bf16"] = "fp32"
-    """Type of the trainable weights. bf16 takes half the memory, but its steps are coarse: see `rounding`."""
+    """Type of the trainable weights. bf16 takes half the memory, but its steps are coarse:
+    see `rounding`."""
     rounding: Literal["stochastic", "compensated", "nearest"] = "stochastic"
-    """How a step smaller than bf16 weights resolve is kept: on average, exactly (two more bytes a weight), or not at all."""
+    """How a step smaller than bf16 weights resolve is kept: on average, exactly
+    (two more bytes a weight), or not at all."""
     gradient_checkpointing: bool = False
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
-    """Order of a convolution's weights in memory; `auto` is channels_last on a GPU. Under ZeRO always contiguous."""
+    """Order of a convolution's weights in memory; `auto` is channels_last on a GPU. Under ZeRO
+    always contiguous."""
     compile: bool = False
-    """Compile the denoiser's repeated blocks: minutes before the first step of each shape, then faster ones."""
+    """Compile the denoiser's repeated blocks: minutes before the first step of each shape,
+    then faster ones."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of the moving average of the trainable weights, 0.9999 is usual."""
     engine: Literal["auto", "plain", "ddp", "zero1", "zero2", "zero3"] = "auto"
-    """`auto`: the lowest that fits the device's memory; the higher ones cut more of the state into shards."""
+    """`auto`: the lowest that fits the device's memory; the higher ones cut more of the state into
+    shards."""
     offload: Literal["auto", "none", "optimizer", "weights"] = "auto"
-    """What ZeRO keeps in the host's memory: the optimizer's state, or all weights too (zero3). `auto`: what must be."""
+    """What ZeRO keeps in the host's memory: the optimizer's state, or all weights too
+    (zero3). `auto`: what must be."""
     memory_gb: float | None = Field(None, gt=0)
     """Memory of a worker's device in GiB; default: as found."""
     workers: int = Field(1, ge=1)
     min_workers: int | None = Field(None, ge=1)
-    """Go on with as few as this many when workers or nodes are lost, and with more again when they are back."""
+    """Go on with as few as this many when workers or nodes are lost,
+    and with more again when they are back."""
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0)
     """Worker deaths survived by restarting from the last checkpoint."""
     hang_minutes: float = Field(30, gt=0)
-    """A step that takes longer is taken for stuck: where every worker was is written down, and they start anew."""
+    """A step that takes longer is taken for stuck: where every worker was is written down,
+    and they start anew."""
     log_every: RealPeriod = in_steps(10)
-    """Between numbers for TensorBoard and wandb; `metrics.jsonl` has every step's. Like the four below, a number of steps,
-    or text: "500 steps", "2 epochs" (of the ledger), "10 minutes" (of training, hooks not counted, since the launch)."""
+    """Between numbers for TensorBoard and wandb; `metrics.jsonl` has every step's. Like the four
+    below, a number of steps, or text: "500 steps", "2 epochs" (of the ledger), "10 minutes" (of
+    training, hooks not counted, since the launch)."""
     checkpoint_every: RealPeriod = in_steps(500)
     keep_checkpoints: int = Field(2, ge=1)
     """The last so many checkpoints are kept, and the best one."""
@@ -136,10 +153,12 @@ class TrainConfig(Table):
     sample_every: Period = in_steps(0)
     """Between validation images; 0 means only at the start and the end."""
     score_every: Period = in_steps(0)
-    """Between evaluations with the scorers of [evaluate]; 0 means never. With it, 0 above means never too (as in a sweep)."""
+    """Between evaluations with the scorers of [evaluate]; 0 means never. With it,
+    0 above means never too (as in a sweep)."""
     beside: bool = False
-    """Make validation images and scores on a Ray actor of its own while training goes on. Where it is still busy, the
-    newest request waits and replaces an older one. What fails there is noted at the end and does not end training."""
+    """Make validation images and scores on a Ray actor of its own while training goes on. Where it
+    is still busy, the newest request waits and replaces an older one. What fails there is noted at
+    the end and does not end training."""
     beside_cpus: float = Field(1, ge=0)
     """CPUs of that actor, beyond what the workers hold."""
     beside_gpus: float = Field(0, ge=0)
@@ -150,33 +169,47 @@ class TrainConfig(Table):
     @model_validator(mode="before")
     @classmethod
     def _optimizers_own(cls, tree: Any) -> Any:
-        """Fill in what the optimizer takes where nothing is set, so that a stored config says what a run was trained with."""
+        """Fill in what the optimizer takes where nothing is set,
+        so that a stored config says what a run was trained with."""
         name = tree.get("optimizer", "adamw") if isinstance(tree, Mapping) else None
         return {**optimizers.defaults(name), **tree} if isinstance(name, str) else tree
 
     @model_validator(mode="after")
     def _possible(self) -> TrainConfig:
         if self.epochs is not None and self.steps is not None:
-            raise ValueError(f"give epochs or steps, not both (got epochs={self.epochs}, steps={self.steps})")
-        for key, schedule in (("schedule_power", "polynomial"), ("schedule_cycles", "cosine_restarts")):
+            raise ValueError(
+                f"give epochs or steps, not both (got epochs={self.epochs}, steps={self.steps})"
+            )
+        for key, schedule in (
+            ("schedule_power", "polynomial"),
+            ("schedule_cycles", "cosine_restarts"),
+        ):
             if getattr(self, key) is not None and self.schedule != schedule:
-                raise ValueError(f'{key} is for schedule = "{schedule}", got {self.schedule!r}; leave it out')
+                raise ValueError(
+                    f'{key} is for schedule = "{schedule}", got {self.schedule!r}; leave it out'
+                )
         if self.global_batch % self.workers:
             raise ValueError(
-                f"global_batch must be a multiple of workers so that every worker does equal work, "
+                "global_batch must be a multiple of workers so that every worker does equal work, "
                 f"got global_batch={self.global_batch} and workers={self.workers}"
             )
         if self.min_workers is not None and self.min_workers > self.workers:
-            raise ValueError(f"min_workers must be at most workers, got {self.min_workers} and {self.workers}")
+            raise ValueError(
+                f"min_workers must be at most workers, got {self.min_workers} and {self.workers}"
+            )
         if self.engine == "plain" and self.workers > 1:
-            raise ValueError(f'engine = "plain" is for one worker, got workers={self.workers}; use "auto" or "ddp"')
+            raise ValueError(
+                f'engine = "plain" is for one worker, got workers={self.workers}; use "auto" or '
+                '"ddp"'
+            )
         sharded = self.engine.startswith("zero")
         if self.offload in ("optimizer", "weights") and not (
             sharded and (self.offload == "optimizer" or self.engine == "zero3")
         ):
             raise ValueError(
-                f'offload = "optimizer" needs engine = "zero1", "zero2" or "zero3", and "weights" needs "zero3", '
-                f"got offload={self.offload!r} and engine={self.engine!r}; nothing else moves its state to the host"
+                'offload = "optimizer" needs engine = "zero1", "zero2" or "zero3", and "weights" '
+                f'needs "zero3", got offload={self.offload!r} and engine={self.engine!r}; nothing '
+                "else moves its state to the host"
             )
         if self.weights == "bf16":
             self._low_precision(sharded)
@@ -186,18 +219,20 @@ class TrainConfig(Table):
     def _low_precision(self, sharded: bool) -> None:
         if sharded:
             raise ValueError(
-                f'weights = "bf16" is for engine = "plain" and "ddp", got {self.engine!r}: ZeRO keeps fp32 weights to add '
-                'its steps to; use weights = "fp32", whose shards get smaller with every worker'
+                f'weights = "bf16" is for engine = "plain" and "ddp", got {self.engine!r}: ZeRO '
+                'keeps fp32 weights to add its steps to; use weights = "fp32", whose shards get '
+                "smaller with every worker"
             )
         if self.precision != "bf16":
             raise ValueError(f'weights = "bf16" needs precision = "bf16", got {self.precision!r}')
 
 
 FREE_TRAIN_KEYS = {
-    "engine", "offload", "memory_gb", "workers", "min_workers", "hang_minutes", "best_by", "micro_batch", "cpus_per_worker",
-    "gpus_per_worker", "max_failures", "log_every", "checkpoint_every", "keep_checkpoints", "held_out_every",
-    "sample_every", "score_every", "beside", "beside_cpus", "beside_gpus", "gradient_checkpointing",
-    "memory_format", "compile", "profile",
+    "engine", "offload", "memory_gb", "workers", "min_workers", "hang_minutes", "best_by",
+    "micro_batch", "cpus_per_worker", "gpus_per_worker", "max_failures", "log_every",
+    "checkpoint_every", "keep_checkpoints", "held_out_every", "sample_every", "score_every",
+    "beside", "beside_cpus", "beside_gpus", "gradient_checkpointing", "memory_format", "compile",
+    "profile",
 }  # fmt: skip
 """Keys of [train] that do not change what is learned, so a run may go on with other values."""
 
@@ -208,10 +243,12 @@ class SampleConfig(Table):
     prompts: Names = ()
     """Empty means captions of held-out images."""
     prompt_file: str = ""
-    """A text file of prompts, one a line, with kohya's flags for what differs from this table: `--n` negative, `--w` width,
-    `--h` height, `--d` seed, `--l` guidance, `--s` steps, `--cn` control image (relative to the file)."""
+    """A text file of prompts, one a line, with kohya's flags for what differs from this table:
+    `--n` negative, `--w` width, `--h` height, `--d` seed, `--l` guidance, `--s` steps, `--cn`
+    control image (relative to the file)."""
     controls: Names = ()
-    """Control images of the prompts, for a method that takes them: files, one a prompt, or one folder of them."""
+    """Control images of the prompts, for a method that takes them: files, one a prompt,
+    or one folder of them."""
     max_prompts: int = Field(8, ge=1)
     """More are not drawn; it is said where some were given."""
     images_per_prompt: int = Field(1, ge=1)
@@ -226,7 +263,8 @@ class SampleConfig(Table):
     seed: int = Field(0, ge=0)
     batch: int = Field(4, ge=1)
     offload: bool = False
-    """Keep text encoders and VAE on the host; each of their layers is on the GPU only while it works."""
+    """Keep text encoders and VAE on the host; each of their layers is on the GPU only while it
+    works."""
 
 
 class EvaluateConfig(Table):
@@ -238,7 +276,8 @@ class EvaluateConfig(Table):
     aesthetic: str = ""
     """Safetensors file of the ResNet-50 aesthetic head; needed by the scorer `aesthetic`."""
     legacy: bool = False
-    """Use the published evaluation's formulas, known bugs included, to compare with older figures."""
+    """Use the published evaluation's formulas, known bugs included,
+    to compare with older figures."""
     bootstrap: int = Field(1000, ge=100)
     confidence: float = Field(0.95, gt=0, lt=1)
     timesteps: int = Field(8, ge=1)
@@ -258,7 +297,10 @@ class EvaluateConfig(Table):
     @model_validator(mode="after")
     def _weights_given(self) -> EvaluateConfig:
         if "aesthetic" in self.scorers and not self.aesthetic:
-            raise ValueError("scorer 'aesthetic' needs `evaluate.aesthetic`, the safetensors file of its weights")
+            raise ValueError(
+                "scorer 'aesthetic' needs `evaluate.aesthetic`, the safetensors file of its "
+                "weights"
+            )
         return self
 
 
@@ -266,7 +308,8 @@ class ExportConfig(Table):
     """`[export]`: which files are written of what a run learned."""
 
     formats: Literal["auto"] | Names = "auto"
-    """Files of `raytrain/export/formats`; `auto`: every format that can hold what the method learned."""
+    """Files of `raytrain/export/formats`; `auto`: every format that can hold what the method
+    learned."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
     ema: bool = True
     """Export the moving average where the run kept one."""
@@ -327,19 +370,22 @@ class Config(Table):
         frozen = getattr(plugins.load("methods", self.method.name), "FREEZES_BASE", False)
         if kind != "none" and not frozen:
             raise ValueError(
-                f'model.quantize = "{kind}" is for a method that freezes the base, got method.name = {self.method.name!r}: '
-                'quantized weights cannot learn. Use a LoRA, or model.quantize = "none"'
+                f'model.quantize = "{kind}" is for a method that freezes the base, got '
+                f"method.name = {self.method.name!r}: quantized weights cannot learn. Use a LoRA, "
+                'or model.quantize = "none"'
             )
         if self.model.weights == "random" and (frozen or kind != "none"):
             raise ValueError(
-                f'model.weights = "random" is for a method that trains the whole denoiser, got method.name = '
-                f"{self.method.name!r} and model.quantize = {kind!r}: frozen random weights predict nothing. Use "
-                'method.name = "full", or model.weights = "pretrained"'
+                'model.weights = "random" is for a method that trains the whole denoiser, got '
+                f"method.name = {self.method.name!r} and model.quantize = {kind!r}: frozen random "
+                'weights predict nothing. Use method.name = "full", or model.weights = '
+                '"pretrained"'
             )
         if kind != "none" and self.train.engine == "zero3":
             raise ValueError(
-                f'model.quantize = "{kind}" cannot go with train.engine = "zero3": its shards would be cut from the packed '
-                'bits and lose their scales. Use "auto", "ddp", "zero1" or "zero2"'
+                f'model.quantize = "{kind}" cannot go with train.engine = "zero3": its shards '
+                'would be cut from the packed bits and lose their scales. Use "auto", "ddp", '
+                '"zero1" or "zero2"'
             )
         return self
 
@@ -349,10 +395,19 @@ class Config(Table):
         return self.data.dataset or f"{self.output.rstrip('/')}/dataset"
 
     def defaults(self) -> Config:
-        """Return the config with every key at its default, for this method; a key without one is as here or empty."""
+        """Return the config with every key at its default, for this method;
+        a key without one is as here or empty."""
         method = self.method
-        required = {name: getattr(method, name) for name, key in type(method).model_fields.items() if key.is_required()}
-        return Config(output="", model=ModelConfig(path=""), method=_method({**required, "name": method.name}))
+        required = {
+            name: getattr(method, name)
+            for name, key in type(method).model_fields.items()
+            if key.is_required()
+        }
+        return Config(
+            output="",
+            model=ModelConfig(path=""),
+            method=_method({**required, "name": method.name}),
+        )
 
     def values(self) -> dict[str, Any]:
         """Return the plain, JSON-able tree; `parse(config.values())` gives an equal config."""

@@ -1,4 +1,7 @@
-"""The `[data]` table and its sub-tables: which images, and how they become a dataset. Imports no torch."""
+"""The `[data]` table and its sub-tables: which images, and how they become a dataset.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ class SubsetConfig(Table):
     prefix: str = ""
     suffix: str = ""
     masks: str = ""
-    """Folder with a loss mask for each image, of the same relative stem; white counts, black does not."""
+    """Folder with a loss mask for each image, of the same relative stem; white counts,
+    black does not."""
     controls: str = ""
     """Folder with a control image for each image, of the same relative stem."""
 
@@ -45,7 +49,8 @@ class FetchConfig(Table):
     max_bytes: int = Field(256 * 2**20, ge=1)
     """Larger files are rejected."""
     trust_addresses: bool = False
-    """Take a web address once read to hold the same bytes for ever; otherwise every preparation reads it again."""
+    """Take a web address once read to hold the same bytes for ever;
+    otherwise every preparation reads it again."""
 
 
 class BucketConfig(Table):
@@ -56,17 +61,21 @@ class BucketConfig(Table):
     resolution: int = Field(512, ge=16)
     """Side of the square bucket in pixels; a bucket's area is about its square."""
     resolutions: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    """Several resolutions: every image gives one row for each that it need not be enlarged for, at least the smallest."""
+    """Several resolutions: every image gives one row for each that it need not be enlarged for,
+    at least the smallest."""
     step: int = Field(64, ge=8)
     max_ratio: float = Field(2.0, ge=1.0)
-    """Longer side / shorter side at most; rule `area` alone, the others have limits of their own."""
+    """Longer side / shorter side at most; rule `area` alone,
+    the others have limits of their own."""
     min_side: int | None = Field(None, ge=16)
     max_side: int | None = Field(None, ge=16)
     """Shortest and longest side of a bucket; default: the rule's own."""
     upscale: bool = True
-    """False: an image smaller than its bucket is not enlarged (rule `kohya`: its own size, cut to the step)."""
+    """False: an image smaller than its bucket is not enlarged (rule `kohya`: its own size, cut to
+    the step)."""
     sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
-    """Explicit (width, height) list; replaces the rule's sizes, not its way of choosing. Not together with `resolutions`."""
+    """Explicit (width, height) list; replaces the rule's sizes,
+    not its way of choosing. Not together with `resolutions`."""
     crop: Literal["center", "random", "salience"] = "center"
     """Where a resized image is cut: salience is the center of mass of its mask."""
 
@@ -84,10 +93,12 @@ class BucketConfig(Table):
 
 
 class CaptionConfig(Table):
-    """`[data.captions]`: the captioner for images that bring no caption, and what becomes of every caption."""
+    """`[data.captions]`: the captioner for images that bring no caption,
+    and what becomes of every caption."""
 
     captioner: str = "none"
-    """`none` leaves such captions empty; any other value is a file of `raytrain/data/captioners`."""
+    """`none` leaves such captions empty; any other value is a file of
+    `raytrain/data/captioners`."""
     path: str = ""
     """Folder or hub id of the captioner's weights; not all captioners need one."""
     revision: str | None = None
@@ -101,7 +112,8 @@ class CaptionConfig(Table):
     replace: bool = False
     """Caption every image, also those that bring a caption."""
     trigger: str = ""
-    """Stands for `placeholder` in every caption; where there is none it is put before, with a comma and a space."""
+    """Stands for `placeholder` in every caption; where there is none it is put before,
+    with a comma and a space."""
     placeholder: str = "TOK"
     """A whole word of a caption, never a part of one."""
     prefix: str = ""
@@ -113,28 +125,39 @@ class CaptionConfig(Table):
     drop_tags: Names = ()
     """Tags removed from every caption."""
     variants: int = Field(1, ge=1)
-    """Stored versions of a caption; those after the first have their tags shuffled and dropped. Each occurrence picks one."""
+    """Stored versions of a caption; those after the first have their tags shuffled and dropped.
+    Each occurrence picks one."""
     tag_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the other tags left out of each further version."""
     quality_tags: dict[str, float] = Field({})
-    """Tag -> least value of `quality_score`; an image gets the tag with the highest least value it reaches."""
+    """Tag -> least value of `quality_score`; an image gets the tag with the highest least value it
+    reaches."""
     quality_score: str = "aesthetic"
     """The score of [[data.quality.scores]] that `quality_tags` reads."""
     rewriter: str = ""
-    """A file of `raytrain/data/rewriters` or a dotted path: changes captions, a language model for instance."""
+    """A file of `raytrain/data/rewriters` or a dotted path: changes captions,
+    a language model for instance."""
     rewriter_options: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
     def _plugins_exist(self) -> CaptionConfig:
         if self.captioner != "none":
             plugins.check("data.captioners", self.captioner)
-            plugins.check_options("data.captioners", self.captioner, self.options, "data.captions.options")
+            plugins.check_options(
+                "data.captioners", self.captioner, self.options, "data.captions.options"
+            )
             if not self.path and plugins.load("data.captioners", self.captioner).NEEDS_PATH:
-                raise ValueError(f"captioner {self.captioner!r} needs `path`, the folder or hub id of its weights")
+                raise ValueError(
+                    f"captioner {self.captioner!r} needs `path`, the folder or hub id of its "
+                    "weights"
+                )
         if self.rewriter:
             plugins.check("data.rewriters", self.rewriter)
             plugins.check_options(
-                "data.rewriters", self.rewriter, self.rewriter_options, "data.captions.rewriter_options"
+                "data.rewriters",
+                self.rewriter,
+                self.rewriter_options,
+                "data.captions.rewriter_options",
             )
         return self
 
@@ -176,7 +199,9 @@ class ControlConfig(Table):
     def _kind_exists(self) -> ControlConfig:
         if self.kind != "none":
             plugins.check("data.controls", self.kind)
-            plugins.check_options("data.controls", self.kind, self.options, "data.controls.options")
+            plugins.check_options(
+                "data.controls", self.kind, self.options, "data.controls.options"
+            )
         return self
 
 
@@ -194,7 +219,9 @@ class ScoreConfig(Table):
     @model_validator(mode="after")
     def _kind_exists(self) -> ScoreConfig:
         plugins.check("data.scores", self.kind)
-        plugins.check_options("data.scores", self.kind, self.options, f"data.quality.scores.{self.name}.options")
+        plugins.check_options(
+            "data.scores", self.kind, self.options, f"data.quality.scores.{self.name}.options"
+        )
         return self
 
 
@@ -206,12 +233,14 @@ class QualityConfig(Table):
     max_ratio: float | None = Field(None, ge=1)
     """Images whose longer side is more than this many times the shorter are left out."""
     near_duplicates: int | None = Field(None, ge=0, le=16)
-    """Largest number of differing bits of 64 between the perceptual hashes of two images that count as the same."""
+    """Largest number of differing bits of 64 between the perceptual hashes of two images that
+    count as the same."""
     scores: Annotated[tuple[ScoreConfig, ...], Field(strict=False)] = ()
 
 
 class AugmentConfig(Table):
-    """`[data.augment]`: further versions of each image, encoded and stored; the ledger picks one for each occurrence."""
+    """`[data.augment]`: further versions of each image, encoded and stored;
+    the ledger picks one for each occurrence."""
 
     flip: bool = False
     """Each version mirrored too; half of the occurrences see the mirrored one."""
@@ -251,7 +280,8 @@ class EncodeConfig(Table):
     group_rows: int = Field(64, ge=1)
     """Rows of one parquet row group: the unit a reader fetches."""
     publish_minutes: float | None = Field(None, gt=0)
-    """Publish a snapshot of what is ready every so often, so that training can start; default: only when all is done."""
+    """Publish a snapshot of what is ready every so often, so that training can start; default:
+    only when all is done."""
 
 
 class DataConfig(Table):
@@ -277,7 +307,8 @@ class DataConfig(Table):
     background: str = "white"
     """Color under transparent pixels: a name or #rrggbb."""
     allow_rejected: bool = False
-    """Exit with 0 although broken images were left out; otherwise preparation ends with exit code 3."""
+    """Exit with 0 although broken images were left out; otherwise preparation ends with exit code
+    3."""
     fetch: FetchConfig = FetchConfig()
     quality: QualityConfig = QualityConfig()
     buckets: BucketConfig = BucketConfig()
@@ -290,12 +321,21 @@ class DataConfig(Table):
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
         if self.source and self.subsets:
-            raise ValueError("give data.source or data.subsets, not both; put the source into a subset of its own")
+            raise ValueError(
+                "give data.source or data.subsets, not both; put the source into a subset of its "
+                "own"
+            )
         if self.buckets.crop == "salience" and self.masks.kind == "none":
-            raise ValueError('data.buckets.crop = "salience" needs a mask to look at; set data.masks.kind')
+            raise ValueError(
+                'data.buckets.crop = "salience" needs a mask to look at; set data.masks.kind'
+            )
         if self.augment.crops > 1 and self.buckets.crop != "random":
-            raise ValueError(f'data.augment.crops = {self.augment.crops} needs data.buckets.crop = "random"')
-        if self.captions.quality_tags and self.captions.quality_score not in {s.name for s in self.quality.scores}:
+            raise ValueError(
+                f'data.augment.crops = {self.augment.crops} needs data.buckets.crop = "random"'
+            )
+        if self.captions.quality_tags and self.captions.quality_score not in {
+            s.name for s in self.quality.scores
+        }:
             raise ValueError(
                 f"data.captions.quality_tags reads the score {self.captions.quality_score!r}, "
                 "which [[data.quality.scores]] does not define"

@@ -2,8 +2,8 @@
 
     config = load("config.toml", ["train.learning_rate=3e-4"])
 
-A misspelt key, a wrong type or an impossible combination is one UserError naming the key, the nearest valid name and
-the allowed values.
+A misspelt key, a wrong type or an impossible combination is one UserError naming the key, the
+nearest valid name and the allowed values.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from raytrain.errors import UserError, unknown
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML file, apply `a.b=c` overrides and return the checked config; UserError says what is wrong."""
+    """Read a TOML file, apply `a.b=c` overrides and return the checked config;
+    UserError says what is wrong."""
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"The config file {str(path)!r} does not exist. Give the path of a TOML file.")
+        raise UserError(
+            f"The config file {str(path)!r} does not exist. Give the path of a TOML file."
+        )
     try:
         tree = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -70,7 +73,9 @@ def schema() -> dict[str, Any]:
     tree = Config.model_json_schema()
     variants = []
     for name in plugins.names("methods"):
-        variant = plugins.load("methods", name).Config.model_json_schema(ref_template="#/$defs/{model}")
+        variant = plugins.load("methods", name).Config.model_json_schema(
+            ref_template="#/$defs/{model}"
+        )
         tree["$defs"].update(variant.pop("$defs", {}))
         variant["properties"]["name"] = {"const": name}
         variants.append(variant)
@@ -96,7 +101,9 @@ def _sentence(tree: Mapping[str, Any], problem: dict[str, Any]) -> str:
     key, kind = ".".join(location), problem["type"]
     if kind == "extra_forbidden":
         valid = _valid_keys(tree, location[:-1])
-        return str(unknown("key", location[-1], valid)).replace("key ", f"unknown key {key!r}: ", 1)
+        return str(unknown("key", location[-1], valid)).replace(
+            "key ", f"unknown key {key!r}: ", 1
+        )
     if kind == "missing":
         return f"key {key!r} is missing and has no default."
     if kind in ("value_error", "assertion_error"):
@@ -115,7 +122,9 @@ def _valid_keys(tree: Mapping[str, Any], location: Iterable[str]) -> list[str]:
             return list(Dimension.model_fields)
         else:
             field = table.model_fields.get(name)
-            if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            if field is None or not (
+                isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+            ):
                 return []
             table = field.annotation
     return list(table.model_fields)

@@ -10,7 +10,11 @@ from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 PATTERN = r"([0-9]+(\.[0-9]{1,3})?) (step|epoch|minute)s?"
 SHARE = r"([0-9]+(?:\.[0-9]+)?) ?%"
-UNITS: dict[str, Literal["steps", "epochs", "minutes"]] = {"step": "steps", "epoch": "epochs", "minute": "minutes"}
+UNITS: dict[str, Literal["steps", "epochs", "minutes"]] = {
+    "step": "steps",
+    "epoch": "epochs",
+    "minute": "minutes",
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Every:
     unit: Literal["steps", "epochs", "minutes"] = "steps"
 
     def passed(self, before: float, now: float) -> bool:
-        """Tell whether a multiple of the period was reached after `before` and until `now`, both in its unit."""
+        """Tell whether a multiple of the period was reached after `before` and until `now`,
+        both in its unit."""
         return self.number > 0 and now // self.number > before // self.number
 
 
@@ -35,7 +40,8 @@ def parse(value: object) -> Every:
     number = 0.0 if match is None else float(match[1])
     if match is None or not number or (match[3] != "minute" and match[2]):
         raise ValueError(
-            f'must be a whole number of steps, or text such as "500 steps", "2 epochs" or "0.5 minutes", got {value!r}'
+            'must be a whole number of steps, or text such as "500 steps", "2 epochs" or "0.5 '
+            f'minutes", got {value!r}'
         )
     return Every(number if match[2] else int(match[1]), UNITS[match[3]])
 
@@ -51,7 +57,12 @@ def in_steps(number: int) -> Any:
 
 
 def _schema(least: int) -> dict[str, Any]:
-    return {"anyOf": [{"type": "integer", "minimum": least}, {"type": "string", "pattern": f"^{PATTERN}$"}]}
+    return {
+        "anyOf": [
+            {"type": "integer", "minimum": least},
+            {"type": "string", "pattern": f"^{PATTERN}$"},
+        ]
+    }
 
 
 def _often(value: object) -> Every:
@@ -60,9 +71,13 @@ def _often(value: object) -> Every:
     return every
 
 
-Period = Annotated[Every, PlainValidator(parse), PlainSerializer(write), WithJsonSchema(_schema(0))]
+Period = Annotated[
+    Every, PlainValidator(parse), PlainSerializer(write), WithJsonSchema(_schema(0))
+]
 """A config's period; 0 is never."""
-RealPeriod = Annotated[Every, PlainValidator(_often), PlainSerializer(write), WithJsonSchema(_schema(1))]
+RealPeriod = Annotated[
+    Every, PlainValidator(_often), PlainSerializer(write), WithJsonSchema(_schema(1))
+]
 """A config's period that is never 0."""
 
 
@@ -71,18 +86,24 @@ def _share(value: object) -> int | str:
         return value
     match = re.fullmatch(SHARE, value) if isinstance(value, str) else None
     if match is None or float(match[1]) > 100:
-        raise ValueError(f'must be a whole number of steps, or a share of all such as "5 %", got {value!r}')
+        raise ValueError(
+            f'must be a whole number of steps, or a share of all such as "5 %", got {value!r}'
+        )
     return f"{match[1]} %"
 
 
 def steps_of(share: int | str, total: int) -> int:
     """Return a `Share` of so many steps, rounded to whole ones."""
-    return share if isinstance(share, int) else round(float(share.removesuffix(" %")) / 100 * total)
+    return (
+        share if isinstance(share, int) else round(float(share.removesuffix(" %")) / 100 * total)
+    )
 
 
 Share = Annotated[
     int | str,
     PlainValidator(_share),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{SHARE}$"}]}),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{SHARE}$"}]}
+    ),
 ]
 """A config's number of steps, or their share of a run: "5 %"."""

@@ -21,7 +21,10 @@ class Dimension(Table):
     def _one(self) -> Dimension:
         given = {k: v for k, v in self.__dict__.items() if v is not None}
         if len(given) != 1:
-            raise ValueError(f"a dimension is exactly one of log, linear, int, choice, got {sorted(given) or 'none'}")
+            raise ValueError(
+                "a dimension is exactly one of log, linear, int, choice, got "
+                f"{sorted(given) or 'none'}"
+            )
         kind, value = next(iter(given.items()))
         if kind != "choice" and not value[0] < value[1]:
             raise ValueError(f"{kind} needs low < high, got {list(value)}")
@@ -54,7 +57,8 @@ class TuneConfig(Table):
         for key in self.space:
             if key.split(".")[0] in ("tune", "output", "data", "cluster", "log"):
                 raise ValueError(
-                    f"space key {key!r} cannot be searched: all trials read one prepared dataset and one study; "
-                    "search keys of [train], [method], [objective], [model] or [sample]"
+                    f"space key {key!r} cannot be searched: all trials read one prepared dataset "
+                    "and one study; search keys of [train], [method], [objective], [model] or "
+                    "[sample]"
                 )
         return self

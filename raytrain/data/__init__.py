@@ -1,1 +1,2 @@
-"""Data: a folder of images becomes a content-addressed parquet dataset, and a dataset becomes exact batches."""
+"""Data: a folder of images becomes a content-addressed parquet dataset,
+and a dataset becomes exact batches."""

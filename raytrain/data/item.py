@@ -1,4 +1,5 @@
-"""What a source yields: one image and what is known of it before anything is opened, or one fault."""
+"""What a source yields: one image and what is known of it before anything is opened,
+or one fault."""
 
 from __future__ import annotations
 
@@ -27,8 +28,9 @@ class Item(NamedTuple):
     prefix: str = ""
     suffix: str = ""
     stamp: str = ""
-    """Differs whenever the bytes behind the location (or its caption, mask, control) may have changed, such as size, inode and
-    times of change; an unchanged stamp lets preparation skip reading. Empty: always read."""
+    """Differs whenever the bytes behind the location (or its caption, mask, control) may have
+    changed, such as size, inode and times of change; an unchanged stamp lets preparation skip
+    reading. Empty: always read."""
 
 
 class Rejected(Table):
@@ -37,6 +39,7 @@ class Rejected(Table):
     path: str
     reason: str
     rule: str = "broken"
-    """`broken` for what cannot be used; otherwise the filter that left it out: `duplicate`, `near_duplicate`, `size`, ..."""
+    """`broken` for what cannot be used; otherwise the filter that left it out: `duplicate`,
+    `near_duplicate`, `size`, ..."""
     key: str = ""
     """The content address, where the same bytes would be rejected again for the same reason."""

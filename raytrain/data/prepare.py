@@ -1,10 +1,12 @@
-"""Images in, dataset out: `prepare(config)` brings the dataset folder to what the sources and the settings say.
+"""Images in, dataset out: `prepare(config)` brings the dataset folder to what the sources and the
+settings say.
 
     list -> look -> choose -> notes -> describe -> missing <-> encode -> publish (manifest last)
 
-Each stage reads tables and writes tables on storage; this module only starts them, so the driver's memory does not grow
-with the dataset. What is missing is found by content address, so only that is made, whatever happened before. Several
-preparations of one folder at once are safe: files are immutable, and none but working files is deleted here.
+Each stage reads tables and writes tables on storage; this module only starts them, so the driver's
+memory does not grow with the dataset. What is missing is found by content address, so only that is
+made, whatever happened before. Several preparations of one folder at once are safe: files are
+immutable, and none but working files is deleted here.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from raytrain.data.store.schema import Manifest
 from raytrain.errors import UserError
 
 PASSES = 3
-"""Encoding rounds at most; the second finds nothing missing unless another preparation or a fault interfered."""
+"""Encoding rounds at most; the second finds nothing missing unless another preparation or a fault
+interfered."""
 STALE_SECONDS = 24 * 3600
 """Working files of a preparation that was killed are deleted by a later one after this time."""
 ALIVE, BEAT_SECONDS = "alive", 60.0
@@ -45,8 +48,13 @@ class Preparation:
     def __init__(self, config: Config, known: Fingerprint, show: Bars) -> None:
         self.config, self.data, self.fingerprint, self.bars = config, config.data, known, show
         self.dataset = config.dataset
-        self.work = storage.join(self.dataset, "work", f"{int(time.time())}-{uuid.uuid4().hex[:8]}")
-        self.catalog, self.notes = storage.join(self.dataset, "catalog"), storage.join(self.dataset, "notes")
+        self.work = storage.join(
+            self.dataset, "work", f"{int(time.time())}-{uuid.uuid4().hex[:8]}"
+        )
+        self.catalog, self.notes = (
+            storage.join(self.dataset, "catalog"),
+            storage.join(self.dataset, "notes"),
+        )
         self.passing = self._at("looks")
         self.faults = self._at("faults")
         self.counts: Counter[str] = Counter()
@@ -67,21 +75,33 @@ class Preparation:
             if not published.get("lost"):
                 return published
         raise RuntimeError(
-            f"what a snapshot of {self.dataset!r} needs was lost {PASSES} times between encoding and publishing"
+            f"what a snapshot of {self.dataset!r} needs was lost {PASSES} times between encoding "
+            "and publishing"
         )
 
     def _list(self) -> str:
         items = self._at("items.parquet")
         with self.bars("list", None):
-            count = flow.call(listing.write_items, data=self.data, items=items, rejected=self._at("rejected", "list"))
+            count = flow.call(
+                listing.write_items,
+                data=self.data,
+                items=items,
+                rejected=self._at("rejected", "list"),
+            )
         self.counts["found"] = count["items"] + count["rejected"]
         return items
 
     def _choose(self, items: str) -> str:
         unseen = self._at("unseen.parquet")
-        self.counts["looked"] = flow.call(look.write_unseen, items=items, catalog=self.catalog, unseen=unseen)
+        self.counts["looked"] = flow.call(
+            look.write_unseen, items=items, catalog=self.catalog, unseen=unseen
+        )
         settings = {"data": self.data, "catalog": self.catalog, "passing": self.passing}
-        self._each("look", self.counts["looked"], flow.map_tasks(tables.groups_of(unseen), look.look, **settings))
+        self._each(
+            "look",
+            self.counts["looked"],
+            flow.map_tasks(tables.groups_of(unseen), look.look, **settings),
+        )
         images = self._at("images.parquet")
         chosen = flow.call(
             choose.choose,
@@ -96,17 +116,24 @@ class Preparation:
 
     def _annotate(self, images: str) -> str:
         for number, stage in enumerate(notes.stages(self.data)):
-            needed, faults = self._at(f"needed-{number}.parquet"), self._at(f"note-faults-{number}")
+            needed, faults = (
+                self._at(f"needed-{number}.parquet"),
+                self._at(f"note-faults-{number}"),
+            )
             reads = {"stage": stage, "images": images, "notes": self.notes}
             count = flow.call(notes.write_needed, **reads, needed=needed)
             encode = self.data.encode
             settings = {"data": self.data, "stage": stage, "notes": self.notes, "faults": faults,
                         "threads": max(1, int(encode.cpus_per_worker))}  # fmt: skip
             reports = flow.map_actors(tables.groups_of(needed), notes.NoteWriter, settings, encode)
-            self.noted[stage.name] = sum(report["made"] for report in self._each(stage.name, count, reports))
+            self.noted[stage.name] = sum(
+                report["made"] for report in self._each(stage.name, count, reports)
+            )
             noted = self._at(f"images-{number}.parquet")
             rejected = self._at("rejected", f"note-{number}.parquet")
-            flow.call(notes.apply, **reads, data=self.data, faults=faults, noted=noted, rejected=rejected)
+            flow.call(
+                notes.apply, **reads, data=self.data, faults=faults, noted=noted, rejected=rejected
+            )
             images = noted
         return images
 
@@ -118,10 +145,17 @@ class Preparation:
         self._each("plan", total, flow.map_tasks(jobs, describe.describe, **settings))
 
     def _encode(self) -> None:
-        """Make what is missing, until nothing is; first save what runs that were killed had made of their shards."""
+        """Make what is missing, until nothing is; first save what runs that were killed had made
+        of their shards."""
         if left := pieces.left(self.dataset, self.work):
             rows = self.data.encode.group_rows
-            flow.call(pieces.gather, dataset=self.dataset, left=left, stored=self._stored(), group_rows=rows)
+            flow.call(
+                pieces.gather,
+                dataset=self.dataset,
+                left=left,
+                stored=self._stored(),
+                group_rows=rows,
+            )
         for number in itertools.count():
             found = self._missing(number)
             total = found["arrays"] + found["captions"]
@@ -130,7 +164,9 @@ class Preparation:
             if not total and not empty:
                 return
             if number == PASSES:
-                raise RuntimeError(f"{total} arrays are still missing from {self.dataset!r} after {PASSES} rounds")
+                raise RuntimeError(
+                    f"{total} arrays are still missing from {self.dataset!r} after {PASSES} rounds"
+                )
             jobs: list[flow.Job] = [{"kind": "empty", "store": name} for name in empty]
             jobs += [
                 job | {"kind": kind}
@@ -149,7 +185,11 @@ class Preparation:
         stored = self._stored()
         settings = {"fingerprint": self.fingerprint, "encode": self.data.encode, "number": number}
         result: Report = flow.call(
-            missing.write_missing, work=self.work, stored=stored, faults=(self.faults, self._known()), **settings
+            missing.write_missing,
+            work=self.work,
+            stored=stored,
+            faults=(self.faults, self._known()),
+            **settings,
         )
         return result
 
@@ -160,7 +200,8 @@ class Preparation:
         return self._each(name, total, self._publishing(reports))
 
     def _publishing(self, reports: Iterator[Report]) -> Iterator[Report]:
-        """Pass reports on, and publish what is ready every so often where the settings ask for it."""
+        """Pass reports on, and publish what is ready every so often where the settings ask for
+        it."""
         minutes, published = self.data.encode.publish_minutes, time.monotonic()
         for report in reports:
             yield report
@@ -176,7 +217,9 @@ class Preparation:
             work=self.work,
             stored=self._stored(),
             faults=(self.faults, self._known()),
-            rejected=tuple(self._at("rejected", name) for name in storage.names(self._at("rejected"))),
+            rejected=tuple(
+                self._at("rejected", name) for name in storage.names(self._at("rejected"))
+            ),
             data=self.data,
             fingerprint=self.fingerprint,
             complete=complete,
@@ -185,11 +228,17 @@ class Preparation:
 
     def _stored(self) -> str:
         stored = self._at("stored", f"{uuid.uuid4().hex}.parquet")
-        flow.call(missing.write_stored, dataset=self.dataset, stored=stored, columns=tuple(self.fingerprint.columns))
+        flow.call(
+            missing.write_stored,
+            dataset=self.dataset,
+            stored=stored,
+            columns=tuple(self.fingerprint.columns),
+        )
         return stored
 
     def _known(self) -> str:
-        """Return the table of faults of earlier preparations that would come again with the same bytes and settings."""
+        """Return the table of faults of earlier preparations that would come again with the same
+        bytes and settings."""
         known = self._at("known.parquet")
         if not storage.exists(known):
             flow.call(snapshot.write_known_faults, dataset=self.dataset, known=known)
@@ -206,7 +255,8 @@ class Preparation:
         return found
 
     def _beat(self) -> None:
-        """Say now and then that this run is alive, so that no other one takes its working files for left ones."""
+        """Say now and then that this run is alive, so that no other one takes its working files
+        for left ones."""
         if time.monotonic() - self.beaten > BEAT_SECONDS:
             storage.write_bytes(self._at(ALIVE), b"")
             self.beaten = time.monotonic()
@@ -218,8 +268,9 @@ class Preparation:
 def prepare(config: Config, console: Console | None = None) -> PrepareReport:
     """Bring the dataset up to date and return what was done. Ray must be connected.
 
-    Raises UserError for a wrong source, model or setting, a full disk, or when no image is usable; the previous
-    dataset then stays valid. Single bad images are rejected with their reason and listed.
+    Raises UserError for a wrong source, model or setting, a full disk, or when no image is usable;
+    the previous dataset then stays valid. Single bad images are rejected with their reason and
+    listed.
     """
     start = time.monotonic()
     console = console or Console()
@@ -236,15 +287,18 @@ def prepare(config: Config, console: Console | None = None) -> PrepareReport:
     return report
 
 
-def _report(done: Preparation, published: Report, earlier: Manifest | None, seconds: float) -> PrepareReport:
+def _report(
+    done: Preparation, published: Report, earlier: Manifest | None, seconds: float
+) -> PrepareReport:
     rejected_path = storage.join(done.dataset, published["rejected_path"])
     rejected = _first_rejected(rejected_path)
     if not published["rows"]:
         reasons = "\n".join(f"  {item.path}: {item.reason}" for item in rejected)
         raise UserError(
-            f"A dataset needs at least one usable image, but all {done.counts['found']} of the source were left out:\n"
-            f"{reasons}\nNo dataset was written; an earlier one is as it was. Mend or replace the images, or change "
-            "[data.quality]."
+            f"A dataset needs at least one usable image, but all {done.counts['found']} of the "
+            "source were left out:\n"
+            f"{reasons}\nNo dataset was written; an earlier one is as it was. Mend or replace the "
+            "images, or change [data.quality]."
         )
     manifest = snapshot.read_snapshot(done.dataset, published["number"])
     cut = max(done.cut.values(), default=0)  # the same captions in every column
@@ -298,13 +352,17 @@ def _notes(earlier: Manifest | None, manifest: Manifest) -> tuple[str, ...]:
         return ()
     found = []
     if earlier.family != manifest.family:
-        found.append(f"the earlier dataset was made for family {earlier.family!r}, this one is for {manifest.family!r}")
+        found.append(
+            f"the earlier dataset was made for family {earlier.family!r}, this one is for "
+            f"{manifest.family!r}"
+        )
     for name, column in manifest.columns.items():
         before = earlier.columns[name].version if name in earlier.columns else column.version
         changed = [fact for fact, value in column.version.items() if before.get(fact) != value]
         if changed:
             found.append(
-                f"the earlier dataset was made with another {', another '.join(changed)}: all of its {name} were encoded again"
+                f"the earlier dataset was made with another {', another '.join(changed)}: all of "
+                f"its {name} were encoded again"
             )
     return tuple(found)
 
@@ -314,5 +372,8 @@ def _tidy(dataset: str, own: str) -> None:
     folder = storage.join(dataset, "work")
     for name in storage.names(folder):
         work = storage.join(folder, name)
-        if work == own or time.time() - storage.modified(storage.join(work, ALIVE)) > STALE_SECONDS:
+        if (
+            work == own
+            or time.time() - storage.modified(storage.join(work, ALIVE)) > STALE_SECONDS
+        ):
             storage.remove(work)

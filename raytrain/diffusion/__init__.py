@@ -1,4 +1,5 @@
-"""Diffusion mathematics: pure functions named for paper and equation; shapes in comments, no config objects.
+"""Diffusion mathematics: pure functions named for paper and equation; shapes in comments,
+no config objects.
 
 Legend: B batch, C latent channels, h w latent height and width.
 """

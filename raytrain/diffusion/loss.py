@@ -12,16 +12,19 @@ def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def masked_mean_squared_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean squared error of each sample over its mask (B, h, w) of weights in [0, 1]; 0 where all is masked out."""
+    """Return the mean squared error of each sample over its mask (B, h, w) of weights in [0, 1];
+    0 where all is masked out."""
     errors = (prediction.float() - target.float()).square().mean(1) * mask
     return errors.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1e-6)
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction: str) -> Tensor:
-    """Return the Min-SNR-gamma weight, (B,), of the error of what is predicted (Hang et al. 2023, arXiv:2303.09556).
+    """Return the Min-SNR-gamma weight, (B,), of the error of what is predicted
+    (Hang et al. 2023, arXiv:2303.09556).
 
-    The error of x_0 weighs min(SNR, gamma). Of the noise that is over SNR, of v over SNR + 1, of a velocity over
-    (sqrt(SNR) + 1)^2, since x_0 is off by s times the velocity's error and s = 1 / (sqrt(SNR) + 1).
+    The error of x_0 weighs min(SNR, gamma). Of the noise that is over SNR, of v over SNR + 1, of a
+    velocity over (sqrt(SNR) + 1)^2, since x_0 is off by s times the velocity's error and s = 1 /
+    (sqrt(SNR) + 1).
     """
     clipped = torch.clamp(snr, max=gamma)
     if prediction == "epsilon":

@@ -1,4 +1,7 @@
-"""What uniform and normal draws become: shares of the way to noise, offset noise, latents. Pure functions."""
+"""What uniform and normal draws become: shares of the way to noise, offset noise, latents.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ def interval(shares: Tensor, low: float, high: float) -> Tensor:
 
 
 def offset_noise(noise: Tensor, offsets: Tensor, strength: float) -> Tensor:
-    """Add a constant a row and channel to noise (n, C, *S): noise offset, offsets (n, C) standard normal."""
+    """Add a constant a row and channel to noise (n, C, *S): noise offset, offsets (n, C)
+    standard normal."""
     return noise + strength * offsets.view(*offsets.shape, *[1] * (noise.dim() - 2))
 
 
 def sample_posterior(stored: Tensor, draws: Tensor) -> Tensor:
-    """Sample latents (n, C, *S) from a VAE's mean and log-variance (n, 2C, *S) with standard normal draws (n, C, *S).
+    """Sample latents (n, C, *S) from a VAE's mean and log-variance (n, 2C, *S)
+    with standard normal draws (n, C, *S).
 
     The log-variance is clamped to [-30, 20] as the VAE itself does.
     """

@@ -1,7 +1,9 @@
-"""Forward processes: how an image becomes noise, what a model predicts of it, and what that says of the image.
+"""Forward processes: how an image becomes noise, what a model predicts of it,
+and what that says of the image.
 
-`Ddpm` is the discrete-time process of DDPM (Ho et al. 2020, arXiv:2006.11239), `Flow` the straight path of flow matching
-(Lipman et al. 2023, arXiv:2210.02747; Esser et al. 2024, arXiv:2403.03206). Shapes: n rows, latents (n, C, *S), times (n,).
+`Ddpm` is the discrete-time process of DDPM (Ho et al. 2020, arXiv:2006.11239), `Flow` the straight
+path of flow matching (Lipman et al. 2023, arXiv:2210.02747; Esser et al. 2024, arXiv:2403.03206).
+Shapes: n rows, latents (n, C, *S), times (n,).
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class Process(Protocol):
         """What the model predicts: one of `PREDICTIONS`."""
 
     def time(self, share: Tensor, shape: Sequence[int]) -> Tensor:
-        """Map shares of the way to noise, [0, 1) float64, to times; `shape` is that of one row's latents (C, *S)."""
+        """Map shares of the way to noise, [0, 1) float64, to times; `shape` is that of one row's
+        latents (C, *S)."""
 
     def noised(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         """Return the latents at a time."""
@@ -45,7 +48,8 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class Ddpm:
-    """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise (DDPM eq. 4); times are int64 timesteps."""
+    """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise (DDPM eq. 4);
+    times are int64 timesteps."""
 
     alphas_cumprod: Tensor
     """(T,) float32, decreasing."""
@@ -63,7 +67,8 @@ class Ddpm:
         return signal * clean + sigma * noise
 
     def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-        """Return the noise, or v = sqrt(a) noise - sqrt(1 - a) x_0 (Salimans & Ho 2022, arXiv:2202.00512)."""
+        """Return the noise, or v = sqrt(a) noise - sqrt(1 - a) x_0
+        (Salimans & Ho 2022, arXiv:2202.00512)."""
         if self.prediction == "epsilon":
             return noise
         signal, sigma = self._levels(time, clean)
@@ -92,17 +97,22 @@ class Ddpm:
 
 @dataclass(frozen=True)
 class Flow:
-    """x_s = (1 - s) x_0 + s noise; times are the noise levels s in (0, 1], float32, and the model predicts noise - x_0."""
+    """x_s = (1 - s) x_0 + s noise; times are the noise levels s in
+    (0, 1], float32, and the model predicts noise - x_0."""
 
     shift: float = 1.0
-    """Moves levels towards noise, as large images need: s' = shift s / (1 + (shift - 1) s) (arXiv:2403.03206, eq. 23)."""
+    """Moves levels towards noise, as large images need: s' = shift s / (1 + (shift - 1) s)
+    (arXiv:2403.03206, eq. 23)."""
     levels: int = 1000
     """Levels of the grid that samplers use."""
     prediction: str = "flow"
     PREDICTIONS: ClassVar[tuple[str, ...]] = ("flow",)
 
     def time(self, share: Tensor, shape: Sequence[int]) -> Tensor:
-        """Return shifted levels of the grid 1/levels, 2/levels ... 1, before the shift each with equal probability."""
+        """Return shifted levels of the grid 1/levels, 2/levels ...
+
+        1, before the shift each with equal probability.
+        """
         level = ((share * self.levels).floor().clamp(max=self.levels - 1) + 1) / self.levels
         return (self.shift * level / (1 + (self.shift - 1) * level)).float()
 

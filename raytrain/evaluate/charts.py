@@ -1,4 +1,5 @@
-"""Charts as inline SVG without script, font or color of their own: classes take the page's colors, light or dark."""
+"""Charts as inline SVG without script, font or color of their own: classes take the page's colors,
+light or dark."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 320, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 36
-"""Frame of a small chart in SVG units; about one unit is one pixel on a phone and on a wide screen alike."""
+"""Frame of a small chart in SVG units; about one unit is one pixel on a phone and on a wide screen
+alike."""
 NOTHING = "\N{EN DASH}"
 MAX_POINTS = 400
 """Longer curves are drawn as this many bins' means."""
@@ -22,7 +24,8 @@ Points = Sequence[tuple[float, float]]
 
 
 def number(value: float | int | None, digits: int = 4) -> str:
-    """Write a number for people: about four significant digits, no exponent between 0.001 and 100,000."""
+    """Write a number for people: about four significant digits,
+    no exponent between 0.001 and 100,000."""
     if isinstance(value, int) and not isinstance(value, bool):
         return minus(f"{value:,}")
     if value is None or not math.isfinite(value):
@@ -31,7 +34,9 @@ def number(value: float | int | None, digits: int = 4) -> str:
         return "0"
     if not 1e-3 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.{max(0, digits - 2)}e}".split("e")
-        return minus(f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}")
+        return minus(
+            f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
+        )
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return minus(f"{value:,.{min(decimals, 4)}f}")
 
@@ -47,7 +52,8 @@ def minus(text: str) -> str:
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return round values (1, 2 or 5 times a power of ten apart) inside [low, high], about `count` of them."""
+    """Return round values (1, 2 or 5 times a power of ten apart) inside [low, high],
+    about `count` of them."""
     if not high > low:
         return [low]
     raw = (high - low) / count
@@ -58,7 +64,8 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:
-    """Write evenly spaced values with the decimals their spacing needs, or as powers of ten when they are tiny."""
+    """Write evenly spaced values with the decimals their spacing needs,
+    or as powers of ten when they are tiny."""
     step = abs(values[1] - values[0]) if len(values) > 1 else abs(values[0]) or 1.0
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     if decimals > 4 or max(map(abs, values)) >= 1e5:
@@ -67,7 +74,8 @@ def tick_labels(values: Sequence[float]) -> list[str]:
 
 
 def span(values: Sequence[float], pad: float = 0.08) -> tuple[float, float]:
-    """Return the range of values with some air around it; a single value gets air of its own size."""
+    """Return the range of values with some air around it; a single value gets air of its own
+    size."""
     low, high = min(values), max(values)
     air = (high - low) * pad or abs(high) * 0.5 or 1.0
     return low - air, high + air
@@ -104,10 +112,18 @@ def path(points: Points, x: Callable[[float], float], y: Callable[[float], float
 
 
 def svg(
-    body: str, label: str, width: float = WIDTH, height: float = HEIGHT, classes: str = "chart", data: str = ""
+    body: str,
+    label: str,
+    width: float = WIDTH,
+    height: float = HEIGHT,
+    classes: str = "chart",
+    data: str = "",
 ) -> Markup:
     """Wrap SVG elements into an image with a spoken label."""
-    head = f'<svg class="{classes}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}"{data}>'
+    head = (
+        f'<svg class="{classes}" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{escape(label)}"{data}>'
+    )
     return Markup(f"{head}{body}</svg>")
 
 
@@ -116,8 +132,13 @@ def rows(y: Callable[[float], float], y_range: tuple[float, float]) -> str:
     parts = []
     values = ticks(*y_range)
     for value, text in zip(values, tick_labels(values), strict=True):
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value)}" y2="{y(value)}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{y(value) + 4}" text-anchor="end">{text}</text>')
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value)}" '
+            f'y2="{y(value)}"/>'
+        )
+        parts.append(
+            f'<text class="tick" x="{LEFT - 7}" y="{y(value) + 4}" text-anchor="end">{text}</text>'
+        )
     return "".join(parts)
 
 
@@ -125,7 +146,8 @@ def columns(x: Callable[[float], float], x_range: tuple[float, float], label: st
     """Write whole numbers below the chart and what they count."""
     places = [value for value in ticks(*x_range) if value == round(value)]
     parts = [
-        f'<text class="tick" x="{x(value)}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{value:,.0f}</text>'
+        f'<text class="tick" x="{x(value)}" y="{HEIGHT - BOTTOM + 17}" '
+        f'text-anchor="middle">{value:,.0f}</text>'
         for value in places
     ]
     return "".join(parts) + x_label(label)
@@ -133,7 +155,10 @@ def columns(x: Callable[[float], float], x_range: tuple[float, float], label: st
 
 def x_label(text: str) -> str:
     """Write what the horizontal direction means."""
-    return f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">{escape(text)}</text>'
+    return (
+        f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" '
+        f'text-anchor="end">{escape(text)}</text>'
+    )
 
 
 def best_point(points: Points, mark: str) -> tuple[float, float]:
@@ -144,7 +169,8 @@ def best_point(points: Points, mark: str) -> tuple[float, float]:
 def line_chart(points: Points, label: str, noisy: bool = False, mark: str = "") -> Markup:
     """Draw one metric over steps.
 
-    `noisy` adds a bold average over the faint raw curve; `mark` = "min" or "max" circles the best point.
+    `noisy` adds a bold average over the faint raw curve; `mark` = "min" or "max" circles the best
+    point.
     """
     shown = thin(points)
     x_range = (shown[0][0], shown[-1][0]) if len(shown) > 1 else span([shown[0][0]])
@@ -163,20 +189,32 @@ def line_chart(points: Points, label: str, noisy: bool = False, mark: str = "") 
     if mark:
         best = best_point(points, mark)
         parts.append(f'<circle class="best" cx="{x(best[0])}" cy="{y(best[1])}" r="5"/>')
-    parts.append(f'<g class="cursor" hidden><line y1="{TOP}" y2="{HEIGHT - BOTTOM}"/><circle r="4"/></g>')
-    data = json.dumps([[round(a), float(f"{b:.5g}"), x(a), y(b)] for a, b in shown], separators=(",", ":"))
+    parts.append(
+        f'<g class="cursor" hidden><line y1="{TOP}" y2="{HEIGHT - BOTTOM}"/><circle r="4"/></g>'
+    )
+    data = json.dumps(
+        [[round(a), float(f"{b:.5g}"), x(a), y(b)] for a, b in shown], separators=(",", ":")
+    )
     start, end = (f"{number(value)} at step {step:,g}" for step, value in (points[0], points[-1]))
-    return svg("".join(parts), f"{label}: from {start} to {end}", data=f' data-points="{escape(data)}"')
+    return svg(
+        "".join(parts), f"{label}: from {start} to {end}", data=f' data-points="{escape(data)}"'
+    )
 
 
-def interval_chart(base: tuple[float, float, float], tuned: tuple[float, float, float], label: str) -> Markup:
-    """Draw two (mean, low, high) intervals above each other on one scale: base on top, tuned below."""
+def interval_chart(
+    base: tuple[float, float, float], tuned: tuple[float, float, float], label: str
+) -> Markup:
+    """Draw two (mean, low, high) intervals above each other on one scale: base on top,
+    tuned below."""
     low, high = span([*base, *tuned], 0.06)
     x = scale(low, high, 6, 154)
     parts = []
     for row, (name, (mean, left, right)) in enumerate((("base", base), ("tuned", tuned))):
         height = 11 + 18 * row
-        parts.append(f'<line class="whisker {name}" x1="{x(left)}" x2="{x(right)}" y1="{height}" y2="{height}"/>')
+        parts.append(
+            f'<line class="whisker {name}" x1="{x(left)}" x2="{x(right)}" y1="{height}" '
+            f'y2="{height}"/>'
+        )
         parts.append(f'<circle class="mean {name}" cx="{x(mean)}" cy="{height}" r="5"/>')
     spoken = f"{label}: base {number(base[0])}, tuned {number(tuned[0])}"
     return svg("".join(parts), spoken, 160, 40, "chart interval")
@@ -186,5 +224,8 @@ def aspect_glyph(width: int, height: int) -> Markup:
     """Draw a bucket's shape to scale of its aspect ratio."""
     factor = 26 / max(width, height)
     w, h = round(width * factor, 1), round(height * factor, 1)
-    body = f'<rect class="glyph" x="{(30 - w) / 2:g}" y="{(30 - h) / 2:g}" width="{w}" height="{h}" rx="2"/>'
+    body = (
+        f'<rect class="glyph" x="{(30 - w) / 2:g}" y="{(30 - h) / 2:g}" width="{w}" height="{h}" '
+        'rx="2"/>'
+    )
     return svg(body, f"{width} by {height} pixels", 30, 30, "aspect")

@@ -1,7 +1,8 @@
 """The report: one HTML file with everything in it, written from whatever a run folder holds.
 
-Evaluation, sweep and quickstart all call `write_report`; what a run does not have is left out. The file asks nothing of
-the network: images are data URIs, curves are inline SVG, and its content security policy forbids the rest.
+Evaluation, sweep and quickstart all call `write_report`; what a run does not have is left out. The
+file asks nothing of the network: images are data URIs, curves are inline SVG, and its content
+security policy forbids the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +31,13 @@ CURVES = (
         "",
         "Noisy by nature: every step draws other timesteps. The bold line is its moving average.",
     ),
-    ("held_out_loss", "Held-out loss", False, "min", "Images never trained on, fixed noise: when it turns up, stop."),
+    (
+        "held_out_loss",
+        "Held-out loss",
+        False,
+        "min",
+        "Images never trained on, fixed noise: when it turns up, stop.",
+    ),
     ("learning_rate", "Learning rate", False, "", ""),
 )
 """Metric, title, noisy, which end is best, what to look for."""
@@ -49,7 +56,8 @@ class Curve:
 
 
 def write_report(config: Config, uri: str | None = None) -> str:
-    """Write `<output>/report.html` (or `uri`) from the run folder of `config` and return where it is."""
+    """Write `<output>/report.html` (or `uri`) from the run folder of `config` and return where it
+    is."""
     target = uri or storage.join(config.output, "report.html")
     storage.write_bytes(target, render(config, run_folder.read(config)).encode())
     return target
@@ -109,7 +117,10 @@ def changed_settings(config: Config) -> dict[str, tuple[Any, Any]]:
 def setting(value: Any) -> str:
     """Write a setting's value for people, unset parts left out."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {setting(each)}" for key, each in value.items() if each is not None) or charts.NOTHING
+        return (
+            ", ".join(f"{key}: {setting(each)}" for key, each in value.items() if each is not None)
+            or charts.NOTHING
+        )
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(setting, value))}]"
     if value is None or value == "":
@@ -122,7 +133,9 @@ def setting(value: Any) -> str:
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping) and not (prefix == "tune." and key in ("objective", "space")):
+        if isinstance(value, Mapping) and not (
+            prefix == "tune." and key in ("objective", "space")
+        ):
             result |= _flatten(value, f"{prefix}{key}.")
         else:
             result[f"{prefix}{key}"] = value
@@ -135,18 +148,23 @@ def _claim(run: RunFolder, differences: Mapping[str, Difference]) -> str:
     best = next((trial for trial in run.trials if trial["state"] == "completed"), None)
     if best:
         return (
-            f"Trial {best['number']} is the best of {len(run.trials)}, with a score of {charts.number(best['score'])}."
+            f"Trial {best['number']} is the best of {len(run.trials)}, with a score of "
+            f"{charts.number(best['score'])}."
         )
     if run.trials:
         return f"None of {len(run.trials)} trials has completed yet."
     if series(run.metrics, "loss"):
         return "The model is trained; it has not been compared with the base model yet."
     return (
-        "The dataset is prepared; nothing has been trained on it yet." if run.manifest else "Nothing has run here yet."
+        "The dataset is prepared; nothing has been trained on it yet."
+        if run.manifest
+        else "Nothing has run here yet."
     )
 
 
-def _pill(differences: Mapping[str, Difference], judged: Verdict, run: RunFolder) -> tuple[str, str]:
+def _pill(
+    differences: Mapping[str, Difference], judged: Verdict, run: RunFolder
+) -> tuple[str, str]:
     outcomes = {difference.outcome for difference in differences.values()}
     if judged.state == "overfit":
         return "bad", "Overfitting"
@@ -158,7 +176,11 @@ def _pill(differences: Mapping[str, Difference], judged: Verdict, run: RunFolder
         return "good", "Better than base"
     if "worse" in outcomes:
         return "bad", "Worse than base"
-    return ("quiet", "Undecided") if outcomes else ("quiet", "Sweep" if run.trials else "Not evaluated")
+    return (
+        ("quiet", "Undecided")
+        if outcomes
+        else ("quiet", "Sweep" if run.trials else "Not evaluated")
+    )
 
 
 def _facts(config: Config, run: RunFolder, judged: Verdict) -> list[tuple[str, str]]:
@@ -167,7 +189,9 @@ def _facts(config: Config, run: RunFolder, judged: Verdict) -> list[tuple[str, s
     if steps:
         facts.append(("steps", f"{steps:,}"))
     if run.manifest:
-        facts.append(("training images", f"{sum(b.train for b in run.manifest.buckets.values()):,}"))
+        facts.append(
+            ("training images", f"{sum(b.train for b in run.manifest.buckets.values()):,}")
+        )
         facts.append(("held out", f"{sum(b.held_out for b in run.manifest.buckets.values()):,}"))
     if judged.best_step is not None and len(series(run.metrics, "held_out_loss")) > 1:
         facts.append(("best held-out step", f"{judged.best_step:,}"))
@@ -180,7 +204,9 @@ def _facts(config: Config, run: RunFolder, judged: Verdict) -> list[tuple[str, s
     return facts
 
 
-def _score_rows(evaluation: Mapping[str, Any], differences: Mapping[str, Difference]) -> list[dict[str, Any]]:
+def _score_rows(
+    evaluation: Mapping[str, Any], differences: Mapping[str, Difference]
+) -> list[dict[str, Any]]:
     rows = []
     for name, difference in differences.items():
         base, tuned = evaluation["base"][name], evaluation["tuned"][name]
@@ -204,14 +230,18 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Curve]:
     for name in plugins.names("evaluate.scorers"):
         if name != "held_out_loss":
             scorer = scorers.load(name)
-            wanted.append((name, scorer.LABEL, False, "max" if scorer.BETTER == "higher" else "min", ""))
+            wanted.append(
+                (name, scorer.LABEL, False, "max" if scorer.BETTER == "higher" else "min", "")
+            )
     curves = []
     for key, title, noisy, mark, note in wanted:
         points = series(metrics, key)
         if len(points) > 1:
             best = charts.best_point(points, mark) if mark else points[-1]
             text = (
-                f"best {charts.number(best[1])} at step {best[0]:,}" if mark else f"{charts.number(best[1])} at the end"
+                f"best {charts.number(best[1])} at step {best[0]:,}"
+                if mark
+                else f"{charts.number(best[1])} at the end"
             )
             curves.append(Curve(title, text, note, charts.line_chart(points, title, noisy, mark)))
     return curves
@@ -222,7 +252,9 @@ def _dataset(run: RunFolder) -> dict[str, Any] | None:
         return None
     buckets = []
     most = max((b.train + b.held_out for b in run.manifest.buckets.values()), default=1) or 1
-    for name, count in sorted(run.manifest.buckets.items(), key=lambda item: -(item[1].train + item[1].held_out)):
+    for name, count in sorted(
+        run.manifest.buckets.items(), key=lambda item: -(item[1].train + item[1].held_out)
+    ):
         width, height = schema.bucket_size(name)
         buckets.append(
             {

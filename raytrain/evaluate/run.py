@@ -1,8 +1,10 @@
-"""Evaluation: base model and checkpoint draw the same prompts from the same seeds, and scorers judge both.
+"""Evaluation: base model and checkpoint draw the same prompts from the same seeds,
+and scorers judge both.
 
 <output>/evaluation/base/000.png, tuned/000.png   the images
 <output>/evaluation/base-vs-tuned.png             all of them on one sheet
-<output>/evaluation/report.json                   every number, written last: without it there was no evaluation
+<output>/evaluation/report.json                   every number, written last: without it there was
+                                                  no evaluation
 <output>/report.html, evaluation/report.html      the same for people
 """
 
@@ -35,19 +37,23 @@ Values = dict[str, list[float]]
 
 
 def scores(subject: Subject) -> dict[str, Score]:
-    """Judge a subject with the scorers of its config; one that does not apply to it is left out."""
+    """Judge a subject with the scorers of its config; one that does not apply to it is left
+    out."""
     return summaries(subject.config, measure(subject))
 
 
 def measure(subject: Subject) -> Values:
     """Return every applicable scorer's values; UserError when a value is no number."""
-    measured = {name: scorers.load(name).score(subject) for name in subject.config.evaluate.scorers}
+    measured = {
+        name: scorers.load(name).score(subject) for name in subject.config.evaluate.scorers
+    }
     for name, values in measured.items():
         wrong = sum(not math.isfinite(value) for value in values)
         if wrong:
             raise Diverged(
-                f"The scorer {name!r} gave no number for {wrong} of {len(values)} samples: the model's weights or "
-                "images hold NaN, so training diverged. Use an earlier checkpoint or a lower train.learning_rate."
+                f"The scorer {name!r} gave no number for {wrong} of {len(values)} samples: the "
+                "model's weights or images hold NaN, so training diverged. Use an earlier "
+                "checkpoint or a lower train.learning_rate."
             )
     return {name: values for name, values in measured.items() if values}
 
@@ -56,7 +62,9 @@ def summaries(config: Config, values: Mapping[str, Sequence[float]]) -> dict[str
     """Return the mean and interval of every scorer's values."""
     settings = config.evaluate
     return {
-        name: summarize(each, scorer.BETTER, scorer.LABEL, settings.bootstrap, settings.confidence, config.seed)
+        name: summarize(
+            each, scorer.BETTER, scorer.LABEL, settings.bootstrap, settings.confidence, config.seed
+        )
         for name, each in values.items()
         for scorer in [scorers.load(name)]
     }
@@ -69,7 +77,13 @@ def differences(
     settings = config.evaluate
     return {
         name: compare(
-            base[name], tuned[name], scorer.BETTER, scorer.LABEL, settings.bootstrap, settings.confidence, config.seed
+            base[name],
+            tuned[name],
+            scorer.BETTER,
+            scorer.LABEL,
+            settings.bootstrap,
+            settings.confidence,
+            config.seed,
         )
         for name in base
         if name in tuned
@@ -77,8 +91,11 @@ def differences(
     }
 
 
-def evaluate(config: Config, which: str = "latest", tell: Callable[[str], None] = lambda _: None) -> str:
-    """Compare a checkpoint (`latest`, `best` or a folder) with the base model and return the HTML report's path.
+def evaluate(
+    config: Config, which: str = "latest", tell: Callable[[str], None] = lambda _: None
+) -> str:
+    """Compare a checkpoint (`latest`, `best` or a folder) with the base model and return the HTML
+    report's path.
 
     `tell` is given a line of progress now and then.
     """
@@ -86,9 +103,14 @@ def evaluate(config: Config, which: str = "latest", tell: Callable[[str], None] 
     folder = checkpoint.find(config.output, which)
     if folder is None:
         raise UserError(
-            "Evaluation compares a checkpoint with the base model, so it cannot be `base` itself. Give latest or best."
+            "Evaluation compares a checkpoint with the base model, so it cannot be `base` itself. "
+            "Give latest or best."
         )
-    dataset = Dataset.of(config) if storage.exists(storage.join(config.dataset, "manifest.json")) else None
+    dataset = (
+        Dataset.of(config)
+        if storage.exists(storage.join(config.dataset, "manifest.json"))
+        else None
+    )
     asked = prompts(config, dataset, tell)
     judges = Judges(config)
     drawn: dict[str, list[Image.Image]] = {}
@@ -97,13 +119,19 @@ def evaluate(config: Config, which: str = "latest", tell: Callable[[str], None] 
         tell(f"Drawing {len(asked)} image{'' if len(asked) == 1 else 's'} with the {side} model")
         drawn[side], losses = _draw(config, weights, asked, dataset, judges.device)
         tell(f"Scoring the {side} model: {', '.join(config.evaluate.scorers)}")
-        subject = Subject(config, drawn[side], [prompt.text for prompt in asked], judges, losses.copy)
+        subject = Subject(
+            config, drawn[side], [prompt.text for prompt in asked], judges, losses.copy
+        )
         values[side] = measure(subject)
     return _write(config, folder, asked, drawn, values)
 
 
 def _draw(
-    config: Config, folder: str | None, asked: Sequence[Prompt], dataset: Dataset | None, device: torch.device
+    config: Config,
+    folder: str | None,
+    asked: Sequence[Prompt],
+    dataset: Dataset | None,
+    device: torch.device,
 ) -> tuple[list[Image.Image], list[float]]:
     """Return one model's images and its held-out losses, then free its memory."""
     average = config.train.ema is not None and config.export.ema
@@ -148,7 +176,10 @@ def _write(
         "step": checkpoint.read_state(folder)["step"],
         "headline": headline(compared),
         "verdict": verdict.values(),
-        **{side: {name: score.values() for name, score in summaries(config, values[side]).items()} for side in drawn},
+        **{
+            side: {name: score.values() for name, score in summaries(config, values[side]).items()}
+            for side in drawn
+        },
         "differences": {name: difference.values() for name, difference in compared.items()},
         "not_applicable": [name for name in config.evaluate.scorers if name not in compared],
         "samples": values,

@@ -1,4 +1,5 @@
-"""What a run folder holds for the report: every part is optional, a part that is not there is empty."""
+"""What a run folder holds for the report: every part is optional,
+a part that is not there is empty."""
 
 from __future__ import annotations
 
@@ -89,8 +90,13 @@ def read(config: Config) -> RunFolder:
         pairs=_pairs(config.output, evaluation),
         grids=_grids(config.output),
         manifest=manifest,
-        rejected=[] if manifest is None else _rejected(storage.join(config.dataset, manifest.rejected_path)),
-        trials=[TRIAL | trial for trial in _json(storage.join(config.output, "tune", "leaderboard.json"), [])],
+        rejected=[]
+        if manifest is None
+        else _rejected(storage.join(config.dataset, manifest.rejected_path)),
+        trials=[
+            TRIAL | trial
+            for trial in _json(storage.join(config.output, "tune", "leaderboard.json"), [])
+        ],
         environment=_json(storage.join(config.output, "environment.json"), {}),
     )
 
@@ -133,7 +139,11 @@ def _pairs(output: str, evaluation: dict[str, Any]) -> list[Pair]:
 
 def _grids(output: str) -> list[Grid]:
     folder = storage.join(output, "samples")
-    steps = {int(m[1]): name for name in storage.names(folder) if (m := re.fullmatch(r"step-(\d+)", name))}
+    steps = {
+        int(m[1]): name
+        for name in storage.names(folder)
+        if (m := re.fullmatch(r"step-(\d+)", name))
+    }
     files = {step: storage.join(folder, name, "grid.png") for step, name in sorted(steps.items())}
     found = [(step, file) for step, file in files.items() if storage.exists(file)]
     if len(found) > MAX_GRIDS:

@@ -1,8 +1,8 @@
 """Means with bootstrap intervals, and paired comparison of two models on the same samples.
 
-Intervals are bias-corrected and accelerated bootstrap (Efron 1987, "Better Bootstrap Confidence Intervals"), seeded, so
-the same values always give the same interval. They speak of other prompts and seeds like these, not of
-other training runs.
+Intervals are bias-corrected and accelerated bootstrap (Efron 1987, "Better Bootstrap Confidence
+Intervals"), seeded, so the same values always give the same interval. They speak of other prompts
+and seeds like these, not of other training runs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Difference:
     base: float
     """The base model's mean over the same samples."""
     outcome: Outcome
-    """`better` or `worse` when the interval excludes zero and `chance` is small; else `unclear`."""
+    """`better` or `worse` when the interval excludes zero and `chance` is small;
+    else `unclear`."""
     better: Better
     label: str
 
@@ -65,9 +66,15 @@ class Difference:
 
 
 def summarize(
-    values: Sequence[float], better: Better, label: str, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+    values: Sequence[float],
+    better: Better,
+    label: str,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Score:
-    """Return the mean of N values with its bootstrap interval; a value that is no number makes all three nan."""
+    """Return the mean of N values with its bootstrap interval;
+    a value that is no number makes all three nan."""
     mean, low, high = interval(values, resamples, confidence, seed)
     return Score(mean, low, high, len(values), better, label)
 
@@ -81,22 +88,30 @@ def compare(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Difference:
-    """Compare two models on the same N samples: interval and sign-flip test of their N differences, which must agree.
+    """Compare two models on the same N samples: interval and sign-flip test of their N
+    differences, which must agree.
 
-    The bootstrap alone is too sure of itself with few samples; five pairs or fewer never decide at 95 %.
+    The bootstrap alone is too sure of itself with few samples; five pairs or fewer never decide at
+    95 %.
     """
     if len(base) != len(tuned):
-        raise ValueError(f"paired comparison needs equally many values, got {len(base)} and {len(tuned)} for {label!r}")
+        raise ValueError(
+            f"paired comparison needs equally many values, got {len(base)} and {len(tuned)} for "
+            f"{label!r}"
+        )
     differences = [t - b for b, t in zip(base, tuned, strict=True)]
     mean, low, high = interval(differences, resamples, confidence, seed)
     outcome: Outcome = "unclear"
     if (low > 0 or high < 0) and chance(differences, seed) < 1 - confidence:
         outcome = "better" if (low > 0) == (better == "higher") else "worse"
-    return Difference(mean, low, high, len(differences), float(numpy.mean(base)), outcome, better, label)
+    return Difference(
+        mean, low, high, len(differences), float(numpy.mean(base)), outcome, better, label
+    )
 
 
 def chance(differences: Sequence[float], seed: int = 0) -> float:
-    """Return how often random signs give N differences a mean this far from 0 (Fisher's randomization test, 1935)."""
+    """Return how often random signs give N differences a mean this far from 0
+    (Fisher's randomization test, 1935)."""
     data: NDArray[numpy.float64] = numpy.asarray(differences, dtype=numpy.float64)
     observed = abs(data.sum()) * (1 - 1e-9)
     if len(data) <= EXACT_PAIRS:
@@ -107,8 +122,11 @@ def chance(differences: Sequence[float], seed: int = 0) -> float:
     return float((hits + 1) / (FLIPS + 1))
 
 
-def interval(values: Sequence[float], resamples: int, confidence: float, seed: int) -> tuple[float, float, float]:
-    """Return mean, low and high of N >= 1 values; equal values and single ones have an interval of no width."""
+def interval(
+    values: Sequence[float], resamples: int, confidence: float, seed: int
+) -> tuple[float, float, float]:
+    """Return mean, low and high of N >= 1 values; equal values and single ones have an interval of
+    no width."""
     if not values:
         raise ValueError("an interval needs at least one value")
     data: NDArray[numpy.float64] = numpy.asarray(values, dtype=numpy.float64)
@@ -122,7 +140,9 @@ def interval(values: Sequence[float], resamples: int, confidence: float, seed: i
     methods = ("BCa", "percentile") if len(data) <= MAX_JACKKNIFE else ("percentile",)
     for method in methods:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # BCa warns where it has no answer; the percentile interval then serves
+            warnings.simplefilter(
+                "ignore"
+            )  # BCa warns where it has no answer; the percentile interval then serves
             found = stats.bootstrap(
                 (data,),
                 numpy.mean,

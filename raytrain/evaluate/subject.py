@@ -1,4 +1,5 @@
-"""What a scorer sees: images with their prompts, the training images, and the judging models, each loaded once."""
+"""What a scorer sees: images with their prompts, the training images, and the judging models,
+each loaded once."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from raytrain.errors import UserError
 
 
 class Judges:
-    """The models and training images that every subject of one config shares; each loads when first asked for."""
+    """The models and training images that every subject of one config shares;
+    each loads when first asked for."""
 
     def __init__(self, config: Config, device: torch.device | str | None = None) -> None:
         """Take the config; `device` defaults to the GPU where there is one."""
@@ -65,7 +67,10 @@ class Subject:
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.prompts):
-            raise ValueError(f"a subject needs one prompt an image, got {len(self.images)} and {len(self.prompts)}")
+            raise ValueError(
+                f"a subject needs one prompt an image, got {len(self.images)} and "
+                f"{len(self.prompts)}"
+            )
 
     @property
     def references(self) -> list[Image.Image]:
@@ -91,26 +96,31 @@ class Subject:
 
 
 def training_images(config: Config) -> list[Image.Image]:
-    """Open the dataset's training images, `evaluate.max_references` at most, chosen by the run's seed.
+    """Open the dataset's training images, `evaluate.max_references` at most,
+    chosen by the run's seed.
 
     An image that is no longer where it was is passed over; UserError when none can be opened.
     """
     if not storage.exists(storage.join(config.dataset, schema.MANIFEST)):
         return []
     dataset = Dataset.of(config)
-    places = sorted({(row["path"], row["location"]) for row in dataset.details("train", ("path", "location"))})
+    places = sorted(
+        {(row["path"], row["location"]) for row in dataset.details("train", ("path", "location"))}
+    )
     random.Random(config.seed).shuffle(places)
     fetcher = Fetcher(config.data.fetch)
     images: list[Image.Image] = []
     for path, location in places:
         if len(images) == config.evaluate.max_references:
             break
-        found = _open(fetcher, [location, write(child(absolute(config.data.source), path))], config.data)
+        found = _open(
+            fetcher, [location, write(child(absolute(config.data.source), path))], config.data
+        )
         images += [found] if found else []
     if places and not images:
         raise UserError(
-            f"Scoring against the training images needs the images themselves: none of the {len(places)} of "
-            f"{config.dataset!r} can be opened, for instance {places[0][0]!r}. "
+            "Scoring against the training images needs the images themselves: none of the "
+            f"{len(places)} of {config.dataset!r} can be opened, for instance {places[0][0]!r}. "
             "Correct data.source or take 'clip_image' out of evaluate.scorers."
         )
     return images

@@ -1,4 +1,5 @@
-"""Charts of a sweep: trials as lines through their settings, each setting against the score, the best score so far."""
+"""Charts of a sweep: trials as lines through their settings, each setting against the score,
+the best score so far."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Axis:
     """One setting's positions in [0, 1]: logarithmic, linear or one place for each choice."""
 
     def __init__(self, key: str, values: Sequence[Any], log: bool) -> None:
-        """Take all values of the setting over the trials; `log`, or a wide range above zero, spaces them by ratio."""
+        """Take all values of the setting over the trials; `log`, or a wide range above zero,
+        spaces them by ratio."""
         self.key = key
         self.choices: list[str] = []
         self.log = False
@@ -53,11 +55,20 @@ class Axis:
     def place(self, value: Any) -> float:
         """Return where a value lies between the axis' ends."""
         if self.choices:
-            return self.choices.index(str(value)) / (len(self.choices) - 1) if len(self.choices) > 1 else 0.5
-        return (self._plain(value) - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+            return (
+                self.choices.index(str(value)) / (len(self.choices) - 1)
+                if len(self.choices) > 1
+                else 0.5
+            )
+        return (
+            (self._plain(value) - self.low) / (self.high - self.low)
+            if self.high > self.low
+            else 0.5
+        )
 
     def marks(self) -> list[tuple[float, str]]:
-        """Return (place, text) of the labels: every choice, every value when there are few, else both ends."""
+        """Return (place, text) of the labels: every choice, every value when there are few,
+        else both ends."""
         if self.choices:
             return [(self.place(choice), choice) for choice in self.choices]
         return [(self.place(value), number(value, 3)) for value in self._shown]
@@ -68,19 +79,27 @@ class Axis:
 
 def scored(trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials that have a finite score, best first as in the leaderboard."""
-    return [t for t in trials if isinstance(t.get("score"), int | float) and math.isfinite(t["score"])]
+    return [
+        t for t in trials if isinstance(t.get("score"), int | float) and math.isfinite(t["score"])
+    ]
 
 
 def searched(trials: Sequence[Trial], log_keys: Sequence[str] = ()) -> list[Axis]:
-    """Return an axis for every setting that differs between trials and that every scored trial has."""
+    """Return an axis for every setting that differs between trials and that every scored trial
+    has."""
     found = scored(trials)
-    keys = [k for k in (found[0]["parameters"] if found else {}) if all(k in t["parameters"] for t in found)]
+    keys = [
+        k
+        for k in (found[0]["parameters"] if found else {})
+        if all(k in t["parameters"] for t in found)
+    ]
     values = {key: [trial["parameters"][key] for trial in found] for key in keys}
     return [Axis(k, v, k in log_keys) for k, v in values.items() if len({str(x) for x in v}) > 1]
 
 
 def parallel_chart(trials: Sequence[Trial], log_keys: Sequence[str] = ()) -> Markup:
-    """Draw every scored trial as a line through its settings to its score; better is more colorful."""
+    """Draw every scored trial as a line through its settings to its score;
+    better is more colorful."""
     found = scored(trials)
     settings = searched(trials, log_keys)[:MAX_AXES]
     if len(found) < 2 or not settings:
@@ -96,26 +115,39 @@ def parallel_chart(trials: Sequence[Trial], log_keys: Sequence[str] = ()) -> Mar
         strength = 1 - rank / max(1, len(found) - 1)
         kind = "first" if rank == 0 else "default" if trial.get("default") else ""
         parts.append(
-            f'<path class="trial {kind}" style="--strength:{strength:.2f}" d="{_curve(places, y)}">'
-            f"<title>{escape(_describe(trial))}</title></path>"
+            f'<path class="trial {kind}" style="--strength:{strength:.2f}" '
+            f'd="{_curve(places, y)}"><title>{escape(_describe(trial))}</title></path>'
         )
     for x, axis in zip(at, rails, strict=True):
-        parts.append(f'<line class="rail" x1="{x:g}" x2="{x:g}" y1="{top}" y2="{height - bottom}"/>')
         parts.append(
-            f'<text class="axis strong" x="{x:g}" y="{top - 24}" text-anchor="middle">{escape(axis.key)}</text>'
+            f'<line class="rail" x1="{x:g}" x2="{x:g}" y1="{top}" y2="{height - bottom}"/>'
+        )
+        parts.append(
+            f'<text class="axis strong" x="{x:g}" y="{top - 24}" '
+            f'text-anchor="middle">{escape(axis.key)}</text>'
         )
         for place, text in axis.marks():
             parts.append(
-                f'<text class="tick halo" x="{x - 8:g}" y="{y(place) + 4}" text-anchor="end">{escape(text)}</text>'
+                f'<text class="tick halo" x="{x - 8:g}" y="{y(place) + 4}" '
+                f'text-anchor="end">{escape(text)}</text>'
             )
-    label = f"{len(found)} trials, each a line through its settings to its score; best: {_describe(found[0])}"
+    label = (
+        f"{len(found)} trials, each a line through its settings to its score; best: "
+        f"{_describe(found[0])}"
+    )
     return svg("".join(parts), label, width, height, "chart parallel")
 
 
-def scatter_charts(trials: Sequence[Trial], log_keys: Sequence[str] = ()) -> list[tuple[str, Markup]]:
+def scatter_charts(
+    trials: Sequence[Trial], log_keys: Sequence[str] = ()
+) -> list[tuple[str, Markup]]:
     """Draw (setting, chart of score over setting) for every searched setting."""
     found = scored(trials)
-    return [(axis.key, _scatter(axis, found)) for axis in searched(trials, log_keys)] if len(found) > 1 else []
+    return (
+        [(axis.key, _scatter(axis, found)) for axis in searched(trials, log_keys)]
+        if len(found) > 1
+        else []
+    )
 
 
 def progress_chart(trials: Sequence[Trial]) -> Markup:
@@ -130,11 +162,20 @@ def progress_chart(trials: Sequence[Trial]) -> Markup:
     for trial in found:
         if best:
             best.append((float(trial["number"]), best[-1][1]))
-        best.append((float(trial["number"]), max(trial["score"], best[-1][1] if best else -math.inf)))
+        best.append(
+            (float(trial["number"]), max(trial["score"], best[-1][1] if best else -math.inf))
+        )
     winner = scored(trials)[0]
     dots = "".join(_dot(t, x(float(t["number"])), y(t["score"]), t is winner) for t in found)
-    body = f'{rows(y, y_range)}{columns(x, x_range, "trial")}<path class="line" d="{path(best, x, y)}"/>{dots}'
-    return svg(body, f"Best score so far over {len(found)} trials, {number(best[0][1])} to {number(best[-1][1])}")
+    body = (
+        f'{rows(y, y_range)}{columns(x, x_range, "trial")}<path class="line" '
+        f'd="{path(best, x, y)}"/>{dots}'
+    )
+    return svg(
+        body,
+        f"Best score so far over {len(found)} trials, {number(best[0][1])} to "
+        f"{number(best[-1][1])}",
+    )
 
 
 def _scatter(axis: Axis, found: Sequence[Trial]) -> Markup:
@@ -146,7 +187,10 @@ def _scatter(axis: Axis, found: Sequence[Trial]) -> Markup:
         shift = {"start": -12, "end": 12, "middle": 0}[anchor]
         at = f'x="{x(place) + shift}" y="{HEIGHT - BOTTOM + 18}" text-anchor="{anchor}"'
         parts.append(f'<text class="tick" {at}>{escape(text)}</text>')
-    parts += [_dot(t, x(axis.place(t["parameters"][axis.key])), y(t["score"]), t is found[0]) for t in reversed(found)]
+    parts += [
+        _dot(t, x(axis.place(t["parameters"][axis.key])), y(t["score"]), t is found[0])
+        for t in reversed(found)
+    ]
     return svg("".join(parts), f"Score against {axis.key} for {len(found)} trials")
 
 
@@ -157,7 +201,10 @@ def _dot(trial: Trial, x: float, y: float, first: bool) -> str:
 
 
 def _describe(trial: Trial) -> str:
-    settings = ", ".join(f"{k} {number(v, 3) if isinstance(v, float) else v}" for k, v in trial["parameters"].items())
+    settings = ", ".join(
+        f"{k} {number(v, 3) if isinstance(v, float) else v}"
+        for k, v in trial["parameters"].items()
+    )
     default = " (your settings)" if trial.get("default") else ""
     return f"trial {trial['number']}{default}: score {number(trial['score'])}; {settings}"
 

@@ -28,7 +28,10 @@ def score_table(output: str) -> Group:
         arrow = "↑" if difference.better == "higher" else "↓"
         table.add_row(
             f"{difference.label} {arrow}",
-            *(_with_interval(row) for row in (report["base"][name], report["tuned"][name], asdict(difference))),
+            *(
+                _with_interval(row)
+                for row in (report["base"][name], report["tuned"][name], asdict(difference))
+            ),
             Text(difference.outcome, style=COLORS[difference.outcome]),
         )
     return Group(table, Text(report["headline"]), Text(report["verdict"]["sentence"]))

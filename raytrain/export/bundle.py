@@ -65,7 +65,11 @@ class Bundle:
 
         def load(part: str) -> Any:
             tokenizer = self.family.PARTS[part] == "tokenizer"
-            return self.family.load(self.config.model, part, torch.float32) if tokenizer else self.skeleton(part)
+            return (
+                self.family.load(self.config.model, part, torch.float32)
+                if tokenizer
+                else self.skeleton(part)
+            )
 
         with torch.device("meta"):
             return build(self.config, torch.device("meta"), load=load)

@@ -1,6 +1,7 @@
 """Where an exported file came from, as strings for a safetensors header.
 
-`raytrain.*` is ours; `modelspec.*` are the keys of Stability's ModelSpec 1.0.1 that model browsers show.
+`raytrain.*` is ours; `modelspec.*` are the keys of Stability's ModelSpec 1.0.1 that model browsers
+show.
 """
 
 from __future__ import annotations
@@ -16,9 +17,15 @@ from raytrain.config import Config
 
 
 def header(
-    name: str, config: Config, learned: Mapping[str, Any], artifacts: Sequence[Artifact], *, ema: bool
+    name: str,
+    config: Config,
+    learned: Mapping[str, Any],
+    artifacts: Sequence[Artifact],
+    *,
+    ema: bool,
 ) -> dict[str, str]:
-    """Return the header of one run's export; `learned` holds the checkpoint's step, commit and dataset fingerprint."""
+    """Return the header of one run's export; `learned` holds the checkpoint's step,
+    commit and dataset fingerprint."""
     side = config.data.buckets.resolution
     family = families.load(config.model.family)
     facts = {

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 def export(config: Config, which: str = "latest") -> list[Written]:
-    """Write checkpoint `which` (latest, best or a folder) under `<output>/export` and return what was written."""
+    """Write checkpoint `which` (latest, best or a folder) under `<output>/export` and return what
+    was written."""
     path = checkpoint.find(config.output, which)
     if path is None:
         raise UserError(
@@ -31,7 +32,9 @@ def export(config: Config, which: str = "latest") -> list[Written]:
             "Export latest, best or a checkpoint's folder."
         )
     ema = config.export.ema and storage.exists(storage.join(path, "ema.safetensors"))
-    bundle = assemble(config, checkpoint.load_weights(path, ema=ema), checkpoint.read_state(path), ema=ema)
+    bundle = assemble(
+        config, checkpoint.load_weights(path, ema=ema), checkpoint.read_state(path), ema=ema
+    )
     return write(bundle, storage.join(config.output, "export"))
 
 
@@ -45,11 +48,15 @@ def write(bundle: Bundle, folder: str) -> list[Written]:
 
 
 def formats(config: Config, artifacts: Sequence[Artifact]) -> list[str]:
-    """Return the formats to write: those asked for, or every one that takes any; together they take all artifacts.
+    """Return the formats to write: those asked for, or every one that takes any;
+    together they take all artifacts.
 
     Raises UserError where one that is asked for takes none, or an artifact is left over.
     """
-    takes = {name: plugins.load("export.formats", name).TAKES for name in plugins.names("export.formats")}
+    takes = {
+        name: plugins.load("export.formats", name).TAKES
+        for name in plugins.names("export.formats")
+    }
     made = dict.fromkeys(type(artifact) for artifact in artifacts)
     asked = config.export.formats
     chosen = [name for name in takes if any(issubclass(kind, takes[name]) for kind in made)]
@@ -58,20 +65,33 @@ def formats(config: Config, artifacts: Sequence[Artifact]) -> list[str]:
         chosen = list(dict.fromkeys(asked))
     for name in chosen:
         if not any(issubclass(kind, takes[name]) for kind in made):
-            _refuse(config, made, f"format {name!r} holds {_words(takes[name])} and would be empty", takes)
+            _refuse(
+                config,
+                made,
+                f"format {name!r} holds {_words(takes[name])} and would be empty",
+                takes,
+            )
     for kind in made:
         if not any(issubclass(kind, takes[name]) for name in chosen):
-            _refuse(config, [kind], f"no format of {', '.join(map(repr, chosen))} holds it, so it would be lost", takes)
+            _refuse(
+                config,
+                [kind],
+                f"no format of {', '.join(map(repr, chosen))} holds it, so it would be lost",
+                takes,
+            )
     return chosen
 
 
 def check(config: Config, model: Model) -> None:
-    """Raise UserError, before anything is paid for, where the formats asked for cannot hold what a model will learn."""
+    """Raise UserError, before anything is paid for, where the formats asked for cannot hold what a
+    model will learn."""
     learned = model.method.artifacts(model.state(), config.method, model.objective.family)
     formats(config, learned)
 
 
-def assemble(config: Config, weights: Mapping[str, Tensor], state: Mapping[str, Any], *, ema: bool = False) -> Bundle:
+def assemble(
+    config: Config, weights: Mapping[str, Tensor], state: Mapping[str, Any], *, ema: bool = False
+) -> Bundle:
     """Build what the formats write; `state` is a checkpoint's: step, config, dataset, commit."""
     today = config.values()
     trained = parse({**state["config"], "model": today["model"], "export": today["export"]})
@@ -90,11 +110,16 @@ def told(written: Sequence[Written]) -> str:
     return "\n".join("\n    ".join([each.path, *each.how_to_load]) for each in written)
 
 
-def _refuse(config: Config, kinds: Sequence[type] | dict[type, None], why: str, takes: Mapping[str, Any]) -> None:
-    able = [name for name, types in takes.items() if any(issubclass(kind, types) for kind in kinds)]
+def _refuse(
+    config: Config, kinds: Sequence[type] | dict[type, None], why: str, takes: Mapping[str, Any]
+) -> None:
+    able = [
+        name for name, types in takes.items() if any(issubclass(kind, types) for kind in kinds)
+    ]
     raise UserError(
-        f"export.formats does not fit what method.name = {config.method.name!r} learns ({_words(kinds)}): {why}. "
-        f'Formats that hold it: {", ".join(able) or "none"}; or leave export.formats at "auto".'
+        f"export.formats does not fit what method.name = {config.method.name!r} learns "
+        f"({_words(kinds)}): {why}. Formats that hold it: {', '.join(able) or 'none'}; or leave "
+        'export.formats at "auto".'
     )
 
 
@@ -108,11 +133,13 @@ def _images(config: Config) -> int | None:
 
 
 def _check_fit(bundle: Bundle, weights: Mapping[str, Tensor]) -> None:
-    """Raise UserError where weights do not fit the base model: every loader would skip them without a word."""
+    """Raise UserError where weights do not fit the base model:
+    every loader would skip them without a word."""
     own = bundle.structure().learning()
     for name, tensor in weights.items():
         if name not in own or own[name].shape != tensor.shape:
             raise UserError(
-                f"The weights were trained on another base model: {bundle.config.model.path!r} has no place for {name!r} of "
-                f"{tuple(tensor.shape)}. Set model.path to the base model of the training run."
+                f"The weights were trained on another base model: {bundle.config.model.path!r} "
+                f"has no place for {name!r} of {tuple(tensor.shape)}. Set model.path to the base "
+                "model of the training run."
             )

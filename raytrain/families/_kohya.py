@@ -1,13 +1,15 @@
 """kohya's names for the modules of a U-Net, from diffusers' names.
 
-kohya trains Stable Diffusion 1 and 2 on diffusers' U-Net, so there the name is the path with `.` made `_`. It trains
-SDXL on the original sgm U-Net, whose blocks are one flat list: with L layers in every diffusers block,
+kohya trains Stable Diffusion 1 and 2 on diffusers' U-Net, so there the name is the path with `.`
+made `_`. It trains SDXL on the original sgm U-Net, whose blocks are one flat list: with L layers
+in every diffusers block,
 
     down_blocks.i.resnets.j / attentions.j    input_blocks.(1 + i(L+1) + j).0 / .1
     down_blocks.i.downsamplers.0.conv         input_blocks.((i+1)(L+1)).0.op
     mid_block.resnets.j / attentions.j        middle_block.(2j) / (2j+1)
     up_blocks.i.resnets.j / attentions.j      output_blocks.(i(L+1) + j).0 / .1
-    up_blocks.i.upsamplers.0.conv             output_blocks.(i(L+1) + L).(2 where the block has attention, else 1).conv
+    up_blocks.i.upsamplers.0.conv             output_blocks.(i(L+1) + L).(2 where the block has
+                                              attention, else 1).conv
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ _INSIDE = re.compile(r"(down_blocks\.(\d+)|mid_block|up_blocks\.(\d+))\.(\w+)\.(
 
 @dataclass(frozen=True)
 class Layout:
-    """What the flat numbering depends on: layers of every down block and which up blocks have attention."""
+    """What the flat numbering depends on: layers of every down block and which up blocks have
+    attention."""
 
     layers: tuple[int, ...]
     up_attention: tuple[bool, ...]
@@ -61,13 +64,17 @@ class Layout:
 
 def plain(name: str, part: nn.Module) -> str:
     """Return kohya's name of a module whose path it keeps: `.` made `_`."""
-    part.get_submodule(name)  # a name the model does not have would be ignored silently by every loader
+    part.get_submodule(
+        name
+    )  # a name the model does not have would be ignored silently by every loader
     return published(name).replace(".", "_")
 
 
 def sd_module(name: str, denoiser: nn.Module) -> str:
     """Return kohya's name of a Stable Diffusion 1 or 2 U-Net module."""
-    denoiser.get_submodule(name)  # a name the model does not have would be ignored silently by every loader
+    denoiser.get_submodule(
+        name
+    )  # a name the model does not have would be ignored silently by every loader
     return name.replace(".", "_")
 
 
@@ -82,7 +89,9 @@ def _sgm(name: str, layout: Layout) -> str:
         return _OUTSIDE[name]
     match = _INSIDE.fullmatch(name)
     if match is None:
-        raise UserError(f"Module {name!r} has no name in kohya's SDXL format; leave it out of method.targets")
+        raise UserError(
+            f"Module {name!r} has no name in kohya's SDXL format; leave it out of method.targets"
+        )
     stage, down, up, kind, index, rest = match.groups()
     part, inner = int(index), rest or ""
     if kind == "resnets":
@@ -105,7 +114,9 @@ def _down(block: int, kind: str, part: int, layout: Layout) -> str:
 
 
 def _up(block: int, kind: str, part: int, layout: Layout) -> str:
-    layers = layout.layers[::-1]  # the up path mirrors the down path, with one layer more in each block
+    layers = layout.layers[
+        ::-1
+    ]  # the up path mirrors the down path, with one layer more in each block
     start = sum(count + 1 for count in layers[:block])
     if kind == "upsamplers":
         return f"output_blocks.{start + layers[block]}.{1 + layout.up_attention[block]}"

@@ -1,7 +1,8 @@
-"""Stable Diffusion 1.x: one CLIP text encoder, a U-Net predicting noise or v (Rombach et al. 2022, arXiv:2112.10752).
+"""Stable Diffusion 1.x: one CLIP text encoder, a U-Net predicting noise or v
+(Rombach et al. 2022, arXiv:2112.10752).
 
-Text is stored at its full length, 77 states for 75 tokens: the U-Net attends to the embeddings of padding too, so trimming them
-would train on another conditioning than the pipeline samples with.
+Text is stored at its full length, 77 states for 75 tokens: the U-Net attends to the embeddings of
+padding too, so trimming them would train on another conditioning than the pipeline samples with.
 """
 
 from __future__ import annotations
@@ -69,21 +70,35 @@ def predict(
     **extra: Any,
 ) -> Tensor:
     """Run the U-Net: noisy latents (n, C, h, w), timesteps (n,) -> prediction (n, C, h, w)."""
-    result: Tensor = denoiser(noisy, time, encoder_hidden_states=condition["text"], return_dict=False, **extra)[0]
+    result: Tensor = denoiser(
+        noisy, time, encoder_hidden_states=condition["text"], return_dict=False, **extra
+    )[0]
     return result
 
 
 def control(
-    branch: nn.Module, noisy: Tensor, time: Tensor, condition: Mapping[str, Tensor], hint: Tensor, scale: float
+    branch: nn.Module,
+    noisy: Tensor,
+    time: Tensor,
+    condition: Mapping[str, Tensor],
+    hint: Tensor,
+    scale: float,
 ) -> dict[str, Any]:
     """Run the ControlNet; returns what `predict` takes."""
     return sd.control_kwargs(branch, noisy, time, condition["text"], hint, scale, None)
 
 
-def pipeline(model: ModelConfig, parts: Mapping[str, Any], scheduler: str, device: torch.device) -> Any:
-    """Assemble the sampling pipeline; with a part `controlnet` the one that takes control images."""
-    from diffusers.pipelines.controlnet.pipeline_controlnet import StableDiffusionControlNetPipeline
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+def pipeline(
+    model: ModelConfig, parts: Mapping[str, Any], scheduler: str, device: torch.device
+) -> Any:
+    """Assemble the sampling pipeline; with a part `controlnet` the one that takes control
+    images."""
+    from diffusers.pipelines.controlnet.pipeline_controlnet import (
+        StableDiffusionControlNetPipeline,
+    )
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
 
     kind = StableDiffusionControlNetPipeline if "controlnet" in parts else StableDiffusionPipeline
     pipe = kind(
@@ -106,7 +121,8 @@ def pipeline(model: ModelConfig, parts: Mapping[str, Any], scheduler: str, devic
 
 
 def tiny(folder: str, seed: int = 0) -> None:
-    """Write a model folder with tiny random weights: 8x VAE, 64-dimensional text, two U-Net levels."""
+    """Write a model folder with tiny random weights: 8x VAE, 64-dimensional text,
+    two U-Net levels."""
     from raytrain.families import _tiny
 
     _tiny.write_sd15(folder, seed)
@@ -115,4 +131,5 @@ def tiny(folder: str, seed: int = 0) -> None:
 __all__ = ["CAPTION_TOKENS", "CONDITION", "CONTROL_INPUT", "CONV_TARGETS", "EMBEDDINGS",
            "HINT_PARTS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS",
            "control", "control_branch", "encode_image", "encode_text", "hint", "latent",
-           "latents", "load", "pipeline", "predict", "process", "tiny", "tokenize", "too_long"]  # fmt: skip
+           "latents", "load", "pipeline", "predict", "process", "tiny", "tokenize",
+           "too_long"]  # fmt: skip

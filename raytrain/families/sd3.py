@@ -6,8 +6,8 @@ full length: the transformer attends to padding too.
 
 kohya trains Stability's original layout, where q, k and v are one module, and three updates of
 rank r are no single one of rank r. So a file in kohya's format has diffusers' paths behind the
-prefix `lora_transformer`, as OneTrainer's files have and ComfyUI reads for this model. The names of
-the text encoders' layers are kohya's.
+prefix `lora_transformer`, as OneTrainer's files have and ComfyUI reads for this model. The names
+of the text encoders' layers are kohya's.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ KOHYA = {
     "transformer": ("lora_transformer", plain), "text_encoder": ("lora_te1", plain),
     "text_encoder_2": ("lora_te2", plain), "text_encoder_3": ("lora_te3", plain),
 }  # fmt: skip
-UNREAD = {"transformer": ("transformer_blocks", r"attn\.add_q_proj")}  # the last block drops its text
+UNREAD = {
+    "transformer": ("transformer_blocks", r"attn\.add_q_proj")
+}  # the last block drops its text
 EMBEDDINGS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 HINT_PARTS = ("vae",)
 CONTROL_INPUT = "control_image"
@@ -88,9 +90,9 @@ def process(model: ModelConfig) -> Flow:
     settings = pretrained.scheduler_config(model)
     if settings.get("use_dynamic_shifting"):
         raise UserError(
-            f"The scheduler of model {model.path!r} has use_dynamic_shifting = true: while sampling "
-            "it shifts noise levels by the image's size, which training of this family does not; "
-            "other levels would be learned than are sampled. Set it to false in "
+            f"The scheduler of model {model.path!r} has use_dynamic_shifting = true: while "
+            "sampling it shifts noise levels by the image's size, which training of this family "
+            "does not; other levels would be learned than are sampled. Set it to false in "
             "scheduler_config.json, and `shift` to what the model was trained with."
         )
     return Flow(float(settings.get("shift", 1.0)))
@@ -165,7 +167,8 @@ def predict(
     model: ModelConfig,
     **extra: Any,
 ) -> Tensor:
-    """Run the transformer: latents (n, C, h, w), levels (n,) in (0, 1] -> noise - x_0 (n, C, h, w).
+    """Run the transformer: latents (n, C, h, w), levels (n,) in
+    (0, 1] -> noise - x_0 (n, C, h, w).
 
     Raises UserError where the latents are larger than the transformer has positions for.
     """
@@ -191,8 +194,9 @@ def predict(
 def control_branch(denoiser: Any, load: Callable[[str], nn.Module]) -> nn.Module:
     """Return a ControlNet: the transformer's first blocks behind zero layers (arXiv:2302.05543).
 
-    They are 12, or half of them where those are fewer: the transformer spreads what n of them say over
-    its blocks but the last, so that of more than half some would never be heard and never learn.
+    They are 12, or half of them where those are fewer: the transformer spreads what n of them say
+    over its blocks but the last, so that of more than half some would never be heard and never
+    learn.
     """
     from diffusers.models.controlnets.controlnet_sd3 import SD3ControlNetModel
 
@@ -246,7 +250,8 @@ def control(
 
 
 def _without_pooled(branch: Any) -> bool:
-    """Tell whether a branch follows the first ControlNets for this model, as the pipeline does for it."""
+    """Tell whether a branch follows the first ControlNets for this model,
+    as the pipeline does for it."""
     return bool(branch.config.force_zeros_for_pooled_projection)
 
 
@@ -272,7 +277,8 @@ def pipeline(
 
 
 def _encode_means(vae: Any) -> None:
-    """Let a VAE's posteriors be sampled at their mean, so that a control image always gives the same hint.
+    """Let a VAE's posteriors be sampled at their mean, so that a control image always gives the
+    same hint.
 
     The pipeline samples them with the global random state, which no prompt's seed reaches.
     """

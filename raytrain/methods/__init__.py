@@ -1,7 +1,8 @@
 """Methods: one way of learning a file.
 
-A method is a module with `Config`, its own table, a subclass of `MethodConfig`, and those members of `Method` below in which
-it differs from training the denoiser on what a dataset stores; the others come from `raytrain.methods._denoise`.
+A method is a module with `Config`, its own table, a subclass of `MethodConfig`, and those members
+of `Method` below in which it differs from training the denoiser on what a dataset stores; the
+others come from `raytrain.methods._denoise`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Method(Protocol):
     def columns(self, family: Family, config: Any) -> tuple[str, ...]:
         """Return the columns that training reads: `latents`, `text`, `tokens`, `control`."""
 
-    def build(self, load: Callable[[str], nn.Module], family: Family, config: Any, seed: int) -> dict[str, nn.Module]:
+    def build(
+        self, load: Callable[[str], nn.Module], family: Family, config: Any, seed: int
+    ) -> dict[str, nn.Module]:
         """Return the parts that a step runs; `requires_grad` says what learns (in fp32).
 
         `load(part)` gives a part of the base on the CPU, frozen and in evaluation mode.
@@ -48,24 +51,37 @@ class Method(Protocol):
         """Return what is drawn for each row."""
 
     def losses(
-        self, objective: Objective, parts: Mapping[str, nn.Module], batch: Batch, draws: Columns, config: Any
+        self,
+        objective: Objective,
+        parts: Mapping[str, nn.Module],
+        batch: Batch,
+        draws: Columns,
+        config: Any,
     ) -> Tensor:
         """Return each row's loss, (n,) float32."""
 
     def groups(self, config: Any) -> dict[str, Group]:
-        """Return how weights are trained whose public names begin so; the longest beginning counts."""
+        """Return how weights are trained whose public names begin so;
+        the longest beginning counts."""
 
     def tokenizers(self, known: Mapping[str, Any], family: Family, config: Any) -> dict[str, Any]:
         """Return the family's tokenizers, which also know the words that the method learns."""
 
-    def pipeline(self, config: Config, parts: Mapping[str, nn.Module], device: torch.device) -> Any:
+    def pipeline(
+        self, config: Config, parts: Mapping[str, nn.Module], device: torch.device
+    ) -> Any:
         """Return the diffusers pipeline that samples with these parts."""
 
-    def artifacts(self, state: Mapping[str, Tensor], config: Any, family: Family) -> list[Artifact]:
+    def artifacts(
+        self, state: Mapping[str, Tensor], config: Any, family: Family
+    ) -> list[Artifact]:
         """Return what a checkpoint's tensors, by public name, are to other programs."""
 
-    def pipeline_inputs(self, family: Family, config: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """Return what that pipeline is called with for these prompts, beside what every pipeline takes."""
+    def pipeline_inputs(
+        self, family: Family, config: Any, prompts: Sequence[Prompt]
+    ) -> dict[str, Any]:
+        """Return what that pipeline is called with for these prompts,
+        beside what every pipeline takes."""
 
 
 def load(config: MethodConfig) -> Method:

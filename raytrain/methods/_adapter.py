@@ -32,7 +32,8 @@ class AdapterConfig(MethodConfig):
     targets: Names = ()
     """Layer name endings; default: the family's attention projections."""
     conv_rank: int | None = Field(None, ge=1)
-    """Convolutions of the residual blocks and samplers learn too, at this rank (LoCon); default: they do not."""
+    """Convolutions of the residual blocks and samplers learn too, at this rank (LoCon); default:
+    they do not."""
     conv_alpha: float | None = Field(None, gt=0)
     """Their update's scale is conv_alpha / conv_rank; default: conv_rank."""
 
@@ -40,13 +41,15 @@ class AdapterConfig(MethodConfig):
     def _used(self) -> AdapterConfig:
         if self.conv_alpha is not None and self.conv_rank is None:
             raise ValueError(
-                f"conv_alpha = {self.conv_alpha} scales convolutions that do not learn; give conv_rank, or leave it out"
+                f"conv_alpha = {self.conv_alpha} scales convolutions that do not learn; give "
+                "conv_rank, or leave it out"
             )
         return self
 
 
 def targets(part: nn.Module, asked: Sequence[str], own: Sequence[str], where: str) -> list[str]:
-    """Return the endings of layer names that get an adapter: those asked for at `where` in the config, else the family's.
+    """Return the endings of layer names that get an adapter: those asked for at `where` in the
+    config, else the family's.
 
     Raises UserError where no layer's name ends so.
     """
@@ -54,14 +57,18 @@ def targets(part: nn.Module, asked: Sequence[str], own: Sequence[str], where: st
     for target in asked:
         if not any(_ends(name, target) for name in modules):
             raise UserError(
-                f"{where} must name layers of the {type(part).__name__}, got {target!r}, which no layer's name ends with; "
-                f"nothing would learn there. The family's own targets are {', '.join(own)}."
+                f"{where} must name layers of the {type(part).__name__}, got {target!r}, which no "
+                "layer's name ends with; nothing would learn there. The family's own targets are "
+                f"{', '.join(own)}."
             )
     return list(asked or own)
 
 
-def denoiser_settings(part: nn.Module, name: str, family: Family, config: AdapterConfig) -> dict[str, Any]:
-    """Return what peft's configs of the denoiser share: rank and targets, and both for convolutions."""
+def denoiser_settings(
+    part: nn.Module, name: str, family: Family, config: AdapterConfig
+) -> dict[str, Any]:
+    """Return what peft's configs of the denoiser share: rank and targets,
+    and both for convolutions."""
     linear = targets(part, config.targets, family.LORA_TARGETS[name], "method.targets")
     shared = {"r": config.rank, "exclude_modules": unread(part, name, family)}
     if config.conv_rank is None:
@@ -76,7 +83,8 @@ def denoiser_settings(part: nn.Module, name: str, family: Family, config: Adapte
 
 
 def unread(part: nn.Module, name: str, family: Family) -> str | None:
-    """Return a pattern of the layers of a part whose output nothing reads, None where all are read."""
+    """Return a pattern of the layers of a part whose output nothing reads,
+    None where all are read."""
     known: Mapping[str, tuple[str, str]] = getattr(family, "UNREAD", {})
     if name not in known:
         return None
@@ -93,7 +101,8 @@ def strength(layer: str, part: str, family: Family, config: AdapterConfig) -> tu
 
 
 def inject(part: nn.Module, adapters: Any, seed: int) -> nn.Module:
-    """Put trainable fp32 adapters of a peft config into a frozen part, in place; `seed` fixes their start."""
+    """Put trainable fp32 adapters of a peft config into a frozen part, in place;
+    `seed` fixes their start."""
     import torch
     from peft import inject_adapter_in_model
 
@@ -109,7 +118,8 @@ def inject(part: nn.Module, adapters: Any, seed: int) -> nn.Module:
 
 
 def by_layer(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
-    """Yield each layer's part, path and learned tensors by peft's names, from their public names."""
+    """Yield each layer's part, path and learned tensors by peft's names,
+    from their public names."""
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
     for name, tensor in state.items():
         match = _LEARNED.fullmatch(name)
@@ -124,8 +134,9 @@ def refuse_quantized(part: nn.Module, method: str) -> None:
     """Raise UserError where peft has no such adapter for the part's quantized layers."""
     if getattr(part, "is_loaded_in_8bit", False) or getattr(part, "is_loaded_in_4bit", False):
         raise UserError(
-            f"method.name = {method!r} cannot learn on quantized layers: it adds to the weight itself, which model.quantize "
-            'packs into fewer bits. Set model.quantize = "none", or method.name = "lora".'
+            f"method.name = {method!r} cannot learn on quantized layers: it adds to the weight "
+            'itself, which model.quantize packs into fewer bits. Set model.quantize = "none", or '
+            'method.name = "lora".'
         )
 
 
@@ -133,8 +144,8 @@ def _convolutions(family: Family, part: str) -> Sequence[str]:
     found: Mapping[str, Sequence[str]] = getattr(family, "CONV_TARGETS", {})
     if part not in found:
         raise UserError(
-            f"method.conv_rank lets convolutions learn, but the {part} of this family has none that adapters fit; "
-            "nothing more would learn. Leave it out."
+            f"method.conv_rank lets convolutions learn, but the {part} of this family has none "
+            "that adapters fit; nothing more would learn. Leave it out."
         )
     return found[part]
 

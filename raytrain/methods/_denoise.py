@@ -1,4 +1,5 @@
-"""What a method does where its file says nothing: the denoiser predicts, conditioned on stored or freshly encoded text."""
+"""What a method does where its file says nothing: the denoiser predicts,
+conditioned on stored or freshly encoded text."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def draws(objective: Objective, batch: Batch, config: Any) -> dict[str, Draw]:
     return objective.draws(batch)
 
 
-def losses(objective: Objective, parts: Mapping[str, nn.Module], batch: Batch, draws: Columns, config: Any) -> Tensor:
+def losses(
+    objective: Objective, parts: Mapping[str, nn.Module], batch: Batch, draws: Columns, config: Any
+) -> Tensor:
     """Return each row's weighted error, (n,) float32."""
     noised = objective.noised(batch, draws)
     predicted = predict(objective, parts, noised, condition(objective, parts, batch))
@@ -42,14 +45,21 @@ def losses(objective: Objective, parts: Mapping[str, nn.Module], batch: Batch, d
 
 
 def predict(
-    objective: Objective, parts: Mapping[str, nn.Module], noised: Noised, given: Mapping[str, Tensor], **extra: Any
+    objective: Objective,
+    parts: Mapping[str, nn.Module],
+    noised: Noised,
+    given: Mapping[str, Tensor],
+    **extra: Any,
 ) -> Tensor:
     """Run the denoiser among `parts`, (n, C, *S)."""
     return objective.predict(parts[families.denoiser(objective.family)], noised, given, **extra)
 
 
-def condition(objective: Objective, parts: Mapping[str, nn.Module], batch: Batch) -> dict[str, Tensor]:
-    """Return the family's condition of a batch, float32: stored, or encoded here where text encoders are among `parts`."""
+def condition(
+    objective: Objective, parts: Mapping[str, nn.Module], batch: Batch
+) -> dict[str, Tensor]:
+    """Return the family's condition of a batch, float32: stored,
+    or encoded here where text encoders are among `parts`."""
     family, found = objective.family, batch.columns
     encoders = {name: parts[name] for name in families.text_parts(family, "text") if name in parts}
     if encoders:
@@ -91,5 +101,5 @@ def pipeline_inputs(family: Family, config: Any, prompts: Sequence[Prompt]) -> d
     return {}
 
 
-__all__ = ["FREEZES_BASE", "INPUTS", "artifacts", "columns", "condition", "draws", "groups", "losses",
-           "pipeline", "pipeline_inputs", "predict", "tokenizers"]  # fmt: skip
+__all__ = ["FREEZES_BASE", "INPUTS", "artifacts", "columns", "condition", "draws", "groups",
+           "losses", "pipeline", "pipeline_inputs", "predict", "tokenizers"]  # fmt: skip

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 
 class NewRows(nn.Module):
-    """An embedding whose first rows are frozen and whose others learn; no optimizer ever sees the frozen ones."""
+    """An embedding whose first rows are frozen and whose others learn;
+    no optimizer ever sees the frozen ones."""
 
     def __init__(self, base: nn.Embedding, first: int, new: Tensor) -> None:
-        """Take the frozen embedding, the first id that is new, and the start of the new rows (count, D)."""
+        """Take the frozen embedding, the first id that is new, and the start of the new rows
+        (count, D)."""
         super().__init__()
         self.base, self.first = base, first
         self.new = nn.Parameter(new.detach().clone().float())
@@ -32,7 +34,8 @@ class NewRows(nn.Module):
 
 
 class Words:
-    """A tokenizer with new words, each read as one or more entries; everything else is the tokenizer's."""
+    """A tokenizer with new words, each read as one or more entries;
+    everything else is the tokenizer's."""
 
     def __init__(self, tokenizer: Any, words: Mapping[str, Sequence[str]]) -> None:
         """Add the entries to the tokenizer, in order."""
@@ -40,7 +43,9 @@ class Words:
         self.tokenizer = tokenizer
         self._words = {word: " ".join(entries) for word, entries in words.items()}
         # A word that is already followed by its second entry was expanded before, by diffusers.
-        written = "|".join(rf"{re.escape(word)}(?!_\d)(?!\s*{re.escape(word)}_1)" for word in words)
+        written = "|".join(
+            rf"{re.escape(word)}(?!_\d)(?!\s*{re.escape(word)}_1)" for word in words
+        )
         self._pattern = re.compile(written)
 
     def __call__(self, text: str | Sequence[str], *args: Any, **settings: Any) -> Any:

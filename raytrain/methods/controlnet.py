@@ -1,6 +1,8 @@
-"""ControlNet: a trainable copy of the denoiser's encoder that reads a control image (Zhang et al. 2023, arXiv:2302.05543).
+"""ControlNet: a trainable copy of the denoiser's encoder that reads a control image
+(Zhang et al. 2023, arXiv:2302.05543).
 
-The copy's outputs enter the frozen denoiser through layers that start at zero, so that step 0 is the base model bit for bit.
+The copy's outputs enter the frozen denoiser through layers that start at zero, so that step 0 is
+the base model bit for bit.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class Config(MethodConfig):
 
     name: Literal["controlnet"] = "controlnet"
     path: str = ""
-    """Folder (diffusers layout) or hub id of a ControlNet to go on from; empty: a copy of the base."""
+    """Folder (diffusers layout) or hub id of a ControlNet to go on from; empty:
+    a copy of the base."""
     scale: float = Field(1.0, gt=0)
     """Factor on what the branch adds to the denoiser, in training and in sampling."""
 
@@ -48,7 +51,9 @@ def columns(family: Family, config: Config) -> tuple[str, ...]:
     return ("latents", "text", "control")
 
 
-def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed: int) -> dict[str, nn.Module]:
+def build(
+    load: Callable[[str], nn.Module], family: Family, config: Config, seed: int
+) -> dict[str, nn.Module]:
     """Return the frozen denoiser, what the hint is made with, and the trainable fp32 branch.
 
     `seed` fixes the start of those layers of the branch that the base does not have.
@@ -56,7 +61,9 @@ def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed
     import torch
 
     name = families.denoiser(family)
-    make = families.verb(family, "control_branch", 'method.name = "controlnet" trains a ControlNet')
+    make = families.verb(
+        family, "control_branch", 'method.name = "controlnet" trains a ControlNet'
+    )
     denoiser = load(name)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -90,7 +97,9 @@ def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> li
     """Return the branch, a module beside the base."""
     from raytrain.artifacts import Module
 
-    return [Module(BRANCH, {name.removeprefix(f"{BRANCH}."): tensor for name, tensor in state.items()})]
+    return [
+        Module(BRANCH, {name.removeprefix(f"{BRANCH}."): tensor for name, tensor in state.items()})
+    ]
 
 
 def pipeline_inputs(family: Family, config: Config, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -104,14 +113,16 @@ def _loaded(folder: Path, kind: Any, denoiser: nn.Module) -> nn.Module:
     """Load a ControlNet of the class `kind`; UserError unless it is one for this denoiser."""
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"method.path = {str(folder)!r} must be a ControlNet's folder in diffusers layout, but it has no "
-            "config.json; there is nothing to go on from. Give the folder that holds config.json, or leave it out."
+            f"method.path = {str(folder)!r} must be a ControlNet's folder in diffusers layout, "
+            "but it has no config.json; there is nothing to go on from. Give the folder that "
+            "holds config.json, or leave it out."
         )
     found = pretrained.read_config(folder, "config.json").get("_class_name")
     if found != kind.__name__:
         raise UserError(
-            f"method.path = {str(folder)!r} holds a {found}, and this family's ControlNet is a {kind.__name__}; "
-            "its residuals would not fit. Give a ControlNet for this base model, or leave it out."
+            f"method.path = {str(folder)!r} holds a {found}, and this family's ControlNet is a "
+            f"{kind.__name__}; its residuals would not fit. Give a ControlNet for this base "
+            "model, or leave it out."
         )
     branch: nn.Module = kind.from_pretrained(folder)
     own = denoiser.state_dict()
@@ -119,6 +130,7 @@ def _loaded(folder: Path, kind: Any, denoiser: nn.Module) -> nn.Module:
         if name in own and own[name].shape != weight.shape and own[name].is_floating_point():
             raise UserError(
                 f"method.path = {str(folder)!r} was made for another base model: its {name!r} is "
-                f"{tuple(weight.shape)}, the base's {tuple(own[name].shape)}. Give a ControlNet for this base model."
+                f"{tuple(weight.shape)}, the base's {tuple(own[name].shape)}. Give a ControlNet "
+                "for this base model."
             )
     return branch

@@ -20,7 +20,9 @@ class Config(MethodConfig):
     name: Literal["full"] = "full"
 
 
-def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed: int) -> dict[str, nn.Module]:
+def build(
+    load: Callable[[str], nn.Module], family: Family, config: Config, seed: int
+) -> dict[str, nn.Module]:
     """Return the denoiser, every weight trainable, in fp32."""
     name = families.denoiser(family)
     return {name: load(name).float().requires_grad_(True)}

@@ -1,4 +1,5 @@
-"""LoHa: updates that are elementwise products of two low-rank ones, of rank up to rank^2 (FedPara, arXiv:2108.06098).
+"""LoHa: updates that are elementwise products of two low-rank ones, of rank up to rank^2
+(FedPara, arXiv:2108.06098).
 
 W + (alpha / rank) (w1_a w1_b) * (w2_a w2_b), as in LyCORIS (Yeh et al. 2023, arXiv:2309.14859).
 """
@@ -30,11 +31,15 @@ class Config(_adapter.AdapterConfig):
 
     name: Literal["loha"] = "loha"
     tucker: bool = False
-    """Convolutions of kernels above 1 keep their kernel apart (Tucker's decomposition): fewer weights for their rank."""
+    """Convolutions of kernels above 1 keep their kernel apart (Tucker's decomposition):
+    fewer weights for their rank."""
 
 
-def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed: int) -> dict[str, nn.Module]:
-    """Return the denoiser with trainable fp32 adapters; w2_b starts at zero, `seed` fixes the others."""
+def build(
+    load: Callable[[str], nn.Module], family: Family, config: Config, seed: int
+) -> dict[str, nn.Module]:
+    """Return the denoiser with trainable fp32 adapters; w2_b starts at zero,
+    `seed` fixes the others."""
     from peft import LoHaConfig
 
     name = families.denoiser(family)

@@ -1,4 +1,5 @@
-"""LoKr: updates that are Kronecker products of a small matrix and a low-rank one, as in LyCORIS (arXiv:2309.14859).
+"""LoKr: updates that are Kronecker products of a small matrix and a low-rank one, as in LyCORIS
+(arXiv:2309.14859).
 
 W + (alpha / rank) kron(w1, w2): few weights for an update of high rank.
 """
@@ -33,14 +34,17 @@ class Config(_adapter.AdapterConfig):
 
     name: Literal["lokr"] = "lokr"
     factor: int | None = Field(None, ge=1)
-    """Size of w1, as near as the layer's size can be divided; default: near the square root of the layer's."""
+    """Size of w1, as near as the layer's size can be divided; default:
+    near the square root of the layer's."""
     decompose_both: bool = False
     """w1 is a product of two low-rank matrices too, where the rank is small enough."""
     tucker: bool = False
     """Convolutions of kernels above 1 keep their kernel apart (Tucker's decomposition)."""
 
 
-def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed: int) -> dict[str, nn.Module]:
+def build(
+    load: Callable[[str], nn.Module], family: Family, config: Config, seed: int
+) -> dict[str, nn.Module]:
     """Return the denoiser with trainable fp32 adapters; w1 starts at zero, `seed` fixes w2."""
     from peft import LoKrConfig
 

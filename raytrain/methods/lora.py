@@ -1,7 +1,9 @@
-"""LoRA: low-rank updates of linear layers, W + (alpha / rank) B A (Hu et al. 2021, arXiv:2106.09685).
+"""LoRA: low-rank updates of linear layers, W + (alpha / rank) B A
+(Hu et al. 2021, arXiv:2106.09685).
 
-With `conv_rank` also of convolutions (LoCon), with `text_rank` also of the text encoders, which then run in every step, and with
-`dora` each row of the updated weight has a learned norm m: m (W + BA) / |W + BA| (DoRA, Liu et al. 2024, arXiv:2402.09353).
+With `conv_rank` also of convolutions (LoCon), with `text_rank` also of the text encoders, which
+then run in every step, and with `dora` each row of the updated weight has a learned norm m: m (W +
+BA) / |W + BA| (DoRA, Liu et al. 2024, arXiv:2402.09353).
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Config(_adapter.AdapterConfig):
     dora: bool = False
     """Learn the norm of each row of the updated weights too."""
     text_rank: int | None = Field(None, ge=1)
-    """The text encoders learn too, at this rank; default: they do not, and their output is read from the dataset."""
+    """The text encoders learn too, at this rank; default: they do not,
+    and their output is read from the dataset."""
     text_alpha: float | None = Field(None, gt=0)
     """Scale of their update is text_alpha / text_rank; default: text_rank."""
     text_targets: Names = ()
@@ -57,18 +60,23 @@ class Config(_adapter.AdapterConfig):
         given = [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
         if given and self.text_rank is None:
             raise ValueError(
-                f"{', '.join(given)} would have no effect: text encoders learn where text_rank is given; give it too"
+                f"{', '.join(given)} would have no effect: text encoders learn where text_rank is "
+                "given; give it too"
             )
         return self
 
 
 def columns(family: Family, config: Config) -> tuple[str, ...]:
-    """Return what training reads: latents, and encoded text, or tokens where text encoders learn."""
+    """Return what training reads: latents, and encoded text,
+    or tokens where text encoders learn."""
     return ("latents", "tokens" if config.text_rank else "text")
 
 
-def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed: int) -> dict[str, nn.Module]:
-    """Return the denoiser with trainable fp32 adapters, and all text encoders where those learn; `seed` fixes A's start."""
+def build(
+    load: Callable[[str], nn.Module], family: Family, config: Config, seed: int
+) -> dict[str, nn.Module]:
+    """Return the denoiser with trainable fp32 adapters, and all text encoders where those learn;
+    `seed` fixes A's start."""
     name = families.denoiser(family)
     denoiser = load(name)
     settings = _adapter.denoiser_settings(denoiser, name, family, config)
@@ -86,7 +94,9 @@ def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed
 
 def groups(config: Config) -> dict[str, Group]:
     """Return the text encoders' own rate, where they learn."""
-    return {_TEXT: Group(rate=config.text_rate)} if config.text_rank and config.text_rate != 1 else {}
+    return (
+        {_TEXT: Group(rate=config.text_rate)} if config.text_rank and config.text_rate != 1 else {}
+    )
 
 
 def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> list[LowRank]:
@@ -96,7 +106,9 @@ def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> li
     found = []
     for part, layer, tensors in _adapter.by_layer(state):
         text = float(config.text_alpha or config.text_rank or 0)
-        alpha = text if part.startswith(_TEXT) else _adapter.strength(layer, part, family, config)[0]
+        alpha = (
+            text if part.startswith(_TEXT) else _adapter.strength(layer, part, family, config)[0]
+        )
         magnitude = tensors.get("lora_magnitude_vector")
         norms = None if magnitude is None else magnitude.flatten()
         found.append(LowRank(part, layer, alpha, tensors["lora_A"], tensors["lora_B"], norms))
@@ -110,7 +122,9 @@ def _config(config: Config, **settings: Any) -> Any:
     return LoraConfig(init_lora_weights=start, use_dora=config.dora, **settings)
 
 
-def _text_config(part: nn.Module, name: str, family: Family, own: tuple[str, ...], config: Config) -> Any:
+def _text_config(
+    part: nn.Module, name: str, family: Family, own: tuple[str, ...], config: Config
+) -> Any:
     assert config.text_rank is not None
     return _config(
         config,

@@ -1,4 +1,5 @@
-"""Optimizers: one file a choice, with the members of `Plugin` below; or the dotted path of any `torch.optim.Optimizer` class.
+"""Optimizers: one file a choice, with the members of `Plugin` below;
+or the dotted path of any `torch.optim.Optimizer` class.
 
     [train]
     optimizer = "prodigy"                     # or "torch.optim.SGD", "pytorch_optimizer.Adan"
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
     from raytrain.config import TrainConfig
 
-ARGUMENTS = {"learning_rate": "lr", "betas": "betas", "epsilon": "eps", "weight_decay": "weight_decay"}
+ARGUMENTS = {
+    "learning_rate": "lr",
+    "betas": "betas",
+    "epsilon": "eps",
+    "weight_decay": "weight_decay",
+}
 """Keys of [train] that several optimizers take, and what their classes call them."""
 Groups = list[dict[str, Any]]
 """Parameter groups as `torch.optim.Optimizer` takes them."""
@@ -37,11 +43,13 @@ class Facts:
     bytes: float
     """Of state for each float32 weight."""
     shards: tuple[str, ...] = ()
-    """States that are shaped as the weights and updated element by element, so that ZeRO may cut them; none: it may not."""
+    """States that are shaped as the weights and updated element by element,
+    so that ZeRO may cut them; none: it may not."""
     roundings: tuple[str, ...] = ("nearest",)
     """Values of `train.rounding` that it knows for bf16 weights."""
     contiguous: bool = False
-    """Its state belongs to stretches of memory (8-bit blocks), so weights must not be channels_last."""
+    """Its state belongs to stretches of memory (8-bit blocks),
+    so weights must not be channels_last."""
     paged: bool = False
     """On a GPU its state moves to the host where memory is full."""
     group_rates: bool = True
@@ -69,18 +77,22 @@ class Plugin(Protocol):
     """The table of `train.optimizer_options`."""
     FACTS: Facts
 
-    def build(self, groups: Groups, arguments: dict[str, Any], config: TrainConfig) -> torch.optim.Optimizer:
-        """Return the optimizer; `arguments` are the class's: `lr` and what else of `ARGUMENTS` it takes, and options."""
+    def build(
+        self, groups: Groups, arguments: dict[str, Any], config: TrainConfig
+    ) -> torch.optim.Optimizer:
+        """Return the optimizer; `arguments` are the class's: `lr` and what else of `ARGUMENTS` it
+        takes, and options."""
 
 
 def load(name: str) -> Plugin:
-    """Return an optimizer's file, or what stands for one where `name` is the dotted path of a class."""
+    """Return an optimizer's file, or what stands for one where `name` is the dotted path of a
+    class."""
     if "." not in name:
         if name not in (files := plugins.names("optimizers")):
             guess = f" Did you mean {near!r}?" if (near := nearest(name, files)) else ""
             raise UserError(
-                f"train.optimizer = {name!r} does not exist.{guess} Allowed: {', '.join(files)}, or the dotted path "
-                'of a torch.optim.Optimizer class, such as "torch.optim.SGD".'
+                f"train.optimizer = {name!r} does not exist.{guess} Allowed: {', '.join(files)}, "
+                'or the dotted path of a torch.optim.Optimizer class, such as "torch.optim.SGD".'
             )
         return cast(Plugin, plugins.load("optimizers", name))
     from raytrain.optimizers import _outside
@@ -95,7 +107,8 @@ def facts(name: str) -> Facts:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Return the keys of `ARGUMENTS` with an optimizer's own values, None of those it does not take."""
+    """Return the keys of `ARGUMENTS` with an optimizer's own values,
+    None of those it does not take."""
     return {**dict.fromkeys(ARGUMENTS), **facts(name).defaults}
 
 
@@ -107,8 +120,8 @@ def check(config: TrainConfig) -> None:
         value = getattr(config, key)
         if value is not None and key not in facts.defaults:
             raise UserError(
-                f"train.{key} = {value!r} would have no effect: of {', '.join(ARGUMENTS)} the optimizer "
-                f"{name!r} takes {', '.join(facts.defaults)}. Leave it out."
+                f"train.{key} = {value!r} would have no effect: of {', '.join(ARGUMENTS)} the "
+                f"optimizer {name!r} takes {', '.join(facts.defaults)}. Leave it out."
             )
     if config.engine.startswith("zero") and not facts.shards:
         raise UserError(
@@ -116,13 +129,18 @@ def check(config: TrainConfig) -> None:
             'Use engine = "ddp" or "plain", or optimizer = "adamw".'
         )
     if facts.averages and config.ema is not None:
-        raise UserError(f"{given} averages the weights itself, got train.ema = {config.ema:g}. Leave ema out.")
+        raise UserError(
+            f"{given} averages the weights itself, got train.ema = {config.ema:g}. Leave ema out."
+        )
     if config.weights == "bf16" and config.rounding not in facts.roundings:
         raise UserError(
-            f"{given} rounds to the nearest bf16 number itself, got train.rounding = {config.rounding!r}. "
-            'Use optimizer = "adamw", or rounding = "nearest" if small steps may be lost.'
+            f"{given} rounds to the nearest bf16 number itself, got train.rounding = "
+            f'{config.rounding!r}. Use optimizer = "adamw", or rounding = "nearest" if small '
+            "steps may be lost."
         )
-    plugins.check_table(plugin.Options, f"optimizer {name!r}", config.optimizer_options, "train.optimizer_options")
+    plugins.check_table(
+        plugin.Options, f"optimizer {name!r}", config.optimizer_options, "train.optimizer_options"
+    )
     if prove := getattr(plugin, "prove", None):
         prove(arguments(config))
 
@@ -135,9 +153,12 @@ def arguments(config: TrainConfig) -> dict[str, Any]:
 
 
 def build(
-    named: Mapping[str, torch.nn.Parameter], config: TrainConfig, groups: Mapping[str, Group] | None = None
+    named: Mapping[str, torch.nn.Parameter],
+    config: TrainConfig,
+    groups: Mapping[str, Group] | None = None,
 ) -> torch.optim.Optimizer:
-    """Return a config's optimizer of named weights, with one parameter group for each of `grouped`."""
+    """Return a config's optimizer of named weights, with one parameter group for each of
+    `grouped`."""
     plugin = load(config.optimizer)
     made: Groups = []
     for group, weights in grouped(named, groups or {}):
@@ -145,15 +166,16 @@ def build(
         decays = "weight_decay" in plugin.FACTS.defaults
         if group.weight_decay and not decays:
             raise UserError(
-                f"optimizer {config.optimizer!r} has no weight decay, so {next(iter(weights))!r} cannot have "
-                f"{group.weight_decay:g}. Use another optimizer."
+                f"optimizer {config.optimizer!r} has no weight decay, so {next(iter(weights))!r} "
+                f"cannot have {group.weight_decay:g}. Use another optimizer."
             )
         if group.weight_decay is not None and decays:
             entry["weight_decay"] = group.weight_decay
         if group.rate != 1 and not plugin.FACTS.group_rates:
             raise UserError(
-                f"optimizer {config.optimizer!r} finds one learning rate for all weights, so {next(iter(weights))!r} cannot have "
-                f"{group.rate:g} times that of others. Use another optimizer, or the factor 1."
+                f"optimizer {config.optimizer!r} finds one learning rate for all weights, so "
+                f"{next(iter(weights))!r} cannot have {group.rate:g} times that of others. Use "
+                "another optimizer, or the factor 1."
             )
         made.append(entry)
     return plugin.build(made, arguments(config), config)
@@ -162,12 +184,14 @@ def build(
 def grouped(
     named: Mapping[str, torch.nn.Parameter], groups: Mapping[str, Group]
 ) -> list[tuple[Group, dict[str, torch.nn.Parameter]]]:
-    """Return each group with its weights: those of the longest prefix of their name, and last, by default, those of none."""
+    """Return each group with its weights: those of the longest prefix of their name, and last,
+    by default, those of none."""
     found: dict[str, dict[str, torch.nn.Parameter]] = {prefix: {} for prefix in (*groups, "")}
     for name, weight in named.items():
         found[max((prefix for prefix in found if name.startswith(prefix)), key=len)][name] = weight
     if empty := [prefix for prefix in groups if not found[prefix]]:
         raise UserError(
-            f"no trainable weight's name begins with {empty[0]!r}, so its learning rate would have no effect."
+            f"no trainable weight's name begins with {empty[0]!r}, so its learning rate would "
+            "have no effect."
         )
     return [(groups.get(prefix, Group()), weights) for prefix, weights in found.items() if weights]

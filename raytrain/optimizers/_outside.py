@@ -1,7 +1,8 @@
-"""Any `torch.optim.Optimizer` class by its dotted path, such as `torch.optim.SGD` or `pytorch_optimizer.Adan`.
+"""Any `torch.optim.Optimizer` class by its dotted path, such as `torch.optim.SGD` or
+`pytorch_optimizer.Adan`.
 
-Its options are its constructor's arguments. Before a run it must show on two small weights that it takes them, and that it
-goes on from a saved state with equal bits.
+Its options are its constructor's arguments. Before a run it must show on two small weights that it
+takes them, and that it goes on from a saved state with equal bits.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from raytrain.table import Table
 USUAL_BYTES = 8
 """Assumed of a class whose state cannot be measured without options: AdamW's."""
 SHAPES = ((64, 64), (32, 48))
-"""Of the weights a class is tried on: matrices, which every class takes (Muon takes nothing else)."""
+"""Of the weights a class is tried on: matrices, which every class takes
+(Muon takes nothing else)."""
 
 
 @cache
 def find(path: str) -> Outside | None:
-    """Return what stands for the class at a dotted path, None where it is a module; UserError where there is neither."""
+    """Return what stands for the class at a dotted path, None where it is a module;
+    UserError where there is neither."""
     package, _, name = path.rpartition(".")
     try:
         module = importlib.import_module(package)
@@ -40,11 +43,13 @@ def find(path: str) -> Outside | None:
         if error.name is None or not package.startswith(error.name):
             raise
         raise UserError(
-            f"train.optimizer = {path!r} must be a torch.optim.Optimizer class that can be imported, but no module "
-            f"{error.name!r} is installed. Install it or correct the name."
+            f"train.optimizer = {path!r} must be a torch.optim.Optimizer class that can be "
+            f"imported, but no module {error.name!r} is installed. Install it or correct the name."
         ) from error
     found = getattr(module, name, None)
-    if isinstance(found, ModuleType) or (hasattr(module, "__path__") and importlib.util.find_spec(path)):
+    if isinstance(found, ModuleType) or (
+        hasattr(module, "__path__") and importlib.util.find_spec(path)
+    ):
         return None
     if isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
         return Outside(path, found)
@@ -53,7 +58,11 @@ def find(path: str) -> Outside | None:
 
 def _classes(module: ModuleType) -> list[str]:
     found = vars(module).items()
-    return [name for name, each in found if isinstance(each, type) and issubclass(each, torch.optim.Optimizer)]
+    return [
+        name
+        for name, each in found
+        if isinstance(each, type) and issubclass(each, torch.optim.Optimizer)
+    ]
 
 
 class Outside:
@@ -61,33 +70,50 @@ class Outside:
 
     def __init__(self, path: str, kind: type[torch.optim.Optimizer]) -> None:
         self.path, self.kind = path, kind
-        _, *parameters = list(inspect.signature(kind).parameters.values())  # the first takes the weights
+        _, *parameters = list(
+            inspect.signature(kind).parameters.values()
+        )  # the first takes the weights
         several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
         named = {each.name: each.default for each in parameters if each.kind not in several}
-        defaults = {key: named.pop(name) for key, name in ARGUMENTS.items() if _fits(key, named.get(name, ...))}
+        defaults = {
+            key: named.pop(name)
+            for key, name in ARGUMENTS.items()
+            if _fits(key, named.get(name, ...))
+        }
         if "learning_rate" not in defaults:
             raise UserError(
-                f"train.optimizer = {path!r} takes no `lr`, so it cannot follow train.schedule. Use another optimizer."
+                f"train.optimizer = {path!r} takes no `lr`, so it cannot follow train.schedule. "
+                "Use another optimizer."
             )
         if not isinstance(defaults["learning_rate"], float | int):
             defaults["learning_rate"] = TrainConfig.model_fields["learning_rate"].default
         empty = inspect.Parameter.empty
-        fields: dict[str, Any] = {name: (Any, None if value is empty else value) for name, value in named.items()}
+        fields: dict[str, Any] = {
+            name: (Any, None if value is empty else value) for name, value in named.items()
+        }
         self.Options: type[Table] = create_model("Options", __base__=Table, **fields)
         averages = hasattr(kind, "train") and hasattr(kind, "eval")
         self.FACTS = Facts(
-            defaults=defaults, bytes=self._bytes(), group_rates=self._has_group_rates(), averages=averages
+            defaults=defaults,
+            bytes=self._bytes(),
+            group_rates=self._has_group_rates(),
+            averages=averages,
         )
 
-    def build(self, groups: Groups, arguments: dict[str, Any], config: TrainConfig) -> torch.optim.Optimizer:
+    def build(
+        self, groups: Groups, arguments: dict[str, Any], config: TrainConfig
+    ) -> torch.optim.Optimizer:
         """Return the optimizer; UserError where it cannot train these weights."""
         try:
             return self._made(groups, arguments)
         except (TypeError, ValueError) as error:  # such as Muon's, which takes matrices alone
-            raise UserError(f"train.optimizer = {self.path!r} cannot train these weights: {error}.") from error
+            raise UserError(
+                f"train.optimizer = {self.path!r} cannot train these weights: {error}."
+            ) from error
 
     def prove(self, arguments: dict[str, Any]) -> None:
-        """Raise UserError unless the class takes these arguments, steps by itself and goes on from a saved state."""
+        """Raise UserError unless the class takes these arguments,
+        steps by itself and goes on from a saved state."""
         try:
             weights, optimizer = self._stepped(arguments, seed=0)
             saved = {name: value.clone() for name, value in _state.tensors(optimizer, weights)}
@@ -95,27 +121,41 @@ class Outside:
             resumed = self._made(_groups(again), arguments)
             _state.load(resumed, again, saved)
             _step(weights, optimizer, seed=1)
-            _step(again, resumed, seed=2)  # an optimizer that draws global random numbers goes other ways
+            _step(
+                again, resumed, seed=2
+            )  # an optimizer that draws global random numbers goes other ways
         except UserError as error:
             raise UserError(f"train.optimizer = {self.path!r}: {error}") from error
-        except Exception as error:  # another project's code: whatever it raises says that it cannot be used like this
+        except Exception as error:
+            # another project's code: whatever it raises says that it cannot be used like this
             raise UserError(
-                f"train.optimizer = {self.path!r} with {arguments} cannot take a step on two small weights: "
-                f"{type(error).__name__}: {error}. Correct train.optimizer_options, or use another optimizer."
+                f"train.optimizer = {self.path!r} with {arguments} cannot take a step on two "
+                f"small weights: {type(error).__name__}: {error}. Correct "
+                "train.optimizer_options, or use another optimizer."
             ) from error
         if any(not torch.equal(weight, again[name]) for name, weight in weights.items()):
             raise UserError(
-                f"train.optimizer = {self.path!r} keeps something outside of its state, or draws global random numbers: a run "
-                "that goes on from a checkpoint would take other steps than an unbroken one. Use another optimizer."
+                f"train.optimizer = {self.path!r} keeps something outside of its state, or draws "
+                "global random numbers: a run that goes on from a checkpoint would take other "
+                "steps than an unbroken one. Use another optimizer."
             )
 
     def _bytes(self) -> float:
         try:
             weights, optimizer = self._stepped({}, seed=0)
-        except Exception:  # it needs options, which `prove` has; this is for the estimate of memory alone
+        except (
+            Exception
+        ):  # it needs options, which `prove` has; this is for the estimate of memory alone
             return USUAL_BYTES
-        state = [value for each in optimizer.state.values() for value in each.values() if isinstance(value, Tensor)]
-        return sum(value.nbytes for value in state) / sum(weight.numel() for weight in weights.values())
+        state = [
+            value
+            for each in optimizer.state.values()
+            for value in each.values()
+            if isinstance(value, Tensor)
+        ]
+        return sum(value.nbytes for value in state) / sum(
+            weight.numel() for weight in weights.values()
+        )
 
     def _has_group_rates(self) -> bool:
         """Tell whether a lower learning rate of the last group makes its step another."""
@@ -129,7 +169,9 @@ class Outside:
         self, arguments: dict[str, Any], seed: int, factor: float = 1.0
     ) -> tuple[dict[str, Parameter], torch.optim.Optimizer]:
         generator = torch.Generator().manual_seed(0)
-        weights = {str(shape): Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES}
+        weights = {
+            str(shape): Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES
+        }
         optimizer = self._made(_groups(weights), arguments)
         optimizer.param_groups[-1]["lr"] *= factor
         for step in range(2):

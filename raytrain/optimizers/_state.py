@@ -1,9 +1,12 @@
-"""An optimizer's state as named tensors, which a checkpoint keeps and any engine puts back bit for bit.
+"""An optimizer's state as named tensors, which a checkpoint keeps and any engine puts back bit for
+bit.
 
     <weight>|<state>            exp_avg, step, ... of a weight
-    |group.<n>|<key>            what a parameter group holds beside what it was built with (Prodigy's d)
+    |group.<n>|<key>            what a parameter group holds beside what it was built with
+                                (Prodigy's d)
 
-A Python number is a tensor without dimensions of float64, int64 or bool; a tensor that looks so has `[]` after its name.
+A Python number is a tensor without dimensions of float64, int64 or bool; a tensor that looks so
+has `[]` after its name.
 """
 
 from __future__ import annotations
@@ -32,14 +35,17 @@ def tensors(optimizer: Optimizer, named: Mapping[str, Parameter]) -> Iterator[tu
 
 
 def group_tensors(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """Yield what parameter groups hold that they were not built with; the learning rate is set before every step."""
+    """Yield what parameter groups hold that they were not built with;
+    the learning rate is set before every step."""
     for number, group in enumerate(optimizer.param_groups):
         for key, value in group.items():
             if key not in ("params", "lr") and not _same(value, optimizer.defaults.get(key)):
                 yield _encoded(f"{GROUP}{number}|{key}", value)
 
 
-def load(optimizer: Optimizer, named: Mapping[str, Parameter], saved: Mapping[str, Tensor]) -> None:
+def load(
+    optimizer: Optimizer, named: Mapping[str, Parameter], saved: Mapping[str, Tensor]
+) -> None:
     """Put a state back."""
     for name, tensor in saved.items():
         owner, key, value = decoded(name, tensor)
@@ -52,7 +58,9 @@ def load(optimizer: Optimizer, named: Mapping[str, Parameter], saved: Mapping[st
 def load_group(optimizer: Optimizer, owner: str, key: str, value: Tensor | float) -> None:
     """Put a parameter group's value back."""
     group = optimizer.param_groups[int(owner.removeprefix(GROUP))]
-    group[key] = value.to(group["params"][0].device, copy=True) if isinstance(value, Tensor) else value
+    group[key] = (
+        value.to(group["params"][0].device, copy=True) if isinstance(value, Tensor) else value
+    )
 
 
 def decoded(name: str, tensor: Tensor) -> tuple[str, str, Tensor | float]:
@@ -68,8 +76,9 @@ def _encoded(name: str, value: Any) -> tuple[str, Tensor]:
         return name + (TENSOR if _looks_like_a_number(value) else ""), value
     if type(value) not in NUMBERS:
         raise UserError(
-            f"An optimizer's state must be tensors and numbers to be kept in a checkpoint, got {type(value).__name__} for "
-            f"{name!r}; a run could not go on from it. Use another optimizer, or options that need no such state."
+            "An optimizer's state must be tensors and numbers to be kept in a checkpoint, got "
+            f"{type(value).__name__} for {name!r}; a run could not go on from it. Use another "
+            "optimizer, or options that need no such state."
         )
     return name, torch.tensor(value, dtype=NUMBERS[type(value)])
 
@@ -84,7 +93,9 @@ def _same(value: Any, built: Any) -> bool:
     return type(value) is type(built) and bool(value == built)
 
 
-def _placed(optimizer: Optimizer, weight: Parameter, key: str, value: Tensor | float) -> Tensor | float:
+def _placed(
+    optimizer: Optimizer, weight: Parameter, key: str, value: Tensor | float
+) -> Tensor | float:
     """Return a weight's saved value as the optimizer itself would keep it."""
     if not isinstance(value, Tensor):
         return value
@@ -93,9 +104,12 @@ def _placed(optimizer: Optimizer, weight: Parameter, key: str, value: Tensor | f
         return value.to(weight.device if there else "cpu", copy=True)
     if value.shape != weight.shape:  # scales of an 8-bit state, rows and columns of a factored one
         return value.to(weight.device, copy=True)
-    # The fused kernel walks through weight and state side by side without a look at their strides: a state in another
-    # order than a channels_last weight would be wrong in silence. A paged state must be in memory that can page.
+    # The fused kernel walks through weight and state side by side without a look at their strides:
+    # a state in another order than a channels_last weight would be wrong in silence. A paged state
+    # must be in memory that can page.
     pages = getattr(optimizer, "get_state_buffer", None)
-    kept: Tensor = pages(weight, dtype=value.dtype) if pages else torch.empty_like(weight, dtype=value.dtype)
+    kept: Tensor = (
+        pages(weight, dtype=value.dtype) if pages else torch.empty_like(weight, dtype=value.dtype)
+    )
     with torch.no_grad():
         return kept.copy_(value)

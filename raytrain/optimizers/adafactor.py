@@ -1,7 +1,8 @@
-"""Adafactor (Shazeer & Stern 2018, arXiv:1804.04235): a second moment for each row and column alone, and no first; PyTorch's.
+"""Adafactor (Shazeer & Stern 2018, arXiv:1804.04235): a second moment for each row and column
+alone, and no first; PyTorch's.
 
-The learning rate is the most that a step moves, relative to the root mean square of a weight, and falls with the step's
-inverse square root.
+The learning rate is the most that a step moves, relative to the root mean square of a weight, and
+falls with the step's inverse square root.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Options(Table):
 
 FACTS = Facts(
     defaults={"learning_rate": 1e-2, "weight_decay": 0.0},
-    bytes=1.5,  # 4 / rank of a LoRA, next to nothing of a large matrix, but 2.7 of a 3 x 3 convolution
+    # 4 / rank of a LoRA, next to nothing of a large matrix, but 2.7 of a 3 x 3 convolution
+    bytes=1.5,
 )
 
 

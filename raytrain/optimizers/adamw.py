@@ -1,4 +1,5 @@
-"""AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101): PyTorch's fused kernel, or for bf16 weights one that keeps small steps."""
+"""AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101): PyTorch's fused kernel,
+or for bf16 weights one that keeps small steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""AdamW whose state has 8 bits (Dettmers et al. 2022, arXiv:2110.02861), by bitsandbytes; small weights' state keeps 32."""
+"""AdamW whose state has 8 bits (Dettmers et al. 2022, arXiv:2110.02861), by bitsandbytes;
+small weights' state keeps 32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""CAME (Luo et al. 2023, arXiv:2307.02047): Adafactor with a momentum that counts the more, the surer the update."""
+"""CAME (Luo et al. 2023, arXiv:2307.02047): Adafactor with a momentum that counts the more,
+the surer the update."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ class Options(Table):
 
 FACTS = Facts(
     defaults={"learning_rate": 1e-4, "weight_decay": 1e-2},
-    bytes=7,  # 4 of the momentum; next to nothing more of a large matrix, but 5.3 more of a 3 x 3 convolution
+    # 4 of the momentum; next to nothing more of a large matrix, but 5.3 more of a 3 x 3
+    # convolution
+    bytes=7,
 )
 
 

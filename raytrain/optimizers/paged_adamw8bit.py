@@ -1,4 +1,5 @@
-"""The 8-bit AdamW whose state moves to the host while the memory of a GPU is full (Dettmers et al. 2023, arXiv:2305.14314)."""
+"""The 8-bit AdamW whose state moves to the host while the memory of a GPU is full
+(Dettmers et al. 2023, arXiv:2305.14314)."""
 
 from __future__ import annotations
 

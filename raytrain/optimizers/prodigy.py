@@ -1,4 +1,5 @@
-"""Prodigy (Mishchenko & Defazio 2024, arXiv:2306.06101): Adam that estimates its own learning rate, by its authors' package.
+"""Prodigy (Mishchenko & Defazio 2024, arXiv:2306.06101): Adam that estimates its own learning
+rate, by its authors' package.
 
 `train.learning_rate` is a factor of the estimate, to be left at 1.
 """
@@ -30,7 +31,8 @@ class Options(Table):
     growth_rate: float = Field(float("inf"), gt=1)
     """The estimate grows at most by this factor in a step."""
     beta3: float | None = Field(None, ge=0, lt=1)
-    """Decay of the estimate's averages; default: the square root of the second of `train.betas`."""
+    """Decay of the estimate's averages; default: the square root of the second of
+    `train.betas`."""
     decouple: bool = True
     """Weight decay as in AdamW."""
     use_bias_correction: bool = False

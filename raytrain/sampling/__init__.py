@@ -1,1 +1,2 @@
-"""Sampling: what a person asks for (`prompts`) becomes images (`generate`), laid out side by side (`grid`)."""
+"""Sampling: what a person asks for (`prompts`) becomes images (`generate`), laid out side by side
+(`grid`)."""

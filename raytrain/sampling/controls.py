@@ -1,4 +1,5 @@
-"""The control image of a prompt: a file that the config or the prompt names, or the one stored with a row."""
+"""The control image of a prompt: a file that the config or the prompt names,
+or the one stored with a row."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 
 def assign(wishes: Sequence[Wish], controls: Sequence[str]) -> list[Wish]:
-    """Give `sample.controls`, files or one folder of them, in order to the prompts that have none of their own.
+    """Give `sample.controls`, files or one folder of them, in order to the prompts that have none
+    of their own.
 
     Raises UserError unless there is one for each.
     """
@@ -28,24 +30,28 @@ def assign(wishes: Sequence[Wish], controls: Sequence[str]) -> list[Wish]:
     without = sum(not wish.control for wish in wishes)
     if len(files) != without:
         raise UserError(
-            f"sample.controls must have one control image for each prompt, got {len(files)} for {without} prompts; "
-            "which belongs to which is not known. Give as many, in the order of the prompts."
+            f"sample.controls must have one control image for each prompt, got {len(files)} for "
+            f"{without} prompts; which belongs to which is not known. Give as many, in the order "
+            "of the prompts."
         )
     left = iter(files)
     return [wish if wish.control else replace(wish, control=next(left)) for wish in wishes]
 
 
-def image(wish: Wish, config: Config, dataset: Dataset | None, size: tuple[int, int]) -> Image.Image:
-    """Return a prompt's control image, RGB, scaled and cut at its center to `size` (width, height)."""
+def image(
+    wish: Wish, config: Config, dataset: Dataset | None, size: tuple[int, int]
+) -> Image.Image:
+    """Return a prompt's control image, RGB, scaled and cut at its center to `size`
+    (width, height)."""
     if wish.control:
         found = _file(wish, config)
     elif wish.row and dataset is not None:
         found = _stored(dataset, *wish.row)
     else:
         raise UserError(
-            f'method.name = "{config.method.name}" draws after a control image, but {wish.where} has none; nothing '
-            "was drawn. Give sample.controls, '--cn' in the prompt file, or no prompts: then held-out captions "
-            "are drawn with their own control images."
+            f'method.name = "{config.method.name}" draws after a control image, but {wish.where} '
+            "has none; nothing was drawn. Give sample.controls, '--cn' in the prompt file, or no "
+            "prompts: then held-out captions are drawn with their own control images."
         )
     if found.size == size:
         return found
@@ -58,8 +64,8 @@ def _file(wish: Wish, config: Config) -> Image.Image:
         return on_background(decode_any(content, config.data.max_pixels), "black")
     except (OSError, BadImage) as error:
         raise UserError(
-            f"The control image {wish.control!r} of {wish.where} cannot be read ({error}); nothing was drawn. "
-            "Give another file."
+            f"The control image {wish.control!r} of {wish.where} cannot be read ({error}); "
+            "nothing was drawn. Give another file."
         ) from error
 
 
@@ -73,7 +79,7 @@ def _listed(folder: str) -> list[str]:
     files = [name for name in storage.names(folder) if name.lower().endswith(SUFFIXES)]
     if not files:
         raise UserError(
-            f"sample.controls = {folder!r} is no image and no folder with images; nothing was drawn. "
-            "Give files, one a prompt, or one folder of them."
+            f"sample.controls = {folder!r} is no image and no folder with images; nothing was "
+            "drawn. Give files, one a prompt, or one folder of them."
         )
     return [storage.join(folder, name) for name in files]

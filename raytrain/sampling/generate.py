@@ -14,8 +14,11 @@ Inputs = Callable[[Sequence[Prompt]], dict[str, Any]]
 """What a pipeline is called with for some prompts, beside what every pipeline takes."""
 
 
-def generate(pipeline: Any, prompts: Sequence[Prompt], batch: int, inputs: Inputs = lambda _: {}) -> list[Image.Image]:
-    """Return an image for each prompt, in order; at most `batch` of equal size, guidance and steps are drawn at a time.
+def generate(
+    pipeline: Any, prompts: Sequence[Prompt], batch: int, inputs: Inputs = lambda _: {}
+) -> list[Image.Image]:
+    """Return an image for each prompt, in order; at most `batch` of equal size,
+    guidance and steps are drawn at a time.
 
     An image starts from its prompt's seed alone, and no global random state is touched.
     """

@@ -12,9 +12,14 @@ from raytrain import storage
 from raytrain.sampling.prompts import Prompt
 
 
-def by_prompt(prompts: Sequence[Prompt], images: Sequence[Image.Image], each: int) -> list[list[Image.Image]]:
+def by_prompt(
+    prompts: Sequence[Prompt], images: Sequence[Image.Image], each: int
+) -> list[list[Image.Image]]:
     """Return for each text its control image, where it has one, and its `each` images."""
-    return [[*prompts[start].inputs.values(), *images[start : start + each]] for start in range(0, len(images), each)]
+    return [
+        [*prompts[start].inputs.values(), *images[start : start + each]]
+        for start in range(0, len(images), each)
+    ]
 
 
 def grid(
@@ -22,7 +27,8 @@ def grid(
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
 ) -> Image.Image:
-    """Lay images out in rows and columns, each row and column with its label; smaller ones lie in the middle of their place."""
+    """Lay images out in rows and columns, each row and column with its label;
+    smaller ones lie in the middle of their place."""
     tiles = [image.size for row in rows for image in row]
     zoom = max(1, -(-144 // max(width for width, _ in tiles)))
     width, height = (zoom * max(side) for side in zip(*tiles, strict=True))
@@ -36,7 +42,9 @@ def grid(
     sheet = Image.new("RGB", whole, "white")
     draw = ImageDraw.Draw(sheet)
     for column, text in enumerate(wrapped):
-        draw.multiline_text((left + gap + column * (width + gap), 4), text, fill="black", font=font)
+        draw.multiline_text(
+            (left + gap + column * (width + gap), 4), text, fill="black", font=font
+        )
     for line, row in enumerate(rows):
         y = top + gap + line * (height + gap)
         if row_labels:

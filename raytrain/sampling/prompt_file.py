@@ -1,4 +1,5 @@
-"""Prompt files: one prompt a line, with the flags of kohya's sd-scripts for what is not as in [sample].
+"""Prompt files: one prompt a line, with the flags of kohya's sd-scripts for what is not as in
+[sample].
 
 # a comment
 a red star on a blue background --n blurry --w 512 --h 768 --d 7 --l 5.5 --s 20 --cn edges/star.png
@@ -35,7 +36,8 @@ class Wish:
 
 
 def read(path: str) -> list[Wish]:
-    """Return the prompts of a file; UserError where there is none, or names the line that says what is not known."""
+    """Return the prompts of a file; UserError where there is none,
+    or names the line that says what is not known."""
     file = Path(path)
     if not file.is_file():
         raise UserError(
@@ -59,17 +61,22 @@ def parse(line: str, where: str, folder: Path) -> Wish:
         name, _, value = flag.strip().partition(" ")
         if name not in _FLAGS:
             raise UserError(
-                f"{where}: the flag '--{name}' is not known, so the prompt would not be drawn as it says. "
-                f"Known are {', '.join(f'--{each}' for each in _FLAGS)}; all else is set in [sample]."
+                f"{where}: the flag '--{name}' is not known, so the prompt would not be drawn as "
+                f"it says. Known are {', '.join(f'--{each}' for each in _FLAGS)}; all else is set "
+                "in [sample]."
             )
         key, convert = _FLAGS[name]
         if key in told:
-            raise UserError(f"{where}: '--{name}' sets {key} a second time; only one would count. Leave one out.")
+            raise UserError(
+                f"{where}: '--{name}' sets {key} a second time; only one would count. Leave one "
+                "out."
+            )
         try:
             told[key] = convert(value.strip())
         except ValueError as error:
             raise UserError(
-                f"{where}: '--{name}' must be {error}, got {value.strip()!r}; nothing was drawn. Correct the line."
+                f"{where}: '--{name}' must be {error}, got {value.strip()!r}; nothing was drawn. "
+                "Correct the line."
             ) from None
     if "control" in told and "://" not in told["control"]:
         told["control"] = str(folder / told["control"])

@@ -32,20 +32,26 @@ class Prompt:
     """What it is drawn after, beside the text: `control`, an image of `size`."""
 
 
-def prompts(config: Config, dataset: Dataset | None, tell: Callable[[str], None] = lambda _: None) -> list[Prompt]:
-    """Return a prompt for each image: `images_per_prompt` of each text in a row, image i with `sample.seed` + i.
+def prompts(
+    config: Config, dataset: Dataset | None, tell: Callable[[str], None] = lambda _: None
+) -> list[Prompt]:
+    """Return a prompt for each image: `images_per_prompt` of each text in a row,
+    image i with `sample.seed` + i.
 
-    A text with a seed of its own counts from that. `tell` gets a sentence where more prompts are given than are drawn. Raises
-    UserError where a prompt cannot be drawn, or the method needs a control image and there is none.
+    A text with a seed of its own counts from that. `tell` gets a sentence where more prompts are
+    given than are drawn. Raises UserError where a prompt cannot be drawn, or the method needs a
+    control image and there is none.
     """
     sample, takes_controls = config.sample, "control" in methods.load(config.method).INPUTS
     wishes = _own(config, takes_controls)
     if len(wishes) > sample.max_prompts:
         tell(
-            f"Of {len(wishes)} prompts the first {sample.max_prompts} are drawn (sample.max_prompts = "
-            f"{sample.max_prompts}); raise it to draw the others too."
+            f"Of {len(wishes)} prompts the first {sample.max_prompts} are drawn "
+            f"(sample.max_prompts = {sample.max_prompts}); raise it to draw the others too."
         )
-    wishes = wishes or list(_captions(dataset, sample.max_prompts)) or [Wish("", "the empty prompt")]
+    wishes = (
+        wishes or list(_captions(dataset, sample.max_prompts)) or [Wish("", "the empty prompt")]
+    )
     found: list[Prompt] = []
     for wish in wishes[: sample.max_prompts]:
         first = _prompt(wish, config, dataset, sample.seed + len(found), takes_controls)
@@ -54,7 +60,8 @@ def prompts(config: Config, dataset: Dataset | None, tell: Callable[[str], None]
 
 
 def size(config: Config, manifest: Manifest | None, bucket: str | None = None) -> tuple[int, int]:
-    """Return (width, height) in pixels of sampled images: the config's, else a bucket's, by default the fullest one's."""
+    """Return (width, height) in pixels of sampled images: the config's, else a bucket's,
+    by default the fullest one's."""
     if config.sample.width and config.sample.height:
         return config.sample.width, config.sample.height
     if bucket is None and manifest is not None and manifest.buckets:
@@ -75,19 +82,21 @@ def _own(config: Config, takes_controls: bool) -> list[Wish]:
         having.append("sample.controls")
     if having and not takes_controls:
         raise UserError(
-            f'{having[-1]} gives a control image, but method.name = "{config.method.name}" takes none; it would have '
-            "no effect. Leave it out."
+            f'{having[-1]} gives a control image, but method.name = "{config.method.name}" takes '
+            "none; it would have no effect. Leave it out."
         )
     if sample.controls and not found:
         raise UserError(
-            "sample.controls is for the prompts of sample.prompts and sample.prompt_file, and there are none: "
-            "held-out captions are drawn with their own control images. Give prompts, or leave it out."
+            "sample.controls is for the prompts of sample.prompts and sample.prompt_file, and "
+            "there are none: held-out captions are drawn with their own control images. Give "
+            "prompts, or leave it out."
         )
     return controls.assign(found, sample.controls) if sample.controls else found
 
 
 def _captions(dataset: Dataset | None, limit: int) -> Iterator[Wish]:
-    """Yield distinct captions of held-out images, or of training images where none are held out."""
+    """Yield distinct captions of held-out images, or of training images where none are held
+    out."""
     if dataset is None:
         return
     found: dict[str, Wish] = {}
@@ -96,7 +105,9 @@ def _captions(dataset: Dataset | None, limit: int) -> Iterator[Wish]:
         for row in dataset.details(split, ("captions",)):
             bucket, caption = row["bucket"], row["captions"][0]
             if caption and caption not in found:
-                found[caption] = Wish(caption, f"a {split} caption", row=(split, bucket, seen[bucket]))
+                found[caption] = Wish(
+                    caption, f"a {split} caption", row=(split, bucket, seen[bucket])
+                )
             if len(found) == limit:
                 break
             seen[bucket] += 1
@@ -105,7 +116,9 @@ def _captions(dataset: Dataset | None, limit: int) -> Iterator[Wish]:
     yield from found.values()
 
 
-def _prompt(wish: Wish, config: Config, dataset: Dataset | None, seed: int, takes_controls: bool) -> Prompt:
+def _prompt(
+    wish: Wish, config: Config, dataset: Dataset | None, seed: int, takes_controls: bool
+) -> Prompt:
     """Return a prompt with all that the wish leaves open."""
     sample, manifest = config.sample, dataset.manifest if dataset else None
     # After a stored control image of another shape only part of it would be drawn.
@@ -115,9 +128,9 @@ def _prompt(wish: Wish, config: Config, dataset: Dataset | None, seed: int, take
     multiple = family.latent(config.model).multiple
     if width % multiple or height % multiple:
         raise UserError(
-            f"An image of a {config.model.family} model has sides that are multiples of {multiple} pixels, got "
-            f"{width}x{height} for {wish.where}; it cannot be drawn. Change sample.width and sample.height, or "
-            "'--w' and '--h'."
+            f"An image of a {config.model.family} model has sides that are multiples of "
+            f"{multiple} pixels, got {width}x{height} for {wish.where}; it cannot be drawn. "
+            "Change sample.width and sample.height, or '--w' and '--h'."
         )
     return Prompt(
         text=wish.text,
@@ -126,5 +139,7 @@ def _prompt(wish: Wish, config: Config, dataset: Dataset | None, seed: int, take
         size=(width, height),
         guidance=sample.guidance if wish.guidance is None else wish.guidance,
         steps=sample.steps if wish.steps is None else wish.steps,
-        inputs={"control": controls.image(wish, config, dataset, (width, height))} if takes_controls else {},
+        inputs={"control": controls.image(wish, config, dataset, (width, height))}
+        if takes_controls
+        else {},
     )

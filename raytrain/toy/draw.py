@@ -16,7 +16,11 @@ Size = tuple[int, int]
 Point = tuple[float, float]
 
 TRAINING_SIZES: dict[str, Size] = {"square": (64, 64), "landscape": (80, 48), "portrait": (48, 80)}
-FOLDER_SIZES: dict[str, Size] = {"square": (256, 256), "landscape": (320, 192), "portrait": (192, 320)}
+FOLDER_SIZES: dict[str, Size] = {
+    "square": (256, 256),
+    "landscape": (320, 192),
+    "portrait": (192, 320),
+}
 
 PALETTE: dict[str, tuple[int, int, int]] = {
     "red": (220, 30, 35),
@@ -49,7 +53,8 @@ def _heart() -> list[Point]:
     return [
         (
             math.sin(a) ** 3,
-            -(13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a) + 2.5) / 16,
+            -(13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a) + 2.5)
+            / 16,
         )
         for a in angles
     ]
@@ -124,10 +129,16 @@ def imagine(
     if background is not None:
         colors = tuple(name for name in colors if name != background)
     color = _choose(rng, "color", colors, color)
-    background = _choose(rng, "background", [name for name in backgrounds if name != color], background)
+    background = _choose(
+        rng, "background", [name for name in backgrounds if name != color], background
+    )
     radius = rng.uniform(0.30, 0.40)
-    room = 0.5 - radius - 0.04  # the shape stays inside the center square, so a center crop keeps it whole
-    return Scene(shape, color, background, style, radius, rng.uniform(-room, room), rng.uniform(-room, room))
+    room = (
+        0.5 - radius - 0.04
+    )  # the shape stays inside the center square, so a center crop keeps it whole
+    return Scene(
+        shape, color, background, style, radius, rng.uniform(-room, room), rng.uniform(-room, room)
+    )
 
 
 def paint(scene: Scene, size: Size = TRAINING_SIZES["square"]) -> Image.Image:
@@ -151,7 +162,9 @@ def _filled(size: Size, outline: list[Point], radius: float) -> Image.Image:
 
 def _traced(size: Size, outline: list[Point], width: float) -> Image.Image:
     mask = Image.new("L", size)
-    ImageDraw.Draw(mask).line([*outline, *outline[:2]], fill=255, width=max(1, round(width)), joint="curve")
+    ImageDraw.Draw(mask).line(
+        [*outline, *outline[:2]], fill=255, width=max(1, round(width)), joint="curve"
+    )
     return mask
 
 
@@ -196,7 +209,8 @@ def draw_folder(
     seed: int = 0,
     aspects: Sequence[str] = tuple(FOLDER_SIZES),
 ) -> Path:
-    """Fill `folder` with `count` images, `0001.png` with its caption in `0001.txt`, cycling through `aspects`."""
+    """Fill `folder` with `count` images, `0001.png` with its caption in `0001.txt`,
+    cycling through `aspects`."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     for number in range(1, count + 1):

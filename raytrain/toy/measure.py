@@ -62,7 +62,9 @@ class Judge:
     @torch.no_grad()
     def score(self, images: list[Image.Image], captions: list[str]) -> Tensor:
         """One cosine for each image and its caption."""
-        views = torch.cat([self.processor(images=each, return_tensors="pt")["pixel_values"] for each in images])
+        views = torch.cat(
+            [self.processor(images=each, return_tensors="pt")["pixel_values"] for each in images]
+        )
         read = self.tokens(captions, padding=True, return_tensors="pt")
         seen = self.model(**read, pixel_values=views)
         return torch.nn.functional.cosine_similarity(seen.image_embeds, seen.text_embeds)
@@ -99,7 +101,9 @@ def vae_error(folder: Path, drawn: list[Drawn]) -> float:
     errors = []
     for image, _ in drawn:
         truth = torch.from_numpy(numpy.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
-        errors.append((vae.decode(vae.encode(truth).latent_dist.mode()).sample - truth).square().mean())
+        errors.append(
+            (vae.decode(vae.encode(truth).latent_dist.mode()).sample - truth).square().mean()
+        )
     return torch.stack(errors).mean().item()
 
 
@@ -134,27 +138,34 @@ def write_readme(folder: Path, seed: int, count: int) -> None:
     ]
     columns = ("vae_mse", "clip_matching", "clip_shuffled", "clip_of_samples")
     scored = [
-        f"| {style} | " + " | ".join(f"{figures[style][column]:.3f}" for column in columns) + " |" for style in STYLES
+        f"| {style} | " + " | ".join(f"{figures[style][column]:.3f}" for column in columns) + " |"
+        for style in STYLES
     ]
     lines = [
         "# Toy weights",
         "",
-        f"Made by `python -m raytrain.toy.pretrain --output raytrain/toy/weights --seed {seed}` on two CPU cores,",
-        "from nothing but drawn images. `sd15/` is a StableDiffusionPipeline folder, `clip/` a CLIPModel with its",
-        "tokenizer and image processor; half-precision safetensors that load as float32. The VAE and the CLIP saw",
+        f"Made by `python -m raytrain.toy.pretrain --output raytrain/toy/weights --seed {seed}` "
+        "on two CPU cores,",
+        "from nothing but drawn images. `sd15/` is a StableDiffusionPipeline folder, `clip/` a "
+        "CLIPModel with its",
+        "tokenizer and image processor; half-precision safetensors that load as float32. The VAE "
+        "and the CLIP saw",
         "every style; **the denoiser saw `flat` only**. Captions hold at most 32 tokens.",
         "",
         "| part | steps | minutes | final loss |",
         "|---|---|---|---|",
         *trained,
         "",
-        f"{count} new images a style in three aspects (their captions are not new), CLIP figures are cosines.",
+        f"{count} new images a style in three aspects (their captions are not new), CLIP figures "
+        "are cosines.",
         f"Samples: {SAMPLING_STEPS} DDIM steps, guidance {GUIDANCE:g}.",
         "",
-        "| style | VAE pixel MSE | real image, its caption | real image, another's | base's sample, its caption |",
+        "| style | VAE pixel MSE | real image, its caption | real image, another's | base's "
+        "sample, its caption |",
         "|---|---|---|---|---|",
         *scored,
         "",
-        "The gap between the second and the last column, below `flat`, is what an adapter has to close.",
+        "The gap between the second and the last column, below `flat`, is what an adapter has to "
+        "close.",
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -7,7 +7,14 @@ from typing import Any
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from raytrain.toy.draw import PALETTE, SHAPES, STYLES
@@ -20,7 +27,8 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def tokenizer() -> CLIPTokenizer:
-    """One token for each word of the world; any other word falls into letters, so every caption has tokens."""
+    """One token for each word of the world; any other word falls into letters,
+    so every caption has tokens."""
     letters = sorted(ByteLevel.alphabet())
     vocabulary = letters + [f"{letter}</w>" for letter in letters]
     merges: list[tuple[str, str]] = []
@@ -82,7 +90,9 @@ def clip(tokens: CLIPTokenizer) -> CLIPModel:
         image_size=CLIP_PIXELS,
         patch_size=8,
     )
-    return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64))
+    return CLIPModel(
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64)
+    )
 
 
 def text_half(model: CLIPModel) -> CLIPTextModel:
@@ -109,7 +119,8 @@ def vae() -> AutoencoderKL:
 
 
 def unet() -> UNet2DConditionModel:
-    """SD 1.5 in small; attention in the two lower levels only, as above them it would take most of a CPU's step."""
+    """SD 1.5 in small; attention in the two lower levels only,
+    as above them it would take most of a CPU's step."""
     return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(32, 64, 96),
@@ -147,7 +158,9 @@ def save(folder: Path, *contents: Any) -> None:
     if config.exists():
         settings = json.loads(config.read_text(encoding="utf-8"))
         settings.pop("_name_or_path", None)
-        if "dtype" in settings:  # transformers would load what it finds here, and half is slow on a CPU
+        if (
+            "dtype" in settings
+        ):  # transformers would load what it finds here, and half is slow on a CPU
             settings["dtype"] = "float32"
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
-"""Teach the tiny parts of the toy world, once, from a seed: `python -m raytrain.toy.pretrain --output DIR`.
+"""Teach the tiny parts of the toy world, once, from a seed: `python -m raytrain.toy.pretrain
+--output DIR`.
 
-One function a stage, in order: vae, clip, text encoder, unet, pipeline, report. A stage whose result exists is skipped,
-so a run that was stopped goes on with the stage it was in.
+One function a stage, in order: vae, clip, text encoder, unet, pipeline, report. A stage whose
+result exists is skipped, so a run that was stopped goes on with the stage it was in.
 """
 
 import argparse
@@ -67,7 +68,8 @@ def learn(
     loss_at: Callable[[int], Tensor],
     ema: float | None = None,
 ) -> None:
-    """AdamW with warm-up and a cosine to zero; keeps the running average of the weights if `ema` is given."""
+    """AdamW with warm-up and a cosine to zero; keeps the running average of the weights if `ema`
+    is given."""
     weights = list(parameters)
     average = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -87,17 +89,24 @@ def learn(
         recent = loss.item() if step == 1 else 0.98 * recent + 0.02 * loss.item()
         if step % 50 == 0 or step == steps:
             pace = (time.monotonic() - begin) / step
-            say(f"{stage} {step}/{steps} loss {recent:.4f} {pace:.3f} s/step {pace * (steps - step) / 60:.1f} min left")
+            say(
+                f"{stage} {step}/{steps} loss {recent:.4f} {pace:.3f} s/step "
+                f"{pace * (steps - step) / 60:.1f} min left"
+            )
     if ema is not None:
         for weight, mean in zip(weights, average, strict=True):
             weight.data.copy_(mean)
     seconds = time.monotonic() - begin
-    measure.note(plan.output, stage, {"steps": steps, "final_loss": recent, "minutes": seconds / 60})
+    measure.note(
+        plan.output, stage, {"steps": steps, "final_loss": recent, "minutes": seconds / 60}
+    )
 
 
 def pixels(images: Iterable[Image.Image]) -> Tensor:
     """Images of one size as bytes, channels first."""
-    return torch.from_numpy(numpy.stack([numpy.asarray(image) for image in images])).permute(0, 3, 1, 2)
+    return torch.from_numpy(numpy.stack([numpy.asarray(image) for image in images])).permute(
+        0, 3, 1, 2
+    )
 
 
 def to_range(batch: Tensor) -> Tensor:
@@ -117,7 +126,9 @@ def train_vae(plan: Plan) -> None:
     pools = []
     for aspect, size in TRAINING_SIZES.items():
         seeds = range(plan.images // len(TRAINING_SIZES))
-        pools.append(pixels(draw(f"vae/{plan.seed}/{aspect}/{i}", STYLES[i % 3], size)[0] for i in seeds))
+        pools.append(
+            pixels(draw(f"vae/{plan.seed}/{aspect}/{i}", STYLES[i % 3], size)[0] for i in seeds)
+        )
     model = parts.vae().to(memory_format=torch.channels_last).train()
     rows = batches(pools, 16, random.Random(plan.seed))
 
@@ -134,7 +145,9 @@ def train_vae(plan: Plan) -> None:
 
     learn("vae", plan, model.parameters(), plan.vae_steps, 2e-3, loss_at, ema=0.99)
     with torch.no_grad():
-        latents = [model.encode(to_range(pool[:200])).latent_dist.sample().flatten() for pool in pools]
+        latents = [
+            model.encode(to_range(pool[:200])).latent_dist.sample().flatten() for pool in pools
+        ]
     model.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))
     parts.save(plan.sd15 / "vae", model)
 
@@ -144,12 +157,19 @@ def train_clip(plan: Plan) -> None:
     tokens, processor = parts.tokenizer(), parts.image_processor()
     sizes = [*TRAINING_SIZES.values(), *TRAINING_SIZES.values(), *FOLDER_SIZES.values()]
     styles = ("flat", *STYLES)
-    drawn = [draw(f"clip/{plan.seed}/{i}", styles[i % 4], sizes[i // 4 % len(sizes)]) for i in range(2 * plan.images)]
-    seen = torch.cat([processor(images=image, return_tensors="pt")["pixel_values"] for image, _ in drawn]).half()
+    drawn = [
+        draw(f"clip/{plan.seed}/{i}", styles[i % 4], sizes[i // 4 % len(sizes)])
+        for i in range(2 * plan.images)
+    ]
+    seen = torch.cat(
+        [processor(images=image, return_tensors="pt")["pixel_values"] for image, _ in drawn]
+    ).half()
     captions = sorted({caption for _, caption in drawn})
     number = {caption: i for i, caption in enumerate(captions)}
     said = torch.tensor([number[caption] for _, caption in drawn])
-    read = tokens(captions, padding="max_length", max_length=CAPTION_TOKENS, return_tensors="pt")["input_ids"]
+    read = tokens(captions, padding="max_length", max_length=CAPTION_TOKENS, return_tensors="pt")[
+        "input_ids"
+    ]
     model = parts.clip(tokens).train()
     rows = batches([seen], 128, random.Random(plan.seed))
 
@@ -161,7 +181,8 @@ def train_clip(plan: Plan) -> None:
         alike = (which[:, None] == which[None, :]).float()
         target = alike / alike.sum(1, keepdim=True)
         return (
-            torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.t(), target)
+            torch.nn.functional.cross_entropy(logits, target)
+            + torch.nn.functional.cross_entropy(logits.t(), target)
         ) / 2
 
     learn("clip", plan, model.parameters(), plan.clip_steps, 1e-3, loss_at)
@@ -182,26 +203,39 @@ def train_unet(plan: Plan) -> None:
     captions: dict[str, int] = {"": 0}
     for aspect, size in TRAINING_SIZES.items():
         drawn = [
-            draw(f"unet/{plan.seed}/{aspect}/{i}", "flat", size) for i in range(plan.images // len(TRAINING_SIZES))
+            draw(f"unet/{plan.seed}/{aspect}/{i}", "flat", size)
+            for i in range(plan.images // len(TRAINING_SIZES))
         ]
-        said.append(torch.tensor([captions.setdefault(caption, len(captions)) for _, caption in drawn]))
+        said.append(
+            torch.tensor([captions.setdefault(caption, len(captions)) for _, caption in drawn])
+        )
         with torch.no_grad():
             seen = pixels(image for image, _ in drawn)
-            posteriors = [vae.encode(to_range(seen[i : i + 50])).latent_dist for i in range(0, len(seen), 50)]
-        means.append(torch.cat([posterior.mean for posterior in posteriors]) * vae.config.scaling_factor)
-        spreads.append(torch.cat([posterior.std for posterior in posteriors]) * vae.config.scaling_factor)
+            posteriors = [
+                vae.encode(to_range(seen[i : i + 50])).latent_dist for i in range(0, len(seen), 50)
+            ]
+        means.append(
+            torch.cat([posterior.mean for posterior in posteriors]) * vae.config.scaling_factor
+        )
+        spreads.append(
+            torch.cat([posterior.std for posterior in posteriors]) * vae.config.scaling_factor
+        )
     read = tokens(list(captions), padding="max_length", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         heard = encoder(read).last_hidden_state
     alphas = parts.scheduler().alphas_cumprod
     snr = alphas / (1 - alphas)
-    emphasis = snr.clamp(max=5) / snr  # min-SNR 5: fewer gradients into noise that no eye would see
+    emphasis = (
+        snr.clamp(max=5) / snr
+    )  # min-SNR 5: fewer gradients into noise that no eye would see
     model = parts.unet().train()
     rows = batches(means, 32, random.Random(plan.seed))
 
     def loss_at(step: int) -> Tensor:
         pool, chosen = next(rows)
-        latents = means[pool][chosen] + spreads[pool][chosen] * torch.randn_like(means[pool][chosen])
+        latents = means[pool][chosen] + spreads[pool][chosen] * torch.randn_like(
+            means[pool][chosen]
+        )
         which = said[pool][chosen] * (torch.rand(len(chosen)) >= UNCONDITIONAL_SHARE)
         noise = torch.randn_like(latents)
         times = torch.randint(DDPM_STEPS, (len(chosen),))
@@ -247,8 +281,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--vae-steps", type=int, default=1100)
     parser.add_argument("--clip-steps", type=int, default=800)
     parser.add_argument("--unet-steps", type=int, default=2600)
-    parser.add_argument("--images", type=int, default=6000, help="drawn for the VAE; the others scale with it")
-    parser.add_argument("--report-images", type=int, default=96, help="sampled for each held-out score")
+    parser.add_argument(
+        "--images", type=int, default=6000, help="drawn for the VAE; the others scale with it"
+    )
+    parser.add_argument(
+        "--report-images", type=int, default=96, help="sampled for each held-out score"
+    )
     plan = Plan(**vars(parser.parse_args(arguments)))
     os.nice(5)
     torch.set_num_threads(2)

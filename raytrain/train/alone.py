@@ -1,4 +1,5 @@
-"""One worker on this machine, without Ray: a process of its own, watched and started anew as Ray Train does with its workers."""
+"""One worker on this machine, without Ray: a process of its own,
+watched and started anew as Ray Train does with its workers."""
 
 from __future__ import annotations
 
@@ -18,12 +19,14 @@ class WorkerDied(RuntimeError):  # noqa: N818
 
 
 def needs_ray(config: Config) -> bool:
-    """Tell whether training needs Ray: one worker on this machine, with nothing beside it, is a process."""
+    """Tell whether training needs Ray: one worker on this machine, with nothing beside it,
+    is a process."""
     return config.train.workers > 1 or config.train.beside
 
 
 def reserve(config: Config) -> None:
-    """Start the worker's process while the command still checks, where there is something to train."""
+    """Start the worker's process while the command still checks,
+    where there is something to train."""
     if not storage.exists(storage.join(config.output, "train.json")):
         local.reserve(*_modules(config))
 
@@ -33,7 +36,8 @@ _trained: list[local.Process] = []
 
 
 def call(config: Config, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in the worker's process that training left, else in a new one; with Ray, in this process."""
+    """Call a function in the worker's process that training left, else in a new one; with Ray,
+    in this process."""
     if local.connected():
         return function(*arguments)
     with _trained.pop() if _trained else local.take(*_modules(config)) as process:
@@ -47,16 +51,21 @@ class AloneTrainer:
         self._config = config
 
     def fit(self) -> None:
-        """Train to the end; raises WorkerDied when the worker died more often than `train.max_failures`."""
+        """Train to the end; raises WorkerDied when the worker died more often than
+        `train.max_failures`."""
         budget, failures = self._config.train.max_failures, 0
         while ended := self._run():
             failures += 1
             if failures > budget:
                 raise WorkerDied(
-                    f"The worker ended with {ended}, after {budget} others (train.max_failures = {budget}). What it was "
-                    "doing is above. The same command goes on from the last checkpoint."
+                    f"The worker ended with {ended}, after {budget} others (train.max_failures = "
+                    f"{budget}). What it was doing is above. The same command goes on from the "
+                    "last checkpoint."
                 )
-            told = f"The worker ended with {ended}; it starts anew from the last checkpoint ({failures} of {budget})."
+            told = (
+                f"The worker ended with {ended}; it starts anew from the last checkpoint "
+                f"({failures} of {budget})."
+            )
             notices.tell(self._config.output, told)
 
     def _run(self) -> str | None:
@@ -68,7 +77,11 @@ class AloneTrainer:
             process.call(_train, self._config.values())
         except local.Died as died:
             how = str(died)
-            return how + self._for_memory() if how == "SIGKILL" and out_of_memory.kernel_kills() > kills else how
+            return (
+                how + self._for_memory()
+                if how == "SIGKILL" and out_of_memory.kernel_kills() > kills
+                else how
+            )
         _trained.append(process)
         return None
 
@@ -80,7 +93,10 @@ class AloneTrainer:
             return f"{told} (there is no smaller micro-batch. {out_of_memory.REMEDY})"
         smaller = -(-taken // 2)
         out_of_memory.remember(self._config.output, smaller)
-        return f"{told} (from now on {smaller}; a step is still {self._config.train.global_batch} images)"
+        return (
+            f"{told} (from now on {smaller}; a step is still {self._config.train.global_batch} "
+            "images)"
+        )
 
 
 def _modules(config: Config) -> tuple[str, ...]:
@@ -92,6 +108,8 @@ def _train(values: dict[str, Any]) -> None:
 
     try:
         work(parse(values), rank=0, world=1, report=None)
-    except Exception:  # the process has failed, and says why; the next one starts from the checkpoint
+    except (
+        Exception
+    ):  # the process has failed, and says why; the next one starts from the checkpoint
         traceback.print_exc()
         raise SystemExit(1) from None

@@ -1,7 +1,9 @@
-"""What a training step costs, counted on the method's own model without weights: nothing is loaded or computed.
+"""What a training step costs, counted on the method's own model without weights:
+nothing is loaded or computed.
 
-The model is built on PyTorch's `meta` device, whose tensors have shapes alone, and runs a step of one row there. Operations
-are counted as PyTorch's flop counter counts them; activations are the tensors that autograd keeps for the backward pass.
+The model is built on PyTorch's `meta` device, whose tensors have shapes alone, and runs a step of
+one row there. Operations are counted as PyTorch's flop counter counts them; activations are the
+tensors that autograd keeps for the backward pass.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from raytrain.model import Model, build
 
 META = torch.device("meta")
 QUANTIZED_BITS = {"int8": 8.1, "nf4": 4.13}
-"""Bits of a quantized weight: its own and its share of the scales, one a row (int8) or twice quantized a block of 64 (nf4)."""
+"""Bits of a quantized weight: its own and its share of the scales, one a row (int8)
+or twice quantized a block of 64 (nf4)."""
 NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
@@ -73,7 +76,8 @@ def weights(config: Config, model: Model) -> Weights:
 
 
 def step(config: Config, model: Model, width: int, height: int, *, flops: bool = True) -> Step:
-    """Count a step of one row of a bucket, sides in pixels; without `flops`, which takes the longer part, they are 0."""
+    """Count a step of one row of a bucket, sides in pixels; without `flops`,
+    which takes the longer part, they are 0."""
     rows = row(config, width, height)
     draws = model.draw(rows).to(META)
     kept = _Kept(model, half=config.train.precision != "fp32")
@@ -95,11 +99,19 @@ def row(config: Config, width: int, height: int) -> Batch:
     model, family = config.model, families.load(config.model.family)
     latent = family.latent(model)
     cells = (height // latent.factor, width // latent.factor)
-    found = {"latents": torch.empty(1, latent.stored, *cells, dtype=torch.float16), "sizes": torch.empty(1, 6)}
-    tokenizers = {name: family.load(model, name, torch.float32) for name in families.text_parts(family, "tokenizer")}
+    found = {
+        "latents": torch.empty(1, latent.stored, *cells, dtype=torch.float16),
+        "sizes": torch.empty(1, 6),
+    }
+    tokenizers = {
+        name: family.load(model, name, torch.float32)
+        for name in families.text_parts(family, "tokenizer")
+    }
     tokens = {name: ids.to(META) for name, ids in family.tokenize(tokenizers, [""], model).items()}
     with META:
-        encoders = {name: _part(family, config, name) for name in families.text_parts(family, "text")}
+        encoders = {
+            name: _part(family, config, name) for name in families.text_parts(family, "text")
+        }
         text = family.encode_text(encoders, tokens, model)
     found |= {**text, **tokens, "control": torch.empty(1, 3, height, width, dtype=torch.uint8)}
     if config.data.masks.kind != "none" and config.data.masks.train:
@@ -113,8 +125,9 @@ def _losses(config: Config, model: Model, rows: Batch, draws: Columns) -> Tensor
         found: Tensor = model(rows, draws)
     except RuntimeError as error:  # of shapes: on `meta` nothing else can fail
         raise UserError(
-            f"The parts of model {config.model.path!r} do not fit each other: {str(error).splitlines()[0]} No step could "
-            "be computed. Give a folder whose parts belong together."
+            f"The parts of model {config.model.path!r} do not fit each other: "
+            f"{str(error).splitlines()[0]} No step could be computed. Give a folder whose parts "
+            "belong together."
         ) from error
     return found
 
@@ -131,16 +144,21 @@ class _Kept:
 
     @property
     def bytes(self) -> int:
-        """Bytes at the peak: all that is kept, and what the largest block keeps while it is recomputed."""
+        """Bytes at the peak: all that is kept, and what the largest block keeps while it is
+        recomputed."""
         return sum(size for _, size in self._found.values()) + self._most
 
     @contextmanager
     def watch(self, recompute: bool) -> Iterator[None]:
-        """Watch what autograd keeps in the block; with `recompute` blocks keep their inputs alone."""
+        """Watch what autograd keeps in the block; with `recompute` blocks keep their inputs
+        alone."""
         hooks = []
         for module in self._model.modules():
             if isinstance(module, NORMS):
-                hooks += [module.register_forward_pre_hook(self._enter), module.register_forward_hook(self._leave)]
+                hooks += [
+                    module.register_forward_pre_hook(self._enter),
+                    module.register_forward_hook(self._leave),
+                ]
         try:
             with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
                 if recompute:
@@ -172,7 +190,9 @@ class _Kept:
         if place not in self._weights:
             size = storage.nbytes()
             if self._half and tensor.is_floating_point() and not self._in_norm:
-                size //= 2  # autocast; norms are computed in float32 (torch.amp's list of operations)
+                size //= (
+                    2  # autocast; norms are computed in float32 (torch.amp's list of operations)
+                )
             self._found[place] = storage, max(size, self._found.get(place, (None, 0))[1])
         return tensor
 
@@ -184,7 +204,8 @@ class _Kept:
 
 
 class _Attention(torch.autograd.Function):
-    """Attention as fused kernels do it: the matrix of scores is not kept but computed again (arXiv:2205.14135)."""
+    """Attention as fused kernels do it: the matrix of scores is not kept but computed again
+    (arXiv:2205.14135)."""
 
     @staticmethod
     def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -203,9 +224,12 @@ class _Attention(torch.autograd.Function):
 
 @contextmanager
 def countable_attention() -> Iterator[None]:
-    """Let attention on `meta` be counted as the fused kernel that other devices have; on `meta` PyTorch has none."""
+    """Let attention on `meta` be counted as the fused kernel that other devices have;
+    on `meta` PyTorch has none."""
 
-    def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any, enable_gqa: bool = False, **__: Any) -> Tensor:
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, *_: Any, enable_gqa: bool = False, **__: Any
+    ) -> Tensor:
         if enable_gqa:
             groups = query.shape[-3] // key.shape[-3]
             key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)

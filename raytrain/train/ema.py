@@ -21,4 +21,6 @@ class Ema:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         shadow = list(self.shadow.values())
-        torch._foreach_lerp_(shadow, [weights[name].detach().float() for name in self.shadow], 1 - decay)
+        torch._foreach_lerp_(
+            shadow, [weights[name].detach().float() for name in self.shadow], 1 - decay
+        )

@@ -1,4 +1,5 @@
-"""Launch a training run through Ray Train: N workers, restarted from the last checkpoint when one dies."""
+"""Launch a training run through Ray Train: N workers, restarted from the last checkpoint when one
+dies."""
 
 from __future__ import annotations
 
@@ -30,26 +31,35 @@ if TYPE_CHECKING:
 FAILURE = "failure.json"
 DIVERGED, MISTAKE, AGAIN = "diverged", "mistake", "again"
 RESIZE_SECONDS = 20.0
-"""How often an elastic run looks whether nodes came back: a change costs the steps since the last checkpoint."""
+"""How often an elastic run looks whether nodes came back: a change costs the steps since the last
+checkpoint."""
 
 
-def launch(config: Config, callbacks: Sequence[Any] = (), resume: str = "latest") -> dict[str, float]:
-    """Train on the Ray this process is connected to; where it is not, and one worker is enough, in a process of its own.
+def launch(
+    config: Config, callbacks: Sequence[Any] = (), resume: str = "latest"
+) -> dict[str, float]:
+    """Train on the Ray this process is connected to; where it is not, and one worker is enough,
+    in a process of its own.
 
-    Returns the newest value of every metric. A finished run is not trained again, unless `resume` makes it go back to
-    another checkpoint: `best`, or a folder. `callbacks` are Ray Train's own. Ctrl-C and SIGTERM raise KeyboardInterrupt
-    once a checkpoint is written. Raises UserError for a mistake, and Ray's error or WorkerDied when workers died more
-    often than `train.max_failures`.
+    Returns the newest value of every metric. A finished run is not trained again, unless `resume`
+    makes it go back to another checkpoint: `best`, or a folder. `callbacks` are Ray Train's own.
+    Ctrl-C and SIGTERM raise KeyboardInterrupt once a checkpoint is written. Raises UserError for a
+    mistake, and Ray's error or WorkerDied when workers died more often than `train.max_failures`.
     """
     if resume != "latest" and (told := checkpoint.go_back(config.output, resume)):
         print(told)
     if finished(config):
-        print(f"{config.output} is already trained; its result is kept. Choose another output to train anew.")
+        print(
+            f"{config.output} is already trained; its result is kept. Choose another output to "
+            "train anew."
+        )
         return dict(storage.read_json(storage.join(config.output, "train.json")))
     manifest = check_dataset(config)
     if told := drift.note(manifest.settings, config.data.model_dump(mode="json")):
         print(f"note: {told}")
-    total = ledger_of(config, {name: count.entries for name, count in manifest.buckets.items()}).total_steps
+    total = ledger_of(
+        config, {name: count.entries for name, count in manifest.buckets.items()}
+    ).total_steps
     stop.forget(config.output)
     out_of_memory.forget(config.output)
     with follow(config.output, total):
@@ -66,7 +76,8 @@ def launch(config: Config, callbacks: Sequence[Any] = (), resume: str = "latest"
 
 
 class _Fit(threading.Thread):
-    """A trainer at work, in a thread: Ctrl-C is then ours, and not Ray Train's own handler's, which lets no one save."""
+    """A trainer at work, in a thread: Ctrl-C is then ours, and not Ray Train's own handler's,
+    which lets no one save."""
 
     def __init__(self, trainer: Any) -> None:
         super().__init__(name="trainer", daemon=True)
@@ -85,7 +96,8 @@ class _Fit(threading.Thread):
 
     def wait(self) -> None:
         """Wait for the end; raises what ended it."""
-        # Not `join`: one that a signal interrupts takes a running thread for ended (Python 3.11, measured).
+        # Not `join`: one that a signal interrupts takes a running thread for ended (Python 3.11,
+        # measured).
         while not self._ended.wait(0.2):
             pass
         if self._error is not None:
@@ -93,19 +105,26 @@ class _Fit(threading.Thread):
 
 
 def _fit(config: Config, callbacks: Sequence[Any]) -> dict[str, str] | None:
-    """Train, and return what a worker wrote down that restarting alone does not mend: `kind` and `message`."""
+    """Train, and return what a worker wrote down that restarting alone does not mend:
+    `kind` and `message`."""
     path = storage.join(config.output, FAILURE)
     storage.remove(path)
     try:
         _wait(config, _trainer(config, callbacks))
-    except Exception:  # of the workers that end with the one that wrote down why; without such a note it travels on
+    except Exception:
+        # of the workers that end with the one that wrote down why; without such a note it travels
+        # on
         if not storage.exists(path):
             raise
     return dict(storage.read_json(path)) if storage.exists(path) else None
 
 
 def _wait(config: Config, trainer: Any) -> None:
-    """Wait for a trainer. The first Ctrl-C or SIGTERM lets the workers write a checkpoint, a second ends at once; both raise."""
+    """Wait for a trainer.
+
+    The first Ctrl-C or SIGTERM lets the workers write a checkpoint, a second ends at once; both
+    raise.
+    """
     if threading.current_thread() is not threading.main_thread():
         trainer.fit()
         return
@@ -115,7 +134,11 @@ def _wait(config: Config, trainer: Any) -> None:
         fit.wait()
     except KeyboardInterrupt:
         stop.ask(config.output)
-        print("Stopping after this step, with a checkpoint. Ctrl-C again ends at once.", file=sys.stderr, flush=True)
+        print(
+            "Stopping after this step, with a checkpoint. Ctrl-C again ends at once.",
+            file=sys.stderr,
+            flush=True,
+        )
         fit.wait()
         raise
     finally:
@@ -127,7 +150,9 @@ def _trainer(config: Config, callbacks: Sequence[Any]) -> Any:
     if not (needs_ray(config) or local.connected()):
         return AloneTrainer(_absolute(config))
     # Workers that may be fewer need not wait long for those that are gone.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15" if train.min_workers else "60")
+    os.environ.setdefault(
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15" if train.min_workers else "60"
+    )
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -142,7 +167,9 @@ def _trainer(config: Config, callbacks: Sequence[Any]) -> Any:
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
         # Later than the watchdog, whose message says more.
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=int(60 * train.hang_minutes) + 30),
+        torch_config=TorchConfig(
+            backend="nccl" if gpu else "gloo", timeout_s=int(60 * train.hang_minutes) + 30
+        ),
         run_config=RunConfig(
             # Ray's own files; ours decide what a run is, so every launch gets a new name here.
             name=f"launch-{uuid.uuid4().hex[:8]}",
@@ -158,14 +185,19 @@ def run_worker(values: dict[str, Any]) -> None:
     import ray.train
 
     context = ray.train.get_context()
-    work(parse(values), rank=context.get_world_rank(), world=context.get_world_size(), report=ray.train.report)
+    work(
+        parse(values),
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        report=ray.train.report,
+    )
 
 
 def work(config: Config, *, rank: int, world: int, report: Report | None) -> None:
     """Train as one worker. A user's mistake is written down, since restarting would not mend it.
 
-    A mistake that only one of several workers met ends the group, so that the others do not wait for it; the group that
-    Ray starts next finds the note and ends at once.
+    A mistake that only one of several workers met ends the group, so that the others do not wait
+    for it; the group that Ray starts next finds the note and ends at once.
     """
     quiet()
     from raytrain.train.worker import train
@@ -183,7 +215,9 @@ def work(config: Config, *, rank: int, world: int, report: Report | None) -> Non
         if world > 1:
             raise
     except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):  # a smaller micro-batch is written down, for all workers to begin with
+        if is_out_of_memory(
+            error
+        ):  # a smaller micro-batch is written down, for all workers to begin with
             storage.write_json(failure, {"kind": AGAIN, "message": str(error)})
         else:
             _tell(config, rank, error)
@@ -200,17 +234,26 @@ def _tell(config: Config, rank: int, error: Exception) -> None:
 
 
 def _absolute(config: Config) -> Config:
-    """Return the config with local folders made absolute: workers run in other folders than the driver."""
+    """Return the config with local folders made absolute: workers run in other folders than the
+    driver."""
     if not storage.is_local(config.output):
         return config
     tree = config.values()
     tree["output"] = os.path.abspath(config.output)
     tree["data"]["dataset"] = storage.resolve(config.dataset)[1]
-    for table, key in (("model", "path"), ("model", "vae"), ("method", "path"), ("evaluate", "clip"),
-                       ("evaluate", "aesthetic"), ("sample", "prompt_file")):  # fmt: skip
+    for table, key in (
+        ("model", "path"),
+        ("model", "vae"),
+        ("method", "path"),
+        ("evaluate", "clip"),
+        ("evaluate", "aesthetic"),
+        ("sample", "prompt_file"),
+    ):
         value = tree[table].get(key)
         if value and os.path.exists(value):
             tree[table][key] = os.path.abspath(value)
     controls = tree["sample"]["controls"]
-    tree["sample"]["controls"] = [os.path.abspath(path) if os.path.exists(path) else path for path in controls]
+    tree["sample"]["controls"] = [
+        os.path.abspath(path) if os.path.exists(path) else path for path in controls
+    ]
     return parse(tree)

@@ -9,9 +9,11 @@ from raytrain.config.period import steps_of
 
 
 def learning_rate(step: int, config: TrainConfig, total_steps: int) -> float:
-    """Return the learning rate of a step (0-based): linear warm-up, then as `train.schedule` has it.
+    """Return the learning rate of a step (0-based): linear warm-up,
+    then as `train.schedule` has it.
 
-    `cosine_restarts` falls along half a cosine several times (Loshchilov & Hutter 2017, arXiv:1608.03983).
+    `cosine_restarts` falls along half a cosine several times (Loshchilov & Hutter 2017,
+    arXiv:1608.03983).
     """
     warmup = steps_of(config.warmup, total_steps)
     if step < warmup:

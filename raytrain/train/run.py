@@ -1,4 +1,5 @@
-"""One worker's view of a training run: everything the loop and its hooks need, built from a config."""
+"""One worker's view of a training run: everything the loop and its hooks need,
+built from a config."""
 
 from __future__ import annotations
 
@@ -35,8 +36,9 @@ from raytrain.train.record import notices
 from raytrain.train.record.trail import Trail
 
 NEAREST = (
-    'train.weights = "bf16" with train.rounding = "nearest": steps smaller than 1/256 of a weight are lost. '
-    'Set train.rounding to "stochastic" or "compensated", unless the optimizer is an 8-bit one, which has neither.'
+    'train.weights = "bf16" with train.rounding = "nearest": steps smaller than 1/256 of a weight '
+    'are lost. Set train.rounding to "stochastic" or "compensated", unless the optimizer is an '
+    "8-bit one, which has neither."
 )
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -57,7 +59,8 @@ class Run:
     dataset: Dataset
     ledger: Ledger
     ema: Ema | None
-    """Of this worker's part of the weights; where every worker has all of them, on the first worker only."""
+    """Of this worker's part of the weights; where every worker has all of them,
+    on the first worker only."""
     step: int
     """Optimizer steps done."""
     trail: Trail
@@ -77,7 +80,8 @@ class Run:
     """The newest value of every metric."""
     clock: Clock = field(default_factory=Clock)
     minutes: tuple[float, float] = (0.0, 0.0)
-    """The first worker's clock, which all workers go by, after the last step but one and after the last."""
+    """The first worker's clock, which all workers go by, after the last step but one and after the
+    last."""
 
     @property
     def leads(self) -> bool:
@@ -118,20 +122,28 @@ class Run:
         notices.tell(self.config.output, text, self.rank)
 
     def compare_memory(self) -> None:
-        """Record the most memory that a device held so far beside what was planned, and tell where it is much more."""
+        """Record the most memory that a device held so far beside what was planned,
+        and tell where it is much more."""
         if self.device.type != "cuda":
             return  # a process on the CPU shares its memory with libraries, Ray and the page cache
         peak = torch.cuda.max_memory_allocated()
-        self.record({"memory_peak_mb": peak / 2**20, "memory_planned_mb": self.choice.planned / 2**20})
+        self.record(
+            {"memory_peak_mb": peak / 2**20, "memory_planned_mb": self.choice.planned / 2**20}
+        )
         if peak > 1.25 * self.choice.planned:
-            self.tell(f"A step holds {peak / 2**30:.1f} GiB where {self.choice.planned / 2**30:.1f} GiB were planned.")
+            self.tell(
+                f"A step holds {peak / 2**30:.1f} GiB where {self.choice.planned / 2**30:.1f} GiB "
+                "were planned."
+            )
 
     def weights(self) -> dict[str, Tensor]:
-        """Return copies on the CPU of what learns, by public name, on the first worker; a collective."""
+        """Return copies on the CPU of what learns, by public name, on the first worker;
+        a collective."""
         return self._collected(self.engine.local())
 
     def save(self) -> None:
-        """Copy the state and write it as a checkpoint while training goes on; a collective, since shards are gathered."""
+        """Copy the state and write it as a checkpoint while training goes on; a collective,
+        since shards are gathered."""
         if self.saved == self.step:
             return
         self.saved = self.step
@@ -159,7 +171,8 @@ class Run:
         self._note(self.saver.save(Checkpoint(weights, optimizer, state, shadow)))
 
     def close(self) -> None:
-        """Wait until the last checkpoint is written, and close the sinks; raises what failed in writing."""
+        """Wait until the last checkpoint is written, and close the sinks;
+        raises what failed in writing."""
         if self.watchdog is not None:
             self.watchdog.close()
         try:
@@ -178,17 +191,22 @@ class Run:
         return found
 
     def _note(self, written: dict[str, float]) -> None:
-        if written and self.log is not None:  # not in `metrics`: seconds are no result, and a checkpoint holds those
+        if (
+            written and self.log is not None
+        ):  # not in `metrics`: seconds are no result, and a checkpoint holds those
             self.log.metrics(self.step, written)
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
     """Compute in half precision where the config says so."""
-    return torch.autocast(device.type, PRECISIONS[config.precision], enabled=config.precision != "fp32")
+    return torch.autocast(
+        device.type, PRECISIONS[config.precision], enabled=config.precision != "fp32"
+    )
 
 
 def load_model(config: Config, device: torch.device) -> Model:
-    """Return the model on a device, its frozen weights in the precision of the run, what learns in `train.weights`."""
+    """Return the model on a device, its frozen weights in the precision of the run,
+    what learns in `train.weights`."""
     built = build(config, device, PRECISIONS[config.train.precision])
     if config.train.weights == "bf16":
         for weight in built.learning().values():
@@ -199,23 +217,34 @@ def load_model(config: Config, device: torch.device) -> Model:
 def ledger_of(config: Config, counts: dict[str, int]) -> Ledger:
     """Return the plan of a run over a dataset's training rows."""
     if not sum(counts.values()):
-        raise UserError(f"The dataset {config.dataset!r} has no training rows. Add images or lower data.held_out.")
+        raise UserError(
+            f"The dataset {config.dataset!r} has no training rows. Add images or lower "
+            "data.held_out."
+        )
     train = config.train
     epochs = train.epochs if train.steps is None else None
     return Ledger(
-        counts, batch=train.global_batch, seed=config.seed, steps=train.steps, repeats=config.data.repeats,
+        counts,
+        batch=train.global_batch,
+        seed=config.seed,
+        steps=train.steps,
+        repeats=config.data.repeats,
         epochs=epochs or (10 if train.steps is None else None),
-    )  # fmt: skip
+    )
 
 
 def start(config: Config, rank: int, world: int) -> Run:
     """Build a run, going on from its last checkpoint where it has one."""
     if config.train.gpus_per_worker and not torch.cuda.is_available():
         raise UserError(
-            f"train.gpus_per_worker = {config.train.gpus_per_worker:g}, but PyTorch finds no GPU on this machine; nothing was "
-            "trained. Set it to 0, or run where there is one."
+            f"train.gpus_per_worker = {config.train.gpus_per_worker:g}, but PyTorch finds no GPU "
+            "on this machine; nothing was trained. Set it to 0, or run where there is one."
         )
-    device = torch.device("cuda", torch.cuda.current_device()) if config.train.gpus_per_worker else torch.device("cpu")
+    device = (
+        torch.device("cuda", torch.cuda.current_device())
+        if config.train.gpus_per_worker
+        else torch.device("cpu")
+    )
     found = checkpoint.listing(config.output)
     saved = checkpoint.load(found[-1]) if found else None
     config = _pinned(config, saved)
@@ -235,7 +264,9 @@ def start(config: Config, rank: int, world: int) -> Run:
     groups = model.method.groups(config.method)
     if choice.engine.startswith("zero"):
         _check_zero(choice.engine, model)
-    engine = engines.build(choice.engine, choice.offload, model, config.train, slots, micro_batch, groups)
+    engine = engines.build(
+        choice.engine, choice.offload, model, config.train, slots, micro_batch, groups
+    )
     if saved is not None:
         if engine.scale and saved.state.get("loss_scale"):
             engine.scale = LossScale(**saved.state["loss_scale"])
@@ -253,11 +284,14 @@ def start(config: Config, rank: int, world: int) -> Run:
         )
         if config.train.weights == "bf16" and config.train.rounding == "nearest":
             notices.tell(config.output, NEAREST)
-        log, saver = MetricLog(config, step), Saver(config.output, config.train.keep_checkpoints, config.train.best_by)
+        log, saver = (
+            MetricLog(config, step),
+            Saver(config.output, config.train.keep_checkpoints, config.train.best_by),
+        )
     return Run(
         config=config, rank=rank, world=world, device=device, model=model,
-        engine=engine, choice=choice, micro_batch=micro_batch, dataset=dataset, ledger=ledger, ema=ema, step=step,
-        trail=Trail(config.output, step, rank, world), log=log, saver=saver,
+        engine=engine, choice=choice, micro_batch=micro_batch, dataset=dataset, ledger=ledger,
+        ema=ema, step=step, trail=Trail(config.output, step, rank, world), log=log, saver=saver,
         watch=Watch(config.output) if rank == 0 else None,
         watchdog=Watchdog(config.output, rank, 60 * config.train.hang_minutes),
         metrics=dict(saved.state["metrics"]) if saved else {}, saved=step if saved else -1,
@@ -265,10 +299,13 @@ def start(config: Config, rank: int, world: int) -> Run:
 
 
 def _pinned(config: Config, saved: Checkpoint | None) -> Config:
-    """Name the snapshot of the dataset that a run goes on with: the one it began with, unless the config names another."""
+    """Name the snapshot of the dataset that a run goes on with: the one it began with,
+    unless the config names another."""
     if saved is None or config.data.snapshot != "latest":
         return config
-    data = config.data.model_copy(update={"snapshot": str(saved.state["snapshot"]), "partial": True})
+    data = config.data.model_copy(
+        update={"snapshot": str(saved.state["snapshot"]), "partial": True}
+    )
     return config.model_copy(update={"data": data})
 
 
@@ -280,24 +317,34 @@ def finished(config: Config) -> bool:
 def _count(config: Config, model: nn.Module) -> int:
     if config.model.quantize == "none":
         return sum(weight.numel() for weight in model.parameters())
-    from raytrain.quantize import weight_count  # two seconds of imports that only a quantized base needs
+    from raytrain.quantize import (
+        weight_count,
+    )  # two seconds of imports that only a quantized base needs
 
     return weight_count(model)
 
 
-def _choose(config: Config, model: nn.Module, dataset: Dataset, world: int, micro_batch: int) -> memory.Choice:
+def _choose(
+    config: Config, model: nn.Module, dataset: Dataset, world: int, micro_batch: int
+) -> memory.Choice:
     """Return the first worker's choice: devices may differ, engines may not."""
     kept = None
-    if config.train.gpus_per_worker or config.train.memory_gb:  # counting takes a second, and a CPU has room
+    if (
+        config.train.gpus_per_worker or config.train.memory_gb
+    ):  # counting takes a second, and a CPU has room
         width, height = max(map(bucket_size, dataset.manifest.buckets), key=math.prod)
         kept = cost.step(config, cost.skeleton(config), width, height, flops=False).activations
     sizes = memory.Sizes(
         weights=_count(config, model),
         trainable=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-        frozen_bytes=sum(weight.nbytes for weight in model.parameters() if not weight.requires_grad),
+        frozen_bytes=sum(
+            weight.nbytes for weight in model.parameters() if not weight.requires_grad
+        ),
         activations=kept,
     )
-    choice = [memory.choose(config, sizes, world, micro_batch, memory.device_memory(config.train, world))]
+    choice = [
+        memory.choose(config, sizes, world, micro_batch, memory.device_memory(config.train, world))
+    ]
     if world > 1:
         dist.broadcast_object_list(choice)
     return choice[0]
@@ -317,15 +364,19 @@ def _check_zero(name: str, model: Model) -> None:
     groups = model.method.groups(model.config)
     if groups and len({_group_of(each, groups) for each in model.learning()}) > 1:
         raise UserError(
-            f"train.engine = {name!r} keeps one learning rate and weight decay for all weights, but the method trains "
-            f'{", ".join(groups)} with their own; a checkpoint could not be written. Use engine = "ddp" or "plain", or '
-            "leave the method's own rate out."
+            f"train.engine = {name!r} keeps one learning rate and weight decay for all weights, "
+            f"but the method trains {', '.join(groups)} with their own; a checkpoint could not be "
+            'written. Use engine = "ddp" or "plain", or leave the '
+            "method's own rate out."
         )
-    text = [part for part in families.text_parts(model.objective.family, "text") if part in model.parts]
+    text = [
+        part for part in families.text_parts(model.objective.family, "text") if part in model.parts
+    ]
     if name == "zero3" and text:
         raise UserError(
-            f'train.engine = "zero3" cuts {", ".join(text)} into shards, whose sizes transformers then misreads; the method '
-            'could not run them in its step. Use engine = "zero2" or "ddp".'
+            f'train.engine = "zero3" cuts {", ".join(text)} into shards, whose sizes transformers '
+            'then misreads; the method could not run them in its step. Use engine = "zero2" or '
+            '"ddp".'
         )
 
 

@@ -1,7 +1,8 @@
 """One worker's training: the whole of it, with or without a Ray session around.
 
 from raytrain.train.worker import train
-train(config)                                 # one process, no Ray: tests, profiling, a bare GPU machine
+# one process, no Ray: tests, profiling, a bare GPU machine
+train(config)
 """
 
 from __future__ import annotations
@@ -31,13 +32,16 @@ READ_STEPS = 10
 """Steps of a GPU whose numbers are read together."""
 
 
-def train(config: Config, report: Report | None = None, *, rank: int = 0, world: int = 1) -> dict[str, float]:
-    """Train until the last step, going on from the last checkpoint; returns the newest value of every metric.
+def train(
+    config: Config, report: Report | None = None, *, rank: int = 0, world: int = 1
+) -> dict[str, float]:
+    """Train until the last step, going on from the last checkpoint;
+    returns the newest value of every metric.
 
-    Asked to stop (`raytrain.train.guards.stop`) it writes a checkpoint after the step that runs, and returns without a
-    `train.json`.
-    `report` gets the scores of every evaluation (`train.score_every`). Raises UserError for a mistake in config or data and
-    Diverged, before the optimizer step, when the loss is no number any more.
+    Asked to stop (`raytrain.train.guards.stop`) it writes a checkpoint after the step that runs,
+    and returns without a `train.json`. `report` gets the scores of every evaluation
+    (`train.score_every`). Raises UserError for a mistake in config or data and Diverged, before
+    the optimizer step, when the loss is no number any more.
     """
     quiet()
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
@@ -48,7 +52,9 @@ def train(config: Config, report: Report | None = None, *, rank: int = 0, world:
     finally:
         run.close()
     if run.leads and run.step == run.total_steps:
-        storage.write_json(storage.join(config.output, "train.json"), {"step": run.step, **run.metrics})
+        storage.write_json(
+            storage.join(config.output, "train.json"), {"step": run.step, **run.metrics}
+        )
     return run.metrics
 
 
@@ -60,11 +66,13 @@ class Done:
     draws: Columns
     rate: float
     numbers: Tensor
-    """(4,): the mean loss over all workers' rows, whether one is asked to stop, the clock's minutes, the gradient's norm."""
+    """(4,): the mean loss over all workers' rows, whether one is asked to stop,
+    the clock's minutes, the gradient's norm."""
 
 
 def loop(run: Run, hooks: list[Hook]) -> None:
-    """Take every step from `run.step` to the end, or until asked to stop, calling each hook when it is due."""
+    """Take every step from `run.step` to the end, or until asked to stop,
+    calling each hook when it is due."""
     if run.step == 0:
         _call(hooks, run)
     test: SelfTest | None = SelfTest(run.model, run.engine, run.world)
@@ -77,7 +85,9 @@ def loop(run: Run, hooks: list[Hook]) -> None:
         run.trail.add(step)
         due = test is not None or any(hook.due(run) for hook in hooks)
         if not (due or run.engine.waits or len(unread) == READ_STEPS):
-            continue  # whoever reads a number waits for the device, which could begin the next step meanwhile
+            # whoever reads a number waits for the device, which could begin the next step
+            # meanwhile
+            continue
         norm = read(run, unread)
         if test is not None and math.isfinite(norm):  # fp16 may pass over its first steps
             test.check()
@@ -94,12 +104,22 @@ def read(run: Run, unread: list[Done]) -> float:
 
     Raises Diverged for the first that was not finite; the engine has changed no weight since.
     """
-    for done, numbers in zip(unread, torch.stack([done.numbers for done in unread]).tolist(), strict=True):
+    for done, numbers in zip(
+        unread, torch.stack([done.numbers for done in unread]).tolist(), strict=True
+    ):
         loss, stopping, minutes, norm = numbers
-        run.stopping, run.minutes = run.stopping or stopping > 0, (run.minutes[1], minutes * run.world)
+        run.stopping, run.minutes = (
+            run.stopping or stopping > 0,
+            (run.minutes[1], minutes * run.world),
+        )
         if not math.isfinite(loss) or not (math.isfinite(norm) or run.engine.scale):
             raise diverged(run, done.step, done.draws, done.rate, loss, norm)
-        values = {"loss": loss, "learning_rate": done.rate, "epoch": float(done.step.epoch), "gradient_norm": norm}
+        values = {
+            "loss": loss,
+            "learning_rate": done.rate,
+            "epoch": float(done.step.epoch),
+            "gradient_norm": norm,
+        }
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         run.record(finite, step=done.step.number + 1)
     unread.clear()
@@ -107,10 +127,16 @@ def read(run: Run, unread: list[Done]) -> float:
 
 
 def batches(run: Run) -> Iterator[tuple[Step, Columns]]:
-    """Yield the batch and the draws of every step from `run.step` to the end, made ahead; in pinned memory for a GPU."""
+    """Yield the batch and the draws of every step from `run.step` to the end, made ahead;
+    in pinned memory for a GPU."""
     dropout = run.config.objective.caption_dropout
     loader = Loader(
-        run.dataset, run.ledger, rank=run.rank, world=run.world, caption_dropout=dropout, columns=run.model.columns
+        run.dataset,
+        run.ledger,
+        rank=run.rank,
+        world=run.world,
+        caption_dropout=dropout,
+        columns=run.model.columns,
     )
 
     def make(number: int) -> tuple[Step, Columns]:
@@ -138,7 +164,9 @@ def optimizer_step(run: Run, step: Step, draws: Columns, rate: float) -> Tensor:
             _shrink(run, step, error)
     asked = float(run.watch is not None and run.watch.asked())
     clock = run.clock.minutes() if run.leads else 0.0
-    shared = run.mean(torch.cat([total[None], torch.tensor([asked, clock]).to(run.device, non_blocking=True)]))
+    shared = run.mean(
+        torch.cat([total[None], torch.tensor([asked, clock]).to(run.device, non_blocking=True)])
+    )
     norm = run.engine.step(rate, shared[0], run.step)
     if run.ema is not None:
         run.ema.update(run.engine.local())
@@ -148,8 +176,12 @@ def optimizer_step(run: Run, step: Step, draws: Columns, rate: float) -> Tensor:
 def _gradients(run: Run, step: Step, draws: Columns) -> Tensor:
     """Add up the gradients of a step's micro-batches; returns this worker's part of the loss."""
     total = torch.zeros((), device=run.device)
-    share = run.world / step.global_rows  # engines average over workers, rows may be padded: weigh by real rows
-    for batch, draw in zip(step.batch.split(run.micro_batch), draws.split(run.micro_batch), strict=True):
+    share = (
+        run.world / step.global_rows
+    )  # engines average over workers, rows may be padded: weigh by real rows
+    for batch, draw in zip(
+        step.batch.split(run.micro_batch), draws.split(run.micro_batch), strict=True
+    ):
         batch, draw = batch.to(run.device), draw.to(run.device)
         with run.autocast():
             losses = run.engine.model(batch, draw)
@@ -160,15 +192,26 @@ def _gradients(run: Run, step: Step, draws: Columns) -> Tensor:
 
 
 def _shrink(run: Run, step: Step, error: Exception) -> None:
-    """Halve the micro-batch, here where this worker is alone, else for the workers that start next; raises where it cannot."""
-    where = f"Memory ran out at step {step.number + 1} (bucket {step.bucket}) with {run.micro_batch} images at a time"
+    """Halve the micro-batch, here where this worker is alone, else for the workers that start
+    next; raises where it cannot."""
+    where = (
+        f"Memory ran out at step {step.number + 1} (bucket {step.bucket}) with {run.micro_batch} "
+        "images at a time"
+    )
     if run.micro_batch == 1:
-        raise UserError(f"{where} ({error}); there is no smaller micro-batch. {out_of_memory.REMEDY}") from error
+        raise UserError(
+            f"{where} ({error}); there is no smaller micro-batch. {out_of_memory.REMEDY}"
+        ) from error
     smaller = -(-run.micro_batch // 2)
-    run.tell(f"{where}. Going on with {smaller} at a time; a step is still {run.config.train.global_batch} images.")
+    run.tell(
+        f"{where}. Going on with {smaller} at a time; a step is still "
+        f"{run.config.train.global_batch} images."
+    )
     out_of_memory.remember(run.config.output, smaller)
     if run.choice.engine != "plain":
-        raise error  # the others wait for this worker in the middle of the step: all start anew from the checkpoint
+        # the others wait for this worker in the middle of the step: all start anew from the
+        # checkpoint
+        raise error
     run.engine.forget()
     run.micro_batch = smaller
     if run.device.type == "cuda":

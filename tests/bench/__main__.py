@@ -1,7 +1,9 @@
-"""Measure what the platform costs over the bare work: `make bench`, or `python -m tests.bench loader dataset_read`.
+"""Measure what the platform costs over the bare work: `make bench`,
+or `python -m tests.bench loader dataset_read`.
 
-Each figure is a ratio of two things measured in turn in one run (ours, reference, ours, reference, ...): the median of the
-pairs' ratios. Nothing passes or fails on time. Prints a table and writes `bench.json`.
+Each figure is a ratio of two things measured in turn in one run (ours, reference, ours, reference,
+...): the median of the pairs' ratios. Nothing passes or fails on time. Prints a table and writes
+`bench.json`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from tests.bench import hooks, loader, prepare, train_step
 
 
 class Bench(NamedTuple):
-    """A benchmark: what makes its two sides, what they measure, the ratio aimed at, and how often both are measured."""
+    """A benchmark: what makes its two sides, what they measure, the ratio aimed at,
+    and how often both are measured."""
 
     setup: Callable[[Path, bool], tuple[Callable[[], float], Callable[[], float]]]
     unit: str
@@ -47,7 +50,8 @@ BENCHES = {
 
 
 def measure(name: str, folder: Path, repeats: int | None, quick: bool) -> dict[str, object]:
-    """Return one figure: medians of ours and the reference, and the median of the pairs' ratios."""
+    """Return one figure: medians of ours and the reference, and the median of the pairs'
+    ratios."""
     bench = BENCHES[name]
     ours, reference = bench.setup(folder, quick)
     ours(), reference()  # warm caches and kernels on both sides
@@ -64,19 +68,32 @@ def measure(name: str, folder: Path, repeats: int | None, quick: bool) -> dict[s
 def machine() -> str:
     """Describe this machine in a line."""
     cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         "?",
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, torch {torch.__version__}"
+    return (
+        f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, torch "
+        f"{torch.__version__}"
+    )
 
 
 def main() -> None:
     """Run the benchmarks asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help=f"which of {', '.join(BENCHES)}; default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"which of {', '.join(BENCHES)}; default: all"
+    )
     parser.add_argument("--repeats", type=int)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: a test of the benchmark, not a measurement")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="tiny sizes: a test of the benchmark, not a measurement",
+    )
     parser.add_argument("--output", default="bench.json")
     options = parser.parse_args()
     if unknown := set(options.names) - set(BENCHES):
@@ -84,11 +101,18 @@ def main() -> None:
     names = options.names or list(BENCHES)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="raytrain-bench-") as folder:
-        figures = [measure(name, Path(folder) / name, options.repeats, options.quick) for name in names]
+        figures = [
+            measure(name, Path(folder) / name, options.repeats, options.quick) for name in names
+        ]
     table = Table("name", "ours", "reference", "ratio", "unit", "aim", title=machine())
     for figure in figures:
         values = [f"{figure[key]:.2f}" for key in ("ours", "reference", "ratio")]
-        table.add_row(str(figure["name"]), *values, str(figure["unit"]), f">= {BENCHES[str(figure['name'])].aim}")
+        table.add_row(
+            str(figure["name"]),
+            *values,
+            str(figure["unit"]),
+            f">= {BENCHES[str(figure['name'])].aim}",
+        )
     Console().print(table)
     Path(options.output).write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -1,16 +1,19 @@
-"""From images to a saved LoRA, ours against diffusers' `train_text_to_image_lora.py`, on one machine:
+"""From images to a saved LoRA, ours against diffusers' `train_text_to_image_lora.py`,
+on one machine:
 
-    git clone --depth 1 https://github.com/huggingface/diffusers
-    python -m venv lean && lean/bin/pip install torch torchvision -r diffusers/examples/text_to_image/requirements.txt diffusers
-    python -m tests.bench.diffusers_lora --python lean/bin/python \\
+    git clone --depth 1 https://github.com/huggingface/diffusers python -m venv lean &&
+    lean/bin/pip install torch torchvision -r diffusers/examples/text_to_image/requirements.txt
+    diffusers python -m tests.bench.diffusers_lora --python lean/bin/python \\
         --script diffusers/examples/text_to_image/train_text_to_image_lora.py
 
-Both get the same folder (an imagefolder with `metadata.jsonl`), base model, resolution, center cut, batch, epochs, rank, learning
-rate and number of threads, and one process that trains, without validation images (ours always draws its own at
-the start and at the end: one image of one step here). Ours is what a user types, `raytrain run`: images prepared, trained
-on, weights exported. Beside wall time stands processor time, which other work on the machine disturbs less.
+Both get the same folder (an imagefolder with `metadata.jsonl`), base model, resolution, center
+cut, batch, epochs, rank, learning rate and number of threads, and one process that trains, without
+validation images (ours always draws its own at the start and at the end: one image of one step
+here). Ours is what a user types, `raytrain run`: images prepared, trained on, weights exported.
+Beside wall time stands processor time, which other work on the machine disturbs less.
 
-Where the script's Python cannot import torchvision, it runs over `stand_in`, and the output says so.
+Where the script's Python cannot import torchvision, it runs over `stand_in`, and the output says
+so.
 """
 
 from __future__ import annotations
@@ -54,15 +57,27 @@ def main() -> None:
             pairs.append((ours(root, images, options), theirs(root, images, options, torchvision)))
             check_same(root / "run/export" / LORA_FILE, root / "script" / LORA_FILE)
     show(pairs, options, torchvision)
-    Path(options.output).write_text(json.dumps([{"ours": a, "script": b} for a, b in pairs], indent=2) + "\n")
+    Path(options.output).write_text(
+        json.dumps([{"ours": a, "script": b} for a, b in pairs], indent=2) + "\n"
+    )
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.diffusers_lora", description=__doc__)
-    parser.add_argument("--script", required=True, help="diffusers' examples/text_to_image/train_text_to_image_lora.py")
-    parser.add_argument("--python", default=sys.executable, help="of an environment with the script's requirements")
-    parser.add_argument("--model", default=str(SD15), help="folder of an SD 1.5 in diffusers layout")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.diffusers_lora", description=__doc__
+    )
+    parser.add_argument(
+        "--script",
+        required=True,
+        help="diffusers' examples/text_to_image/train_text_to_image_lora.py",
+    )
+    parser.add_argument(
+        "--python", default=sys.executable, help="of an environment with the script's requirements"
+    )
+    parser.add_argument(
+        "--model", default=str(SD15), help="folder of an SD 1.5 in diffusers layout"
+    )
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--resolution", type=int, default=64)
@@ -74,7 +89,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output", default="diffusers_lora.json")
     options = parser.parse_args()
     if options.images % options.batch:
-        parser.error("--images must be a multiple of --batch: the script's last batch of an epoch would be smaller")
+        parser.error(
+            "--images must be a multiple of --batch: the script's last batch of an epoch would be "
+            "smaller"
+        )
     return options
 
 
@@ -83,7 +101,9 @@ def draw_images(folder: Path, count: int) -> Path:
     draw_folder(folder, count, style="neon", seed=0)
     rows = []
     for caption in sorted(folder.glob("*.txt")):
-        rows.append({"file_name": caption.with_suffix(".png").name, "text": caption.read_text().strip()})
+        rows.append(
+            {"file_name": caption.with_suffix(".png").name, "text": caption.read_text().strip()}
+        )
         caption.unlink()
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -114,7 +134,11 @@ def ours(root: Path, images: Path, options: argparse.Namespace) -> Figures:
     })  # fmt: skip
     path = root / "config.toml"
     path.write_text(to_toml(config))
-    seen = watch(command_of("run", path), lambda printed: _our_marks(printed, config.output), each_process=False)
+    seen = watch(
+        command_of("run", path),
+        lambda printed: _our_marks(printed, config.output),
+        each_process=False,
+    )
     preparing = float(re.search(r"ready in ([\d.]+) s", seen.printed)[1])  # type: ignore[index]
     return {
         "start": seen.marks["prepared"] - preparing,
@@ -133,17 +157,22 @@ def theirs(root: Path, images: Path, options: argparse.Namespace, torchvision: b
     command = [
         options.python, *([] if torchvision else [stand_in.__file__]), options.script,
         "--pretrained_model_name_or_path", options.model, "--train_data_dir", str(images),
-        "--resolution", str(options.resolution), "--center_crop", "--train_batch_size", str(options.batch),
-        "--num_train_epochs", str(options.epochs), "--learning_rate", str(options.learning_rate), "--lr_warmup_steps", "0",
-        "--rank", str(options.rank), "--seed", "0", "--checkpointing_steps", str(10**9), "--output_dir", str(output),
+        "--resolution", str(options.resolution), "--center_crop", "--train_batch_size",
+        str(options.batch), "--num_train_epochs", str(options.epochs), "--learning_rate",
+        str(options.learning_rate), "--lr_warmup_steps", "0", "--rank", str(options.rank),
+        "--seed", "0", "--checkpointing_steps", str(10**9), "--output_dir", str(output),
     ]  # fmt: skip
     environment = {
-        "HF_HOME": str(root / "cache"),  # a folder it has not seen: its own reading of the images is part of its work
+        "HF_HOME": str(
+            root / "cache"
+        ),  # a folder it has not seen: its own reading of the images is part of its work
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(options.threads),
         "PYTHONPATH": "",
     }
-    seen = watch(command, lambda printed: _script_marks(printed, options), environment, each_process=False)
+    seen = watch(
+        command, lambda printed: _script_marks(printed, options), environment, each_process=False
+    )
     return {
         "start, images listed": seen.marks["training"],
         "steps, each with its images": seen.marks["steps done"] - seen.marks["training"],
@@ -154,19 +183,28 @@ def theirs(root: Path, images: Path, options: argparse.Namespace, torchvision: b
 
 
 def check_same(one: Path, other: Path) -> None:
-    """Raise unless two LoRA files hold tensors of the same names and shapes: the same work was done."""
+    """Raise unless two LoRA files hold tensors of the same names and shapes:
+    the same work was done."""
     difference = sorted(_shapes(one).items() ^ _shapes(other).items())
     if difference:
         raise RuntimeError(
-            f"{one} and {other} are not LoRAs of one shape: {len(difference)} differ, as {difference[0]}"
+            f"{one} and {other} are not LoRAs of one shape: {len(difference)} differ, as "
+            f"{difference[0]}"
         )
 
 
-def show(pairs: list[tuple[Figures, Figures]], options: argparse.Namespace, torchvision: bool) -> None:
+def show(
+    pairs: list[tuple[Figures, Figures]], options: argparse.Namespace, torchvision: bool
+) -> None:
     """Print medians and the ratio."""
     steps = options.epochs * options.images // options.batch
     sizes = f"{options.images} images, {options.resolution} px, {steps} steps of {options.batch}"
-    table = Table("seconds", "ours", "script", title=f"{sizes}, {options.threads} threads, median of {options.repeats}")
+    table = Table(
+        "seconds",
+        "ours",
+        "script",
+        title=f"{sizes}, {options.threads} threads, median of {options.repeats}",
+    )
     for side in (0, 1):
         for name in pairs[0][side]:
             if name not in ("all", "processor time"):
@@ -183,7 +221,8 @@ def show(pairs: list[tuple[Figures, Figures]], options: argparse.Namespace, torc
     console.print(machine())
     if not torchvision:
         console.print(
-            "torchvision cannot be imported here: the script ran over a stand-in of its transforms, with Pillow"
+            "torchvision cannot be imported here: the script ran over a stand-in of its "
+            "transforms, with Pillow"
         )
 
 
@@ -208,7 +247,10 @@ def _imports_torchvision(python: str) -> bool:
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with safe_open(path, "pt") as file:
-        names = {name: name.replace("lora.down", "lora_A").replace("lora.up", "lora_B") for name in file.keys()}  # noqa: SIM118
+        names = {
+            name: name.replace("lora.down", "lora_A").replace("lora.up", "lora_B")
+            for name in file.keys()  # noqa: SIM118
+        }
         return {new: tuple(file.get_slice(old).get_shape()) for old, new in names.items()}
 
 

@@ -1,7 +1,9 @@
-"""How long after the command a local run takes its first step, and where the time goes: `python -m tests.bench.first_step`.
+"""How long after the command a local run takes its first step, and where the time goes:
+`python -m tests.bench.first_step`.
 
-A toy dataset is prepared, then `python -m jobs.train` runs as a user starts it, a few times, each in a folder of its own. Nothing
-of ours is patched: what happens when is seen from outside, by its processes and the files the run writes.
+A toy dataset is prepared, then `python -m jobs.train` runs as a user starts it, a few times, each
+in a folder of its own. Nothing of ours is patched: what happens when is seen from outside, by its
+processes and the files the run writes.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class Seen(NamedTuple):
     marks: dict[str, float]
     """Mark -> seconds after the command began."""
     processes: dict[str, float]
-    """Process -> its processor seconds until the first step, else to the end: the command and every process below it."""
+    """Process -> its processor seconds until the first step, else to the end:
+    the command and every process below it."""
     processor: float
     """Processor seconds of all of them to the end."""
     printed: str
@@ -83,8 +86,12 @@ def main() -> None:
     table = Table("phase", "seconds", title=f"medians of {options.repeats}, {machine()}")
     for name in PHASES:
         table.add_row(name, f"{statistics.median(run[name] for run in phases):.1f}")
-    table.add_row("command to first step", f"{statistics.median(figures['first_step']):.1f}", style="bold")
-    table.add_row("until then on all cores", f"{statistics.median(figures['processor']):.1f}", style="bold")
+    table.add_row(
+        "command to first step", f"{statistics.median(figures['first_step']):.1f}", style="bold"
+    )
+    table.add_row(
+        "until then on all cores", f"{statistics.median(figures['processor']):.1f}", style="bold"
+    )
     for name, seconds in sorted(runs[0].processes.items(), key=lambda entry: -entry[1])[:SHOWN]:
         table.add_row(f"  of these {name}", f"{seconds:.1f}")
     Console().print(table)
@@ -92,7 +99,8 @@ def main() -> None:
 
 
 def write_config(folder: Path, images: int = 24) -> Path:
-    """Draw a toy folder and write a config that trains 3 steps on it with the defaults of a first try."""
+    """Draw a toy folder and write a config that trains 3 steps on it with the defaults of a first
+    try."""
     draw_folder(folder / "images", images, style="neon", seed=0)
     config = parse({
         "output": str(folder / "prepared"),
@@ -118,7 +126,13 @@ def stage(name: str, config: Path, *overrides: str) -> Seen:
 
 def command_of(name: str, config: Path, *overrides: str) -> list[str]:
     """Return a stage's command line."""
-    return [sys.executable, "-m", f"jobs.{name}", str(config), *(word for key in overrides for word in ("--set", key))]
+    return [
+        sys.executable,
+        "-m",
+        f"jobs.{name}",
+        str(config),
+        *(word for key in overrides for word in ("--set", key)),
+    ]
 
 
 def train(config: Path, output: str) -> Seen:
@@ -135,9 +149,11 @@ def watch(
     environment: Mapping[str, str] | None = None,
     each_process: bool = True,
 ) -> Seen:
-    """Run a command to its end and note when each mark is first seen; `look` finds marks, given what is printed so far.
+    """Run a command to its end and note when each mark is first seen; `look` finds marks,
+    given what is printed so far.
 
-    Not looking at `each_process` below the command disturbs it less; `processor` is then what those that ended took.
+    Not looking at `each_process` below the command disturbs it less; `processor` is then what
+    those that ended took.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     marks: dict[str, float] = {}
@@ -145,7 +161,10 @@ def watch(
     with tempfile.NamedTemporaryFile() as printed:
         began = time.time()
         process = subprocess.Popen(
-            command, stdout=printed, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
+            command,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
         )
         until_step: dict[int, tuple[str, float]] = {}
         text = ""
@@ -166,7 +185,12 @@ def watch(
         seconds[name] += spent
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Seen(marks, dict(seconds), sum(spent for _, spent in cpu.values()) if each_process else ended, text)
+    return Seen(
+        marks,
+        dict(seconds),
+        sum(spent for _, spent in cpu.values()) if each_process else ended,
+        text,
+    )
 
 
 def durations(marks: dict[str, float]) -> dict[str, float]:
@@ -179,7 +203,8 @@ def durations(marks: dict[str, float]) -> dict[str, float]:
 
 
 def _processes(root: int, cpu: dict[int, tuple[str, float]]) -> list[str]:
-    """Return the marks among the processes at and below `root`, and note each one's processor time so far."""
+    """Return the marks among the processes at and below `root`,
+    and note each one's processor time so far."""
     found = []
     try:
         family = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
@@ -199,7 +224,11 @@ def _processes(root: int, cpu: dict[int, tuple[str, float]]) -> list[str]:
 
 def files(output: str) -> list[str]:
     """Return the marks that the files of a training run are."""
-    found = [name for name in ("config.toml", "train.json") if os.path.exists(os.path.join(output, name))]
+    found = [
+        name
+        for name in ("config.toml", "train.json")
+        if os.path.exists(os.path.join(output, name))
+    ]
     metrics = Path(output, METRICS)
     if metrics.exists():
         with metrics.open("rb") as file:

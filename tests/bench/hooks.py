@@ -1,8 +1,10 @@
-"""What checkpoints written while training goes on, and images made on an actor beside it, cost a run.
+"""What checkpoints written while training goes on, and images made on an actor beside it,
+cost a run.
 
-A whole model is trained, so that a checkpoint is 29 MB and the actor gets 10 MB. Two figures each: the run's speed against that
-of a run without, where writer and actor also compete for the machine's cores; and the run's speed against what it were if
-the hooks' calls took no time, which is what the training process itself pays.
+A whole model is trained, so that a checkpoint is 29 MB and the actor gets 10 MB. Two figures each:
+the run's speed against that of a run without, where writer and actor also compete for the
+machine's cores; and the run's speed against what it were if the hooks' calls took no time, which
+is what the training process itself pays.
 """
 
 from __future__ import annotations
@@ -42,7 +44,11 @@ class Runs:
 
     def speed(self, make: Callable[[Run, ExitStack], list[Hook]]) -> float:
         """Train with some hooks; returns steps per second, the start and the end not counted."""
-        run = start(parse({**self._tables, "output": str(self._folder / f"run-{next(self._numbers)}")}), 0, 1)
+        run = start(
+            parse({**self._tables, "output": str(self._folder / f"run-{next(self._numbers)}")}),
+            0,
+            1,
+        )
         with ExitStack() as stack:
             stack.callback(run.close)
             made = [self._timed(hook) for hook in make(run, stack)]
@@ -72,7 +78,8 @@ def setup_save(folder: Path, quick: bool) -> Sides:
 
 
 def setup_save_call(folder: Path, quick: bool) -> Sides:
-    """Return the speed with a checkpoint every 20 steps, and the same without the time of the calls."""
+    """Return the speed with a checkpoint every 20 steps, and the same without the time of the
+    calls."""
     runs = Runs(folder, quick)
     return (lambda: runs.speed(_saving)), runs.uncalled
 
@@ -84,7 +91,8 @@ def setup_beside(folder: Path, quick: bool) -> Sides:
 
 
 def setup_beside_call(folder: Path, quick: bool) -> Sides:
-    """Return the speed with four images made on an actor every 40 steps, and the same without the time of the calls."""
+    """Return the speed with four images made on an actor every 40 steps,
+    and the same without the time of the calls."""
     runs = Runs(folder, quick, **_beside(quick))
     return (lambda: runs.speed(_sampling)), runs.uncalled
 
@@ -98,7 +106,8 @@ def _saving(run: Run, stack: ExitStack) -> list[Hook]:
 
 
 def _sampling(run: Run, stack: ExitStack) -> list[Hook]:
-    """Return the run's own hooks for images; the actor is at work already, as after the first minute of a long run."""
+    """Return the run's own hooks for images; the actor is at work already,
+    as after the first minute of a long run."""
     from cluster.connect import connect
 
     stack.enter_context(connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False))

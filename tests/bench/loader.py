@@ -1,7 +1,9 @@
-"""Reading a prepared dataset against pyarrow reading the same row groups of the same files, all with a warm page cache.
+"""Reading a prepared dataset against pyarrow reading the same row groups of the same files,
+all with a warm page cache.
 
-`dataset_read`: every row once, in batches in the order of image hashes, which is a random one on disk; one thread.
-`loader`: an epoch in ledger order as batches of tensors, two threads ahead. pyarrow maps the files and reads them straight on.
+`dataset_read`: every row once, in batches in the order of image hashes, which is a random one on
+disk; one thread. `loader`: an epoch in ledger order as batches of tensors, two threads ahead.
+pyarrow maps the files and reads them straight on.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ Sides = tuple[Callable[[], float], Callable[[], float]]
 
 
 def setup(folder: Path, quick: bool) -> Sides:
-    """Return two functions, each measuring MB per second over one epoch of SD1.5-sized rows in three buckets."""
+    """Return two functions, each measuring MB per second over one epoch of SD1.5-sized rows in
+    three buckets."""
     manifest = write(folder, _rows(quick))
 
     def ours() -> float:
@@ -41,7 +44,8 @@ def setup(folder: Path, quick: bool) -> Sides:
 
 
 def setup_read(folder: Path, quick: bool) -> Sides:
-    """Return two functions, each measuring MB per second over the same rows, without ledger and threads."""
+    """Return two functions, each measuring MB per second over the same rows,
+    without ledger and threads."""
     manifest = write(folder, _rows(quick))
 
     def ours() -> float:
@@ -71,13 +75,19 @@ def _rows(quick: bool) -> int:
 
 
 def write(folder: Path, rows: int) -> schema.Manifest:
-    """Write a dataset of random latents and text, with the project's own writer and default row groups."""
+    """Write a dataset of random latents and text, with the project's own writer and default row
+    groups."""
     random = np.random.default_rng(0)
     buckets = {}
     for width, height in BUCKETS:
         sizes = {"latents": 8 * (height // 8) * (width // 8), "text": TEXT[0] * TEXT[1]}
-        arrays = {name: {name: [random.bytes(2 * size) for _ in range(rows)]} for name, size in sizes.items()}
+        arrays = {
+            name: {name: [random.bytes(2 * size) for _ in range(rows)]}
+            for name, size in sizes.items()
+        }
         words = [""] * rows
-        buckets[schema.bucket_name(width, height)] = stored.Content(arrays, words, ["train"] * rows, words)
+        buckets[schema.bucket_name(width, height)] = stored.Content(
+            arrays, words, ["train"] * rows, words
+        )
     columns = {"latents": stored.LATENTS, "text": stored.caption_column(text=("float16", TEXT))}
     return stored.write(str(folder), buckets, columns)

@@ -1,15 +1,18 @@
 """What preparing images costs beyond its VAE: one encoding worker, and two of them on two cores.
 
-`prepare`: a worker's jobs (read, decode, Lanczos, VAE, write) against the VAE alone on pixels made before. The VAE computes on
-one thread on both sides, as a stand-in for an accelerator; the worker's two decoding threads use what other cores there
-are, so this needs two. Captions are encoded too, but in jobs of their own, which are not in the figure.
+`prepare`: a worker's jobs (read, decode, Lanczos, VAE, write) against the VAE alone on pixels made
+before. The VAE computes on one thread on both sides, as a stand-in for an accelerator; the
+worker's two decoding threads use what other cores there are, so this needs two. Captions are
+encoded too, but in jobs of their own, which are not in the figure.
 
-`prepare_two_actors`: `raytrain prepare` on a real local Ray of two CPUs with two actors of one CPU against the same with one.
-Each VAE computes on one thread; decoding shares the same two cores. Counted are the images of the time in which all
-actors work, so starting Ray and its actors is not in the figure, and what happens between jobs is.
+`prepare_two_actors`: `raytrain prepare` on a real local Ray of two CPUs with two actors of one CPU
+against the same with one. Each VAE computes on one thread; decoding shares the same two cores.
+Counted are the images of the time in which all actors work, so starting Ray and its actors is not
+in the figure, and what happens between jobs is.
 
-JPEGs of 768 pixels become 256 pixels for one worker, which the toy world's VAE encodes in about 0.1 s on one thread, and
-384 pixels for two, nearer to the 512 of SD 1.5; the smaller the images, the more decoding and Ray count.
+JPEGs of 768 pixels become 256 pixels for one worker, which the toy world's VAE encodes in about
+0.1 s on one thread, and 384 pixels for two, nearer to the 512 of SD 1.5; the smaller the images,
+the more decoding and Ray count.
 """
 
 from __future__ import annotations
@@ -56,7 +59,10 @@ def setup(folder: Path, quick: bool) -> Sides:
         seconds = 0.0
 
         def stream(
-            jobs: Sequence[flow.Job], worker: Any, settings: dict[str, Any], options: dict[str, Any]
+            jobs: Sequence[flow.Job],
+            worker: Any,
+            settings: dict[str, Any],
+            options: dict[str, Any],
         ) -> Iterator[flow.Report]:
             """Run the workers in this process."""
             nonlocal seconds
@@ -97,9 +103,18 @@ def setup_two(folder: Path, quick: bool) -> Sides:
 
     def rate(workers: int) -> float:
         times = folder / f"times-{next(numbers)}"
-        model = {"family": timed_family.__name__, "path": str(timed_family.link(SD15, times, workers))}
+        model = {
+            "family": timed_family.__name__,
+            "path": str(timed_family.link(SD15, times, workers)),
+        }
         report = prepare(
-            _fresh(config, folder / f"{times.name}-run", model=model, workers=workers, shard_rows=2 * BATCH)
+            _fresh(
+                config,
+                folder / f"{times.name}-run",
+                model=model,
+                workers=workers,
+                shard_rows=2 * BATCH,
+            )
         )
         assert report.made["latents"] == count, report
         return timed_family.rate(times)
@@ -118,14 +133,22 @@ def _config(folder: Path, count: int, side: int) -> Config:
         photo = Image.fromarray((large + grain).clip(0, 255).astype(np.uint8))
         photo.save(source / f"{number:04d}.jpg", quality=90)
         (source / f"{number:04d}.txt").write_text(caption)
-    return parse({
-        "output": str(folder / "run"),
-        "model": {"path": str(SD15)},
-        "data": {"source": str(source), "buckets": {"resolution": side, "step": 32}, "encode": {"batch": BATCH}},
-    })  # fmt: skip
+    return parse(
+        {
+            "output": str(folder / "run"),
+            "model": {"path": str(SD15)},
+            "data": {
+                "source": str(source),
+                "buckets": {"resolution": side, "step": 32},
+                "encode": {"batch": BATCH},
+            },
+        }
+    )
 
 
-def _fresh(config: Config, output: Path, model: dict[str, str] | None = None, **encode: Any) -> Config:
+def _fresh(
+    config: Config, output: Path, model: dict[str, str] | None = None, **encode: Any
+) -> Config:
     """Return the same settings for a dataset that does not exist yet."""
     tables = config.values()
     tables["data"]["encode"] |= encode
@@ -138,8 +161,12 @@ def _ready(config: Config) -> Iterator[torch.Tensor]:
     for path in sorted(Path(config.data.source).glob("*.jpg")):
         image = Image.open(path).convert("RGB")
         [fit] = fits(*image.size, config.data.buckets)
-        [plain] = transforms(*image.size, fit, config.data.buckets, config.data.augment, path.name, 0)
+        [plain] = transforms(
+            *image.size, fit, config.data.buckets, config.data.augment, path.name, 0
+        )
         array = torch.from_numpy(pixels(image, plain, fit.bucket).copy())
         buckets.setdefault(fit.bucket, []).append(array.permute(2, 0, 1).float() / 127.5 - 1)
     for members in buckets.values():
-        yield from (torch.stack(members[start : start + BATCH]) for start in range(0, len(members), BATCH))
+        yield from (
+            torch.stack(members[start : start + BATCH]) for start in range(0, len(members), BATCH)
+        )

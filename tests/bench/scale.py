@@ -1,12 +1,15 @@
-"""How preparation grows with the number of images: `make scale`, or `python -m tests.bench.scale --rows 10000 100000`.
+"""How preparation grows with the number of images: `make scale`,
+or `python -m tests.bench.scale --rows 10000 100000`.
 
-For each number of rows, parquet files of that many tiny, distinct PNGs with captions are written, and the real `prepare` runs on
-a real local Ray of two CPUs, twice: once from nothing, once with nothing to do. The encoders are those of `no_model`, so
-what is measured is the platform. Memory is each process's peak resident size (VmHWM); for all processes together it is the
-largest sum of their proportional shares, sampled.
+For each number of rows, parquet files of that many tiny, distinct PNGs with captions are written,
+and the real `prepare` runs on a real local Ray of two CPUs, twice: once from nothing, once with
+nothing to do. The encoders are those of `no_model`, so what is measured is the platform. Memory is
+each process's peak resident size (VmHWM); for all processes together it is the largest sum of
+their proportional shares, sampled.
 
-`plan` is all that decides what to encode once the images have been looked at: choose, describe, and compare with what
-is stored. Prints the curve and writes `scale.json`; nothing passes or fails on time.
+`plan` is all that decides what to encode once the images have been looked at: choose, describe,
+and compare with what is stored. Prints the curve and writes `scale.json`; nothing passes or fails
+on time.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ STAGES = {
     "encode": ("encoders", "encode"),
     "publish": ("publish",),
 }
-"""Column of the curve -> what belongs to it, by the names of the functions and bars that preparation goes through."""
+"""Column of the curve -> what belongs to it, by the names of the functions and bars that
+preparation goes through."""
 
 
 def main() -> None:
@@ -71,7 +75,9 @@ def write_source(folder: Path, rows: int) -> None:
     folder.mkdir()
     for start in range(0, rows, FILE_ROWS):
         numbers = range(start, min(rows, start + FILE_ROWS))
-        table = pa.table({"image": [png(number) for number in numbers], "text": [caption(n) for n in numbers]})
+        table = pa.table(
+            {"image": [png(number) for number in numbers], "text": [caption(n) for n in numbers]}
+        )
         pq.write_table(table, folder / f"{start:09d}.parquet", row_group_size=GROUP_ROWS)
 
 
@@ -82,7 +88,8 @@ def png(number: int) -> bytes:
     header = pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = (b"IHDR", header), (b"IDAT", zlib.compress(pixels, 1)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        pack(">I", len(content)) + kind + content + pack(">I", zlib.crc32(kind + content)) for kind, content in chunks
+        pack(">I", len(content)) + kind + content + pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
     )
 
 
@@ -92,7 +99,8 @@ def caption(number: int) -> str:
 
 
 def measure(folder: str) -> dict[str, Any]:
-    """Run `prepare` once in a process of its own; return its seconds by stage and the peaks of memory in MiB."""
+    """Run `prepare` once in a process of its own; return its seconds by stage and the peaks of
+    memory in MiB."""
     command = [sys.executable, "-m", "tests.bench.scale", "--drive", folder]
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
@@ -160,7 +168,16 @@ def drive(folder: Path) -> dict[str, Any]:
 
 def curve(figures: list[dict[str, Any]]) -> Table:
     """Return the figures as a table: seconds by stage, images per second of the first run, MiB."""
-    columns = ("rows", *STAGES, "all", "rows/s", "nothing to do", "driver MiB", "worker MiB", "all MiB")
+    columns = (
+        "rows",
+        *STAGES,
+        "all",
+        "rows/s",
+        "nothing to do",
+        "driver MiB",
+        "worker MiB",
+        "all MiB",
+    )
     table = Table(*columns, title="seconds by stage, peak memory")
     for figure in figures:
         first, again = figure["first"], figure["again"]
@@ -176,7 +193,9 @@ def _processes(root: int) -> Iterator[tuple[int, str, float, float]]:
     parents: dict[int, list[int]] = defaultdict(list)
     for entry in os.listdir("/proc"):
         try:
-            parents[int(Path(f"/proc/{entry}/stat").read_text().rsplit(") ", 1)[1].split()[1])].append(int(entry))
+            parents[
+                int(Path(f"/proc/{entry}/stat").read_text().rsplit(") ", 1)[1].split()[1])
+            ].append(int(entry))
         except (ValueError, OSError):
             continue
     waiting = [root]

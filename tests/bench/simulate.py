@@ -1,12 +1,14 @@
-"""How well `tests.bench.step_model` predicts, where it can be checked: `python -m tests.bench.simulate`.
+"""How well `tests.bench.step_model` predicts, where it can be checked:
+`python -m tests.bench.simulate`.
 
-Measured first: the steps of one worker alone, and gloo's all-reduce between two processes, small (its latency) and large (its
-bandwidth). From these 1, 2 and 4 DDP workers on this machine's cores are predicted, and then run: real training steps (loader,
-draws, step), each worker one process of one thread with the same number of images, every weight learning. Rounds of
-all of it are taken in turn, so that a machine that slows down does so for all; figures are medians over rounds.
+Measured first: the steps of one worker alone, and gloo's all-reduce between two processes, small
+(its latency) and large (its bandwidth). From these 1, 2 and 4 DDP workers on this machine's cores
+are predicted, and then run: real training steps (loader, draws, step), each worker one process of
+one thread with the same number of images, every weight learning. Rounds of all of it are taken in
+turn, so that a machine that slows down does so for all; figures are medians over rounds.
 
-Printed are predicted and measured steps a second with the relative error, and what the model says of 8 to 1,024 workers that do
-not share cores, joined by a network of --bandwidth and --latency.
+Printed are predicted and measured steps a second with the relative error, and what the model says
+of 8 to 1,024 workers that do not share cores, joined by a network of --bandwidth and --latency.
 """
 
 from __future__ import annotations
@@ -55,28 +57,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.simulate", description=__doc__)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--bandwidth", type=float, default=1.25e9, help="bytes a second; default: 10 Gbit/s Ethernet")
+    parser.add_argument(
+        "--bandwidth",
+        type=float,
+        default=1.25e9,
+        help="bytes a second; default: 10 Gbit/s Ethernet",
+    )
     parser.add_argument("--latency", type=float, default=30e-6, help="seconds a message")
     parser.add_argument("--output", default="simulate.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="raytrain-simulate-") as name:
         folder = Path(name)
         config = prepared(folder)
-        rounds = [measure(config, folder / f"round-{number}", options.steps) for number in range(options.rounds)]
+        rounds = [
+            measure(config, folder / f"round-{number}", options.steps)
+            for number in range(options.rounds)
+        ]
     work, network, measured = median(rounds)
     console = Console()
     check, figures = compare(work, network, measured)
     console.print(check, machine())
     console.print(
-        f"One worker: {work.seconds * 1e3:.1f} ms a step (deviation {work.deviation * 1e3:.1f} ms, processor "
-        f"{work.processor * 1e3:.1f} ms); gloo: {network.bandwidth / 1e6:,.0f} MB/s, {network.latency * 1e6:,.0f} us a message."
+        f"One worker: {work.seconds * 1e3:.1f} ms a step (deviation {work.deviation * 1e3:.1f} "
+        f"ms, processor {work.processor * 1e3:.1f} ms); gloo: {network.bandwidth / 1e6:,.0f} "
+        f"MB/s, {network.latency * 1e6:,.0f} us a message."
     )
     console.print(table(config, work, Network(options.bandwidth, options.latency)))
     Path(options.output).write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def prepared(folder: Path) -> Config:
-    """Prepare a toy dataset of one bucket and return the settings of a run whose every weight learns."""
+    """Prepare a toy dataset of one bucket and return the settings of a run whose every weight
+    learns."""
     from cluster.connect import connect
 
     draw_folder(folder / "images", 64, style="neon", seed=0)
@@ -103,22 +115,35 @@ def prepared(folder: Path) -> Config:
 def measure(config: Config, folder: Path, steps: int) -> dict[str, Any]:
     """Measure one round: the network, and every number of local workers."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["raytrain.families.sd15", "raytrain.methods.full", "raytrain.train.worker"])
+    context.set_forkserver_preload(
+        ["raytrain.families.sd15", "raytrain.methods.full", "raytrain.train.worker"]
+    )
     folder.mkdir()
-    times = {world: run(context, _train, world, folder / str(world), config.values(), steps) for world in LOCAL}
+    times = {
+        world: run(context, _train, world, folder / str(world), config.values(), steps)
+        for world in LOCAL
+    }
     small, large = run(context, _all_reduce, 2, folder / "gloo", config.values(), steps)[0]
     return {
-        "steps": {world: max(statistics.fmean(rank["steps"]) for rank in ranks) for world, ranks in times.items()},
+        "steps": {
+            world: max(statistics.fmean(rank["steps"]) for rank in ranks)
+            for world, ranks in times.items()
+        },
         "one": times[1][0],
         "small": small,
         "large": large,
     }
 
 
-def run(context: ForkServerContext, target: Any, world: int, folder: Path, *arguments: Any) -> list[Any]:
+def run(
+    context: ForkServerContext, target: Any, world: int, folder: Path, *arguments: Any
+) -> list[Any]:
     """Run a function in so many processes of one group; returns what each wrote, by rank."""
     folder.mkdir()
-    processes = [context.Process(target=target, args=(rank, world, str(folder), *arguments)) for rank in range(world)]
+    processes = [
+        context.Process(target=target, args=(rank, world, str(folder), *arguments))
+        for rank in range(world)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -129,7 +154,8 @@ def run(context: ForkServerContext, target: Any, world: int, folder: Path, *argu
 
 
 def median(rounds: list[dict[str, Any]]) -> tuple[Workload, Network, dict[int, float]]:
-    """Return the medians over rounds: one worker, the network, and the seconds of a step by number of workers."""
+    """Return the medians over rounds: one worker, the network,
+    and the seconds of a step by number of workers."""
 
     def middle(name: str) -> float:
         return statistics.median(one[name] for one in rounds)
@@ -144,33 +170,70 @@ def median(rounds: list[dict[str, Any]]) -> tuple[Workload, Network, dict[int, f
         weight_bytes=gradients,
         processor=statistics.median(one["processor"] for one in ones),
     )
-    # Two workers: an all-reduce sends (and waits for) one message each way, and its bytes once over both.
+    # Two workers: an all-reduce sends (and waits for) one message each way, and its bytes once
+    # over both.
     network = Network(
         bandwidth=(LARGE - SMALL) * 4 / (middle("large") - middle("small")),
         latency=middle("small") / 2,
         cores=len(os.sched_getaffinity(0)),
     )
-    return work, network, {world: statistics.median(one["steps"][world] for one in rounds) for world in LOCAL}
+    return (
+        work,
+        network,
+        {world: statistics.median(one["steps"][world] for one in rounds) for world in LOCAL},
+    )
 
 
-def compare(work: Workload, network: Network, measured: dict[int, float]) -> tuple[Table, list[dict[str, Any]]]:
+def compare(
+    work: Workload, network: Network, measured: dict[int, float]
+) -> tuple[Table, list[dict[str, Any]]]:
     """Return predicted and measured steps a second, and their relative error."""
-    columns = ("workers", "computing ms", "straggling ms", "communication ms", "predicted", "measured", "error")
+    columns = (
+        "workers",
+        "computing ms",
+        "straggling ms",
+        "communication ms",
+        "predicted",
+        "measured",
+        "error",
+    )
     check = Table(*columns, title=f"steps a second, DDP on {network.cores} shared cores")
     figures = []
     for world in LOCAL:
         found = predict(work, network, "ddp", world)
         error = measured[world] / found.seconds - 1
-        parts = (f"{1e3 * part:.1f}" for part in (found.compute, found.straggling, found.communication))
-        check.add_row(str(world), *parts, f"{1 / found.seconds:.2f}", f"{1 / measured[world]:.2f}", f"{-error:+.1%}")
-        figures.append({"workers": world, "predicted": 1 / found.seconds, "measured": 1 / measured[world]})
+        parts = (
+            f"{1e3 * part:.1f}" for part in (found.compute, found.straggling, found.communication)
+        )
+        check.add_row(
+            str(world),
+            *parts,
+            f"{1 / found.seconds:.2f}",
+            f"{1 / measured[world]:.2f}",
+            f"{-error:+.1%}",
+        )
+        figures.append(
+            {"workers": world, "predicted": 1 / found.seconds, "measured": 1 / measured[world]}
+        )
     return check, figures
 
 
 def table(config: Config, work: Workload, network: Network) -> Table:
     """Return the predictions for many workers."""
-    title = f"predicted: {network.bandwidth / 1e9:g} GB/s, {network.latency * 1e6:g} us a message, nothing hidden"
-    grid = Table("workers", "engine", "ms a step", "images/s", "efficiency", "MB sent", "MiB of memory", title=title)
+    title = (
+        f"predicted: {network.bandwidth / 1e9:g} GB/s, {network.latency * 1e6:g} us a message, "
+        "nothing hidden"
+    )
+    grid = Table(
+        "workers",
+        "engine",
+        "ms a step",
+        "images/s",
+        "efficiency",
+        "MB sent",
+        "MiB of memory",
+        title=title,
+    )
     weights = work.weight_bytes // 4
     sizes = memory.Sizes(weights=weights, trainable=weights, frozen_bytes=0, activations=2**20)
     for workers in MANY:
@@ -178,24 +241,38 @@ def table(config: Config, work: Workload, network: Network) -> Table:
             found = predict(work, network, engine, workers)
             held = memory.estimate(config, engine, "none", sizes, workers, 0) / 2**20
             grid.add_row(
-                f"{workers:,}", engine, f"{1e3 * found.seconds:,.1f}", f"{found.images_per_second:,.0f}",
-                f"{found.efficiency:.2f}", f"{found.sent / 1e6:.1f}", f"{held:.1f}",
-            )  # fmt: skip
+                f"{workers:,}",
+                engine,
+                f"{1e3 * found.seconds:,.1f}",
+                f"{found.images_per_second:,.0f}",
+                f"{found.efficiency:.2f}",
+                f"{found.sent / 1e6:.1f}",
+                f"{held:.1f}",
+            )
     return grid
 
 
 def _join(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     if world > 1:
-        dist.init_process_group("gloo", f"file://{folder}/group", timedelta(seconds=120), world, rank)
+        dist.init_process_group(
+            "gloo", f"file://{folder}/group", timedelta(seconds=120), world, rank
+        )
 
 
 def _train(rank: int, world: int, folder: str, tree: dict[str, Any], steps: int) -> None:
-    """Take steps as one worker and write down how long each took, from the end of the one before."""
+    """Take steps as one worker and write down how long each took,
+    from the end of the one before."""
     _join(rank, world, folder)
     count = steps + WARM
     engine = "ddp" if world > 1 else "plain"
-    train = {**tree["train"], "global_batch": IMAGES * world, "workers": world, "steps": count, "engine": engine}
+    train = {
+        **tree["train"],
+        "global_batch": IMAGES * world,
+        "workers": world,
+        "steps": count,
+        "engine": engine,
+    }
     own = start(parse({**tree, "output": f"{folder}/run", "train": train}), rank, world)
     ends: list[tuple[float, float]] = []
     real = worker.optimizer_step
@@ -210,7 +287,11 @@ def _train(rank: int, world: int, folder: str, tree: dict[str, Any], steps: int)
     ends = ends[WARM - 1 :]
     seconds = [after[0] - before[0] for before, after in itertools.pairwise(ends)]
     trainable = sum(weight.numel() for weight in own.denoiser.parameters() if weight.requires_grad)
-    facts = {"steps": seconds, "processor": (ends[-1][1] - ends[0][1]) / len(seconds), "trainable": trainable}
+    facts = {
+        "steps": seconds,
+        "processor": (ends[-1][1] - ends[0][1]) / len(seconds),
+        "trainable": trainable,
+    }
     Path(folder, f"{rank}.json").write_text(json.dumps(facts))
     own.close()
     if world > 1:

@@ -1,8 +1,10 @@
-"""Run a script that needs `torchvision.transforms` where torchvision is missing: `python stand_in.py SCRIPT [ARGUMENT ...]`.
+"""Run a script that needs `torchvision.transforms` where torchvision is missing:
+`python stand_in.py SCRIPT [ARGUMENT ...]`.
 
-On machines without a GPU the registry's torchvision cannot be imported. The few transforms that diffusers' training scripts use
-are done here with Pillow, as torchvision does them on Pillow's images: the same calls, so about the same time. The libraries
-look for torchvision before the stand-in is there, and so do without it, as they do anywhere that lacks it.
+On machines without a GPU the registry's torchvision cannot be imported. The few transforms that
+diffusers' training scripts use are done here with Pillow, as torchvision does them on Pillow's
+images: the same calls, so about the same time. The libraries look for torchvision before the
+stand-in is there, and so do without it, as they do anywhere that lacks it.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class Lambda:
 class Resize:
     """Make the shorter side `size` pixels long."""
 
-    def __init__(self, size: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> None:
+    def __init__(
+        self, size: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR
+    ) -> None:
         self.size, self.filter = size, Image.Resampling[interpolation.name]
 
     def __call__(self, image: Image.Image) -> Image.Image:
@@ -67,7 +71,12 @@ class CenterCrop:
         self.size = size
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        return _crop(image, round((image.width - self.size) / 2), round((image.height - self.size) / 2), self.size)
+        return _crop(
+            image,
+            round((image.width - self.size) / 2),
+            round((image.height - self.size) / 2),
+            self.size,
+        )
 
 
 class RandomCrop(CenterCrop):
@@ -101,7 +110,8 @@ def _crop(image: Image.Image, left: int, top: int, size: int) -> Image.Image:
 
 
 def install() -> None:
-    """Put the stand-in where `from torchvision import transforms` finds it, once the libraries have looked."""
+    """Put the stand-in where `from torchvision import transforms` finds it,
+    once the libraries have looked."""
     import datasets  # noqa: F401 - both look as they are imported
     import diffusers  # noqa: F401
     from transformers.utils import is_torchvision_available
@@ -109,8 +119,17 @@ def install() -> None:
     if is_torchvision_available():
         raise RuntimeError("torchvision is installed here: run the script itself")
     package, transforms = ModuleType("torchvision"), ModuleType("torchvision.transforms")
-    for part in (InterpolationMode, Compose, Lambda, Resize, CenterCrop, RandomCrop, RandomHorizontalFlip, ToTensor,
-                 Normalize):  # fmt: skip
+    for part in (
+        InterpolationMode,
+        Compose,
+        Lambda,
+        Resize,
+        CenterCrop,
+        RandomCrop,
+        RandomHorizontalFlip,
+        ToTensor,
+        Normalize,
+    ):
         setattr(transforms, part.__name__, part)
     package.transforms = transforms  # type: ignore[attr-defined]
     sys.modules |= {"torchvision": package, "torchvision.transforms": transforms}

@@ -13,7 +13,17 @@ NAMES = ("loader", "dataset_read", "prepare")
 
 def test_benchmark_writes_its_figures(tmp_path: Path) -> None:
     output = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "tests.bench", "--quick", "--repeats", "1", "--output", str(output), *NAMES]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench",
+        "--quick",
+        "--repeats",
+        "1",
+        "--output",
+        str(output),
+        *NAMES,
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     figures = json.loads(output.read_text())

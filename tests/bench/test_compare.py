@@ -42,7 +42,9 @@ def test_loras_of_other_shapes_are_not_called_the_same(tmp_path: Path) -> None:
 
 def test_a_watched_command_shows_its_marks_and_its_processor_time(tmp_path: Path) -> None:
     code = "import time\nprint('begun', flush=True)\nwhile time.process_time() < 0.6: pass"
-    seen = watch([sys.executable, "-c", code], lambda printed: ["begun"] if "begun" in printed else [])
+    seen = watch(
+        [sys.executable, "-c", code], lambda printed: ["begun"] if "begun" in printed else []
+    )
     assert 0 < seen.marks["begun"] < seen.seconds
     assert seen.processor > 0.3
     with pytest.raises(RuntimeError, match="no such thing"):

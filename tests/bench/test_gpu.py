@@ -1,4 +1,5 @@
-"""The GPU benchmark works at a tiny size on a CPU, is of SDXL's size otherwise, and says clearly where there is no GPU."""
+"""The GPU benchmark works at a tiny size on a CPU, is of SDXL's size otherwise,
+and says clearly where there is no GPU."""
 
 from __future__ import annotations
 
@@ -13,13 +14,33 @@ from diffusers import UNet2DConditionModel
 from tests.bench import gpu
 
 
-def test_tiny_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tiny_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     output, trace = tmp_path / "gpu.json", tmp_path / "trace.json"
-    arguments = ["--tiny", "--device", "cpu", "--batches", "1", "2", "--steps", "1", "--peak-tflops", "0.1"]
-    monkeypatch.setattr(sys, "argv", ["gpu", *arguments, "--output", str(output), "--trace", str(trace)])
+    arguments = [
+        "--tiny",
+        "--device",
+        "cpu",
+        "--batches",
+        "1",
+        "2",
+        "--steps",
+        "1",
+        "--peak-tflops",
+        "0.1",
+    ]
+    monkeypatch.setattr(
+        sys, "argv", ["gpu", *arguments, "--output", str(output), "--trace", str(trace)]
+    )
     gpu.main()
     figures = json.loads(output.read_text())
-    assert [(one["batch"], one["checkpointing"]) for one in figures] == [(1, False), (2, False), (1, True), (2, True)]
+    assert [(one["batch"], one["checkpointing"]) for one in figures] == [
+        (1, False),
+        (2, False),
+        (1, True),
+        (2, True),
+    ]
     assert all(one["images_per_second"] > 0 and one["tflops"] > 0 for one in figures)
     assert json.loads(trace.read_text())["traceEvents"]
     assert "aten::" in capsys.readouterr().out
@@ -34,7 +55,11 @@ def test_a_step_learns_the_lora_and_recomputation_changes_nothing() -> None:
         assert weights
         assert all("lora_" in name for name in weights)
         step()
-        assert any(not torch.equal(w, weights[name]) for name, w in model.named_parameters() if name in weights)
+        assert any(
+            not torch.equal(w, weights[name])
+            for name, w in model.named_parameters()
+            if name in weights
+        )
         learned.append(weights.keys())
     assert learned[0] == learned[1]
 
@@ -45,7 +70,9 @@ def test_sdxl_has_its_published_number_of_weights() -> None:
     assert sum(weight.numel() for weight in unet.parameters()) == 2_567_463_684
 
 
-def test_without_a_gpu_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as ended:

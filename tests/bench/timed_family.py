@@ -1,4 +1,5 @@
-"""sd15, whose encoders begin together and note when they work, so that a benchmark can tell the time in which all actors did."""
+"""sd15, whose encoders begin together and note when they work,
+so that a benchmark can tell the time in which all actors did."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from raytrain.config import ModelConfig
 from raytrain.families import sd15
-from raytrain.families.sd15 import *  # noqa: F403 - a family is a module; this one is sd15 but for its encoders
+from raytrain.families.sd15 import *  # noqa: F403 - sd15 but for its encoders
 
 TIMES, WORKERS = "times", "workers"
 
@@ -30,7 +31,10 @@ def load(model: ModelConfig, part: str, dtype: torch.dtype) -> Any:
 
 
 def encode_image(vae: Any, pixels: Tensor) -> Tensor:
-    """Encode images and write a line: how many, when it began and ended. The first waits until every actor has some."""
+    """Encode images and write a line: how many, when it began and ended.
+
+    The first waits until every actor has some.
+    """
     vae.times.touch()
     while len(list(vae.times.parent.iterdir())) < vae.workers:
         time.sleep(0.05)
@@ -42,7 +46,8 @@ def encode_image(vae: Any, pixels: Tensor) -> Tensor:
 
 
 def link(model: Path, folder: Path, workers: int) -> Path:
-    """Make a model folder that shares a model's parts and has room for the times of so many actors."""
+    """Make a model folder that shares a model's parts and has room for the times of so many
+    actors."""
     (folder / TIMES).mkdir(parents=True)
     (folder / WORKERS).write_text(str(workers))
     for part in model.iterdir():
@@ -51,14 +56,20 @@ def link(model: Path, folder: Path, workers: int) -> Path:
 
 
 def rate(model: Path) -> float:
-    """Return the images per second of the time in which all actors worked, a batch at its border counted in part."""
-    actors = [[json.loads(line) for line in file.read_text().splitlines()] for file in (model / TIMES).iterdir()]
+    """Return the images per second of the time in which all actors worked,
+    a batch at its border counted in part."""
+    actors = [
+        [json.loads(line) for line in file.read_text().splitlines()]
+        for file in (model / TIMES).iterdir()
+    ]
     begin = max(batches[0][1] for batches in actors)
     end = min(batches[-1][2] for batches in actors)
     done: float = sum(_inside(actors, begin, end))
     return done / (end - begin)
 
 
-def _inside(actors: list[list[tuple[int, float, float]]], begin: float, end: float) -> Iterator[float]:
+def _inside(
+    actors: list[list[tuple[int, float, float]]], begin: float, end: float
+) -> Iterator[float]:
     for size, began, ended in (batch for batches in actors for batch in batches):
         yield size * max(0.0, min(ended, end) - max(began, begin)) / (ended - began)

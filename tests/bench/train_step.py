@@ -1,7 +1,8 @@
-"""A training step through the platform against a bare PyTorch loop of the same mathematics on the same model and batch shapes.
+"""A training step through the platform against a bare PyTorch loop of the same mathematics on the
+same model and batch shapes.
 
-`train_step`: the whole step. `loader_headroom`: batches and draws alone, against ten times the bare loop's speed: at a
-ratio of 1 and more, training ten times faster would not wait for them.
+`train_step`: the whole step. `loader_headroom`: batches and draws alone, against ten times the
+bare loop's speed: at a ratio of 1 and more, training ten times faster would not wait for them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ BATCH = 8
 
 
 def setup(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], float]]:
-    """Return two functions, each measuring steps per second: ours (loader, draws, step, metrics) and the bare loop."""
+    """Return two functions, each measuring steps per second: ours (loader, draws, step, metrics)
+    and the bare loop."""
     steps = 4 if quick else 80
     begin = _runs(folder, quick)
     shapes = _shapes(begin(steps))
@@ -45,7 +47,8 @@ def setup(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], 
 
 
 def setup_headroom(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], float]]:
-    """Return two functions measuring steps per second: batches and draws made without training, and 10 times the bare loop."""
+    """Return two functions measuring steps per second: batches and draws made without training,
+    and 10 times the bare loop."""
     steps, made = (4, 8) if quick else (40, 800)
     begin = _runs(folder, quick)
     shapes = _shapes(begin(steps))
@@ -68,7 +71,10 @@ def _runs(folder: Path, quick: bool) -> Callable[[int], Run]:
     numbers = itertools.count()
 
     def begin(steps: int) -> Run:
-        changes = {"train": {**train, "steps": steps}, "output": str(folder / f"run-{next(numbers)}")}
+        changes = {
+            "train": {**train, "steps": steps},
+            "output": str(folder / f"run-{next(numbers)}"),
+        }
         return start(parse({**tables, **changes}), 0, 1)
 
     return begin
@@ -106,7 +112,9 @@ def _bare(shapes: list[tuple[int, ...]]) -> float:
     return len(shapes) / (time.perf_counter() - began)
 
 
-def prepared(folder: Path, images: int, method: dict[str, Any], train: dict[str, Any]) -> dict[str, Any]:
+def prepared(
+    folder: Path, images: int, method: dict[str, Any], train: dict[str, Any]
+) -> dict[str, Any]:
     """Return the tables of a run on the toy model, its dataset made."""
     draw_folder(folder / "images", images, style="neon", seed=0)
     tables = {

@@ -1,4 +1,5 @@
-"""One real head for all tests of this folder, with a token file of its own, and a small project to submit to it."""
+"""One real head for all tests of this folder, with a token file of its own,
+and a small project to submit to it."""
 
 import os
 import shutil
@@ -11,7 +12,13 @@ import cluster
 from cluster import auth
 from cluster.head import head
 
-RAY_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+RAY_VARIABLES = (
+    "RAY_ADDRESS",
+    "RAY_API_SERVER_ADDRESS",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN",
+    "RAY_AUTH_TOKEN_PATH",
+)
 
 PROBE_JOB = """
 import sys, time
@@ -40,7 +47,8 @@ with connect("local", num_cpus=1) as connection:
 
 @pytest.fixture(scope="package", autouse=True)
 def own_token(tmp_path_factory):
-    """A token file for these tests alone, unless this process already holds a Ray connection with its token."""
+    """A token file for these tests alone, unless this process already holds a Ray connection with
+    its token."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         yield
@@ -70,7 +78,11 @@ def project(tmp_path):
     for package in ("raytrain", "tuning", "jobs"):
         (folder / package).mkdir(parents=True)
         (folder / package / "__init__.py").touch()
-    shutil.copytree(Path(cluster.__file__).parent, folder / "cluster", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(cluster.__file__).parent,
+        folder / "cluster",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     (folder / "jobs" / "probe.py").write_text(PROBE_JOB)
     return folder
 

@@ -9,12 +9,22 @@ import pytest
 from cluster import auth
 from cluster.errors import ClusterError
 
-SHOW = "from cluster import auth; import os; auth.enable(); print(os.environ['RAY_AUTH_MODE'], auth.describe())"
+SHOW = (
+    "from cluster import auth; import os; auth.enable(); print(os.environ['RAY_AUTH_MODE'], "
+    "auth.describe())"
+)
 
 
 def show(**variables):
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    return subprocess.run([sys.executable, "-c", SHOW], env={**inherited, **variables}, capture_output=True, text=True)
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")
+    }
+    return subprocess.run(
+        [sys.executable, "-c", SHOW],
+        env={**inherited, **variables},
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_a_missing_token_file_is_created_private_and_random(tmp_path):
@@ -91,9 +101,14 @@ def test_enable_reaches_a_ray_that_was_imported_before(tmp_path):
     code = (
         "import ray; from cluster import auth; auth.enable()\n"
         "from ray._private.authentication import http_token_authentication as http\n"
-        "print(list(http.get_auth_headers_if_auth_enabled({}).values())[0] == auth.bearer()['Authorization'])"
+        "print(list(http.get_auth_headers_if_auth_enabled({}).values())[0] == "
+        "auth.bearer()['Authorization'])"
     )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")
+    }
     environment["RAYTRAIN_TOKEN_PATH"] = str(tmp_path / "t")
-    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
     assert shown.stdout.strip() == "True", shown.stderr

@@ -24,7 +24,8 @@ try:
     with connect(sys.argv[1] or None) as connection:
         import ray
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-        print(connection.address, connection.private, len(nodes), int(ray.cluster_resources()["CPU"]))
+        cpus = int(ray.cluster_resources()["CPU"])
+        print(connection.address, connection.private, len(nodes), cpus)
 except ClusterError as error:
     sys.exit(f"error: {error}")
 """
@@ -89,7 +90,9 @@ with connect("local", num_cpus=1, object_store_mb=80) as connection:
 print(ray.is_initialized(), session.exists(), session.parent.exists())
 """
     environment = {**os.environ, "RAY_ADDRESS": running_head.address}
-    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=90)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=90
+    )
     lines = shown.stdout.splitlines()
     assert lines[0].startswith("True None 0 "), shown.stdout + shown.stderr
     assert lines[0].split()[-1] != running_head.address
@@ -99,7 +102,9 @@ print(ray.is_initialized(), session.exists(), session.parent.exists())
 
 def test_a_dead_address_is_one_clear_error_at_once():
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound but not listening: nobody else takes the port meanwhile
+        taken.bind(
+            ("127.0.0.1", 0)
+        )  # bound but not listening: nobody else takes the port meanwhile
         start = time.monotonic()
         shown = show(f"127.0.0.1:{taken.getsockname()[1]}")
     assert time.monotonic() - start < 20

@@ -13,7 +13,8 @@ LOG = "one\ntwo\nthree\nfour\n"
 
 
 class BreakingClient:
-    """Streams a growing log from its beginning each time, and breaks after each of `pieces` but the last."""
+    """Streams a growing log from its beginning each time, and breaks after each of `pieces` but
+    the last."""
 
     def __init__(self, pieces, status=JobStatus.SUCCEEDED):
         self.pieces = list(pieces)
@@ -64,5 +65,7 @@ def test_a_lost_cluster_is_given_up_in_words():
     ],
 )
 def test_exit_codes(status, driver_exit_code, expected):
-    info = SimpleNamespace(status=status, driver_exit_code=driver_exit_code, submission_id="x", message="why")
+    info = SimpleNamespace(
+        status=status, driver_exit_code=driver_exit_code, submission_id="x", message="why"
+    )
     assert follow._exit_code(info) == expected

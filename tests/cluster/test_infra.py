@@ -36,17 +36,25 @@ def test_kubernetes_clusters_grow_and_shrink_to_nothing(spec):
 
 def test_every_container_has_one_image_and_bounded_memory(spec):
     groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
-    containers = [container for group in groups for container in group["template"]["spec"]["containers"]]
+    containers = [
+        container for group in groups for container in group["template"]["spec"]["containers"]
+    ]
     assert len({container["image"] for container in containers}) == 1
     for container in containers:
         assert container["resources"]["limits"] == container["resources"]["requests"]
         mounts = {mount["name"] for mount in container.get("volumeMounts", ())}
-        volumes = {volume["name"] for group in groups for volume in group["template"]["spec"].get("volumes", ())}
+        volumes = {
+            volume["name"]
+            for group in groups
+            for volume in group["template"]["spec"].get("volumes", ())
+        }
         assert mounts <= volumes
 
 
 def test_the_ray_version_is_the_same_everywhere():
-    pinned = re.search(r'"ray\[[^]]*\]==([\d.]+)"', (INFRA.parent / "pyproject.toml").read_text()).group(1)
+    pinned = re.search(
+        r'"ray\[[^]]*\]==([\d.]+)"', (INFRA.parent / "pyproject.toml").read_text()
+    ).group(1)
     assert {spec_of(name)["rayVersion"] for name in ("raycluster.yaml", "rayjob.yaml")} == {pinned}
     images = [INFRA / "Dockerfile", *(INFRA.parent / "cluster").glob("*.yaml")]
     for path in images:
@@ -77,7 +85,11 @@ def test_prometheus_finds_our_heads():
 def test_the_dashboard_is_whole():
     dashboard = json.loads((INFRA / "grafana.json").read_text())
     panels = dashboard["panels"]
-    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
+    assert (
+        len({panel["id"] for panel in panels})
+        == len({panel["title"] for panel in panels})
+        == len(panels)
+    )
     cells = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
     assert len(set(cells)) == len(cells)
     for panel in panels:
@@ -86,5 +98,7 @@ def test_the_dashboard_is_whole():
 
 
 def test_a_real_head_writes_the_file_that_prometheus_reads(running_head):
-    discovery = json.loads((running_head.temp_dir / "prom_metrics_service_discovery.json").read_text())
+    discovery = json.loads(
+        (running_head.temp_dir / "prom_metrics_service_discovery.json").read_text()
+    )
     assert discovery[0]["targets"]

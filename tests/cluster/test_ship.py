@@ -15,12 +15,29 @@ def gathered(tmp_path, config, working_dir):
 
 
 def test_files_travel_but_not_secrets_caches_or_runs(tmp_path, project, config):
-    for name in (".env", ".git2/x", "runs/big", "venv/lib", "jobs/__pycache__/a.pyc", "x.egg-info/y", "notes/plan.txt"):
+    for name in (
+        ".env",
+        ".git2/x",
+        "runs/big",
+        "venv/lib",
+        "jobs/__pycache__/a.pyc",
+        "x.egg-info/y",
+        "notes/plan.txt",
+    ):
         (project / name).parent.mkdir(exist_ok=True, parents=True)
         (project / name).write_text("x")
     shipment, names = gathered(tmp_path, config("a = 1"), project)
-    assert {"notes/plan.txt", "jobs/probe.py", "cluster/connect.py", "submitted/config.toml"} <= names
-    assert not {name for name in names if name.startswith((".", "runs", "venv", "x.egg")) or "__pycache__" in name}
+    assert {
+        "notes/plan.txt",
+        "jobs/probe.py",
+        "cluster/connect.py",
+        "submitted/config.toml",
+    } <= names
+    assert not {
+        name
+        for name in names
+        if name.startswith((".", "runs", "venv", "x.egg")) or "__pycache__" in name
+    }
     assert shipment.config == "submitted/config.toml"
     assert shipment.left_out == ()
 
@@ -56,7 +73,9 @@ def test_large_files_stay_and_are_named(tmp_path, project, config, monkeypatch):
     assert "weights.safetensors" not in names
 
 
-def test_a_shipment_that_ray_would_refuse_is_refused_before_the_upload(tmp_path, project, config, monkeypatch):
+def test_a_shipment_that_ray_would_refuse_is_refused_before_the_upload(
+    tmp_path, project, config, monkeypatch
+):
     monkeypatch.setattr(ship, "LARGEST_SHIPMENT", 1000)
     with pytest.raises(ClusterError, match="stay under"):
         gathered(tmp_path, config("a = 1"), project)
@@ -92,7 +111,8 @@ def test_a_path_that_is_not_there_is_refused(tmp_path, config, missing):
 
 
 def test_the_originals_are_never_touched(tmp_path, project):
-    """Files are linked, so writing the config over its linked twin would write through to the user's file."""
+    """Files are linked, so writing the config over its linked twin would write through to the
+    user's file."""
     other = tmp_path / "other" / "config.toml"
     other.parent.mkdir()
     other.write_text("mine = 2")

@@ -16,8 +16,11 @@ from cluster.follow import follow
 from cluster.submit import start, submit
 
 
-def test_a_job_runs_with_its_config_and_overrides_on_the_cluster(running_head, project, config, monkeypatch):
-    """A RAY_ADDRESS that points elsewhere does not divert it, as it would divert Ray's own client."""
+def test_a_job_runs_with_its_config_and_overrides_on_the_cluster(
+    running_head, project, config, monkeypatch
+):
+    """A RAY_ADDRESS that points elsewhere does not divert it,
+    as it would divert Ray's own client."""
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
     output = io.StringIO()
     code = submit(
@@ -40,7 +43,10 @@ def test_a_job_runs_with_its_config_and_overrides_on_the_cluster(running_head, p
 def test_a_failing_jobs_own_exit_code_comes_back(running_head, project, config):
     output = io.StringIO()
     url = running_head.dashboard_url
-    assert start("probe", config("fail"), address=url, working_dir=project, submission_id="mine") == "mine"
+    assert (
+        start("probe", config("fail"), address=url, working_dir=project, submission_id="mine")
+        == "mine"
+    )
     assert follow("mine", url, output=output) == 7
     assert output.getvalue().count("config submitted/config.toml fail") == 1
     with pytest.raises(ClusterError, match="used once"):
@@ -49,7 +55,15 @@ def test_a_failing_jobs_own_exit_code_comes_back(running_head, project, config):
 
 def test_rays_own_command_line_runs_the_same_job(running_head, project, config):
     config("mode = 'ok'").rename(project / "config.toml")
-    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", running_head.dashboard_url]
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "job",
+        "submit",
+        "--address",
+        running_head.dashboard_url,
+    ]
     command += ["--working-dir", str(project), "--", "python", "-m", "jobs.probe", "config.toml"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0, shown.stdout + shown.stderr
@@ -60,11 +74,22 @@ def test_ctrl_c_stops_the_job_in_order(running_head, project, config):
     code = (
         "import sys; from pathlib import Path; from cluster.submit import submit\n"
         "config, url, folder = sys.argv[1:]\n"
-        "code = submit('probe', Path(config), address=url, working_dir=Path(folder), submission_id='stopped')\n"
+        "code = submit('probe', Path(config), address=url, working_dir=Path(folder), "
+        "submission_id='stopped')\n"
         "sys.exit(code)"
     )
-    command = [sys.executable, "-u", "-c", code, str(config("wait")), running_head.dashboard_url, str(project)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-u",
+        "-c",
+        code,
+        str(config("wait")),
+        running_head.dashboard_url,
+        str(project),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         seen = ""
         for line in process.stdout:
             seen += line
@@ -83,7 +108,9 @@ def test_the_dashboard_wants_the_token(running_head):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(url, timeout=10)
     assert refused.value.code == 401
-    with urllib.request.urlopen(urllib.request.Request(url, headers=auth.bearer()), timeout=10) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=auth.bearer()), timeout=10
+    ) as answer:
         assert b"ray_version" in answer.read()
 
 
@@ -105,7 +132,13 @@ def test_the_heads_other_port_is_refused_in_words(running_head, project, config)
 
 def test_an_override_without_a_value_is_refused(project, config):
     with pytest.raises(ClusterError, match="--set takes KEY=VALUE"):
-        start("probe", config("ok"), ["train.steps"], address="http://127.0.0.1:1", working_dir=project)
+        start(
+            "probe",
+            config("ok"),
+            ["train.steps"],
+            address="http://127.0.0.1:1",
+            working_dir=project,
+        )
 
 
 def test_the_address_is_never_guessed(monkeypatch):

@@ -1,4 +1,5 @@
-"""The cluster YAMLs pass Ray's own offline checks, and keep the promises that those checks do not know."""
+"""The cluster YAMLs pass Ray's own offline checks, and keep the promises that those checks do not
+know."""
 
 import copy
 from pathlib import Path

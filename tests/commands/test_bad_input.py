@@ -1,4 +1,5 @@
-"""Bad input by the commands a user types: one clear message, a non-zero exit, no traceback, nothing lost."""
+"""Bad input by the commands a user types: one clear message, a non-zero exit, no traceback,
+nothing lost."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def config_file(run_config: Callable[..., Config], tmp_path: Path) -> Callable[.
     return write
 
 
-def refused(command: Command, arguments: list[str], capsys: pytest.CaptureFixture[str], *parts: str) -> None:
+def refused(
+    command: Command, arguments: list[str], capsys: pytest.CaptureFixture[str], *parts: str
+) -> None:
     """Check that a command ends with code 2 and one message that holds every part."""
     capsys.readouterr()
     assert command(arguments) == 2
@@ -49,32 +52,63 @@ def refused(command: Command, arguments: list[str], capsys: pytest.CaptureFixtur
         assert part in printed.err
 
 
-def test_config_mistakes(config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_config_mistakes(
+    config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     config = config_file()
     refused(
-        train.main, [config, "--set", "train.learning_rte=1"], capsys, "learning_rte", "Did you mean 'learning_rate'"
+        train.main,
+        [config, "--set", "train.learning_rte=1"],
+        capsys,
+        "learning_rte",
+        "Did you mean 'learning_rate'",
     )
-    refused(train.main, [config, "--set", 'data.buckets.crop="False"'], capsys, "data.buckets.crop", "center")
+    refused(
+        train.main,
+        [config, "--set", 'data.buckets.crop="False"'],
+        capsys,
+        "data.buckets.crop",
+        "center",
+    )
     refused(plan.main, [config, "--set", "train.epochs=2"], capsys, "epochs or steps, not both")
     refused(plan.main, [str(tmp_path / "absent.toml")], capsys, "does not exist")
     (tmp_path / "broken.toml").write_text("[train\n")
     refused(plan.main, [str(tmp_path / "broken.toml")], capsys, "no valid TOML")
 
 
-def test_missing_things(config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_missing_things(
+    config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     config = config_file()
     new = ["--set", f'data.dataset="{tmp_path / "new"}"']
-    refused(prepare.main, [config, *new, "--set", 'data.source="/no/such/folder"'], capsys, "/no/such/folder")
+    refused(
+        prepare.main,
+        [config, *new, "--set", 'data.source="/no/such/folder"'],
+        capsys,
+        "/no/such/folder",
+    )
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.md").write_text("no image")
-    refused(prepare.main, [config, *new, "--set", f'data.source="{tmp_path / "empty"}"'], capsys, "image")
+    refused(
+        prepare.main,
+        [config, *new, "--set", f'data.source="{tmp_path / "empty"}"'],
+        capsys,
+        "image",
+    )
     refused(train.main, [config, *new], capsys, "no finished dataset", "raytrain prepare")
-    refused(evaluate.main, [config, "--set", f'output="{tmp_path / "untrained"}"'], capsys, "raytrain train")
+    refused(
+        evaluate.main,
+        [config, "--set", f'output="{tmp_path / "untrained"}"'],
+        capsys,
+        "raytrain train",
+    )
     refused(plan.main, [config, "--set", 'model.path="/no/such/model"'], capsys, "/no/such/model")
     assert not storage.exists(str(tmp_path / "new" / "manifest.json"))
 
 
-def test_broken_models(config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_broken_models(
+    config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     config = config_file()
     sd15.tiny(str(tmp_path / "other"), seed=5)
     other = ["--set", f'model.path="{tmp_path / "other"}"']
@@ -94,10 +128,18 @@ def test_bad_images_are_listed_and_the_good_arrive(
     (source / "nothing.jpg").write_bytes(b"")
     (source / "text.png").write_text("this is no image")
     shutil.copy(source / "0002.png", source / "caption.png")
-    (source / "caption.png").write_bytes((source / "0002.png").read_bytes() + b"\0")  # other bytes, still an image
+    (source / "caption.png").write_bytes(
+        (source / "0002.png").read_bytes() + b"\0"
+    )  # other bytes, still an image
     (source / "caption.txt").write_bytes(b"\xff\xfe broken")
     config = config_file()
-    arguments = [config, "--set", f'data.source="{source}"', "--set", f'data.dataset="{tmp_path / "mixed-data"}"']
+    arguments = [
+        config,
+        "--set",
+        f'data.source="{source}"',
+        "--set",
+        f'data.dataset="{tmp_path / "mixed-data"}"',
+    ]
     capsys.readouterr()
     assert prepare.main(arguments) == 3
     printed = capsys.readouterr()
@@ -117,14 +159,22 @@ def test_bad_images_are_listed_and_the_good_arrive(
 
 
 def test_another_run_in_the_output_folder(
-    config_file: Callable[..., str], capsys: pytest.CaptureFixture[str], run_config: Callable[..., Config]
+    config_file: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    run_config: Callable[..., Config],
 ) -> None:
     from raytrain.train import worker
 
     config = run_config()
     worker.train(config)
     storage.remove(storage.join(config.output, "train.json"))
-    refused(train.main, [config_file(), "--set", "train.learning_rate=0.5"], capsys, "0.01 -> 0.5", "output")
+    refused(
+        train.main,
+        [config_file(), "--set", "train.learning_rate=0.5"],
+        capsys,
+        "0.01 -> 0.5",
+        "output",
+    )
     assert checkpoint.load(checkpoint.find(config.output) or "").step == 6
 
 
@@ -134,12 +184,17 @@ def test_full_disk_while_a_checkpoint_is_written(
     output = tmp_path / "small"
     output.mkdir()
     mounted = (
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(output)], check=False).returncode == 0
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(output)], check=False
+        ).returncode
+        == 0
     )
     if not mounted:
         pytest.fail("this test mounts a small tmpfs; run it as root or in a user namespace")
     try:
-        config = config_file(method={"name": "full"}, train={"checkpoint_every": 1, "keep_checkpoints": 5})
+        config = config_file(
+            method={"name": "full"}, train={"checkpoint_every": 1, "keep_checkpoints": 5}
+        )
         refused(
             train.main,
             [config, "--set", f'output="{output}"'],
@@ -160,7 +215,11 @@ def frozen_during_a_save(process: subprocess.Popen[str], config: Config) -> psut
     while len(checkpoint.listing(config.output)) < 3:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    [worker] = [one for one in psutil.Process(process.pid).children() if "raytrain.train.worker" in one.cmdline()]
+    [worker] = [
+        one
+        for one in psutil.Process(process.pid).children()
+        if "raytrain.train.worker" in one.cmdline()
+    ]
     folder = Path(config.output) / "checkpoints"
     while True:
         worker.suspend()
@@ -172,12 +231,17 @@ def frozen_during_a_save(process: subprocess.Popen[str], config: Config) -> psut
         time.sleep(0.001)
 
 
-def test_interrupt_during_a_save(run_config: Callable[..., Config], config_file: Callable[..., str]) -> None:
+def test_interrupt_during_a_save(
+    run_config: Callable[..., Config], config_file: Callable[..., str]
+) -> None:
     train_table = {"steps": 30, "checkpoint_every": 1}
     config = run_config(method={"name": "full"}, train=train_table)
     path = config_file(method={"name": "full"}, train=train_table)
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.train", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "jobs.train", path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     worker = frozen_during_a_save(process, config)
@@ -195,6 +259,8 @@ def test_interrupt_during_a_save(run_config: Callable[..., Config], config_file:
     assert not (Path(config.output) / "train.json").exists()
     step = checkpoint.load(checkpoint.find(config.output) or "").step
     assert 3 <= step == len(losses(config)) < 30
-    again = subprocess.run([sys.executable, "-m", "jobs.train", path], capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        [sys.executable, "-m", "jobs.train", path], capture_output=True, text=True, check=False
+    )
     assert again.returncode == 0, again.stderr
     assert len(losses(config)) == 30

@@ -1,4 +1,5 @@
-"""`raytrain data` as a person types it: what it prints, its exit codes, and one message for every mistake."""
+"""`raytrain data` as a person types it: what it prints, its exit codes,
+and one message for every mistake."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def place(run_config: Callable[..., Config], tmp_path: Path) -> tuple[str, str]:
     config = run_config()
     folder = tmp_path / "dataset"
     shutil.copytree(config.dataset, folder)
-    config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": str(folder)})})
+    config = config.model_copy(
+        update={"data": config.data.model_copy(update={"dataset": str(folder)})}
+    )
     (tmp_path / "config.toml").write_text(to_toml(config), encoding="utf-8")
     at_step(config, 6)
     return str(tmp_path / "config.toml"), str(folder)
@@ -42,7 +45,9 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0
     return printed.out
 
 
-def test_config_and_folder_are_both_understood(place: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_and_folder_are_both_understood(
+    place: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     config, folder = place
     assert said(["ls", config], capsys) == said(["ls", folder], capsys)
     assert said(["show", config], capsys) == said(["show", folder, "1"], capsys)
@@ -53,7 +58,9 @@ def test_config_and_folder_are_both_understood(place: tuple[str, str], capsys: p
     assert "As promised" in said(["audit", config], capsys)
 
 
-def test_pages_and_publications(place: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_pages_and_publications(
+    place: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     config, folder = place
     assert f"Open {folder}/preview.html" in said(["preview", config, "--per-bucket", "2"], capsys)
     assert Path(folder, "preview.html").stat().st_size > 10_000
@@ -63,7 +70,9 @@ def test_pages_and_publications(place: tuple[str, str], capsys: pytest.CaptureFi
     )
 
 
-def test_mistakes(place: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_mistakes(
+    place: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     config, folder = place
     for command in ("ls", "show", "gc", "preview"):
         assert "no prepared dataset" in said([command, str(tmp_path)], capsys, 2)
@@ -71,7 +80,9 @@ def test_mistakes(place: tuple[str, str], capsys: pytest.CaptureFixture[str], tm
     assert "has no snapshot '5'. It has 1" in said(["show", folder, "5"], capsys, 2)
     assert "has no snapshot 'x'" in said(["diff", folder, "x"], capsys, 2)
     assert "--set changes a config" in said(["ls", folder, "--set", "a=1"], capsys, 2)
-    assert "Did you mean 'parquet'" in said(["publish", folder, str(tmp_path / "o"), "--format", "parket"], capsys, 2)
+    assert "Did you mean 'parquet'" in said(
+        ["publish", folder, str(tmp_path / "o"), "--format", "parket"], capsys, 2
+    )
     assert "of its own" in said(["publish", folder, str(tmp_path)], capsys, 2)
     assert "does not exist" in said(["ls", str(tmp_path / "absent.toml")], capsys, 2)
     assert "no run" in said(["audit", folder], capsys, 2)
@@ -83,12 +94,21 @@ def test_a_broken_promise_is_exit_code_1(
 ) -> None:
     at_step(run_config(), 6, dataset="0" * 64)
     assert data.main(["audit", run_config().output]) == 1
-    assert "BROKEN: the checkpoint was trained on rows" in capsys.readouterr().out.replace("\n", " ")
+    assert "BROKEN: the checkpoint was trained on rows" in capsys.readouterr().out.replace(
+        "\n", " "
+    )
 
 
-def test_the_command_has_them_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_has_them_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in COMMANDS:
         monkeypatch.setattr(sys, "argv", ["raytrain", "data", name, "--help"])
         assert cli.main() == 0
         assert f"raytrain data {name}" in capsys.readouterr().out
-    assert subprocess.run([sys.executable, "-m", "jobs.data", "lss"], check=False, capture_output=True).returncode == 2
+    assert (
+        subprocess.run(
+            [sys.executable, "-m", "jobs.data", "lss"], check=False, capture_output=True
+        ).returncode
+        == 2
+    )

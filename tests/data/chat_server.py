@@ -13,9 +13,12 @@ Reply = tuple[int, Any]
 
 
 class Server:
-    """`first` are answers (status, JSON or text) given before all others; then `answer(question)` is what the model says."""
+    """`first` are answers (status, JSON or text) given before all others;
+    then `answer(question)` is what the model says."""
 
-    def __init__(self, answer: Callable[[dict[str, Any]], Any], first: tuple[Reply, ...] = ()) -> None:
+    def __init__(
+        self, answer: Callable[[dict[str, Any]], Any], first: tuple[Reply, ...] = ()
+    ) -> None:
         self.answer, self.first = answer, list(first)
         self.questions: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -49,12 +52,17 @@ def completion(text: str | None, tokens: tuple[int, int] | None = (1000, 10)) ->
     """Return a chat completion as vLLM and OpenAI shape it."""
     usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]} if tokens else None
     message = {"role": "assistant", "content": text}
-    return {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": usage}  # fmt: skip
+    return {
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": usage,
+    }
 
 
 @contextlib.contextmanager
-def serving(answer: Callable[[dict[str, Any]], Any], first: tuple[Reply, ...] = ()) -> Iterator[Server]:
+def serving(
+    answer: Callable[[dict[str, Any]], Any], first: tuple[Reply, ...] = ()
+) -> Iterator[Server]:
     """Serve until the block ends."""
     server = Server(answer, first)
 
@@ -79,7 +87,9 @@ def serving(answer: Callable[[dict[str, Any]], Any], first: tuple[Reply, ...] = 
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread = threading.Thread(
+            target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         thread.start()
         server.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
         try:

@@ -24,7 +24,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
-def draw(path: Path, seed: int, size: tuple[int, int] = (64, 64), caption: str | None = None) -> None:
+def draw(
+    path: Path, seed: int, size: tuple[int, int] = (64, 64), caption: str | None = None
+) -> None:
     """Write one image of smooth noise, a pure function of its seed."""
     noise = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""All that a dataset holds, read from its files with pyarrow alone: what two preparations are compared by."""
+"""All that a dataset holds, read from its files with pyarrow alone:
+what two preparations are compared by."""
 
 from __future__ import annotations
 
@@ -14,11 +15,14 @@ from raytrain.data.store.schema import Manifest
 
 def manifest(config: Config) -> Manifest:
     """Return the newest snapshot."""
-    return Manifest.model_validate(storage.read_json(storage.join(config.dataset, "manifest.json")))
+    return Manifest.model_validate(
+        storage.read_json(storage.join(config.dataset, "manifest.json"))
+    )
 
 
 def contents(config: Config) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return everything of the newest snapshot: (path, bucket) -> the row, its places replaced by the arrays' bytes.
+    """Return everything of the newest snapshot: (path, bucket) -> the row,
+    its places replaced by the arrays' bytes.
 
     Each version of an array is (columns, crop top, crop left).
     """
@@ -33,7 +37,11 @@ def contents(config: Config) -> dict[tuple[str, str], dict[str, Any]]:
         for row in pq.read_table(dataset / part.path, partitioning=None).to_pylist():
             for store in newest.columns:
                 row[store] = [
-                    (shards[store, place["shard"]][place["row"]], place["crop_top"], place["crop_left"])
+                    (
+                        shards[store, place["shard"]][place["row"]],
+                        place["crop_top"],
+                        place["crop_left"],
+                    )
                     for place in row[store]
                 ]
             found[row["path"], part.bucket] = row

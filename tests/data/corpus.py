@@ -1,6 +1,8 @@
-"""A folder of everything that can be wrong with a folder of images, and of much that only looks wrong.
+"""A folder of everything that can be wrong with a folder of images,
+and of much that only looks wrong.
 
-BAD: the image cannot be used, or its caption file cannot be read (training it without would be silently wrong).
+BAD: the image cannot be used, or its caption file cannot be read (training it without would be
+silently wrong).
 """
 
 from __future__ import annotations
@@ -34,25 +36,33 @@ class Corpus(NamedTuple):
 
 
 NAMES = (
-    "new\nline", "tab\tulator", "'single' \"double\"", "emoji \N{CAT} \N{ADULT}\u200d\N{MICROSCOPE}", "\u05e9\u05dc\u05d5\u05dd",
-    "\u202eright to left", "n" * 251, "-leading-dash", "--help", "  spaces  ", "100%25 %s {}", "hash#question?", "back\\slash",
-    "caf\u00e9", "cafe\u0301", "semi;colon & $HOME `ls` *", "s3:\\\\bucket", "a,b", "\x01control\x7f",
+    "new\nline", "tab\tulator", "'single' \"double\"",
+    "emoji \N{CAT} \N{ADULT}\u200d\N{MICROSCOPE}", "\u05e9\u05dc\u05d5\u05dd",
+    "\u202eright to left", "n" * 251, "-leading-dash", "--help", "  spaces  ", "100%25 %s {}",
+    "hash#question?", "back\\slash", "caf\u00e9", "cafe\u0301", "semi;colon & $HOME `ls` *",
+    "s3:\\\\bucket", "a,b", "\x01control\x7f",
 )  # fmt: skip
 """Stems of names that are unusual and right."""
 CAPTIONS = {
-    "mark-utf-8": (b"\xef\xbb\xbfa red cat", "a red cat"), "utf-16-le": ("a red cat".encode("utf-16"), "a red cat"),
-    "utf-16-be": (b"\xfe\xff" + "a blue cat".encode("utf-16-be"), "a blue cat"), "nothing": (b"", ""),
-    "white-space": (b" \r\n\t\n", ""), "lines": (b"a cat\r\non a mat\r\n", "a cat on a mat"),
-    "emoji": ("a \N{CAT} cat".encode(), "a \N{CAT} cat"), "long": (b"cat, " * 5000 + b"cat", ""),
-    "quotes": (b'a "cat", \'dog\'\\n', 'a "cat", \'dog\'\\n'),
-}  # fmt: skip
+    "mark-utf-8": (b"\xef\xbb\xbfa red cat", "a red cat"),
+    "utf-16-le": ("a red cat".encode("utf-16"), "a red cat"),
+    "utf-16-be": (b"\xfe\xff" + "a blue cat".encode("utf-16-be"), "a blue cat"),
+    "nothing": (b"", ""),
+    "white-space": (b" \r\n\t\n", ""),
+    "lines": (b"a cat\r\non a mat\r\n", "a cat on a mat"),
+    "emoji": ("a \N{CAT} cat".encode(), "a \N{CAT} cat"),
+    "long": (b"cat, " * 5000 + b"cat", ""),
+    "quotes": (b"a \"cat\", 'dog'\\n", "a \"cat\", 'dog'\\n"),
+}
 """Stem -> bytes of a caption file, and the caption; `long` is only asked to arrive."""
 BROKEN_CAPTIONS = {
     "invalid-utf-8": b"a cat \xff\xfe\xfd", "latin-1": "ein schöner Kater".encode("latin-1"),
-    "windows-1252": "a \N{EN DASH} cat".encode("cp1252"), "shift-jis": "猫の写真".encode("shift-jis"),
-    "cut-character": "a caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode()[:-1], "nul-bytes": b"a cat\0\0\0",
-    "utf-16-without-mark": "a cat".encode("utf-16-le"), "utf-16-of-odd-length": "a cat".encode("utf-16")[:-1],
-    "half-a-surrogate": b"\xff\xfe\x00\xd8", "binary": save(image(900)), "of-10-MB": b"a cat, " * 1_500_000,
+    "windows-1252": "a \N{EN DASH} cat".encode("cp1252"),
+    "shift-jis": "猫の写真".encode("shift-jis"),
+    "cut-character": "a caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode()[:-1],
+    "nul-bytes": b"a cat\0\0\0", "utf-16-without-mark": "a cat".encode("utf-16-le"),
+    "utf-16-of-odd-length": "a cat".encode("utf-16")[:-1], "half-a-surrogate": b"\xff\xfe\x00\xd8",
+    "binary": save(image(900)), "of-10-MB": b"a cat, " * 1_500_000,
     "utf-32": b"\xff\xfe\0\0a\0\0\0",
 }  # fmt: skip
 """Stem -> bytes of a caption file that tells no caption."""
@@ -74,7 +84,9 @@ def build(root: Path) -> Corpus:
     _captions(corpus)
     _links(corpus, root / "elsewhere")
     for number in range(2):  # a test family's encoder answers NaN for this color
-        _write(corpus.source / f"nan/{number}.png", save(Image.new("RGB", (32 + number, 32), MAGENTA)))
+        _write(
+            corpus.source / f"nan/{number}.png", save(Image.new("RGB", (32 + number, 32), MAGENTA))
+        )
         corpus.bad[f"nan/{number}.png"] = "NaN"
     return corpus
 
@@ -120,8 +132,13 @@ def _links(corpus: Corpus, elsewhere: Path) -> None:
     (links / "link.png").symlink_to(elsewhere / "target.png")
     (links / "linked").symlink_to(elsewhere / "folder")
     corpus.good.update({"links/link.png": Wanted(SIZE), "links/linked/inside.png": Wanted(SIZE)})
-    for name, target in {"dangling.png": "nowhere.png", "itself.png": "itself.png", "there.png": "back.png",
-                         "back.png": "there.png", "through-a-file.png": "link.png/inner.png"}.items():  # fmt: skip
+    for name, target in {
+        "dangling.png": "nowhere.png",
+        "itself.png": "itself.png",
+        "there.png": "back.png",
+        "back.png": "there.png",
+        "through-a-file.png": "link.png/inner.png",
+    }.items():
         (links / name).symlink_to(target)
         corpus.bad[f"links/{name}"] = "cannot be read"
     (links / "loop").symlink_to(corpus.source)
@@ -141,7 +158,9 @@ def _links(corpus: Corpus, elsewhere: Path) -> None:
             _write(links / name, save(image(seed)))
         (links / "forbidden.png").chmod(0)
         (links / "forbidden").chmod(0)
-        corpus.bad.update({"links/forbidden.png": "cannot be read", "links/forbidden/": "cannot be read"})
+        corpus.bad.update(
+            {"links/forbidden.png": "cannot be read", "links/forbidden/": "cannot be read"}
+        )
 
 
 def _good(corpus: Corpus, path: str, seed: int, caption: str = "") -> None:
@@ -153,7 +172,8 @@ def _good(corpus: Corpus, path: str, seed: int, caption: str = "") -> None:
 
 
 def _shown(path: str) -> str:
-    """Return a path as people see it: control characters and backslashes as \\xNN, so that no two look alike."""
+    """Return a path as people see it: control characters and backslashes as \\xNN,
+    so that no two look alike."""
     return "".join(f"\\x{ord(c):02x}" if ord(c) < 32 or c in "\x7f\\" else c for c in path)
 
 

@@ -1,4 +1,5 @@
-"""What a dataset should hold, computed from the model's own parts by Pillow, numpy and the libraries, without our code."""
+"""What a dataset should hold, computed from the model's own parts by Pillow,
+numpy and the libraries, without our code."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ class Direct:
         return result
 
 
-def shown(file: Path, resized: tuple[int, int], top: int, left: int, bucket: tuple[int, int]) -> Pixels:
+def shown(
+    file: Path, resized: tuple[int, int], top: int, left: int, bucket: tuple[int, int]
+) -> Pixels:
     """Resize an image file by Lanczos and cut a bucket (width, height) out of it: (H, W, 3)."""
     with Image.open(file) as image:
         whole = image.convert("RGB").resize(resized, Image.Resampling.LANCZOS)
@@ -51,11 +54,16 @@ def shown(file: Path, resized: tuple[int, int], top: int, left: int, bucket: tup
 
 
 def stored(version: Any, column: str = "latents") -> np.ndarray:
-    """Return the array of one version as `contents` gives it: latents (2C, h, w) need a reshape, so all come flat."""
+    """Return the array of one version as `contents` gives it: latents (2C, h, w) need a reshape,
+    so all come flat."""
     arrays, _, _ = version
     return np.frombuffer(arrays[column], np.uint8 if column in ("mask", "control") else np.float16)
 
 
 def same(version: Any, expected: np.ndarray, column: str = "latents") -> bool:
     """Tell whether a stored version is the expected array, but for half precision."""
-    return bool(np.allclose(stored(version, column).astype(np.float32), expected.ravel(), rtol=2e-3, atol=2e-3))
+    return bool(
+        np.allclose(
+            stored(version, column).astype(np.float32), expected.ravel(), rtol=2e-3, atol=2e-3
+        )
+    )

@@ -1,4 +1,5 @@
-"""sd15, whose VAE answers NaN for an image all of one color (magenta), as a half-precision VAE does for some images."""
+"""sd15, whose VAE answers NaN for an image all of one color (magenta),
+as a half-precision VAE does for some images."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raytrain.families import sd15
-from raytrain.families.sd15 import *  # noqa: F403 - a family is a module; this one is sd15 but for its encoders
+from raytrain.families.sd15 import *  # noqa: F403 - sd15 but for its encoders
 
 
 def encode_image(vae: Any, pixels: Tensor) -> Tensor:

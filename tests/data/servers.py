@@ -19,7 +19,11 @@ def s3(bucket: str) -> Iterator[tuple[Any, str]]:
     import boto3
     from moto.server import ThreadedMotoServer
 
-    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "EC2_METADATA_DISABLED": "true"}.items():
+    for name, value in {
+        "ACCESS_KEY_ID": "test",
+        "SECRET_ACCESS_KEY": "test",
+        "EC2_METADATA_DISABLED": "true",
+    }.items():
         os.environ.setdefault(f"AWS_{name}", value)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
@@ -35,7 +39,9 @@ def s3(bucket: str) -> Iterator[tuple[Any, str]]:
 def upload(client: Any, bucket: str, folder: Path, prefix: str) -> None:
     """Copy a local folder below a prefix of a bucket."""
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        client.put_object(Bucket=bucket, Key=f"{prefix}/{file.relative_to(folder)}", Body=file.read_bytes())
+        client.put_object(
+            Bucket=bucket, Key=f"{prefix}/{file.relative_to(folder)}", Body=file.read_bytes()
+        )
 
 
 @contextlib.contextmanager
@@ -65,7 +71,8 @@ def web(answers: dict[str, Answer]) -> Iterator[str]:
 
 
 def content(body: bytes, status: int = 200, length: int | None = None, **headers: str) -> Answer:
-    """Answer with this body; `length` is what Content-Length claims, -1 leaves it out and closes the connection."""
+    """Answer with this body; `length` is what Content-Length claims,
+    -1 leaves it out and closes the connection."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)

@@ -118,7 +118,9 @@ def test_settings_that_change_rows_are_told_apart(source: Path, make_config: Mak
     assert set(difference(config.dataset, "2", "4").kinds) == {"latents", "mask"}
 
 
-def test_another_text_encoder_is_no_other_caption(source: Path, make_config: Make, tmp_path: Path) -> None:
+def test_another_text_encoder_is_no_other_caption(
+    source: Path, make_config: Make, tmp_path: Path
+) -> None:
     from raytrain.config.file import parse
 
     config = make_config(held_out=0.0)

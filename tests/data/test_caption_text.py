@@ -1,4 +1,5 @@
-"""Caption text: whole words, the order of the parts, versions that are functions of the image and the seed alone."""
+"""Caption text: whole words, the order of the parts, versions that are functions of the image and
+the seed alone."""
 
 from __future__ import annotations
 
@@ -10,17 +11,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raytrain.config.data import CaptionConfig
-from raytrain.data.annotate.caption_text import clean, compose, drop, quality_tag, tags, triggered, variant, without
+from raytrain.data.annotate.caption_text import (
+    clean,
+    compose,
+    drop,
+    quality_tag,
+    tags,
+    triggered,
+    variant,
+    without,
+)
 
-WORDS = st.text("abcXYZ é", min_size=1, max_size=8).map(lambda text: " ".join(text.split())).filter(bool)
+WORDS = (
+    st.text("abcXYZ é", min_size=1, max_size=8)
+    .map(lambda text: " ".join(text.split()))
+    .filter(bool)
+)
 TAGS = st.lists(WORDS, min_size=1, max_size=8, unique=True)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
 
 
 def composed(
-    *captions: str, item: dict[str, Any] | None = None, identity: str = "image", seed: int = 0, **settings: Any
+    *captions: str,
+    item: dict[str, Any] | None = None,
+    identity: str = "image",
+    seed: int = 0,
+    **settings: Any,
 ) -> tuple[str, ...]:
-    return compose(captions, CaptionConfig(**settings), identity=identity, seed=seed, **(item or {}))
+    return compose(
+        captions, CaptionConfig(**settings), identity=identity, seed=seed, **(item or {})
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,20 +52,40 @@ def composed(
         ({}, ["a cat", "", "a dog", "a cat "], ("a cat", "a dog")),
         ({"trigger": "sks"}, ["a cat"], ("sks, a cat",)),
         ({"trigger": "sks"}, [], ("sks",)),
-        ({"trigger": "sks"}, ["TOK on a mat in TOKYO, atTOK, TOK's hat"], ("sks on a mat in TOKYO, atTOK, sks's hat",)),
+        (
+            {"trigger": "sks"},
+            ["TOK on a mat in TOKYO, atTOK, TOK's hat"],
+            ("sks on a mat in TOKYO, atTOK, sks's hat",),
+        ),
         ({"trigger": "sks"}, ["tok, Tokyo"], ("sks, tok, Tokyo",)),
         ({"trigger": "sks"}, ["red, sks, cat"], ("red, sks, cat",)),
         ({"trigger": "s\\1"}, ["TOK"], ("s\\1",)),
-        ({"trigger": "sks", "prefix": "in the style of TOK,"}, ["a cat"], ("in the style of sks, a cat",)),
+        (
+            {"trigger": "sks", "prefix": "in the style of TOK,"},
+            ["a cat"],
+            ("in the style of sks, a cat",),
+        ),
         ({"trigger": "sks", "placeholder": "<s0>"}, ["a <s0> cat"], ("a sks cat",)),
         ({"trigger": "sks", "placeholder": ""}, ["TOK cat"], ("sks, TOK cat",)),
         ({"prefix": "photo of", "suffix": "outdoors"}, ["a cat"], ("photo of a cat outdoors",)),
-        ({"prefix": "p", "item": {"prefix": "own", "suffix": "end"}}, ["a cat"], ("own a cat end",)),
+        (
+            {"prefix": "p", "item": {"prefix": "own", "suffix": "end"}},
+            ["a cat"],
+            ("own a cat end",),
+        ),
         ({"drop_tags": ["solo", "1girl"]}, ["1girl, cat , solo, solo cat"], ("cat, solo cat",)),
         ({"drop_tags": ["a"], "separator": "|"}, ["a | b, a |c"], ("b, a|c",)),
-        ({"quality_tags": {"low": 0.0, "high": 5.0}, "item": {"quality": 5.0}}, ["a cat"], ("high, a cat",)),
         (
-            {"quality_tags": {"low": 0.0, "high": 5.0}, "item": {"quality": 4.9}, "trigger": "sks"},
+            {"quality_tags": {"low": 0.0, "high": 5.0}, "item": {"quality": 5.0}},
+            ["a cat"],
+            ("high, a cat",),
+        ),
+        (
+            {
+                "quality_tags": {"low": 0.0, "high": 5.0},
+                "item": {"quality": 4.9},
+                "trigger": "sks",
+            },
             ["x"],
             ("sks, low, x",),
         ),
@@ -54,15 +94,21 @@ def composed(
         ({"quality_tags": {"low": 0.0}}, ["a cat"], ("a cat",)),
     ],
 )
-def test_a_caption_is_composed(settings: dict[str, Any], captions: list[str], expected: tuple[str, ...]) -> None:
+def test_a_caption_is_composed(
+    settings: dict[str, Any], captions: list[str], expected: tuple[str, ...]
+) -> None:
     assert composed(*captions, **settings) == expected
 
 
 def test_a_regularization_image_has_neither_trigger_nor_placeholder() -> None:
     settings: dict[str, Any] = {"trigger": "sks", "item": {"regularization": True}}
     assert composed("a photo of TOK cat, TOK's hat", **settings) == ("a photo of cat, hat",)
-    assert composed("a cat", prefix="in the style of TOK,", suffix="by sks", **settings) == ("a cat",)
-    assert composed("a cat in TOKYO", prefix="a photo,", **settings) == ("a photo, a cat in TOKYO",)
+    assert composed("a cat", prefix="in the style of TOK,", suffix="by sks", **settings) == (
+        "a cat",
+    )
+    assert composed("a cat in TOKYO", prefix="a photo,", **settings) == (
+        "a photo, a cat in TOKYO",
+    )
     assert composed("TOK", **settings) == ("",)
 
 
@@ -70,7 +116,12 @@ def test_a_regularization_image_has_neither_trigger_nor_placeholder() -> None:
 def test_versions_shuffle_and_drop_but_keep_the_first_tags(
     words: list[str], keep: int, dropout: float, variants: int, seed: int
 ) -> None:
-    settings: dict[str, Any] = {"keep_tags": keep, "tag_dropout": dropout, "variants": variants, "seed": seed}
+    settings: dict[str, Any] = {
+        "keep_tags": keep,
+        "tag_dropout": dropout,
+        "variants": variants,
+        "seed": seed,
+    }
     text = ", ".join(words)
     made = composed(text, **settings)
     assert made[0] == text
@@ -88,22 +139,35 @@ def test_versions_shuffle_and_drop_but_keep_the_first_tags(
 def test_versions_differ_by_image_seed_and_number_and_drop_the_share() -> None:
     config = CaptionConfig(tag_dropout=0.25)
     body = ", ".join(f"tag{number}" for number in range(40))
-    orders = {variant(body, config, identity=i, seed=s, number=n) for i in "ab" for s in (0, 1) for n in (1, 2)}
+    orders = {
+        variant(body, config, identity=i, seed=s, number=n)
+        for i in "ab"
+        for s in (0, 1)
+        for n in (1, 2)
+    }
     assert len(orders) == 8
-    kept = [len(tags(variant(body, config, identity=str(i), seed=0, number=1))) for i in range(200)]
-    assert abs(sum(kept) / len(kept) / 40 - 0.75) < 0.02  # 8,000 draws: 0.02 is four standard errors
+    kept = [
+        len(tags(variant(body, config, identity=str(i), seed=0, number=1))) for i in range(200)
+    ]
+    assert (
+        abs(sum(kept) / len(kept) / 40 - 0.75) < 0.02
+    )  # 8,000 draws: 0.02 is four standard errors
 
 
 def test_versions_are_the_same_in_every_process() -> None:
     config = CaptionConfig(tag_dropout=0.3)
     made = variant("a, b, c, d, e, f", config, identity="picture", seed=7, number=2)
-    assert made == "f, b, e, c"  # fixed: a change of this order is a change of every dataset with versions
+    assert (
+        made == "f, b, e, c"
+    )  # fixed: a change of this order is a change of every dataset with versions
 
 
 def test_a_tag_with_the_placeholder_is_never_left_out() -> None:
     config = CaptionConfig(tag_dropout=0.9)
     for number in range(50):
-        assert "TOK cat" in tags(variant("a, TOK cat, b", config, identity="x", seed=0, number=number))
+        assert "TOK cat" in tags(
+            variant("a, TOK cat, b", config, identity="x", seed=0, number=number)
+        )
 
 
 @given(TEXTS, st.sampled_from([",", "|", ";", " ", ".", "||"]))

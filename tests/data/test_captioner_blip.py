@@ -39,7 +39,9 @@ def test_only_images_without_caption_are_captioned_and_only_once(
 
     report = prepare(config)
     assert (report.noted, counts(report)) == ({"blip": 0}, (0, 0, 22))
-    monkeypatch.setattr(LocalCaptioner, "caption", lambda *arguments: pytest.fail("captioned again"))
+    monkeypatch.setattr(
+        LocalCaptioner, "caption", lambda *arguments: pytest.fail("captioned again")
+    )
     (source / "05.png").unlink()
     report = prepare(make_config(captions=captions | {"trigger": ""}))
     assert (report.noted, counts(report)) == ({"blip": 0}, (0, 11, 11))

@@ -1,4 +1,5 @@
-"""Cleaning up a dataset: what snapshots need stays readable at every moment, killed or beside preparations."""
+"""Cleaning up a dataset: what snapshots need stays readable at every moment,
+killed or beside preparations."""
 
 from __future__ import annotations
 
@@ -93,12 +94,16 @@ def test_old_snapshots_are_dropped_with_all_that_only_they_need(dataset: str) ->
     assert found.model_copy(update={"dry_run": True}) == would
     assert found.snapshots == (1, 2)
     assert found.bytes == sum(before.values()) - sum(after.values()) - sum(
-        size for name, size in before.items() if name.startswith("snapshots/") and name not in after
+        size
+        for name, size in before.items()
+        if name.startswith("snapshots/") and name not in after
     )
     assert numbers(dataset) == [3]
     assert read_everything(dataset, 3) == 11
     needed = leaving.named(snapshot.read_snapshot(dataset, 3))
-    assert {name for name in after if name.split("/")[0] in ("latents", "text", "rows", "rejected")} == needed
+    assert {
+        name for name in after if name.split("/")[0] in ("latents", "text", "rows", "rejected")
+    } == needed
     assert {name for name in before if name.startswith(("notes/", "catalog/"))} <= after.keys()
 
 
@@ -142,8 +147,13 @@ def test_what_a_living_preparation_wrote_stays_however_old(dataset: str) -> None
 
 
 def test_what_killed_writers_left_goes_and_what_is_not_ours_stays(dataset: str) -> None:
-    left = ["latents/bucket=64x64/x.parquet.tmp-0123abcd", "manifest.json.tmp-0123abcd", "rejected/0a.new",
-            "snapshots/000009.json.new-0123abcd", "snapshots/000009.json.new-0123abcd.tmp-0123abcd"]  # fmt: skip
+    left = [
+        "latents/bucket=64x64/x.parquet.tmp-0123abcd",
+        "manifest.json.tmp-0123abcd",
+        "rejected/0a.new",
+        "snapshots/000009.json.new-0123abcd",
+        "snapshots/000009.json.new-0123abcd.tmp-0123abcd",
+    ]
     foreign = ["notes.md", "latents/README", "images/new.png", "preview.html"]
     for name in (*left, *foreign):
         Path(dataset, name).parent.mkdir(exist_ok=True, parents=True)
@@ -177,7 +187,9 @@ collect.collect(sys.argv[1], keep=1, older_than=0)
 """
 
 
-def test_killed_anywhere_every_kept_snapshot_is_readable(dataset: str, tmp_path: Path, make_config: Make) -> None:
+def test_killed_anywhere_every_kept_snapshot_is_readable(
+    dataset: str, tmp_path: Path, make_config: Make
+) -> None:
     count, killed = 0, True
     while killed:
         copy = tmp_path / f"copy-{count}"
@@ -231,7 +243,8 @@ def collect_but_work(dataset: str) -> int:
 def test_a_snapshot_written_while_files_are_chosen_keeps_them(
     dataset: str, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clean-up has chosen what to delete; a preparation then names it; the clean-up sees that in time."""
+    """The clean-up has chosen what to delete; a preparation then names it;
+    the clean-up sees that in time."""
     for number in (1, 2):
         storage.remove(snapshot.snapshot_path(dataset, number))
     real, made = collecting._delete, []
@@ -246,8 +259,11 @@ def test_a_snapshot_written_while_files_are_chosen_keeps_them(
     assert read_everything(dataset, made[0].snapshot) == 11
 
 
-def test_what_is_being_deleted_is_made_again(dataset: str, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clean-up has read the snapshots; a preparation then wants what it is about to delete, and writes it anew."""
+def test_what_is_being_deleted_is_made_again(
+    dataset: str, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clean-up has read the snapshots; a preparation then wants what it is about to delete,
+    and writes it anew."""
     for number in (1, 2):
         storage.remove(snapshot.snapshot_path(dataset, number))
     real, made = collecting._named, []
@@ -276,12 +292,16 @@ def test_many_small_parts_become_one_and_lose_nothing(
     catalog = storage.join(config.dataset, "catalog")
 
     def content() -> set[bytes]:
-        return set(tables.open_table(catalog, tables.LOOKS).to_table(columns=["key"])["key"].to_pylist())
+        return set(
+            tables.open_table(catalog, tables.LOOKS).to_table(columns=["key"])["key"].to_pylist()
+        )
 
     known, parts = content(), storage.names(catalog)
     assert collect(config.dataset).merged == {"catalog": 5}
     [merged] = tables.parts_of(catalog)
-    assert set(storage.names(catalog)) == {*parts, merged.rsplit("/", 1)[1]}, "a reader that has listed them finds them"
+    assert set(storage.names(catalog)) == {*parts, merged.rsplit("/", 1)[1]}, (
+        "a reader that has listed them finds them"
+    )
     assert content() == known
     assert len(pq.read_table(merged)) == len(known)
     assert prepare(config).looked == 0

@@ -1,4 +1,5 @@
-"""Stored columns: the contract of each, that only what is read is made and loaded, and token ids."""
+"""Stored columns: the contract of each, that only what is read is made and loaded,
+and token ids."""
 
 from __future__ import annotations
 
@@ -32,15 +33,23 @@ pytestmark = pytest.mark.usefixtures("here")
 Make = Callable[..., Config]
 COLUMNS = plugins.names("data.columns")
 PARTS = {
-    "control": set(), "latents": {"vae"}, "mask": set(), "text": {"tokenizer", "text_encoder"}, "tokens": {"tokenizer"}
-}  # fmt: skip
+    "control": set(),
+    "latents": {"vae"},
+    "mask": set(),
+    "text": {"tokenizer", "text_encoder"},
+    "tokens": {"tokenizer"},
+}
 """What each column loads of an sd15 model."""
 CPU = torch.device("cpu")
 
 
 def reading(config: Config, *names: str, **options: Any) -> Config:
     """Return the config with a method that reads these columns."""
-    method = {"name": "tests.data.token_method", "reads": names or ["latents", "tokens"], **options}
+    method = {
+        "name": "tests.data.token_method",
+        "reads": names or ["latents", "tokens"],
+        **options,
+    }
     return parse(config.values() | {"method": method})
 
 
@@ -94,7 +103,9 @@ def test_a_column_stores_what_it_says_and_loads_no_more_than_it_needs(
     for bucket in ((64, 64), (80, 48)):
         cut = encoder.cut(encoder.layer(image), Transform(Placement(96, 80, 3, 5)), bucket)
         found = encoder.encode([cut, cut])
-        assert {array: (str(content.dtype), content.shape[1:]) for array, content in found.items()} == {
+        assert {
+            array: (str(content.dtype), content.shape[1:]) for array, content in found.items()
+        } == {
             array: (one.dtype, one.shape_in(bucket_name(*bucket)))
             for array, one in kind.arrays(all_layers, family).items()
         }
@@ -114,16 +125,25 @@ def test_token_ids_are_the_tokenizers_and_no_text_encoder_is_loaded(
     assert (array.dtype, array.shape) == ("int32", (1, 77))
     seen = set()
     for bucket, count in dataset.counts().items():
-        batch = Loader(dataset, Ledger({bucket: count}, batch=count, seed=0, epochs=1)).step(0).batch
-        captions = {row["id"].hex(): row["captions"][0] for row in dataset.details("train", ("id", "captions"))}
-        expected = tokenizer([captions[id_] for id_ in batch.ids], padding="max_length", max_length=77)["input_ids"]
+        batch = (
+            Loader(dataset, Ledger({bucket: count}, batch=count, seed=0, epochs=1)).step(0).batch
+        )
+        captions = {
+            row["id"].hex(): row["captions"][0]
+            for row in dataset.details("train", ("id", "captions"))
+        }
+        expected = tokenizer(
+            [captions[id_] for id_ in batch.ids], padding="max_length", max_length=77
+        )["input_ids"]
         assert batch.columns["tokenizer"].dtype == torch.int64
         assert batch.columns["tokenizer"][:, 0].tolist() == expected
         seen.update(captions[id_] for id_ in batch.ids)
     assert len(seen) == 12
 
 
-def test_a_column_more_makes_that_column_alone(source: Path, make_config: Make, loaded: list[str]) -> None:
+def test_a_column_more_makes_that_column_alone(
+    source: Path, make_config: Make, loaded: list[str]
+) -> None:
     lora = make_config(held_out=0.0)
     prepare(lora)
     before = Dataset(lora.dataset).manifest
@@ -151,7 +171,9 @@ def test_words_of_the_method_change_its_token_ids_alone(source: Path, make_confi
     new = tokenizer.convert_tokens_to_ids("<cat>")
     dataset = Dataset(config.dataset)
     having = [
-        (dataset.rows(bucket, np.arange(count), columns=["tokens"]).columns["tokenizer"] == new).sum(axis=(1, 2))
+        (
+            dataset.rows(bucket, np.arange(count), columns=["tokens"]).columns["tokenizer"] == new
+        ).sum(axis=(1, 2))
         for bucket, count in dataset.counts().items()
     ]
     assert sorted(np.concatenate(having).tolist()) == [0] * 11 + [1]
@@ -180,20 +202,28 @@ def test_text_and_ids_of_a_row_are_of_the_same_caption_also_where_it_is_dropped(
         with torch.no_grad():
             found = encoders.family.encode_text(encoders.text, batch.columns, config.model)
         for name in encoders.family.CONDITION:
-            torch.testing.assert_close(batch.columns[name].float(), found[name], rtol=2e-3, atol=2e-3)
+            torch.testing.assert_close(
+                batch.columns[name].float(), found[name], rtol=2e-3, atol=2e-3
+            )
         for id_, ids in zip(batch.ids, batch.columns["tokenizer"], strict=True):
             met.setdefault(id_, set()).add(ids.numpy().tobytes())
     assert max(map(len, met.values())) > 2, "several variants were read"
     assert any(empty.tobytes() in ids for ids in met.values()), "some captions were dropped"
 
 
-def test_only_what_is_asked_for_is_read(source: Path, all_layers: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_asked_for_is_read(
+    source: Path, all_layers: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare(all_layers)
     dataset = Dataset(all_layers.dataset)
     assert list(dataset.manifest.columns) == ["control", "latents", "mask", "text"]
     read: list[str] = []
     real = Dataset._arrays
-    monkeypatch.setattr(Dataset, "_arrays", lambda self, name, where: (read.append(name), real(self, name, where))[1])
+    monkeypatch.setattr(
+        Dataset,
+        "_arrays",
+        lambda self, name, where: (read.append(name), real(self, name, where))[1],
+    )
     bucket = next(iter(dataset.counts()))
     rows = dataset.rows(bucket, np.arange(2), columns=columns.read(all_layers))
     assert read == ["latents", "mask", "text"]
@@ -206,15 +236,20 @@ def test_what_a_method_reads_must_be_made_and_stored(source: Path, make_config: 
     prepare(config)
     control = reading(config, "latents", "text", "control")
     for stage in (prepare, check_dataset):
-        with pytest.raises(UserError, match=r'reads control images, but data\.controls\.kind = "none"'):
+        with pytest.raises(
+            UserError, match=r'reads control images, but data\.controls\.kind = "none"'
+        ):
             stage(control)
     with pytest.raises(
-        UserError, match=r"column 'tokens', but snapshot 1 .* latents, text; .* `raytrain prepare` again"
+        UserError,
+        match=r"column 'tokens', but snapshot 1 .* latents, text; .* `raytrain prepare` again",
     ):
         check_dataset(reading(config))
     with pytest.raises(UserError, match="column 'tokens'"):
         Dataset(config.dataset).rows("64x64", np.arange(1), columns=["tokens"])
-    canny = parse(control.values() | {"data": control.values()["data"] | {"controls": {"kind": "canny"}}})
+    canny = parse(
+        control.values() | {"data": control.values()["data"] | {"controls": {"kind": "canny"}}}
+    )
     assert prepare(canny).made == {"control": 12}
     check_dataset(canny)
 
@@ -234,4 +269,6 @@ def test_a_method_that_learns_words_trains_on_stored_ids(source: Path, make_conf
     })  # fmt: skip
     assert prepare(config).made == {"latents": 12, "tokens": 12}
     worker.train(config)
-    assert sum("loss" in row and np.isfinite(row["loss"]) for row in read_metrics(config.output)) == 2
+    assert (
+        sum("loss" in row and np.isfinite(row["loss"]) for row in read_metrics(config.output)) == 2
+    )

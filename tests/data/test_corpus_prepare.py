@@ -1,4 +1,5 @@
-"""`python -m jobs.prepare` over the corpus: every good image arrives, every bad one is listed, nothing is lost."""
+"""`python -m jobs.prepare` over the corpus: every good image arrives, every bad one is listed,
+nothing is lost."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def test_prepare_sorts_the_good_from_the_bad(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(tomli_w.dumps(config))
     command = [sys.executable, "-m", "jobs.prepare", str(tmp_path / "config.toml")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=500)
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=500
+    )
     printed = (ended.stdout + ended.stderr).decode(errors="replace")
     assert ended.returncode == 3, printed[-4000:]
     assert "Traceback" not in printed
@@ -44,17 +47,30 @@ def test_prepare_sorts_the_good_from_the_bad(tmp_path: Path) -> None:
     dataset = tmp_path / "run" / "dataset"
     manifest = json.loads((dataset / "manifest.json").read_text())
     rejected = pq.read_table(dataset / manifest["rejected_path"]).to_pylist()
-    rows = [row for part in manifest["parts"] for row in pq.read_table(dataset / part["path"]).to_pylist()]
-    arrived, reasons = Counter(row["path"] for row in rows), Counter(row["path"] for row in rejected)
+    rows = [
+        row
+        for part in manifest["parts"]
+        for row in pq.read_table(dataset / part["path"]).to_pylist()
+    ]
+    arrived, reasons = (
+        Counter(row["path"] for row in rows),
+        Counter(row["path"] for row in rejected),
+    )
     assert max((arrived + reasons).values()) == 1
     assert arrived.keys() == built.good.keys()
     assert reasons.keys() == built.bad.keys()
     assert manifest["rejected"] == len(rejected) == len(built.bad)
-    wrong = {row["path"]: row["reason"] for row in rejected if built.bad[row["path"]] not in row["reason"]}
+    wrong = {
+        row["path"]: row["reason"]
+        for row in rejected
+        if built.bad[row["path"]] not in row["reason"]
+    }
     assert not wrong, "reasons without the words they must hold"
     assert {row["rule"] for row in rejected} == {"broken"}
     for row in rows:
         wanted = built.good[row["path"]]
         assert (row["original_width"], row["original_height"]) == wanted.size, row["path"]
         if not row["path"].endswith("captions/long.png"):
-            assert [caption for caption in row["captions"] if caption] == ([wanted.caption] if wanted.caption else [])
+            assert [caption for caption in row["captions"] if caption] == (
+                [wanted.caption] if wanted.caption else []
+            )

@@ -42,10 +42,21 @@ def settings(**data: Any) -> dict[str, Any]:
             {"encode": {"precision": "bf16"}},
             ['data.encode.precision "fp32" -> "bf16"'],
         ),
-        ({}, {"encode": {"workers": 4, "shard_rows": 7}, "snapshot": "2", "repeats": 5, "dataset": "d"}, []),
+        (
+            {},
+            {
+                "encode": {"workers": 4, "shard_rows": 7},
+                "snapshot": "2",
+                "repeats": 5,
+                "dataset": "d",
+            },
+            [],
+        ),
     ],
 )
-def test_what_changes_a_dataset_is_named(old: dict[str, Any], new: dict[str, Any], found: list[str]) -> None:
+def test_what_changes_a_dataset_is_named(
+    old: dict[str, Any], new: dict[str, Any], found: list[str]
+) -> None:
     assert drift.differences(settings(**old), settings(**new)) == found
 
 
@@ -54,22 +65,34 @@ def test_a_subset_more_and_a_setting_of_another_version() -> None:
     assert one.startswith("data.subsets [")
     old = settings()
     del old["buckets"]["crop"], old["augment"]
-    assert drift.differences(old, settings(buckets={"crop": "random"}, augment={"flip": True})) == []
+    assert (
+        drift.differences(old, settings(buckets={"crop": "random"}, augment={"flip": True})) == []
+    )
 
 
 def test_the_line_stays_short() -> None:
     changed = settings(
-        held_out=0.2, background="black", buckets={"resolution": 64, "step": 32, "rule": "kohya", "crop": "random"}
+        held_out=0.2,
+        background="black",
+        buckets={"resolution": 64, "step": 32, "rule": "kohya", "crop": "random"},
     )
-    assert drift.note(settings(), changed).endswith("and 2 more; run `raytrain prepare` to bring it up to date")
+    assert drift.note(settings(), changed).endswith(
+        "and 2 more; run `raytrain prepare` to bring it up to date"
+    )
 
 
 @pytest.mark.usefixtures("here")
 def test_plan_and_train_tell_it_until_the_dataset_is_prepared_again(
-    source: Path, make_config: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    source: Path,
+    make_config: Make,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made, wanted = make_config(), make_config(quality={"min_side": 8}, encode={"shard_rows": 9})
-    told = "the dataset was prepared with other settings: data.quality.min_side 0 -> 8; run `raytrain prepare`"
+    told = (
+        "the dataset was prepared with other settings: data.quality.min_side 0 -> 8; run "
+        "`raytrain prepare`"
+    )
 
     def shown(config: Config) -> str:
         trained = storage.join(config.output, "train.json")
@@ -88,7 +111,9 @@ def test_plan_and_train_tell_it_until_the_dataset_is_prepared_again(
     show(plan.plan(wanted))
     assert f"note: {told}" in capsys.readouterr().out
     report = prepare(wanted)
-    assert (report.made, report.snapshot) == ({}, 2), "the same rows, but a snapshot that says what it was made with"
+    assert (report.made, report.snapshot) == ({}, 2), (
+        "the same rows, but a snapshot that says what it was made with"
+    )
     assert plan.plan(wanted).note == ""
     assert prepare(wanted).snapshot == 2
 

@@ -1,4 +1,5 @@
-"""Augmented versions: what is stored equals what the VAE says of pixels that Pillow made; the loader picks and says the cut."""
+"""Augmented versions: what is stored equals what the VAE says of pixels that Pillow made;
+the loader picks and says the cut."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def rows(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def test_flipped_versions_are_the_mirrored_image_encoded(source: Path, make_config: Make) -> None:
-    config = make_config(held_out=0.0, buckets={"sizes": [[64, 64]], "step": 16}, augment={"flip": True})
+    config = make_config(
+        held_out=0.0, buckets={"sizes": [[64, 64]], "step": 16}, augment={"flip": True}
+    )
     assert prepare(config).made["latents"] == 6
     direct, found = Direct(config), rows(config)
     for name, resized, top, left in (("wide", (120, 64), 0, 28), ("tall", (64, 110), 23, 0)):
@@ -56,25 +59,37 @@ def test_flipped_versions_are_the_mirrored_image_encoded(source: Path, make_conf
         assert (first[1:], second[1:]) == ((top, left), (top, left))
 
 
-def test_cuts_are_where_their_numbers_say_and_the_loader_tells_them(source: Path, make_config: Make) -> None:
+def test_cuts_are_where_their_numbers_say_and_the_loader_tells_them(
+    source: Path, make_config: Make
+) -> None:
     config = make_config(
-        held_out=0.0, buckets={"sizes": [[64, 64]], "step": 16, "crop": "random"}, augment={"crops": 3, "flip": True}
+        held_out=0.0,
+        buckets={"sizes": [[64, 64]], "step": 16, "crop": "random"},
+        augment={"crops": 3, "flip": True},
     )
     prepare(config)
     direct, found = Direct(config), rows(config)
-    sizes = {"wide.png": (64, 120), "tall.png": (110, 64), "turned.png": (120, 64)}  # height and width, as viewed
+    sizes = {
+        "wide.png": (64, 120),
+        "tall.png": (110, 64),
+        "turned.png": (120, 64),
+    }  # height and width, as viewed
     cuts: dict[str, dict[bytes, tuple[int, int]]] = {}
     for name, row in found.items():
         assert (row["original_height"], row["original_width"]) == sizes[name]
         assert len(row["latents"]) == 6
         assert len({stored(version).tobytes() for version in row["latents"]}) == 6
-        cuts[row["id"].hex()] = {stored(version).tobytes(): version[1:] for version in row["latents"]}
+        cuts[row["id"].hex()] = {
+            stored(version).tobytes(): version[1:] for version in row["latents"]
+        }
         height, width = sizes[name]
         for number, version in enumerate(row["latents"]):
             top, left = version[1:]
             if name != "turned.png":
                 mirror = number % 2
-                at = width - 64 - left if mirror else left  # a cut's place is counted in the mirrored image
+                at = (
+                    width - 64 - left if mirror else left
+                )  # a cut's place is counted in the mirrored image
                 cut = shown(source / name, (width, height), top, at, (64, 64))
                 assert same(version, direct.latents(cut[:, ::-1] if mirror else cut))
     dataset = Dataset(config.dataset)
@@ -85,7 +100,10 @@ def test_cuts_are_where_their_numbers_say_and_the_loader_tells_them(source: Path
         for step in range(loader.ledger.total_steps):
             batch = loader.step(step).batch
             for identity, latents, size in zip(
-                batch.ids, batch.columns["latents"].numpy(), batch.columns["sizes"].tolist(), strict=True
+                batch.ids,
+                batch.columns["latents"].numpy(),
+                batch.columns["sizes"].tolist(),
+                strict=True,
             ):
                 [name] = [name for name, row in found.items() if row["id"].hex() == identity]
                 assert tuple(size) == (*sizes[name], *cuts[identity][latents.tobytes()], 64, 64)
@@ -104,7 +122,11 @@ def test_the_turned_image_is_encoded_upright(source: Path, make_config: Make) ->
     cut = np.asarray(upright.crop((0, 28, 64, 92)))
     row = rows(config)["turned.png"]
     assert same(row["latents"][0], Direct(config).latents(cut))
-    batch = Loader(Dataset(config.dataset), Ledger({"64x64": 3}, batch=3, seed=0, epochs=1)).step(0).batch
+    batch = (
+        Loader(Dataset(config.dataset), Ledger({"64x64": 3}, batch=3, seed=0, epochs=1))
+        .step(0)
+        .batch
+    )
     [size] = [
         size
         for identity, size in zip(batch.ids, batch.columns["sizes"].tolist(), strict=True)
@@ -124,7 +146,14 @@ def test_colors_zooms_and_outpaints_are_stored_each(source: Path, make_config: M
         with Image.open(source / name) as image:
             whole = image.convert("RGB")
         [fit] = fits(*whole.size, config.data.buckets)
-        versions = transforms(*whole.size, fit, config.data.buckets, config.data.augment, row["id"].hex(), config.seed)
+        versions = transforms(
+            *whole.size,
+            fit,
+            config.data.buckets,
+            config.data.augment,
+            row["id"].hex(),
+            config.seed,
+        )
         assert [bool(version.color) for version in versions] == [False, True, True, False, False]
         assert [bool(version.inset) for version in versions] == [False, False, False, False, True]
         for version, array in zip(versions, row["latents"], strict=True):

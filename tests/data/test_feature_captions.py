@@ -1,4 +1,5 @@
-"""Captions from a source to stored text: several an image, variants, quality tags, and which version an occurrence reads."""
+"""Captions from a source to stored text: several an image, variants, quality tags,
+and which version an occurrence reads."""
 
 from __future__ import annotations
 
@@ -58,17 +59,26 @@ def test_every_version_is_stored_and_encoded_as_it_reads(listed: Path, make_conf
             assert all({"zwx", "blue"} <= own <= {"zwx", "blue", "square", "new"} for own in tags)
         for caption, version in zip(row["captions"], row["text"], strict=True):
             assert same(version, direct.text(caption), "text")
-    assert report.made["text"] == len({caption for row in found.values() for caption in row["captions"]})
+    assert report.made["text"] == len(
+        {caption for row in found.values() for caption in row["captions"]}
+    )
     assert report.uncaptioned == 1
 
 
-def test_visits_read_all_versions_alike_often_and_each_the_same_again(listed: Path, make_config: Make) -> None:
+def test_visits_read_all_versions_alike_often_and_each_the_same_again(
+    listed: Path, make_config: Make
+) -> None:
     config = make_config(source=str(listed), format="auto", held_out=0.0, captions={"variants": 2})
     prepare(config)
     dataset, epochs = Dataset(config.dataset), 300
-    versions = {row["id"].hex(): [np.frombuffer(version[0]["text"], np.float16) for version in row["text"]]
-                for row in rows(config).values()}  # fmt: skip
-    loaders = [Loader(dataset, Ledger(dataset.counts(), batch=3, seed=seed, epochs=epochs)) for seed in (1, 1, 2)]
+    versions = {
+        row["id"].hex(): [np.frombuffer(version[0]["text"], np.float16) for version in row["text"]]
+        for row in rows(config).values()
+    }
+    loaders = [
+        Loader(dataset, Ledger(dataset.counts(), batch=3, seed=seed, epochs=epochs))
+        for seed in (1, 1, 2)
+    ]
     chosen: list[dict[tuple[str, int], int]] = []
     for loader in loaders:
         own: dict[tuple[str, int], int] = {}
@@ -77,7 +87,11 @@ def test_visits_read_all_versions_alike_often_and_each_the_same_again(listed: Pa
             for identity, occurrence, text in zip(
                 batch.ids, batch.occurrences, batch.columns["text"].numpy(), strict=True
             ):
-                [number_] = [n for n, known in enumerate(versions[identity]) if np.array_equal(known, text.ravel())]
+                [number_] = [
+                    n
+                    for n, known in enumerate(versions[identity])
+                    if np.array_equal(known, text.ravel())
+                ]
                 own[identity, occurrence] = number_
         chosen.append(own)
     assert chosen[0] == chosen[1]
@@ -87,7 +101,9 @@ def test_visits_read_all_versions_alike_often_and_each_the_same_again(listed: Pa
         expected = epochs / len(known)
         deviation = (expected * (1 - 1 / len(known))) ** 0.5
         assert set(counts) == set(range(len(known)))
-        assert all(abs(count - expected) <= 4 * deviation + 1e-9 for count in counts.values()), counts
+        assert all(abs(count - expected) <= 4 * deviation + 1e-9 for count in counts.values()), (
+            counts
+        )
 
 
 def test_quality_tags_follow_a_score(tmp_path: Path, make_config: Make) -> None:
@@ -98,13 +114,20 @@ def test_quality_tags_follow_a_score(tmp_path: Path, make_config: Make) -> None:
     config = make_config(
         held_out=0.0,
         quality={"scores": [{"name": "sharp", "kind": "sharpness", "options": {"side": 128}}]},
-        captions={"quality_score": "sharp", "quality_tags": {"crisp": 100.0, "dull": 0.01}, "trigger": "zwx"},
+        captions={
+            "quality_score": "sharp",
+            "quality_tags": {"crisp": 100.0, "dull": 0.01},
+            "trigger": "zwx",
+        },
     )
     report = prepare(config)
     assert report.noted == {"sharp": 3}
     found = rows(config)
     assert {path: row["captions"] for path, row in found.items()} == {
-        "smooth.png": ["zwx, dull, a thing"], "rough.png": ["zwx, crisp"], "flat.png": ["zwx"]}  # fmt: skip
+        "smooth.png": ["zwx, dull, a thing"],
+        "rough.png": ["zwx, crisp"],
+        "flat.png": ["zwx"],
+    }
     assert found["flat.png"]["scores"] == [0.0]
     assert found["rough.png"]["scores"][0] > 100 > found["smooth.png"]["scores"][0] > 0.01
 
@@ -119,7 +142,10 @@ def test_captions_that_are_cut_are_told_once(
     config = make_config()
     report = prepare(config)
     assert report.cut == 2
-    said = "2 captions encoded now are longer than 75 tokens, whose end was cut off; set model.max_tokens = 150"
+    said = (
+        "2 captions encoded now are longer than 75 tokens, whose end was cut off; set "
+        "model.max_tokens = 150"
+    )
     assert said in report.notes
     show(report, Console(width=300))
     assert f"note: {said}" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""Masks and control images: the same view as their image, whatever is cut or mirrored; the masked loss by hand."""
+"""Masks and control images: the same view as their image, whatever is cut or mirrored;
+the masked loss by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ SQUARE = {"sizes": [[64, 64]], "step": 16}
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A wide image with a mask that is white in its upper left, and a control image with a red corner there."""
+    """A wide image with a mask that is white in its upper left,
+    and a control image with a red corner there."""
     folder = tmp_path / "images"
     draw(folder / "a.png", 1, (128, 64), "a")
     draw(folder / "b.png", 2, (128, 64), "b")
@@ -48,7 +50,11 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def config(source: Path, make_config: Make, tmp_path: Path) -> Callable[..., Config]:
     """Return a maker of configs with both kinds of layers in folders."""
-    subset = {"source": str(source), "masks": str(tmp_path / "masks"), "controls": str(tmp_path / "controls")}
+    subset = {
+        "source": str(source),
+        "masks": str(tmp_path / "masks"),
+        "controls": str(tmp_path / "controls"),
+    }
     layers = {"masks": {"kind": "folder"}, "controls": {"kind": "folder"}}
     return lambda **data: make_config(
         **{"source": "", "subsets": [subset], "held_out": 0.0, "buckets": SQUARE, **layers, **data}
@@ -70,18 +76,29 @@ def test_layers_follow_every_cut_and_mirror(config: Callable[..., Config], tmp_p
     report = prepare(settings)
     assert report.made["mask"] == report.made["control"] == report.made["latents"] == 12
     for path, row in rows(settings).items():
-        mask, control = Image.open(tmp_path / f"masks/{path}"), Image.open(tmp_path / f"controls/{path}")
+        mask, control = (
+            Image.open(tmp_path / f"masks/{path}"),
+            Image.open(tmp_path / f"controls/{path}"),
+        )
         assert len(row["latents"]) == len(row["mask"]) == len(row["control"]) == 6
-        for number, (latents, gray, colors) in enumerate(zip(row["latents"], row["mask"], row["control"], strict=True)):
+        for number, (latents, gray, colors) in enumerate(
+            zip(row["latents"], row["mask"], row["control"], strict=True)
+        ):
             assert latents[1:] == gray[1:] == colors[1:]
             left = 128 - 64 - latents[2] if number % 2 else latents[2]
             expected = cells(mask, left)[:, :: -1 if number % 2 else 1]
-            np.testing.assert_allclose(stored(gray, "mask").reshape(8, 8), expected, atol=0.5 + 1e-6)
+            np.testing.assert_allclose(
+                stored(gray, "mask").reshape(8, 8), expected, atol=0.5 + 1e-6
+            )
             seen = np.asarray(control)[:, left : left + 64][:, :: -1 if number % 2 else 1]
-            assert np.array_equal(stored(colors, "control").reshape(3, 64, 64), seen.transpose(2, 0, 1))
+            assert np.array_equal(
+                stored(colors, "control").reshape(3, 64, 64), seen.transpose(2, 0, 1)
+            )
 
 
-def test_the_cut_is_centered_on_what_the_mask_shows(config: Callable[..., Config], source: Path) -> None:
+def test_the_cut_is_centered_on_what_the_mask_shows(
+    config: Callable[..., Config], source: Path
+) -> None:
     settings = config(buckets={**SQUARE, "crop": "salience"})
     report = prepare(settings)
     assert report.noted == {"folder": 2}
@@ -114,7 +131,9 @@ def test_transparency_is_a_mask(make_config: Make, tmp_path: Path) -> None:
         stored(found["a.png"]["mask"][0], "mask").reshape(8, 8), cells(alpha, 0), atol=0.5 + 1e-6
     )
     assert set(stored(found["b.png"]["mask"][0], "mask")) == {255}
-    laid = np.asarray(Image.alpha_composite(Image.new("RGBA", (64, 64), "#204060"), layer).convert("RGB"))
+    laid = np.asarray(
+        Image.alpha_composite(Image.new("RGBA", (64, 64), "#204060"), layer).convert("RGB")
+    )
     assert same(found["a.png"]["latents"][0], Direct(settings).latents(laid))
 
 
@@ -123,15 +142,23 @@ def test_edges_are_those_of_the_whole_image(make_config: Make, tmp_path: Path) -
     folder.mkdir()
     for seed in (1, 2):
         noise = np.random.default_rng(seed).integers(0, 256, (8, 16, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize((256, 128), Image.Resampling.NEAREST).save(folder / f"{seed}.png")
-    settings = make_config(held_out=0.0, buckets=SQUARE, controls={"kind": "canny"}, augment={"colors": 1})
-    assert prepare(settings).made == {"latents": 4, "control": 2, "text": 1}, "edges keep their color"
+        Image.fromarray(noise).resize((256, 128), Image.Resampling.NEAREST).save(
+            folder / f"{seed}.png"
+        )
+    settings = make_config(
+        held_out=0.0, buckets=SQUARE, controls={"kind": "canny"}, augment={"colors": 1}
+    )
+    assert prepare(settings).made == {"latents": 4, "control": 2, "text": 1}, (
+        "edges keep their color"
+    )
     for path, row in rows(settings).items():
         with Image.open(folder / path) as image:
             edges = Image.fromarray(cv2.Canny(np.asarray(image), 100, 200)).convert("RGB")
         cut = np.asarray(edges.resize((128, 64), Image.Resampling.LANCZOS).crop((32, 0, 96, 64)))
         for version in row["control"]:
-            assert np.array_equal(stored(version, "control").reshape(3, 64, 64), cut.transpose(2, 0, 1))
+            assert np.array_equal(
+                stored(version, "control").reshape(3, 64, 64), cut.transpose(2, 0, 1)
+            )
     read = Dataset(settings.dataset).rows("64x64", np.arange(2), columns=("latents", "control"))
     control = read.columns["control"]
     assert (control.shape, control.dtype) == ((2, 3, 64, 64), np.uint8)
@@ -153,14 +180,16 @@ def test_the_masked_loss_by_hand(config: Callable[..., Config]) -> None:
         errors = model(batch, draws)
         mean, variance = batch.columns["latents"].float().chunk(2, dim=1)
         latents = (mean + (0.5 * variance).exp() * draws["latent"]) * 0.18215
-        noisy = DDPMScheduler.from_pretrained(settings.model.path, subfolder="scheduler").add_noise(
-            latents, draws["noise"], steps
-        )
+        noisy = DDPMScheduler.from_pretrained(
+            settings.model.path, subfolder="scheduler"
+        ).add_noise(latents, draws["noise"], steps)
         predicted = unet(noisy, steps, batch.columns["text"].float()).sample
     for number in range(2):
         mask = batch.columns["mask"][number].double() / 255
         squares = (predicted[number] - draws["noise"][number]).double().square().mean(0)
         shown = float(mask.sum())
-        by_hand = float((squares * mask).sum()) / shown if shown else 0.0  # of b's patch the center shows nothing
+        by_hand = (
+            float((squares * mask).sum()) / shown if shown else 0.0
+        )  # of b's patch the center shows nothing
         assert float(errors[number]) == pytest.approx(by_hand, rel=1e-4)
         assert float(errors[number]) != pytest.approx(float(squares.mean()), rel=1e-3)

@@ -1,4 +1,5 @@
-"""The same six images out of every kind of source give the same dataset; a source and a dataset in an object store."""
+"""The same six images out of every kind of source give the same dataset;
+a source and a dataset in an object store."""
 
 from __future__ import annotations
 
@@ -84,7 +85,13 @@ def shards(plain: Path, place: Path) -> Path:
     place.mkdir()
     with webdataset.ShardWriter(f"{place}/x-%03d.tar", maxcount=4, verbose=0) as writer:
         for name in NAMES:
-            writer.write({"__key__": name[0], "png": (plain / name).read_bytes(), "json": {"caption": caption(name)}})
+            writer.write(
+                {
+                    "__key__": name[0],
+                    "png": (plain / name).read_bytes(),
+                    "json": {"caption": caption(name)},
+                }
+            )
     return place
 
 
@@ -104,7 +111,9 @@ def caption_file(plain: Path, place: Path) -> Path:
 
 def kohya(plain: Path, place: Path) -> Path:
     shutil.copytree(plain, place / "images")
-    (place / "meta.json").write_text(json.dumps({name: {"caption": caption(name)} for name in NAMES}))
+    (place / "meta.json").write_text(
+        json.dumps({name: {"caption": caption(name)} for name in NAMES})
+    )
     subset = {"image_dir": "images", "metadata_file": "meta.json", "num_repeats": 1}
     (place / "dataset.toml").write_text(tomli_w.dumps({"datasets": [{"subsets": [subset]}]}))
     return place / "dataset.toml"
@@ -143,7 +152,11 @@ def arrays(config: Config) -> dict[bytes, Any]:
     report = prepare(config)
     assert (report.found, report.kept, report.rules, report.uncaptioned) == (6, 6, {}, 0)
     again = prepare(config)
-    assert (again.made, again.fingerprint, again.snapshot) == ({}, report.fingerprint, report.snapshot)
+    assert (again.made, again.fingerprint, again.snapshot) == (
+        {},
+        report.fingerprint,
+        report.snapshot,
+    )
     named = {"path", "location"}
     rows = {row["id"]: {name: value for name, value in row.items() if name not in named}
             for (path, _), row in contents(config).items() if path}  # fmt: skip
@@ -170,8 +183,12 @@ def test_images_of_the_web_give_the_same_dataset_and_are_read_again(
         (tmp_path / "list.jsonl").write_text("\n".join(lines))
         config = make_config(source=str(tmp_path / "list.jsonl"), format="auto")
         assert arrays(config) == expected
-        assert prepare(config).looked == 6, "nothing says that the bytes behind an address are the same"
-        trusting = make_config(source=str(tmp_path / "list.jsonl"), format="auto", fetch={"trust_addresses": True})
+        assert prepare(config).looked == 6, (
+            "nothing says that the bytes behind an address are the same"
+        )
+        trusting = make_config(
+            source=str(tmp_path / "list.jsonl"), format="auto", fetch={"trust_addresses": True}
+        )
         assert (prepare(trusting).looked, prepare(trusting).looked) == (6, 0)
 
 
@@ -182,13 +199,24 @@ def store() -> Iterator[tuple[Any, str]]:
 
 
 def test_source_and_dataset_in_an_object_store(
-    plain: Path, tmp_path: Path, make_config: Make, expected: dict[bytes, Any], store: tuple[Any, str]
+    plain: Path,
+    tmp_path: Path,
+    make_config: Make,
+    expected: dict[bytes, Any],
+    store: tuple[Any, str],
 ) -> None:
     client, query = store
     upload(client, "lake", folder(plain, tmp_path / "source"), "images")
-    config = make_config(source=f"s3://lake/images{query}", dataset=f"s3://lake/made/dataset{query}")
+    config = make_config(
+        source=f"s3://lake/images{query}", dataset=f"s3://lake/made/dataset{query}"
+    )
     report = prepare(config)
-    assert (report.found, report.looked, report.kept, report.made) == (6, 6, 6, {"latents": 6, "text": 6})
+    assert (report.found, report.looked, report.kept, report.made) == (
+        6,
+        6,
+        6,
+        {"latents": 6, "text": 6},
+    )
     assert report.fingerprint == expected[b"fingerprint"]
     again = prepare(config)
     assert (again.looked, again.made, again.snapshot) == (0, {}, 1)
@@ -208,5 +236,9 @@ def test_source_and_dataset_in_an_object_store(
                 assert rows.columns["text"][place].tobytes() == text["text"]
                 read += 1
     assert read == 6
-    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket="lake", Prefix="made/")["Contents"]]
-    assert not [key for key in keys if "/work/" in key and not key.endswith("/")], "working tables are tidied away"
+    keys = [
+        entry["Key"] for entry in client.list_objects_v2(Bucket="lake", Prefix="made/")["Contents"]
+    ]
+    assert not [key for key in keys if "/work/" in key and not key.endswith("/")], (
+        "working tables are tidied away"
+    )

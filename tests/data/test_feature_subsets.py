@@ -1,4 +1,5 @@
-"""Several sources in one dataset: repeats, weights, regularization, captions of their own; exact epochs through the loader."""
+"""Several sources in one dataset: repeats, weights, regularization, captions of their own;
+exact epochs through the loader."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def rows(config: Config) -> dict[str, dict[str, Any]]:
     return {path: row for (path, _), row in contents(config).items() if path}
 
 
-def batches(config: Config, epochs: int, size: int, world: int = 1, repeats: int = 1) -> Iterator[tuple[str, Batch]]:
+def batches(
+    config: Config, epochs: int, size: int, world: int = 1, repeats: int = 1
+) -> Iterator[tuple[str, Batch]]:
     """Yield every batch of every worker of a run, and its bucket."""
     dataset = Dataset(config.dataset)
     ledger = Ledger(dataset.counts(), batch=size, seed=3, epochs=epochs, repeats=repeats)
@@ -61,14 +64,18 @@ def mixed(tmp_path: Path, make_config: Make) -> Config:
         "weight": 0.5,
         "suffix": "outside",
     }
-    config = make_config(source="", subsets=[own, general], held_out=0.0, captions={"trigger": "zwx"})
+    config = make_config(
+        source="", subsets=[own, general], held_out=0.0, captions={"trigger": "zwx"}
+    )
     prepare(config)
     return config
 
 
 def test_captions_of_a_subset(mixed: Config) -> None:
     captions = sorted(caption for row in rows(mixed).values() for caption in row["captions"])
-    assert captions == ["thing 0 outside", "thing 1 outside"] + [f"zwx, photo of own {number}" for number in range(5)]
+    assert captions == ["thing 0 outside", "thing 1 outside"] + [
+        f"zwx, photo of own {number}" for number in range(5)
+    ]
 
 
 def test_regularization_is_balanced_and_weighs_what_its_subset_says(mixed: Config) -> None:
@@ -78,8 +85,10 @@ def test_regularization_is_balanced_and_weighs_what_its_subset_says(mixed: Confi
         repeats[row["regularization"]].append(row["repeats"])
     assert repeats[False] == [3] * 5
     assert sorted(repeats[True]) == [7, 8], "15 of the others, so 15 of these"
-    entries = {name: sum(row["repeats"] for (_, bucket), row in contents(mixed).items() if bucket == name)
-               for name in manifest(mixed).buckets}  # fmt: skip
+    entries = {
+        name: sum(row["repeats"] for (_, bucket), row in contents(mixed).items() if bucket == name)
+        for name in manifest(mixed).buckets
+    }
     assert Dataset(mixed.dataset).counts() == entries
     assert {name: count.entries for name, count in manifest(mixed).buckets.items()} == entries
     weights = {row["id"].hex(): 0.5 if row["regularization"] else 1.0 for row in found.values()}
@@ -101,7 +110,10 @@ def test_regularization_that_is_shown_enough_is_left_alone_and_never_held_out(
     found = rows(config)
     assert {row["repeats"] for row in found.values() if row["regularization"]} == {2}
     assert {row["split"] for row in found.values() if row["regularization"]} == {"train"}
-    assert {row["split"] for row in found.values() if not row["regularization"]} == {"train", "held_out"}
+    assert {row["split"] for row in found.values() if not row["regularization"]} == {
+        "train",
+        "held_out",
+    }
 
 
 def test_a_kohya_folder_says_its_repeats_and_captions(tmp_path: Path, make_config: Make) -> None:
@@ -116,7 +128,10 @@ def test_a_kohya_folder_says_its_repeats_and_captions(tmp_path: Path, make_confi
 @pytest.fixture
 def repeated(tmp_path: Path, make_config: Make) -> Config:
     """Images of three shapes that an epoch shows once, twice and three times."""
-    subsets = [{"source": fill(tmp_path / f"x{times}", 4, 10 * times), "repeats": times} for times in (1, 2, 3)]
+    subsets = [
+        {"source": fill(tmp_path / f"x{times}", 4, 10 * times), "repeats": times}
+        for times in (1, 2, 3)
+    ]
     config = make_config(source="", subsets=subsets, held_out=0.0)
     prepare(config)
     return config

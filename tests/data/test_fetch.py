@@ -1,4 +1,5 @@
-"""Reading locations: what is a file's own fault, what may pass, and that nothing is read without limit."""
+"""Reading locations: what is a file's own fault, what may pass,
+and that nothing is read without limit."""
 
 from __future__ import annotations
 
@@ -71,7 +72,9 @@ def hang_up(handler: BaseHTTPRequestHandler) -> None:
 def site() -> Iterator[str]:
     answers = {
         "/good": content(b"good"),
-        "/mended": in_turn(content(b"", 500), content(b"", 503, Retry_After="1"), content(b"mended")),
+        "/mended": in_turn(
+            content(b"", 500), content(b"", 503, Retry_After="1"), content(b"mended")
+        ),
         "/broken": content(b"", 500),
         "/busy": content(b"", 429),
         "/loop": content(b"", 302, Location="/loop"),
@@ -96,9 +99,15 @@ def site() -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("path", "expected"),
-    [("good", b"good"), ("mended", b"mended"), ("moved", b"good"), ("hang-once", b"late"), ("a b", b"space"),
-     ("says-less", b"x" * 10)],
-)  # fmt: skip
+    [
+        ("good", b"good"),
+        ("mended", b"mended"),
+        ("moved", b"good"),
+        ("hang-once", b"late"),
+        ("a b", b"space"),
+        ("says-less", b"x" * 10),
+    ],
+)
 def test_the_web_is_read_and_what_passes_is_tried_again(
     site: str, fetcher: Fetcher, path: str, expected: bytes
 ) -> None:
@@ -118,7 +127,9 @@ def test_the_web_is_read_and_what_passes_is_tried_again(
         ("endless", "above data.fetch.max_bytes"),
     ],
 )
-def test_a_fault_of_the_file_is_for_good(site: str, fetcher: Fetcher, path: str, reason: str) -> None:
+def test_a_fault_of_the_file_is_for_good(
+    site: str, fetcher: Fetcher, path: str, reason: str
+) -> None:
     with pytest.raises(BadImage, match=reason):
         fetcher.read(f"{site}/{path}")
 
@@ -128,7 +139,9 @@ def test_a_fault_of_the_file_is_for_good(site: str, fetcher: Fetcher, path: str,
     [("broken", "500, 3 times"), ("busy", "429"), ("hang", "Timeout"), ("hang-up", "3 times"),
      ("says-more", "broke off"), ("trickle", "bytes a second")],
 )  # fmt: skip
-def test_a_fault_that_may_pass_is_an_oserror(site: str, fetcher: Fetcher, path: str, reason: str) -> None:
+def test_a_fault_that_may_pass_is_an_oserror(
+    site: str, fetcher: Fetcher, path: str, reason: str
+) -> None:
     with pytest.raises(OSError, match=reason):
         fetcher.read(f"{site}/{path}")
 
@@ -146,7 +159,9 @@ def test_threads_share_a_fetcher(site: str, tmp_path: Path, fetcher: Fetcher) ->
 
 
 @pytest.mark.parametrize("kind", ["absent", "folder", "pipe", "device", "large", "loop"])
-def test_a_local_name_that_is_no_readable_file(tmp_path: Path, fetcher: Fetcher, kind: str) -> None:
+def test_a_local_name_that_is_no_readable_file(
+    tmp_path: Path, fetcher: Fetcher, kind: str
+) -> None:
     place = tmp_path / kind
     if kind == "folder":
         place.mkdir()
@@ -171,7 +186,12 @@ def test_names_of_any_bytes_are_read(tmp_path: Path, fetcher: Fetcher) -> None:
 
 def test_parts_of_archives(tmp_path: Path, fetcher: Fetcher) -> None:
     (tmp_path / "a").write_bytes(b"a" * 700)
-    for name, mode in (("x.tar", "w"), ("x.tar.gz", "w:gz"), ("x.tar.xz", "w:xz"), ("x.tar.bz2", "w:bz2")):
+    for name, mode in (
+        ("x.tar", "w"),
+        ("x.tar.gz", "w:gz"),
+        ("x.tar.xz", "w:xz"),
+        ("x.tar.bz2", "w:bz2"),
+    ):
         with tarfile.open(tmp_path / name, mode, format=tarfile.USTAR_FORMAT) as archive:  # type: ignore[call-overload]
             archive.add(tmp_path / "a", "a")
     assert fetcher.read(write(str(tmp_path / "x.tar"), Range(512, 700))) == b"a" * 700
@@ -182,9 +202,19 @@ def test_parts_of_archives(tmp_path: Path, fetcher: Fetcher) -> None:
         archive.writestr("stored", b"b" * 600)
         archive.writestr("deflated", b"c" * 900, zipfile.ZIP_DEFLATED)
         entries = archive.infolist()
-    parts = [Zipped(entry.header_offset, entry.compress_size, entry.file_size, entry.CRC) for entry in entries]
-    assert [fetcher.read(write(str(tmp_path / "x.zip"), part)) for part in parts] == [b"b" * 600, b"c" * 900]
-    for wrong in (parts[1]._replace(size=800), parts[0]._replace(crc=1), parts[0]._replace(offset=3)):
+    parts = [
+        Zipped(entry.header_offset, entry.compress_size, entry.file_size, entry.CRC)
+        for entry in entries
+    ]
+    assert [fetcher.read(write(str(tmp_path / "x.zip"), part)) for part in parts] == [
+        b"b" * 600,
+        b"c" * 900,
+    ]
+    for wrong in (
+        parts[1]._replace(size=800),
+        parts[0]._replace(crc=1),
+        parts[0]._replace(offset=3),
+    ):
         with pytest.raises(BadImage, match="damaged zip"):
             fetcher.read(write(str(tmp_path / "x.zip"), wrong))
     with pytest.raises(BadImage, match="ends after"):
@@ -204,7 +234,9 @@ def test_a_changed_compressed_tar_is_unpacked_again(tmp_path: Path, fetcher: Fet
 def test_an_object_store(fetcher: Fetcher) -> None:
     with s3("fetch") as (client, query):
         for key in ("a/b c%#?ü.png", "big"):
-            client.put_object(Bucket="fetch", Key=key, Body=b"0123456789" * (1 if key != "big" else 200))
+            client.put_object(
+                Bucket="fetch", Key=key, Body=b"0123456789" * (1 if key != "big" else 200)
+            )
         file = child(f"s3://fetch{query}", "a/b c%#?ü.png")
         assert fetcher.read(write(file)) == b"0123456789"
         assert fetcher.read(write(file, Range(2, 3))) == b"234"
@@ -216,7 +248,9 @@ def test_an_object_store(fetcher: Fetcher) -> None:
             fetcher.read(write(child(f"s3://fetch{query}", "none")))
 
 
-def test_a_value_is_made_once_for_all_threads_and_again_after_a_fault(tmp_path: Path, fetcher: Fetcher) -> None:
+def test_a_value_is_made_once_for_all_threads_and_again_after_a_fault(
+    tmp_path: Path, fetcher: Fetcher
+) -> None:
     made: list[int] = []
     gate = threading.Barrier(4)
     asked = threading.Semaphore(0)

@@ -1,4 +1,5 @@
-"""The preview: the pixels that were encoded, proven; one file that opens without a network, in a real browser too."""
+"""The preview: the pixels that were encoded, proven; one file that opens without a network,
+in a real browser too."""
 
 from __future__ import annotations
 
@@ -51,7 +52,10 @@ def encoded(config: Config, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     "settings",
     [
         {"augment": {"flip": True, "colors": 1, "zooms": 1, "outpaints": 1}},
-        {"buckets": {"resolution": 64, "step": 16, "crop": "random"}, "augment": {"crops": 2, "flip": True}},
+        {
+            "buckets": {"resolution": 64, "step": 16, "crop": "random"},
+            "augment": {"crops": 2, "flip": True},
+        },
         {"buckets": {"rule": "mean", "resolution": 64, "step": 16}},
         {"buckets": {"rule": "kohya", "resolution": 64, "step": 16, "upscale": False}},
     ],
@@ -66,9 +70,13 @@ def test_it_shows_the_pixels_that_were_encoded(
     drawn: list[bytes] = []
     real = gallery._image
     monkeypatch.setattr(
-        gallery, "_image", lambda image, longest: (drawn.append(image.tobytes()), real(image, longest))[1]
+        gallery,
+        "_image",
+        lambda image, longest: (drawn.append(image.tobytes()), real(image, longest))[1],
     )
-    html = Path(write_gallery(config.dataset, seed=config.seed, per_bucket=50)).read_text(encoding="utf-8")
+    html = Path(write_gallery(config.dataset, seed=config.seed, per_bucket=50)).read_text(
+        encoding="utf-8"
+    )
     assert sorted(drawn) == sorted(seen), "every version, and nothing else"
     assert "could not be drawn again" not in html
 
@@ -81,15 +89,21 @@ def test_what_cannot_be_proven_is_not_shown(source: Path, make_config: Make) -> 
     html = Path(write_gallery(config.dataset)).read_text(encoding="utf-8")
     assert "12 versions could not be drawn again" in html
     assert len(images(html)) == 12
-    assert len(images(Path(write_gallery(config.dataset, seed=9)).read_text(encoding="utf-8"))) == 24
+    assert (
+        len(images(Path(write_gallery(config.dataset, seed=9)).read_text(encoding="utf-8"))) == 24
+    )
 
 
-def test_sources_that_are_gone_are_said_to_be(source: Path, make_config: Make, tmp_path: Path) -> None:
+def test_sources_that_are_gone_are_said_to_be(
+    source: Path, make_config: Make, tmp_path: Path
+) -> None:
     config = make_config()
     prepare(config)
     (source / "05.png").unlink()
     draw(source / "06.png", 999)
-    html = Path(write_gallery(config.dataset, target=str(tmp_path / "page.html"))).read_text(encoding="utf-8")
+    html = Path(write_gallery(config.dataset, target=str(tmp_path / "page.html"))).read_text(
+        encoding="utf-8"
+    )
     assert "the file is not there" in html
     assert "2 images could not be read" in html
     shutil.rmtree(source)
@@ -98,7 +112,9 @@ def test_sources_that_are_gone_are_said_to_be(source: Path, make_config: Make, t
 
 
 @pytest.mark.browser
-def test_the_page_in_a_browser(source: Path, make_config: Make, browser: Any, tmp_path: Path) -> None:
+def test_the_page_in_a_browser(
+    source: Path, make_config: Make, browser: Any, tmp_path: Path
+) -> None:
     from selenium.webdriver.common.by import By
 
     for number in range(12):
@@ -121,7 +137,9 @@ def test_the_page_in_a_browser(source: Path, make_config: Make, browser: Any, tm
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         browser.get(file.as_uri())
         browser.execute_script("for (const image of document.images) image.loading = 'eager'")
-        browser.execute_async_script("Promise.all([...document.images].map(i => i.decode())).then(arguments[0])")
+        browser.execute_async_script(
+            "Promise.all([...document.images].map(i => i.decode())).then(arguments[0])"
+        )
         sizes = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
         assert len(sizes) == 12 * 3, "each with its mask and its mirror image"
         assert all(sizes)
@@ -133,6 +151,14 @@ def test_the_page_in_a_browser(source: Path, make_config: Make, browser: Any, tm
     browser.find_element(By.ID, "masks").click()
     assert not veil.is_displayed()
     assert browser.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
-    assert not {url for url in asked if not url.startswith(("data:", "chrome:")) and url != file.as_uri()}
+    messages = [
+        json.loads(entry["message"])["message"] for entry in browser.get_log("performance")
+    ]
+    asked = {
+        m["params"]["request"]["url"]
+        for m in messages
+        if m["method"] == "Network.requestWillBeSent"
+    }
+    assert not {
+        url for url in asked if not url.startswith(("data:", "chrome:")) and url != file.as_uri()
+    }

@@ -42,7 +42,12 @@ def test_exif_rotation_is_applied_to_size_and_pixels(orientation: int) -> None:
     content = save(image, "PNG", exif=exif)
     seen = decode(content, LIMIT)
     assert measure(content, LIMIT) == seen.size == ((20, 40) if orientation > 4 else (40, 20))
-    corners = [(0, 0), (seen.width - 1, 0), (seen.width - 1, seen.height - 1), (0, seen.height - 1)]
+    corners = [
+        (0, 0),
+        (seen.width - 1, 0),
+        (seen.width - 1, seen.height - 1),
+        (0, seen.height - 1),
+    ]
     red = {1: 0, 2: 1, 3: 2, 4: 3, 5: 0, 6: 1, 7: 2, 8: 3}[orientation]
     assert seen.getpixel(corners[red]) == (255, 0, 0)
 

@@ -1,4 +1,5 @@
-"""The ledger: every row exactly epochs x repeats times, whatever the workers and wherever a run was resumed."""
+"""The ledger: every row exactly epochs x repeats times, whatever the workers and wherever a run
+was resumed."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from raytrain.data.loading.ledger import Ledger, share
 
-HISTOGRAMS = st.dictionaries(st.sampled_from(["64x64", "80x48", "48x80", "96x32"]), st.integers(1, 23), min_size=1)
+HISTOGRAMS = st.dictionaries(
+    st.sampled_from(["64x64", "80x48", "48x80", "96x32"]), st.integers(1, 23), min_size=1
+)
 
 
 def seen(ledger: Ledger, world: int = 1) -> Counter[tuple[str, int, int]]:
@@ -23,18 +26,31 @@ def seen(ledger: Ledger, world: int = 1) -> Counter[tuple[str, int, int]]:
             positions = share(len(batch.rows), rank, world, ledger.batch)
             assert len(positions) == -(-ledger.batch // world)  # equal work
             for position in positions[positions >= 0]:
-                found[batch.bucket, int(batch.rows[position]), int(batch.occurrences[position])] += 1
+                found[
+                    batch.bucket, int(batch.rows[position]), int(batch.occurrences[position])
+                ] += 1
     return found
 
 
-@example({"64x64": 1, "80x48": 1}, 1, 1, 0, 1, 6)  # batches larger than buckets: the last one was once lost
-@given(HISTOGRAMS, st.integers(1, 3), st.integers(1, 3), st.integers(0, 5), st.integers(1, 5), st.integers(1, 60))
+@example(
+    {"64x64": 1, "80x48": 1}, 1, 1, 0, 1, 6
+)  # batches larger than buckets: the last one was once lost
+@given(
+    HISTOGRAMS,
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 5),
+    st.integers(1, 5),
+    st.integers(1, 60),
+)
 def test_epochs_show_every_row_exactly(
     counts: dict[str, int], epochs: int, repeats: int, seed: int, world: int, batch: int
 ) -> None:
     ledger = Ledger(counts, batch=batch, seed=seed, epochs=epochs, repeats=repeats)
     found = seen(ledger, world)
-    expected = {(b, r, v) for b, n in counts.items() for r in range(n) for v in range(epochs * repeats)}
+    expected = {
+        (b, r, v) for b, n in counts.items() for r in range(n) for v in range(epochs * repeats)
+    }
     assert set(found) == expected
     assert set(found.values()) == {1}
 

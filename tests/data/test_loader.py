@@ -1,4 +1,5 @@
-"""The loader: batches made ahead are those made in turn, none is changed while it is held, errors arrive, endings end."""
+"""The loader: batches made ahead are those made in turn, none is changed while it is held,
+errors arrive, endings end."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     for width, height in ((64, 64), (96, 48)):
         cells = (height // 8) * (width // 8)
         sizes = {"latents": 2 * 8 * cells, "mask": cells, "text": 2 * TEXT[0] * TEXT[1]}
-        arrays = {name: {name: [random.bytes(size) for _ in range(ROWS)]} for name, size in sizes.items()}
+        arrays = {
+            name: {name: [random.bytes(size) for _ in range(ROWS)]} for name, size in sizes.items()
+        }
         words = [""] * ROWS
         repeats = [2 if row % 3 == 0 else 1 for row in range(ROWS)]
         content = stored.Content(arrays, words, ["train"] * ROWS, words, repeats=repeats)
@@ -40,7 +43,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def loader(dataset: Dataset, **settings: int) -> Loader:
-    return Loader(dataset, Ledger(dataset.counts(), batch=8, seed=1, epochs=2), caption_dropout=0.3, **settings)
+    return Loader(
+        dataset,
+        Ledger(dataset.counts(), batch=8, seed=1, epochs=2),
+        caption_dropout=0.3,
+        **settings,
+    )
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:
@@ -51,18 +59,27 @@ def tensors(batch: Batch) -> dict[str, Tensor]:
 def same(one: Batch, two: Batch) -> bool:
     """Compare bits: random ones may be no numbers."""
     assert (one.ids, one.occurrences) == (two.ids, two.occurrences)
-    bits = [{name: tensor.numpy().tobytes() for name, tensor in tensors(batch).items()} for batch in (one, two)]
+    bits = [
+        {name: tensor.numpy().tobytes() for name, tensor in tensors(batch).items()}
+        for batch in (one, two)
+    ]
     return bits[0] == bits[1]
 
 
-def test_batches_made_ahead_are_those_made_in_turn_also_when_all_are_held(dataset: Dataset) -> None:
+def test_batches_made_ahead_are_those_made_in_turn_also_when_all_are_held(
+    dataset: Dataset,
+) -> None:
     numbers = range(loader(dataset).ledger.total_steps)
     held = list(prefetch(loader(dataset, rank=1, world=3).step, numbers))
     alone = loader(dataset, rank=1, world=3)
     assert [step.number for step in held] == list(numbers)
     for step in held:
         again = alone.step(step.number)
-        assert (step.epoch, step.bucket, step.global_rows) == (again.epoch, again.bucket, again.global_rows)
+        assert (step.epoch, step.bucket, step.global_rows) == (
+            again.epoch,
+            again.bucket,
+            again.global_rows,
+        )
         assert np.array_equal(step.live, again.live)
         assert same(step.batch, again.batch)
 
@@ -77,12 +94,17 @@ def test_rows_are_read_from_their_places(dataset: Dataset) -> None:
         assert len(set(where[:, 0].tolist())) == 1, "a bucket has a shard of its own"
         path = Path(dataset.uri) / dataset.manifest.shards["latents"][where[0, 0]]
         column = pq.read_table(path)["latents"].to_pylist()
-        assert rows.columns["latents"].tobytes() == b"".join(column[row] for row in where[:, 1].tolist())
+        assert rows.columns["latents"].tobytes() == b"".join(
+            column[row] for row in where[:, 1].tolist()
+        )
 
 
 def test_padding_weighs_nothing(dataset: Dataset) -> None:
     ledger = Ledger(dataset.counts(), batch=8, seed=1, epochs=1)
-    steps = [Loader(dataset, ledger, rank=2, world=3).step(number) for number in range(ledger.total_steps)]
+    steps = [
+        Loader(dataset, ledger, rank=2, world=3).step(number)
+        for number in range(ledger.total_steps)
+    ]
     assert any(not step.live.all() for step in steps)
     for step in steps:
         assert torch.equal(step.batch.weights, torch.from_numpy(step.live).float())
@@ -93,13 +115,18 @@ def test_micro_batches_are_the_batch(dataset: Dataset) -> None:
     parts = batch.split(3)
     assert [len(part.ids) for part in parts] == [3, 3, 2]
     joined = {name: torch.cat([tensors(part)[name] for part in parts]) for name in tensors(batch)}
-    ids, occurrences = [i for part in parts for i in part.ids], [v for part in parts for v in part.occurrences]
+    ids, occurrences = (
+        [i for part in parts for i in part.ids],
+        [v for part in parts for v in part.occurrences],
+    )
     assert same(batch, Batch(ids, occurrences, joined.pop("weights"), Columns(joined)))
 
 
 def test_every_tensor_goes_to_the_device(dataset: Dataset) -> None:
     device = torch.device("meta")
-    assert {tensor.device for tensor in tensors(loader(dataset).step(0).batch.to(device)).values()} == {device}
+    assert {
+        tensor.device for tensor in tensors(loader(dataset).step(0).batch.to(device)).values()
+    } == {device}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -149,7 +176,10 @@ def test_a_step_is_the_same_for_every_reader(dataset: Dataset) -> None:
     steps = loader(dataset)
     alone = [steps.step(number) for number in range(4)]
     found: list[list[Step]] = [[], []]
-    threads = [threading.Thread(target=lambda own=own: own.extend(map(steps.step, range(4)))) for own in found]
+    threads = [
+        threading.Thread(target=lambda own=own: own.extend(map(steps.step, range(4))))
+        for own in found
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

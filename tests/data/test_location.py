@@ -33,7 +33,9 @@ PARTS = st.one_of(
     st.builds(Unpacked, NUMBER, NUMBER),
     st.builds(Cell, NUMBER, NUMBER, st.text(st.characters(exclude_categories=["Cs"]), min_size=1)),
 )
-NAMES = st.binary(min_size=1).filter(lambda name: not {0, ord("/")} & set(name) and name not in (b".", b".."))
+NAMES = st.binary(min_size=1).filter(
+    lambda name: not {0, ord("/")} & set(name) and name not in (b".", b"..")
+)
 
 
 @given(NAMES, PARTS)
@@ -44,7 +46,12 @@ def test_any_local_name_comes_back_and_is_utf8_on_one_line(name: bytes, part: Pa
     assert len(text.encode("utf-8").splitlines()) == 1
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda key: "/" not in key), PARTS)
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
+        lambda key: "/" not in key
+    ),
+    PARTS,
+)
 def test_any_key_of_a_store_comes_back_and_the_query_stays(key: str, part: Part | None) -> None:
     file = child("s3://bucket/folder?endpoint_override=h:1", key)
     assert parse(write(file, part)) == (file, part)
@@ -56,7 +63,10 @@ def test_any_key_of_a_store_comes_back_and_the_query_stays(key: str, part: Part 
 def test_what_is_shown_is_utf8_and_differs_where_names_differ(one: bytes, other: bytes) -> None:
     texts = [shown(os.fsdecode(name)) for name in (one, other)]
     assert [named(text) for text in texts] == [os.fsdecode(name) for name in (one, other)]
-    assert all(text.encode("utf-8").decode().isprintable() or text.splitlines() == [text] for text in texts)
+    assert all(
+        text.encode("utf-8").decode().isprintable() or text.splitlines() == [text]
+        for text in texts
+    )
     assert (texts[0] == texts[1]) == (one == other)
 
 
@@ -70,12 +80,16 @@ def test_readable_names_stay_readable() -> None:
 
 def test_a_source_with_what_no_uri_may_hold_is_quoted() -> None:
     assert absolute("s3://b/my photos/ü?scheme=http") == "s3://b/my%20photos/%C3%BC?scheme=http"
-    filesystem, path = store(absolute("s3://b/my photos/ü?endpoint_override=localhost:1&scheme=http&region=x"))
+    filesystem, path = store(
+        absolute("s3://b/my photos/ü?endpoint_override=localhost:1&scheme=http&region=x")
+    )
     assert (filesystem.type_name, path) == ("s3", "b/my photos/ü")
     assert absolute("file:///tmp/x") == "/tmp/x"
 
 
-@pytest.mark.parametrize("text", ["/x#", "/x#range=1", "/x#row=a+b+c", "/x#nonsense=1+2", "/x#range=1+2+3"])
+@pytest.mark.parametrize(
+    "text", ["/x#", "/x#range=1", "/x#row=a+b+c", "/x#nonsense=1+2", "/x#range=1+2+3"]
+)
 def test_text_that_is_no_location_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a location"):
         parse(text)

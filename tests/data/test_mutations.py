@@ -1,6 +1,8 @@
-"""Change one thing, prepare again: exactly what it affects is encoded anew, and nothing stale stays.
+"""Change one thing, prepare again: exactly what it affects is encoded anew,
+and nothing stale stays.
 
-The check for staleness is a preparation of the changed source from nothing: it must hold the same, bit for bit.
+The check for staleness is a preparation of the changed source from nothing: it must hold the same,
+bit for bit.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from raytrain.config.file import parse
 from raytrain.data.pipeline.report import PrepareReport
 from raytrain.data.prepare import prepare
 from raytrain.families import sd15
-from tests.data.captioners.conftest import folder as folder  # a fixture: tiny weights of captioners
+from tests.data.captioners.conftest import (
+    folder as folder,
+)  # a fixture: tiny weights of captioners
 from tests.data.chat_server import Server, serving
 from tests.data.conftest import SIZES, draw
 from tests.data.contents import contents, manifest
@@ -33,7 +37,8 @@ MADE = ("latents", "mask", "control", "text")
 
 @dataclass
 class World:
-    """A source and its settings: six images of three shapes, a caption, a mask and a control image for each."""
+    """A source and its settings: six images of three shapes, a caption,
+    a mask and a control image for each."""
 
     root: Path
     tables: dict[str, Any]
@@ -49,7 +54,9 @@ class World:
         """Return an image's path; `masks/x` and `controls/x` are its layers."""
         return self.root / (name if "/" in name else f"images/{name}")
 
-    def add(self, name: str, seed: int, size: tuple[int, int] = SIZES[0], caption: str | None = None) -> None:
+    def add(
+        self, name: str, seed: int, size: tuple[int, int] = SIZES[0], caption: str | None = None
+    ) -> None:
         """Draw an image with its layers."""
         draw(self.path(name), seed, size, caption)
         draw(self.path(f"masks/{name}"), 100 + seed, size)
@@ -63,16 +70,32 @@ class World:
 
     def config(self, dataset: str = "dataset") -> Config:
         """Return the config, with the dataset in a folder of that name."""
-        source = {"source": str(self.root / "images"), "format": "folder", "masks": str(self.root / "masks"),
-                  "controls": str(self.root / "controls"), **self.subset}  # fmt: skip
-        return parse({**self.tables, "data": {**self.data, "subsets": [source], "dataset": str(self.root / dataset)}})
+        source = {
+            "source": str(self.root / "images"),
+            "format": "folder",
+            "masks": str(self.root / "masks"),
+            "controls": str(self.root / "controls"),
+            **self.subset,
+        }
+        return parse(
+            {
+                **self.tables,
+                "data": {**self.data, "subsets": [source], "dataset": str(self.root / dataset)},
+            }
+        )
 
 
 @pytest.fixture
 def world(tmp_path: Path, model: str) -> World:
-    data = {"buckets": {"resolution": 64, "step": 16}, "masks": {"kind": "folder"}, "controls": {"kind": "folder"},
-            "encode": {"batch": 1}}  # fmt: skip
-    made = World(tmp_path, {"output": str(tmp_path / "run"), "model": {"path": model}, "data": data})
+    data = {
+        "buckets": {"resolution": 64, "step": 16},
+        "masks": {"kind": "folder"},
+        "controls": {"kind": "folder"},
+        "encode": {"batch": 1},
+    }
+    made = World(
+        tmp_path, {"output": str(tmp_path / "run"), "model": {"path": model}, "data": data}
+    )
     for number in range(COUNT):
         made.add(f"{number}.png", number, SIZES[number % 3], f"image {number}, red, round")
     return made
@@ -106,13 +129,16 @@ def put(table: str, **values: Any) -> Callable[[World], None]:
     """Set values of a table below `[data]`; of `[data]` itself by ""."""
 
     def change(world: World) -> None:
-        world.data.update(values if not table else {table: {**world.data.get(table, {}), **values}})
+        world.data.update(
+            values if not table else {table: {**world.data.get(table, {}), **values}}
+        )
 
     return change
 
 
 def other_model(part: str) -> Callable[[World], None]:
-    """Give the model other weights in one part: `vae` by the setting of that name, anything else in a copy of its folder."""
+    """Give the model other weights in one part: `vae` by the setting of that name,
+    anything else in a copy of its folder."""
 
     def change(world: World) -> None:
         other, own = str(world.root / "other"), dict(world.tables["model"])
@@ -120,7 +146,9 @@ def other_model(part: str) -> Callable[[World], None]:
         if part != "vae":
             shutil.copytree(own["path"], world.root / "copy")
             shutil.copytree(f"{other}/{part}", world.root / "copy" / part, dirs_exist_ok=True)
-        world.tables["model"] = own | ({"vae": other} if part == "vae" else {"path": str(world.root / "copy")})
+        world.tables["model"] = own | (
+            {"vae": other} if part == "vae" else {"path": str(world.root / "copy")}
+        )
 
     return change
 
@@ -128,8 +156,11 @@ def other_model(part: str) -> Callable[[World], None]:
 def move_source(world: World) -> None:
     for name in ("images", "masks", "controls"):
         (world.root / name).rename(world.root / f"moved-{name}")
-    world.subset = {"source": str(world.root / "moved-images"), "masks": str(world.root / "moved-masks"),
-                    "controls": str(world.root / "moved-controls")}  # fmt: skip
+    world.subset = {
+        "source": str(world.root / "moved-images"),
+        "masks": str(world.root / "moved-masks"),
+        "controls": str(world.root / "moved-controls"),
+    }
 
 
 def delete(world: World) -> None:
@@ -194,19 +225,29 @@ CASES = {
     "one pixel of a control image": Case(one_pixel("controls/2.png"), (0, 0, 1, 0), looked=1),
     "one caption": Case(write("2.txt", "another"), (0, 0, 0, 1), looked=1),
     "one caption like another's": Case(write("2.txt", "image 3, red, round"), looked=1),
-    "a caption is taken away": Case(lambda world: world.path("2.txt").unlink(), (0, 0, 0, 0), looked=1),
-    "one image more": Case(lambda world: world.add("9.png", 9, SIZES[1], "new"), (1, 1, 1, 1), looked=1),
-    "a copy of an image more": Case(lambda world: world.add("9.png", 3, SIZES[0], "new"), looked=1, same=True),
+    "a caption is taken away": Case(
+        lambda world: world.path("2.txt").unlink(), (0, 0, 0, 0), looked=1
+    ),
+    "one image more": Case(
+        lambda world: world.add("9.png", 9, SIZES[1], "new"), (1, 1, 1, 1), looked=1
+    ),
+    "a copy of an image more": Case(
+        lambda world: world.add("9.png", 3, SIZES[0], "new"), looked=1, same=True
+    ),
     "one image less": Case(delete),
     "one file renamed": Case(lambda world: world.move("2.png", "aa.png"), looked=1, same=True),
-    "only the time of a file": Case(lambda world: os.utime(world.path("2.png"), (1, 1)), looked=1, same=True),
+    "only the time of a file": Case(
+        lambda world: os.utime(world.path("2.png"), (1, 1)), looked=1, same=True
+    ),
     "the source moved": Case(move_source, looked=COUNT, same=True),
     "resolution": Case(put("buckets", resolution=80), (6, 6, 6, 0)),
     "a second resolution": Case(put("buckets", resolutions=[32, 64]), (6, 6, 6, 0)),
     "sizes": Case(put("buckets", sizes=[[64, 64]]), (4, 4, 4, 0)),
     "bucket rule": Case(put("buckets", rule="mean"), (4, 4, 4, 0)),
     "crop": Case(put("buckets", crop="random"), (2, 2, 2, 0)),  # the other two draw the center
-    "crop by the masks": Case(put("buckets", crop="salience"), (4, 4, 4, 0), noted={"folder": COUNT}),
+    "crop by the masks": Case(
+        put("buckets", crop="salience"), (4, 4, 4, 0), noted={"folder": COUNT}
+    ),
     "flip": Case(put("augment", flip=True), (6, 6, 6, 0)),
     "colors": Case(put("augment", colors=1), (6, 0, 0, 0)),
     "VAE": Case(other_model("vae"), (6, 0, 0, 0)),
@@ -228,7 +269,9 @@ CASES = {
     "weight": Case(subset(weight=0.5)),
     "shard rows": Case(put("encode", shard_rows=2, group_rows=1), same=True),
     "near-duplicates": Case(put("quality", near_duplicates=0), looked=COUNT, same=True),
-    "limit of near-duplicates": Case(put("quality", near_duplicates=16), start=put("quality", near_duplicates=0)),
+    "limit of near-duplicates": Case(
+        put("quality", near_duplicates=16), start=put("quality", near_duplicates=0)
+    ),
     "least side": Case(put("quality", min_side=60)),
     "a score": Case(sharp(1.1), noted={"sharp": COUNT}),
     "limit of a score": Case(sharp(1.1), start=sharp(0.0)),
@@ -236,16 +279,27 @@ CASES = {
     "other masks": Case(put("masks", kind="alpha"), (0, 6, 0, 0)),
     "other control images": Case(put("controls", kind="canny"), (0, 0, 6, 0)),
     "options of control images": Case(
-        put("controls", options={"low": 10.0, "high": 20.0}), (0, 0, 6, 0), start=put("controls", kind="canny")
+        put("controls", options={"low": 10.0, "high": 20.0}),
+        (0, 0, 6, 0),
+        start=put("controls", kind="canny"),
     ),
     "a mask mended": Case(
-        lambda world: draw(world.path("masks/2.png"), 7, SIZES[2]), (0, 1, 0, 0), 1, start=damage("masks/2.png")
+        lambda world: draw(world.path("masks/2.png"), 7, SIZES[2]),
+        (0, 1, 0, 0),
+        1,
+        start=damage("masks/2.png"),
     ),
     "a control image mended": Case(
-        lambda world: draw(world.path("controls/2.png"), 7, SIZES[2]), (0, 0, 1, 0), 1, start=damage("controls/2.png")
+        lambda world: draw(world.path("controls/2.png"), 7, SIZES[2]),
+        (0, 0, 1, 0),
+        1,
+        start=damage("controls/2.png"),
     ),
     "an image mended": Case(
-        lambda world: draw(world.path("2.png"), 7, SIZES[2]), (1, 1, 1, 0), 1, start=damage("2.png")
+        lambda world: draw(world.path("2.png"), 7, SIZES[2]),
+        (1, 1, 1, 0),
+        1,
+        start=damage("2.png"),
     ),
     "an image damaged": Case(damage("2.png"), looked=1),
 }
@@ -261,8 +315,22 @@ def test_another_prompt_makes_the_notes_and_captions_again_but_no_array(
 ) -> None:
     for number in range(2, COUNT):
         world.path(f"{number}.txt").unlink()
-    start = put("captions", captioner="blip", path=folder("blip"), max_new_tokens=6, num_beams=1, prompt="a red")
-    change = put("captions", captioner="blip", path=folder("blip"), max_new_tokens=6, num_beams=1, prompt="the blue")
+    start = put(
+        "captions",
+        captioner="blip",
+        path=folder("blip"),
+        max_new_tokens=6,
+        num_beams=1,
+        prompt="a red",
+    )
+    change = put(
+        "captions",
+        captioner="blip",
+        path=folder("blip"),
+        max_new_tokens=6,
+        num_beams=1,
+        prompt="the blue",
+    )
     start(world)
     prepare(world.config())
     before = {row["captions"][0] for row in contents(world.config()).values() if "path" in row}

@@ -1,4 +1,5 @@
-"""An encoder that dies in the middle of a shard loses less than a row group of work, or what it did since seconds ago."""
+"""An encoder that dies in the middle of a shard loses less than a row group of work,
+or what it did since seconds ago."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def config(tmp_path: Path, make_config: Callable[..., Config]) -> Config:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[bytes]]:
-    """Return a function that lets the encoder die after so many batches, and gives the list of what was encoded since."""
+    """Return a function that lets the encoder die after so many batches,
+    and gives the list of what was encoded since."""
     original = ShardEncoder._encode
     monkeypatch.setattr(pieces, "SECONDS", 0.0)
 
@@ -67,7 +69,9 @@ def test_a_preparation_takes_over_what_a_killed_one_had_made(
     assert len(set(first) | set(second)) == 30
     assert (report.kept, report.made["latents"], report.reused) == (30, 30 - 12, 30 + 12)
     dataset = Dataset(config.dataset)
-    undisturbed = config.model_copy(update={"data": config.data.model_copy(update={"dataset": f"{config.dataset}-2"})})
+    undisturbed = config.model_copy(
+        update={"data": config.data.model_copy(update={"dataset": f"{config.dataset}-2"})}
+    )
     encoded(None)
     prepare(undisturbed)
     other = Dataset(undisturbed.dataset)
@@ -78,7 +82,9 @@ def test_a_preparation_takes_over_what_a_killed_one_had_made(
         assert one.columns["latents"].tobytes() == two.columns["latents"].tobytes()
 
 
-def test_what_is_stored_is_not_stored_again(config: Config, encoded: Callable[[int | None], list[bytes]]) -> None:
+def test_what_is_stored_is_not_stored_again(
+    config: Config, encoded: Callable[[int | None], list[bytes]]
+) -> None:
     for batches in (3, 3, 2):
         encoded(batches)
         with pytest.raises(KilledError):
@@ -101,7 +107,10 @@ def test_the_next_attempt_at_a_job_goes_on_from_its_pieces(
         except KilledError:
             second.extend(encoded(None))
             done = encoded(None)
-            report = call(ShardEncoder(self.config, self.fingerprint, self.faults, self.pieces, self.done), job)
+            report = call(
+                ShardEncoder(self.config, self.fingerprint, self.faults, self.pieces, self.done),
+                job,
+            )
             second.extend(done)
             return report
 
@@ -118,7 +127,11 @@ def test_the_next_attempt_at_a_job_goes_on_from_its_pieces(
 
 
 def _keys(uri: str) -> list[bytes]:
-    return [row["key"] for group in tables.groups_of(uri) for row in tables.read_group(uri, group["group"]).to_pylist()]
+    return [
+        row["key"]
+        for group in tables.groups_of(uri)
+        for row in tables.read_group(uri, group["group"]).to_pylist()
+    ]
 
 
 def _array(numbers: list[int]) -> Any:

@@ -1,4 +1,5 @@
-"""Preparation brings the dataset to what the source and the settings say, encoding only what is missing.
+"""Preparation brings the dataset to what the source and the settings say,
+encoding only what is missing.
 
 The workers run in this process here; `test_prepare_on_ray.py` runs them on Ray.
 """
@@ -39,18 +40,27 @@ def counts(report: PrepareReport) -> tuple[int, int, int]:
 
 
 def manifest(config: Config) -> Manifest:
-    return Manifest.model_validate(storage.read_json(storage.join(config.dataset, "manifest.json")))
+    return Manifest.model_validate(
+        storage.read_json(storage.join(config.dataset, "manifest.json"))
+    )
 
 
 def live(config: Config) -> dict[str, dict[str, Any]]:
-    """Path -> row of the newest snapshot, with its first caption; every array it names must be in its shard."""
+    """Path -> row of the newest snapshot, with its first caption;
+    every array it names must be in its shard."""
     newest, rows = manifest(config), []
     for part in newest.parts:
         table = pq.ParquetFile(Path(config.dataset) / part.path).read()
         assert len(table) == part.rows
-        rows += [row | {"bucket": part.bucket, "caption": row["captions"][0]} for row in table.to_pylist()]
-    sizes = {(store, number): pq.read_metadata(Path(config.dataset) / path).num_rows
-             for store, paths in newest.shards.items() for number, path in enumerate(paths)}  # fmt: skip
+        rows += [
+            row | {"bucket": part.bucket, "caption": row["captions"][0]}
+            for row in table.to_pylist()
+        ]
+    sizes = {
+        (store, number): pq.read_metadata(Path(config.dataset) / path).num_rows
+        for store, paths in newest.shards.items()
+        for number, path in enumerate(paths)
+    }
     for row in rows:
         for store in newest.shards:
             assert all(place["row"] < sizes[store, place["shard"]] for place in row[store])
@@ -69,9 +79,13 @@ def test_a_folder_becomes_a_dataset_that_reads_back(source: Path, make_config: M
     row = live(config)["04.png"]
     assert (row["caption"], row["bucket"]) == ("image 4", "80x48")
     assert (row["original_height"], row["original_width"]) == (56, 96)
-    assert dataset.manifest.columns["text"].arrays == {"text": Array(dtype="float16", shape=(77, 32))}
+    assert dataset.manifest.columns["text"].arrays == {
+        "text": Array(dtype="float16", shape=(77, 32))
+    }
     assert dataset.manifest.columns["latents"].arrays["latents"].shape_in("80x48") == (8, 6, 10)
-    assert not (Path(config.dataset) / "work").exists() or not any((Path(config.dataset) / "work").iterdir())
+    assert not (Path(config.dataset) / "work").exists() or not any(
+        (Path(config.dataset) / "work").iterdir()
+    )
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
@@ -87,7 +101,9 @@ def test_latents_and_text_equal_a_direct_encoding(
     if family == "sdxl":
         folder = str(tmp_path / "sdxl")
         families.load(family).tiny(folder)
-    config = parse(make_config(held_out=0.0).values() | {"model": {"family": family, "path": folder}})
+    config = parse(
+        make_config(held_out=0.0).values() | {"model": {"family": family, "path": folder}}
+    )
     prepare(config)
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")
     encoders = Encoders(config.model, torch.device("cpu"), torch.float32)
@@ -100,21 +116,32 @@ def test_latents_and_text_equal_a_direct_encoding(
             image = decode((source / entry["path"]).read_bytes(), 10**6)
             [fit] = fits(*image.size, config.data.buckets)
             whole = image.resize(fit.resized, Image.Resampling.LANCZOS)
-            left, top = (fit.resized[0] - fit.bucket[0]) // 2, (fit.resized[1] - fit.bucket[1]) // 2
+            left, top = (
+                (fit.resized[0] - fit.bucket[0]) // 2,
+                (fit.resized[1] - fit.bucket[1]) // 2,
+            )
             shown = whole.crop((left, top, left + fit.bucket[0], top + fit.bucket[1]))
             pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1) / 127.5 - 1
             with torch.no_grad():
                 expected = vae.encode(pixels[None].float()).latent_dist.parameters[0].numpy()
-            np.testing.assert_allclose(rows.columns["latents"][number], expected, rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(
+                rows.columns["latents"][number], expected, rtol=1e-3, atol=1e-3
+            )
             for name, values in encoders.encode_captions([entry["captions"][0]]).items():
-                np.testing.assert_allclose(rows.columns[name][number], values[0].numpy(), rtol=1e-3, atol=1e-3)
+                np.testing.assert_allclose(
+                    rows.columns[name][number], values[0].numpy(), rtol=1e-3, atol=1e-3
+                )
             checked += 1
     assert checked == 12
     for name, values in encoders.encode_captions([""]).items():
-        np.testing.assert_allclose(dataset.empties(["text"])[name], values[0].numpy(), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(
+            dataset.empties(["text"])[name], values[0].numpy(), rtol=1e-3, atol=1e-3
+        )
 
 
-def test_the_fingerprint_follows_the_content_not_the_history(source: Path, make_config: Make) -> None:
+def test_the_fingerprint_follows_the_content_not_the_history(
+    source: Path, make_config: Make
+) -> None:
     config = make_config()
     prepare(config)
     first = manifest(config)
@@ -124,23 +151,31 @@ def test_the_fingerprint_follows_the_content_not_the_history(source: Path, make_
     (source / "new.png").unlink()
     prepare(config)
     assert manifest(config).fingerprint == first.fingerprint
-    assert manifest(config).number == 3, "a snapshot names its shards for good; another one may lie elsewhere"
+    assert manifest(config).number == 3, (
+        "a snapshot names its shards for good; another one may lie elsewhere"
+    )
 
 
-def test_another_vae_encodes_every_image_again_and_says_so(source: Path, make_config: Make, tmp_path: Path) -> None:
+def test_another_vae_encodes_every_image_again_and_says_so(
+    source: Path, make_config: Make, tmp_path: Path
+) -> None:
     from raytrain.families import sd15
 
     config = make_config()
     prepare(config)
     sd15.tiny(str(tmp_path / "other"), seed=1)
-    other = parse(config.values() | {"model": {"path": config.model.path, "vae": str(tmp_path / "other")}})
+    other = parse(
+        config.values() | {"model": {"path": config.model.path, "vae": str(tmp_path / "other")}}
+    )
     report = prepare(other)
     assert counts(report) == (12, 0, 12)
     assert any("another VAE" in note for note in report.notes)
     assert live(other)
 
 
-def test_every_kind_of_bad_input_is_rejected_with_its_reason(source: Path, make_config: Make) -> None:
+def test_every_kind_of_bad_input_is_rejected_with_its_reason(
+    source: Path, make_config: Make
+) -> None:
     (source / "b-empty.jpg").write_bytes(b"")
     (source / "b-text.png").write_text("no image")
     sink = io.BytesIO()
@@ -183,7 +218,9 @@ def test_what_failed_once_is_not_tried_again_until_it_changes(
     with monkeypatch.context() as patch:
         run = flow.map_actors
         patch.setattr(
-            flow, "map_actors", lambda jobs, *rest: pytest.fail("a worker was started") if jobs else run(jobs, *rest)
+            flow,
+            "map_actors",
+            lambda jobs, *rest: pytest.fail("a worker was started") if jobs else run(jobs, *rest),
         )
         assert [item.path for item in prepare(config).rejected] == ["03.png"]
     (source / "03.png").write_bytes(whole)
@@ -210,7 +247,9 @@ def test_a_row_of_nan_is_quarantined_and_the_rest_goes_on(
     assert all("NaN or values beyond half precision" in item.reason for item in report.rejected)
 
 
-def test_nothing_usable_is_a_user_error_and_the_old_dataset_stays(source: Path, make_config: Make) -> None:
+def test_nothing_usable_is_a_user_error_and_the_old_dataset_stays(
+    source: Path, make_config: Make
+) -> None:
     config = make_config()
     prepare(config)
     before = manifest(config)
@@ -249,12 +288,16 @@ def test_a_full_disk_leaves_the_old_dataset_valid_and_the_next_run_goes_on(
     assert sum(counts(report)) == 18 + 13, "six captions are the same"
 
 
-def test_a_killed_first_run_is_continued(source: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_first_run_is_continued(
+    source: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from raytrain.data.store import snapshot
 
     config = make_config()
     with monkeypatch.context() as patch:
-        patch.setattr(snapshot, "publish", lambda **arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            snapshot, "publish", lambda **arguments: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             prepare(config)
     shard = next(Path(config.dataset).glob("latents/bucket=80x48/*.parquet"))
@@ -267,13 +310,17 @@ def test_a_killed_first_run_is_continued(source: Path, make_config: Make, monkey
 
 
 def test_shards_are_cut_at_shard_rows_and_plain(source: Path, make_config: Make) -> None:
-    config = make_config(encode={"shard_rows": 3, "group_rows": 2}, buckets={"sizes": [[64, 64]], "step": 16})
+    config = make_config(
+        encode={"shard_rows": 3, "group_rows": 2}, buckets={"sizes": [[64, 64]], "step": 16}
+    )
     prepare(config)
     for column in ("latents", "text"):
         shards = manifest(config).shards[column]
         found = [pq.read_metadata(Path(config.dataset) / path) for path in shards]
         assert [metadata.num_rows for metadata in found] == [3] * 4
-        assert [found[0].row_group(number).num_rows for number in range(found[0].num_row_groups)] == [2, 1]
+        assert [
+            found[0].row_group(number).num_rows for number in range(found[0].num_row_groups)
+        ] == [2, 1]
         for number in range(found[0].num_columns):
             chunk = found[0].row_group(0).column(number)
             assert chunk.compression == "UNCOMPRESSED"
@@ -287,9 +334,13 @@ def test_a_snapshot_keeps_what_it_said(source: Path, make_config: Make) -> None:
     first = {row["path"]: row["captions"] for row in Dataset(config.dataset).details("train")}
     (source / "05.txt").write_text("another caption")
     prepare(config)
-    assert {row["path"]: row["captions"] for row in Dataset(config.dataset, "1").details("train")} == first
+    assert {
+        row["path"]: row["captions"] for row in Dataset(config.dataset, "1").details("train")
+    } == first
     assert live(config)["05.png"]["caption"] == "another caption"
-    with pytest.raises(UserError, match=r"data\.snapshot must be latest or a snapshot of .* \(1, 2\)"):
+    with pytest.raises(
+        UserError, match=r"data\.snapshot must be latest or a snapshot of .* \(1, 2\)"
+    ):
         Dataset(config.dataset, "3")
 
 
@@ -322,7 +373,9 @@ def test_an_unfinished_snapshot_is_trained_on_only_when_allowed(
     assert not any(complete for _, complete in seen[:-1])
 
 
-def test_buckets_the_vae_cannot_encode_are_refused_at_once(source: Path, make_config: Make) -> None:
+def test_buckets_the_vae_cannot_encode_are_refused_at_once(
+    source: Path, make_config: Make
+) -> None:
     config = make_config(buckets={"sizes": [[60, 60]], "step": 20})
     with pytest.raises(UserError, match="multiple of 8"):
         prepare(config)

@@ -1,4 +1,5 @@
-"""Preparation without Ray: the same dataset from processes of this machine, and what becomes of those that die."""
+"""Preparation without Ray: the same dataset from processes of this machine,
+and what becomes of those that die."""
 
 from __future__ import annotations
 
@@ -45,7 +46,9 @@ def test_a_worker_that_dies_is_replaced_and_its_work_done_again(
     tmp_path: Path, make_config: Callable[..., Config]
 ) -> None:
     jobs = [{"number": number} for number in range(6)]
-    rows = flow.map_actors(jobs, Mortal, {"mark": str(tmp_path / "mark")}, make_config().data.encode)
+    rows = flow.map_actors(
+        jobs, Mortal, {"mark": str(tmp_path / "mark")}, make_config().data.encode
+    )
     assert [row["number"] for row in rows] == list(range(6))
 
 
@@ -66,10 +69,14 @@ def test_a_mistake_that_a_worker_meets_is_told() -> None:
         list(flow.map_tasks([{"number": number} for number in range(4)], wrong))
 
 
-def test_several_workers_share_the_jobs(tmp_path: Path, make_config: Callable[..., Config]) -> None:
+def test_several_workers_share_the_jobs(
+    tmp_path: Path, make_config: Callable[..., Config]
+) -> None:
     encode = make_config(encode={"workers": 2}).data.encode
     reports = list(
-        flow.map_actors([{"number": number} for number in range(6)], Joined, {"folder": str(tmp_path)}, encode)
+        flow.map_actors(
+            [{"number": number} for number in range(6)], Joined, {"folder": str(tmp_path)}, encode
+        )
     )
     assert len(reports) == 6
     assert len({report["process"] for report in reports} - {os.getpid()}) == 2

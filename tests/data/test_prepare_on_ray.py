@@ -34,11 +34,15 @@ def test_a_pool_of_workers_makes_the_same_dataset_and_goes_on_from_it(
     assert counts(prepare(config)) == (0, 0, 23)
     assert len(live(config)) == 11
     assert (
-        sum(Dataset(config.dataset).counts().values()) + sum(Dataset(config.dataset).counts("held_out").values()) == 11
+        sum(Dataset(config.dataset).counts().values())
+        + sum(Dataset(config.dataset).counts("held_out").values())
+        == 11
     )
 
 
-def test_a_worker_no_node_can_hold_is_refused(source: Path, make_config: Callable[..., Config]) -> None:
+def test_a_worker_no_node_can_hold_is_refused(
+    source: Path, make_config: Callable[..., Config]
+) -> None:
     with pytest.raises(UserError, match=r"gpus_per_worker.*0 GPUs"):
         prepare(make_config(encode={"gpus_per_worker": 1}))
 
@@ -48,14 +52,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]).returncode
+    ):
         pytest.skip("mounting needs root")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.mark.usefixtures("here")
-def test_a_disk_that_is_really_full(source: Path, make_config: Callable[..., Config], small_disk: Path) -> None:
+def test_a_disk_that_is_really_full(
+    source: Path, make_config: Callable[..., Config], small_disk: Path
+) -> None:
     config = make_config(dataset=str(small_disk / "dataset"), captions={"trigger": "a"})
     for path in sorted(source.glob("*.png"))[3:]:
         path.rename(path.with_suffix(".later"))
@@ -88,7 +97,9 @@ def test_a_worker_that_dies_is_replaced_and_its_work_done_again(
     tmp_path: Path, make_config: Callable[..., Config]
 ) -> None:
     jobs = [{"number": number} for number in range(6)]
-    rows = flow.map_actors(jobs, Mortal, {"mark": str(tmp_path / "mark")}, make_config().data.encode)
+    rows = flow.map_actors(
+        jobs, Mortal, {"mark": str(tmp_path / "mark")}, make_config().data.encode
+    )
     assert sorted(row["number"] for row in rows) == list(range(6))
 
 
@@ -116,10 +127,16 @@ class Joined:
         return {"process": os.getpid()}
 
 
-def test_a_pool_grows_from_its_least_to_its_most_workers(make_config: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_pool_grows_from_its_least_to_its_most_workers(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
     (tmp_path / "joined").mkdir()
     settings = {"folder": str(tmp_path / "joined")}
-    encode = make_config(encode={"workers": 1, "max_workers": 2, "cpus_per_worker": 0.5}).data.encode
-    reports = list(flow.map_actors([{"number": number} for number in range(40)], Joined, settings, encode))
+    encode = make_config(
+        encode={"workers": 1, "max_workers": 2, "cpus_per_worker": 0.5}
+    ).data.encode
+    reports = list(
+        flow.map_actors([{"number": number} for number in range(40)], Joined, settings, encode)
+    )
     assert len(reports) == 40
     assert len({report["process"] for report in reports}) == 2

@@ -1,4 +1,5 @@
-"""What is published loads with the `datasets` library: the same images, the same captions, the same split."""
+"""What is published loads with the `datasets` library: the same images, the same captions,
+the same split."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def loaded(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def written(folder: Path) -> dict[str, float]:
     """File -> time of writing, of all images and shards."""
     return {
-        str(f): f.stat().st_mtime_ns for f in folder.rglob("*") if f.suffix in (".png", ".parquet", ".jpg", ".webp")
+        str(f): f.stat().st_mtime_ns
+        for f in folder.rglob("*")
+        if f.suffix in (".png", ".parquet", ".jpg", ".webp")
     }
 
 
@@ -48,7 +51,9 @@ def test_a_published_folder_loads_back(
     (source / "12.txt").write_text('größe, "quoted" <b>\nsecond line', encoding="utf-8")
     Image.open(source / "04.png").resize((70, 70)).save(source / "13.avif")
     config = make_config(
-        held_out=0.3, captions={"variants": 2, "trigger": "sks"}, buckets={"resolutions": [32, 64], "step": 16}
+        held_out=0.3,
+        captions={"variants": 2, "trigger": "sks"},
+        buckets={"resolutions": [32, 64], "step": 16},
     )
     prepare(config)
     done = publish(config.dataset, str(tmp_path / "out"), format=format)
@@ -58,12 +63,16 @@ def test_a_published_folder_loads_back(
     for split, name in (("train", "train"), ("held_out", "test")):
         expected = {row["path"]: row["captions"] for row in dataset.details(split)}
         assert {row["path"]: row["captions"] for row in found[name]} == expected
-        assert len(found[name]) == done.images[name] == len(expected), "each image once, whatever buckets it is in"
+        assert len(found[name]) == done.images[name] == len(expected), (
+            "each image once, whatever buckets it is in"
+        )
         for row in found[name]:
             assert row["text"] == row["captions"][0]
             original = Image.open(source / row["path"])
             assert (row["width"], row["height"]) == original.size == row["image"].size
-            np.testing.assert_array_equal(np.asarray(row["image"].convert("RGB")), np.asarray(original.convert("RGB")))
+            np.testing.assert_array_equal(
+                np.asarray(row["image"].convert("RGB")), np.asarray(original.convert("RGB"))
+            )
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["license"] == "unknown"
@@ -72,19 +81,25 @@ def test_a_published_folder_loads_back(
     assert "trigger word is `sks`" in card
 
 
-def test_the_files_are_the_sources_own_bytes(source: Path, make_config: Make, tmp_path: Path) -> None:
+def test_the_files_are_the_sources_own_bytes(
+    source: Path, make_config: Make, tmp_path: Path
+) -> None:
     config = make_config()
     prepare(config)
     publish(config.dataset, str(tmp_path / "out"))
     published = {f.stem: f.read_bytes() for f in (tmp_path / "out").rglob("*.png")}
-    assert published == {hashlib.sha256(c).hexdigest(): c for f in source.glob("*.png") for c in [f.read_bytes()]}
-    assert str(source) not in "".join(f.read_text() for f in (tmp_path / "out").rglob("*.json*")), (
-        "no place on this machine"
-    )
+    assert published == {
+        hashlib.sha256(c).hexdigest(): c for f in source.glob("*.png") for c in [f.read_bytes()]
+    }
+    assert str(source) not in "".join(
+        f.read_text() for f in (tmp_path / "out").rglob("*.json*")
+    ), "no place on this machine"
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_publication_goes_on_where_it_stopped(source: Path, make_config: Make, tmp_path: Path, format: str) -> None:
+def test_a_publication_goes_on_where_it_stopped(
+    source: Path, make_config: Make, tmp_path: Path, format: str
+) -> None:
     config, out = make_config(), tmp_path / "out"
     prepare(config)
     moved = source / "07.png"
@@ -121,7 +136,11 @@ def test_another_snapshot_or_format_replaces_what_is_there(
     assert sorted(rows["path"]) == sorted(f"{n:02}.png" for n in range(12) if n != 3)
     assert dict(zip(rows["path"], rows["text"], strict=True))["04.png"] == "other words"
     names = {f.relative_to(out).parts[0] for f in out.rglob("*") if f.is_file()}
-    assert names == {"README.md", ".raytrain-publish.json", "data" if format == "parquet" else "train"}
+    assert names == {
+        "README.md",
+        ".raytrain-publish.json",
+        "data" if format == "parquet" else "train",
+    }
 
 
 def test_shards_have_a_sane_size(

@@ -14,7 +14,18 @@ from skimage import data
 from raytrain.data.pipeline import similar
 from raytrain.data.pipeline.similar import Hashes, near_duplicates, perceptual_hash
 
-PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "brick", "gravel", "coins", "moon", "page")
+PHOTOGRAPHS = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+    "camera",
+    "brick",
+    "gravel",
+    "coins",
+    "moon",
+    "page",
+)
 
 
 def photograph(name: str) -> Image.Image:
@@ -52,7 +63,8 @@ def test_hashes_of_different_photographs_are_far_apart() -> None:
 
 
 def test_the_hash_is_the_published_one() -> None:
-    """The 64 bits, written out from the definition: an explicit cosine sum instead of a library's transform."""
+    """The 64 bits, written out from the definition: an explicit cosine sum instead of a library's
+    transform."""
     image = photograph("coffee")
     light = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=np.float64)
     waves = np.cos(np.pi * np.outer(np.arange(1, 9), 2 * np.arange(32) + 1) / 64)
@@ -78,8 +90,11 @@ def by_each_with_each(hashes: Hashes, most: int) -> list[int]:
 
 
 @pytest.mark.parametrize("most", range(17))
-def test_near_duplicates_are_those_of_comparing_each_with_each(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hashes of few bits, so that chains, clusters and copies abound; small leaves, so that halving and bands are used."""
+def test_near_duplicates_are_those_of_comparing_each_with_each(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashes of few bits, so that chains, clusters and copies abound; small leaves,
+    so that halving and bands are used."""
     draws = np.random.default_rng(most)
     for _ in range(120):
         monkeypatch.setattr(similar, "LEAF", int(draws.integers(1, 40)))
@@ -90,11 +105,15 @@ def test_near_duplicates_are_those_of_comparing_each_with_each(most: int, monkey
 
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 4, 7, 8, 12])
 @pytest.mark.parametrize("bands", [3, 4, 5, 8, 17])
-def test_every_way_of_cutting_into_bands_finds_all(bands: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_of_cutting_into_bands_finds_all(
+    bands: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(similar, "_CANDIDATE", 1e-9)  # never give up for too many candidates
     draws = np.random.default_rng(bands)
     kept = draws.integers(0, 2**64, 300, dtype=np.uint64)
-    places = [draws.choice(64, draws.integers(0, most + 3), replace=False).tolist() for _ in range(400)]
+    places = [
+        draws.choice(64, draws.integers(0, most + 3), replace=False).tolist() for _ in range(400)
+    ]
     flips = np.array([sum(1 << place for place in some) for some in places], dtype=np.uint64)
     queries = kept[draws.integers(0, 300, 400)] ^ flips
     found = similar._by_bands(kept, queries, most, bands)
@@ -105,7 +124,8 @@ def test_every_way_of_cutting_into_bands_finds_all(bands: int, most: int, monkey
 
 
 def planted(count: int, most: int) -> tuple[Hashes, dict[int, int]]:
-    """Random hashes, 5 % of them an earlier one with `most` bits changed: the hashes, and copy -> original."""
+    """Random hashes, 5 % of them an earlier one with `most` bits changed: the hashes,
+    and copy -> original."""
     draws = np.random.default_rng(0)
     hashes = draws.integers(0, 2**64, count, dtype=np.uint64)
     originals = {}

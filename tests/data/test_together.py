@@ -1,4 +1,5 @@
-"""Several preparations of one dataset folder at once, each a command of its own, and damage while one runs."""
+"""Several preparations of one dataset folder at once, each a command of its own,
+and damage while one runs."""
 
 from __future__ import annotations
 
@@ -29,12 +30,15 @@ PATIENCE = 300
 @pytest.fixture
 def images(tmp_path: Path) -> None:
     for number in range(IMAGES):
-        draw(tmp_path / "images" / f"{number:02}.png", number, SIZES[number % 3], f"image {number}")
+        draw(
+            tmp_path / "images" / f"{number:02}.png", number, SIZES[number % 3], f"image {number}"
+        )
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Return a function that starts `python -m jobs.prepare` with a config, on the Ray at an address or on this machine."""
+    """Return a function that starts `python -m jobs.prepare` with a config,
+    on the Ray at an address or on this machine."""
 
     def begin(name: str, config: Config, address: str | None = None) -> subprocess.Popen[str]:
         file = tmp_path / f"{name}.toml"
@@ -42,7 +46,12 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         command = [sys.executable, "-m", "jobs.prepare", str(file)]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         return subprocess.Popen(
-            command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
 
     return begin
@@ -55,7 +64,10 @@ def contents(config: Config, number: int | str = "latest") -> dict[str, bytes]:
         for bucket, count in dataset.counts(split).items():
             rows = dataset.rows(bucket, np.arange(count), split)
             assert all(len(values) == count for values in rows.columns.values())
-            found |= {key: latents.tobytes() for key, latents in zip(rows.ids, rows.columns["latents"], strict=True)}
+            found |= {
+                key: latents.tobytes()
+                for key, latents in zip(rows.ids, rows.columns["latents"], strict=True)
+            }
     return found
 
 
@@ -96,7 +108,12 @@ def test_different_preparations_at_once_each_get_their_snapshot(
     for number in numbers:
         assert len(contents(configs[0], number)) == IMAGES
         dataset = Dataset(configs[0].dataset, str(number))
-        seen.add((all("alpha" in row["captions"][0] for row in dataset.details("train")), max(dataset.counts())))
+        seen.add(
+            (
+                all("alpha" in row["captions"][0] for row in dataset.details("train")),
+                max(dataset.counts()),
+            )
+        )
     assert len(numbers) == len(seen) == 2
     assert {captioned for captioned, _ in seen} == {True, False}
     assert Dataset(configs[0].dataset).manifest.number in numbers

@@ -1,4 +1,5 @@
-"""Transforms: the plain cut to the pixel, every version's promises, masks that lie where the image does."""
+"""Transforms: the plain cut to the pixel, every version's promises,
+masks that lie where the image does."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def photo(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.stack(layers, axis=-1).astype(np.uint8))
 
 
-def versions(crop: Any = "center", augment: AugmentConfig = ALL, **more: Any) -> tuple[Transform, ...]:
+def versions(
+    crop: Any = "center", augment: AugmentConfig = ALL, **more: Any
+) -> tuple[Transform, ...]:
     """Versions of a 400x300 image in a 256 bucket."""
     if crop != "random":
         augment = augment.model_copy(update={"crops": 1})
@@ -56,14 +59,16 @@ def close(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     return float(np.abs(one.astype(int) - other.astype(int)).max())
 
 
-# the plain cut -------------------------------------------------------------------------------------------------------
+# the plain cut -----------------------------------------------------------------------------------
 
 
 def test_a_plain_cut_is_one_lanczos_resize_and_one_crop() -> None:
     image = photo(400, 300)
     (plain,) = versions(augment=PLAIN)
     assert plain == Transform(Placement(341, 256, 0, 42))
-    expected = np.asarray(image.resize((341, 256), Image.Resampling.LANCZOS).crop((42, 0, 298, 256)))
+    expected = np.asarray(
+        image.resize((341, 256), Image.Resampling.LANCZOS).crop((42, 0, 298, 256))
+    )
     assert (pixels(image, plain, (256, 256)) == expected).all()
 
 
@@ -74,7 +79,8 @@ def test_a_image_of_the_buckets_size_is_not_touched() -> None:
 
 
 def test_random_cuts_are_the_known_function_of_identity_and_seed() -> None:
-    # The first 64 bits of sha256("abc/7") times 1 row, the second times 86 columns; the second cut hashes "abc/7/1".
+    # The first 64 bits of sha256("abc/7") times 1 row, the second times 86 columns; the second cut
+    # hashes "abc/7/1".
     assert versions("random", PLAIN) == (Transform(Placement(341, 256, 0, 82)),)
     assert versions("random", AugmentConfig(crops=2))[0] == versions("random", PLAIN)[0]
 
@@ -92,7 +98,7 @@ def test_a_long_strip_is_cut_without_resizing_the_whole(monkeypatch: pytest.Monk
     assert pixels(photo(20_000, 10), plain, fit.bucket).shape == (*fit.bucket[::-1], 3)
 
 
-# promises of every version -------------------------------------------------------------------------------------------
+# promises of every version -----------------------------------------------------------------------
 
 
 @settings(max_examples=200)
@@ -106,7 +112,13 @@ def test_a_long_strip_is_cut_without_resizing_the_whole(monkeypatch: pytest.Monk
     st.integers(0, 2**31),
 )
 def test_every_window_lies_inside_its_image(
-    width: int, height: int, crop: Any, upscale: bool, rule: str, center: tuple[float, float], seed: int
+    width: int,
+    height: int,
+    crop: Any,
+    upscale: bool,
+    rule: str,
+    center: tuple[float, float],
+    seed: int,
 ) -> None:
     buckets = BucketConfig(rule=rule, crop=crop, upscale=upscale)
     augment = ALL.model_copy(update={"crops": 3 if crop == "random" else 1})
@@ -145,21 +157,33 @@ def test_the_number_of_versions() -> None:
 
 def test_as_many_distinct_cuts_as_there_is_room() -> None:
     cuts = transforms(
-        258, 256, Fit((256, 256), (258, 256)), BucketConfig(crop="random"), AugmentConfig(crops=10), "x", 0
+        258,
+        256,
+        Fit((256, 256), (258, 256)),
+        BucketConfig(crop="random"),
+        AugmentConfig(crops=10),
+        "x",
+        0,
     )
     assert sorted(cut.placement.left for cut in cuts) == [0, 1, 2]
 
 
 def test_identity_and_seed_each_change_the_draws() -> None:
     buckets = BucketConfig(crop="random")
-    drawn = {transforms(4000, 300, FIT, buckets, ALL, name, seed) for name in ("a", "b") for seed in (0, 1)}
+    drawn = {
+        transforms(4000, 300, FIT, buckets, ALL, name, seed)
+        for name in ("a", "b")
+        for seed in (0, 1)
+    }
     assert len(drawn) == 4
 
 
 def test_random_cuts_reach_every_place_alike() -> None:
     fit = Fit((256, 256), (259, 256))
     buckets = BucketConfig(crop="random")
-    lefts = [transforms(259, 256, fit, buckets, PLAIN, str(n), 0)[0].placement.left for n in range(4000)]
+    lefts = [
+        transforms(259, 256, fit, buckets, PLAIN, str(n), 0)[0].placement.left for n in range(4000)
+    ]
     assert np.bincount(lefts, minlength=4) == pytest.approx(1000, abs=120)
 
 
@@ -170,12 +194,14 @@ def test_another_process_draws_the_same() -> None:
     )
     environment = {**os.environ, "PYTHONHASHSEED": "99", "OMP_NUM_THREADS": "1"}
     command, root = [sys.executable, "-c", script], Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, check=True, env=environment
+    )
     expected = [version.to_json() for crop in ("center", "random") for version in versions(crop)]
     assert done.stdout.split() == expected
 
 
-# JSON ----------------------------------------------------------------------------------------------------------------
+# JSON --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -187,7 +213,10 @@ def test_another_process_draws_the_same() -> None:
             Transform(Placement(341, 256, 0, 42), color=Color(0.01, 1.1, 0.9, 1.0, True)),
             "[341,256,0,42,0,[0.01,1.1,0.9,1.0,1]]",
         ),
-        (Transform(Placement(341, 256, 0, 42), inset=Inset(8, 9, 1, 2)), "[341,256,0,42,0,[],[8,9,1,2]]"),
+        (
+            Transform(Placement(341, 256, 0, 42), inset=Inset(8, 9, 1, 2)),
+            "[341,256,0,42,0,[],[8,9,1,2]]",
+        ),
     ],
 )
 def test_json_is_short_and_comes_back(one: Transform, text: str) -> None:
@@ -201,7 +230,7 @@ def test_other_json_is_refused(text: str) -> None:
         Transform.from_json(text)
 
 
-# mirrors -------------------------------------------------------------------------------------------------------------
+# mirrors -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("crop", ["center", "random"])
@@ -209,18 +238,23 @@ def test_a_mirrored_version_shows_the_mirror_image(crop: str) -> None:
     image = photo(400, 300)
     for one in versions(crop)[::2]:
         seen = pixels(image, mirrored(one, (256, 256)), (256, 256))
-        assert close(seen[:, ::-1], pixels(image, one, (256, 256))) <= (1 if one.inset or one.color else 0)
+        assert close(seen[:, ::-1], pixels(image, one, (256, 256))) <= (
+            1 if one.inset or one.color else 0
+        )
 
 
 def test_crop_ids_are_those_of_the_mirrored_image() -> None:
     one = Transform(Placement(400, 256, 0, 100))
     assert (one.crop_top, one.crop_left) == (0, 100)
-    assert (mirrored(one, (256, 256)).crop_top, mirrored(one, (256, 256)).crop_left) == (0, 400 - 256 - 100)
+    assert (mirrored(one, (256, 256)).crop_top, mirrored(one, (256, 256)).crop_left) == (
+        0,
+        400 - 256 - 100,
+    )
     smaller = Transform(Placement(300, 200, 0, 60), inset=Inset(200, 200, 20, 50))
     assert (smaller.crop_top, smaller.crop_left) == (0, 10)
 
 
-# masks and control images ------------------------------------------------------------------------------------------
+# masks and control images ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("crop", ["center", "random", "salience"])
@@ -276,11 +310,12 @@ def test_a_control_image_has_the_same_geometry_and_its_own_colors() -> None:
         assert close(seen, pixels(image, one._replace(color=None), (256, 256))) <= 6
 
 
-# salience ------------------------------------------------------------------------------------------------------------
+# salience ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("center", "left"), [((0.5, 0.5), 42), ((0.0, 0.5), 0), ((1.0, 0.5), 85), ((0.4, 0.9), 8), (None, 42)]
+    ("center", "left"),
+    [((0.5, 0.5), 42), ((0.0, 0.5), 0), ((1.0, 0.5), 85), ((0.4, 0.9), 8), (None, 42)],
 )
 def test_salience_cuts_around_the_center_as_far_as_the_image_reaches(
     center: tuple[float, float] | None, left: int
@@ -305,12 +340,17 @@ def test_center_of_mass_by_hand() -> None:
     assert center_of_mass(mask) == pytest.approx((x / 200, y / 100))
 
 
-# augmentation --------------------------------------------------------------------------------------------------------
+# augmentation ------------------------------------------------------------------------------------
 
 
 def test_colors_are_drawn_from_their_ranges() -> None:
     found = versions(augment=AugmentConfig(colors=500, blur=0.3))[1:]
-    ranges = {"hue": (1 / 256, 4 / 256), "brightness": (0.9, 1.1), "contrast": (0.9, 1.25), "saturation": (0.9, 1.2)}
+    ranges = {
+        "hue": (1 / 256, 4 / 256),
+        "brightness": (0.9, 1.1),
+        "contrast": (0.9, 1.25),
+        "saturation": (0.9, 1.2),
+    }
     for name, (least, most) in ranges.items():
         drawn = np.array([getattr(one.color, name) for one in found])
         assert least - 1e-5 <= drawn.min() < least + 0.05 * (most - least)
@@ -334,17 +374,22 @@ def test_each_color_change_does_what_it_says() -> None:
     spread = seen(contrast=1.25)[..., 2]
     assert spread[0, 0] - spread[0, 60] == pytest.approx(1.25 * (120 - 50), abs=1)
     turned = seen(hue=1 / 3)[0, 60]
-    assert turned == pytest.approx(np.array([50, 200, 100]), abs=6)  # a third of the circle: red becomes green
+    assert turned == pytest.approx(
+        np.array([50, 200, 100]), abs=6
+    )  # a third of the circle: red becomes green
     blurred = seen(blur=True)
     assert 40 < blurred[32, 31, 0] < blurred[32, 32, 0] < 200
     assert (blurred[:, :20] == (40, 80, 120)).all()
 
 
 def test_a_zoom_shows_its_share_of_the_image() -> None:
-    # In a bucket of the image's shape the side that binds shows its whole share, the other at most its share.
+    # In a bucket of the image's shape the side that binds shows its whole share, the other at most
+    # its share.
     fit = Fit((256, 192), (256, 192))
     zooms = transforms(4000, 3000, fit, BucketConfig(), AugmentConfig(zooms=200), "x", 0)[1:]
-    shares = np.array([(256 / one.placement.resized_width, 192 / one.placement.resized_height) for one in zooms])
+    shares = np.array(
+        [(256 / one.placement.resized_width, 192 / one.placement.resized_height) for one in zooms]
+    )
     assert shares.min() > 0.845
     assert shares.max() < 0.955
     assert len({one.placement for one in zooms}) > 150
@@ -362,6 +407,9 @@ def test_outpainting_lays_the_image_on_its_own_extension() -> None:
         top, left = one.inset.top, one.inset.left
         assert (seen[top : top + size[1], left : left + size[0]] == inner).all()
         if top > 16:  # the reflection continues the image: no border, no jump
-            above, below = seen[top - 16 : top, left : left + size[0]], seen[top : top + 16, left : left + size[0]]
+            above, below = (
+                seen[top - 16 : top, left : left + size[0]],
+                seen[top : top + 16, left : left + size[0]],
+            )
             assert np.abs(above.mean(axis=(0, 1)) - below.mean(axis=(0, 1))).max() < 10
     assert len({one.inset for one in outpaints}) == 20

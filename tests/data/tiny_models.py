@@ -8,7 +8,12 @@ import torch
 
 from raytrain.families._tiny import tokenizer
 
-SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
 
 
 def clipseg(folder: Path, seed: int = 0) -> str:
@@ -17,14 +22,26 @@ def clipseg(folder: Path, seed: int = 0) -> str:
 
     torch.manual_seed(seed)
     tokenizer(folder)
-    text = SHAPE | {"vocab_size": 150, "bos_token_id": 136, "eos_token_id": 137, "initializer_factor": 8.0}
+    text = SHAPE | {
+        "vocab_size": 150,
+        "bos_token_id": 136,
+        "eos_token_id": 137,
+        "initializer_factor": 8.0,
+    }
     vision = SHAPE | {"image_size": 64, "patch_size": 16}
     config = CLIPSegConfig(
-        text_config=text, vision_config=vision, projection_dim=32, extract_layers=[0, 1, 2], reduce_dim=16,
-        decoder_num_attention_heads=4, decoder_intermediate_size=32,
-    )  # fmt: skip
+        text_config=text,
+        vision_config=vision,
+        projection_dim=32,
+        extract_layers=[0, 1, 2],
+        reduce_dim=16,
+        decoder_num_attention_heads=4,
+        decoder_intermediate_size=32,
+    )
     model = CLIPSegForImageSegmentation(config)
-    for weight in model.decoder.parameters():  # as initialized the two logits hardly differ, and a mask would be flat
+    for weight in (
+        model.decoder.parameters()
+    ):  # as initialized the two logits hardly differ, and a mask would be flat
         weight.data += 0.3 * torch.randn_like(weight)
     model.save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
@@ -41,15 +58,22 @@ def depth(folder: Path, seed: int = 0, kind: str = "relative") -> str:
         out_indices=[1, 2, 3, 4], reshape_hidden_states=False,
     )  # fmt: skip
     config = DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=32, neck_hidden_sizes=[8, 16, 16, 32], fusion_hidden_size=16,
-        head_hidden_size=16, depth_estimation_type=kind, max_depth=20,
-    )  # fmt: skip
+        backbone_config=backbone,
+        reassemble_hidden_size=32,
+        neck_hidden_sizes=[8, 16, 16, 32],
+        fusion_hidden_size=16,
+        head_hidden_size=16,
+        depth_estimation_type=kind,
+        max_depth=20,
+    )
     model = DepthAnythingForDepthEstimation(config)
     for weight in model.head.parameters():
         weight.data += 0.3 * torch.randn_like(weight)
     model.save_pretrained(folder)
     size = {"height": 56, "width": 56}
-    DPTImageProcessorPil(size=size, keep_aspect_ratio=True, ensure_multiple_of=14).save_pretrained(folder)
+    DPTImageProcessorPil(size=size, keep_aspect_ratio=True, ensure_multiple_of=14).save_pretrained(
+        folder
+    )
     return str(folder)
 
 
@@ -59,9 +83,15 @@ def pose(folder: Path, seed: int = 0, experts: int = 1) -> str:
 
     torch.manual_seed(seed)
     backbone = VitPoseBackboneConfig(
-        image_size=[64, 48], patch_size=[16, 16], hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_experts=experts, part_features=8, out_indices=[2],
-    )  # fmt: skip
+        image_size=[64, 48],
+        patch_size=[16, 16],
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_experts=experts,
+        part_features=8,
+        out_indices=[2],
+    )
     labels = {number: f"joint {number}" for number in range(17)}
     model = VitPoseForPoseEstimation(VitPoseConfig(backbone_config=backbone, id2label=labels))
     for weight in model.head.parameters():
@@ -77,7 +107,9 @@ def classifier(folder: Path, seed: int = 0, **settings: object) -> str:
 
     torch.manual_seed(seed)
     labels = {0: "clean", 1: "watermark", 2: "logo"}
-    model = ViTForImageClassification(ViTConfig(**SHAPE, image_size=32, patch_size=8, id2label=labels, **settings))
+    model = ViTForImageClassification(
+        ViTConfig(**SHAPE, image_size=32, patch_size=8, id2label=labels, **settings)
+    )
     model.classifier.weight.data.normal_(std=0.2)
     model.save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)

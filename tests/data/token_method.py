@@ -1,4 +1,5 @@
-"""A method that reads token ids and knows words of its own, reached by its dotted path `tests.data.token_method`."""
+"""A method that reads token ids and knows words of its own, reached by its dotted path
+`tests.data.token_method`."""
 
 from __future__ import annotations
 

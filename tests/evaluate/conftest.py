@@ -1,4 +1,5 @@
-"""A tiny CLIP with random weights, built offline, and judges whose embeddings are given by hand."""
+"""A tiny CLIP with random weights, built offline, and judges whose embeddings are given by
+hand."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from raytrain.evaluate.subject import Judges, Subject
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tiny models are quicker on one thread; on a busy machine threads waiting for each other are ten times slower."""
+    """Tiny models are quicker on one thread; on a busy machine threads waiting for each other are
+    ten times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -47,9 +49,12 @@ def settings(folder: Path, **evaluate: Any) -> Config:
 
 
 class FixedClip:
-    """A CLIP whose embeddings are rows written by hand, images and texts told apart by their call."""
+    """A CLIP whose embeddings are rows written by hand, images and texts told apart by their
+    call."""
 
-    def __init__(self, images: Sequence[Sequence[float]], texts: dict[str, Sequence[float]]) -> None:
+    def __init__(
+        self, images: Sequence[Sequence[float]], texts: dict[str, Sequence[float]]
+    ) -> None:
         self.images, self.texts = unit(torch.tensor(images)), texts
         self.calls = 0
 
@@ -66,7 +71,8 @@ Hand = Callable[..., Subject]
 
 @pytest.fixture
 def by_hand(tmp_path: Path) -> Hand:
-    """Return a maker of subjects from hand-written embeddings: images, prompts with theirs, references, settings."""
+    """Return a maker of subjects from hand-written embeddings: images, prompts with theirs,
+    references, settings."""
 
     def make(
         images: Sequence[Sequence[float]],
@@ -77,7 +83,9 @@ def by_hand(tmp_path: Path) -> Hand:
         config = settings(tmp_path, **evaluate)
         judges = Judges(config, "cpu")
         judges.__dict__["clip"] = FixedClip(images, dict(prompts))
-        judges.__dict__["reference_embeddings"] = unit(torch.tensor(references)) if references else torch.zeros(0, 2)
+        judges.__dict__["reference_embeddings"] = (
+            unit(torch.tensor(references)) if references else torch.zeros(0, 2)
+        )
         blank = [Image.new("RGB", (8, 8)) for _ in images]
         return Subject(config, blank, [text for text, _ in prompts] or [""] * len(blank), judges)
 

@@ -17,7 +17,8 @@ from raytrain.evaluate.statistics import compare, summarize
 
 PROMPTS = (
     "a red circle on a cream background, flat",
-    "two green triangles beside a lake at dusk, linocut print with visible carving marks and a narrow border",
+    "two green triangles beside a lake at dusk, linocut print with visible carving marks and a "
+    "narrow border",
     'a blue square <b>& "quotes"</b>',
     "an orange star",
     "a violet hexagon on a slate background",
@@ -81,8 +82,18 @@ def _evaluation(output: Path, side: int, rng: random.Random) -> None:
     images = []
     for i, prompt in enumerate(PROMPTS):
         for kind in ("base", "tuned"):
-            _save(image(COLORS[i], side, kind == "tuned"), output / "evaluation" / kind / f"{i:03d}.png")
-        images.append({"prompt": prompt, "seed": i, "base": f"base/{i:03d}.png", "tuned": f"tuned/{i:03d}.png"})
+            _save(
+                image(COLORS[i], side, kind == "tuned"),
+                output / "evaluation" / kind / f"{i:03d}.png",
+            )
+        images.append(
+            {
+                "prompt": prompt,
+                "seed": i,
+                "base": f"base/{i:03d}.png",
+                "tuned": f"tuned/{i:03d}.png",
+            }
+        )
     report: dict[str, object] = {
         "images": images,
         "checkpoint": "checkpoint-600",
@@ -118,7 +129,9 @@ def _dataset(output: Path) -> None:
         "shards": [{"path": "x.parquet", "bucket": "256x256", "rows": 297, "bytes": 8_123_456}],
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    reasons = ["damaged image: OSError: image file is truncated (12 bytes not processed)"] * 2 + ["the file is empty"]
+    reasons = ["damaged image: OSError: image file is truncated (12 bytes not processed)"] * 2 + [
+        "the file is empty"
+    ]
     table = pyarrow.table({"path": ["a", "b", "c"], "reason": reasons})
     pyarrow.parquet.write_table(table, folder / "rejected.parquet")
 
@@ -128,21 +141,35 @@ def _leaderboard(output: Path, rng: random.Random) -> None:
     for number in range(14):
         rate = 1e-4 if number == 0 else 10 ** rng.uniform(-5, -2)
         rank, schedule = rng.choice((4, 8, 16, 32)), rng.choice(("constant", "cosine"))
-        score = 0.4 - 0.12 * abs(math.log10(rate) + 3.4) + 0.01 * (schedule == "cosine") + rng.gauss(0, 0.01)
+        score = (
+            0.4
+            - 0.12 * abs(math.log10(rate) + 3.4)
+            + 0.01 * (schedule == "cosine")
+            + rng.gauss(0, 0.01)
+        )
         state = "failed" if number == 9 else "stopped" if score < 0.28 else "completed"
         trials.append(
             {
                 "number": number,
                 "state": state,
                 "score": None if state == "failed" else score,
-                "scores": {} if state == "failed" else {"clip_text": 0.2 + score / 4, "held_out_loss": 0.3 - score / 3},
-                "parameters": {"train.learning_rate": rate, "method.rank": rank, "train.schedule": schedule},
+                "scores": {}
+                if state == "failed"
+                else {"clip_text": 0.2 + score / 4, "held_out_loss": 0.3 - score / 3},
+                "parameters": {
+                    "train.learning_rate": rate,
+                    "method.rank": rank,
+                    "train.schedule": schedule,
+                },
                 "steps": 120 if state == "stopped" else 600,
                 "seconds": 70.4,
                 "default": number == 0,
             }
         )
-    trials.sort(key=lambda trial: -math.inf if trial["score"] is None else float(trial["score"]), reverse=True)
+    trials.sort(
+        key=lambda trial: -math.inf if trial["score"] is None else float(trial["score"]),
+        reverse=True,
+    )
     (output / "tune").mkdir()
     (output / "tune" / "leaderboard.json").write_text(json.dumps(trials), encoding="utf-8")
 

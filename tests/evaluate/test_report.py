@@ -43,7 +43,14 @@ def test_numbers_are_written_for_people(value: float | None, text: str) -> None:
 
 def test_ticks_are_round_inside_the_range_and_equally_written() -> None:
     assert charts.ticks(0.02, 0.31) == [0.05, 0.1, 0.15, 0.2, 0.25, 0.3]
-    assert charts.tick_labels(charts.ticks(0.02, 0.31)) == ["0.05", "0.10", "0.15", "0.20", "0.25", "0.30"]
+    assert charts.tick_labels(charts.ticks(0.02, 0.31)) == [
+        "0.05",
+        "0.10",
+        "0.15",
+        "0.20",
+        "0.25",
+        "0.30",
+    ]
     assert charts.ticks(0, 1000) == [0, 200, 400, 600, 800, 1000]
     assert charts.ticks(3, 3) == [3]
 
@@ -68,7 +75,11 @@ def test_axes_of_a_sweep_follow_their_values() -> None:
     assert rate.place(1e-3) == pytest.approx(0.5)
     choice = sweep_charts.Axis("schedule", ["cosine", "constant"], log=False)
     assert choice.marks() == [(0.0, "constant"), (1.0, "cosine")]
-    assert [text for _, text in sweep_charts.Axis("rank", [4, 8, 16], log=False).marks()] == ["4", "8", "16"]
+    assert [text for _, text in sweep_charts.Axis("rank", [4, 8, 16], log=False).marks()] == [
+        "4",
+        "8",
+        "16",
+    ]
 
 
 def test_settings_that_do_not_differ_and_failed_trials_get_no_axis() -> None:
@@ -83,7 +94,9 @@ def test_settings_that_do_not_differ_and_failed_trials_get_no_axis() -> None:
 
 
 def test_only_changed_settings_are_listed_as_such() -> None:
-    config = parse({"output": "x", "model": {"path": "base"}, "train": {"learning_rate": 1e-3, "epochs": 10}})
+    config = parse(
+        {"output": "x", "model": {"path": "base"}, "train": {"learning_rate": 1e-3, "epochs": 10}}
+    )
     changed = changed_settings(config)
     assert changed["train.learning_rate"] == (1e-3, 1e-4)
     assert set(changed) == {"output", "model.path", "train.learning_rate", "train.epochs"}
@@ -130,28 +143,45 @@ def test_the_report_in_a_browser(browser: Any, config: Config, html: str) -> Non
     file = Path(config.output) / "report.html"
     for width in (DESK, TABLET, PHONE):
         show(browser, file, width)
-        sizes = browser.execute_script("return [...document.images].map(i => [i.naturalWidth, i.alt])")
+        sizes = browser.execute_script(
+            "return [...document.images].map(i => [i.naturalWidth, i.alt])"
+        )
         images = [alt for natural, alt in sizes if natural > 1]
         assert len(images) == 2 * len(fake_run.PROMPTS) + 3
         assert all(images), "every image has a text for people who cannot see it"
-        curves = browser.execute_script("return [...document.querySelectorAll('.line')].map(p => p.getTotalLength())")
+        curves = browser.execute_script(
+            "return [...document.querySelectorAll('.line')].map(p => p.getTotalLength())"
+        )
         assert len(curves) >= 5
         assert min(curves) > 100
         wide = browser.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width, f"{wide} pixels do not fit on a screen of {width}"
-        cut = "return [...document.querySelectorAll('.scores')].filter(t => t.scrollWidth > t.parentElement.clientWidth).length"
+        cut = (
+            "return [...document.querySelectorAll('.scores')].filter(t => t.scrollWidth > "
+            "t.parentElement.clientWidth).length"
+        )
         assert browser.execute_script(cut) == 0, f"the scores are cut on a screen of {width}"
         assert browser.execute_script("return document.querySelectorAll('.trial').length") == 13
     assert browser.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    messages = [
+        json.loads(entry["message"])["message"] for entry in browser.get_log("performance")
+    ]
+    asked = {
+        m["params"]["request"]["url"]
+        for m in messages
+        if m["method"] == "Network.requestWillBeSent"
+    }
     assert file.as_uri() in asked, "requests are seen at all"
-    foreign = {url for url in asked if not url.startswith(("data:", "chrome:")) and url != file.as_uri()}
+    foreign = {
+        url for url in asked if not url.startswith(("data:", "chrome:")) and url != file.as_uri()
+    }
     assert not foreign
 
 
 @pytest.mark.browser
-def test_a_image_enlarges_and_a_curve_is_read_by_pointing(browser: Any, config: Config, html: str) -> None:
+def test_a_image_enlarges_and_a_curve_is_read_by_pointing(
+    browser: Any, config: Config, html: str
+) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
 
@@ -168,7 +198,9 @@ def test_a_image_enlarges_and_a_curve_is_read_by_pointing(browser: Any, config: 
     chart = browser.find_element(By.CSS_SELECTOR, "svg[data-points]")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
     ActionChains(browser).move_to_element(chart).perform()
-    reading = browser.execute_script("return arguments[0].closest('figure').querySelector('output').textContent", chart)
+    reading = browser.execute_script(
+        "return arguments[0].closest('figure').querySelector('output').textContent", chart
+    )
     assert re.fullmatch(r"0\.\d+ at step \d+", reading)
 
 
@@ -178,7 +210,9 @@ def test_text_has_enough_contrast(browser: Any, config: Config, html: str, schem
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     show(browser, Path(config.output) / "report.html", DESK)
-    style = "return (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
+    style = (
+        "return (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
+    )
     names = [
         "paper",
         "card",
@@ -194,12 +228,20 @@ def test_text_has_enough_contrast(browser: Any, config: Config, html: str, schem
         "quiet-soft",
     ]
     color = browser.execute_script(
-        f"const read = (() => {{ {style} }})(); return Object.fromEntries(arguments[0].map(n => [n, read('--' + n)]))",
+        f"const read = (() => {{ {style} }})(); return Object.fromEntries(arguments[0].map(n => "
+        "[n, read('--' + n)]))",
         names,
     )
     pairs = [(text, ground) for text in ("ink", "muted", "accent") for ground in ("paper", "card")]
-    pairs += [("good", "good-soft"), ("bad", "bad-soft"), ("warn", "warn-soft"), ("muted", "quiet-soft")]
-    low = {pair: ratio for pair in pairs if (ratio := contrast(*(color[name] for name in pair))) < 4.5}
+    pairs += [
+        ("good", "good-soft"),
+        ("bad", "bad-soft"),
+        ("warn", "warn-soft"),
+        ("muted", "quiet-soft"),
+    ]
+    low = {
+        pair: ratio for pair in pairs if (ratio := contrast(*(color[name] for name in pair))) < 4.5
+    }
     assert not low, f"below WCAG AA's 4.5: {low}"
 
 
@@ -208,7 +250,9 @@ def contrast(one: str, other: str) -> float:
 
     def luminance(color: str) -> float:
         parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     low, high = sorted((luminance(one), luminance(other)))

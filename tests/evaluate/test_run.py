@@ -1,4 +1,5 @@
-"""Evaluation end to end on tiny models: a prepared dataset, a checkpoint, and the files that come out."""
+"""Evaluation end to end on tiny models: a prepared dataset, a checkpoint,
+and the files that come out."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ SIDE = 64
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, clip_folder: str) -> Config:
-    """A tiny model, its dataset of 8 images (2 of training, 6 held out) and one checkpoint with loud weights."""
+    """A tiny model, its dataset of 8 images (2 of training, 6 held out)
+    and one checkpoint with loud weights."""
     folder = tmp_path_factory.mktemp("evaluate")
     family = families.load("sd15")
     family.tiny(str(folder / "model"))
@@ -46,7 +48,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, clip_folder: str) -> Config:
     torch.manual_seed(1)
     learned = build(config, torch.device("cpu")).state()
     weights = {name: 0.3 * torch.randn_like(value) for name, value in learned.items()}
-    state = {"step": 7, "metrics": {}, "config": config.values(), "dataset": "x", "commit": "c", "versions": {}}
+    state = {
+        "step": 7,
+        "metrics": {},
+        "config": config.values(),
+        "dataset": "x",
+        "commit": "c",
+        "versions": {},
+    }
     checkpoint.save(config.output, Checkpoint(weights, {}, state), keep=1)
     return config
 
@@ -58,7 +67,11 @@ def write_dataset(config: Config) -> None:
     Path(config.data.source).mkdir()
     for number, image in enumerate(images):
         image.save(Path(config.data.source) / f"{number}.png")
-    pixels = torch.from_numpy(np.stack([np.asarray(p) for p in images])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = (
+        torch.from_numpy(np.stack([np.asarray(p) for p in images])).permute(0, 3, 1, 2).float()
+        / 127.5
+        - 1
+    )
     captions = [f"a noise number {number}" for number in range(IMAGES)]
     latents, text = encoders.encode_images(pixels), encoders.encode_captions(captions)["text"]
     columns = {
@@ -67,11 +80,16 @@ def write_dataset(config: Config) -> None:
     }
     paths = [f"{number}.png" for number in range(IMAGES)]
     splits = ["train" if number < 2 else "held_out" for number in range(IMAGES)]
-    content = stored.Content(columns, captions, splits, paths, [f"{config.data.source}/{path}" for path in paths])
+    content = stored.Content(
+        columns, captions, splits, paths, [f"{config.data.source}/{path}" for path in paths]
+    )
     stored.write(
         config.dataset,
         {schema.bucket_name(SIDE, SIDE): content},
-        {"latents": stored.LATENTS, "text": stored.caption_column(text=("float16", tuple(text.shape[1:])))},
+        {
+            "latents": stored.LATENTS,
+            "text": stored.caption_column(text=("float16", tuple(text.shape[1:]))),
+        },
     )
 
 
@@ -84,12 +102,19 @@ def test_the_job_compares_checkpoint_and_base_and_writes_everything(
     folder = Path(run.output) / "evaluation"
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert (report["checkpoint"], report["step"]) == ("step-00000007", 7)
-    assert set(report["base"]) == set(report["tuned"]) == set(report["differences"]) == set(run.evaluate.scorers)
+    assert (
+        set(report["base"])
+        == set(report["tuned"])
+        == set(report["differences"])
+        == set(run.evaluate.scorers)
+    )
     assert report["not_applicable"] == []
     assert len(report["samples"]["base"]["held_out_loss"]) == IMAGES - 2
     assert len(report["samples"]["tuned"]["clip_text"]) == 6
     assert [entry["seed"] for entry in report["images"]] == [0, 1, 2, 3, 4, 5]
-    assert [entry["prompt"] for entry in report["images"]][:3] == [report["prompts"][0]] * 2 + [report["prompts"][1]]
+    assert [entry["prompt"] for entry in report["images"]][:3] == [report["prompts"][0]] * 2 + [
+        report["prompts"][1]
+    ]
     assert report["config"] == run.values()
     assert report["versions"]["torch"]
     for name in ("base", "tuned"):
@@ -116,7 +141,9 @@ def test_evaluating_twice_gives_the_same_numbers(run: Config) -> None:
     assert first["differences"] == second["differences"]
 
 
-def test_base_alone_and_a_run_without_checkpoints_are_told_in_a_sentence(run: Config, tmp_path: Path) -> None:
+def test_base_alone_and_a_run_without_checkpoints_are_told_in_a_sentence(
+    run: Config, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match="cannot be `base` itself"):
         evaluate(run, "base")
     with pytest.raises(UserError, match="holds no checkpoint"):
@@ -127,8 +154,12 @@ def test_references_are_the_training_images_and_no_more_than_asked_for(run: Conf
     found = training_images(run)
     wanted = [np.asarray(Image.open(Path(run.data.source) / f"{number}.png")) for number in (0, 1)]
     assert len(found) == 2
-    assert all(any(np.array_equal(np.asarray(image), other) for other in wanted) for image in found)
-    fewer = run.model_copy(update={"evaluate": run.evaluate.model_copy(update={"max_references": 1})})
+    assert all(
+        any(np.array_equal(np.asarray(image), other) for other in wanted) for image in found
+    )
+    fewer = run.model_copy(
+        update={"evaluate": run.evaluate.model_copy(update={"max_references": 1})}
+    )
     assert len(training_images(fewer)) == 1
 
 

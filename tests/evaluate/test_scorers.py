@@ -1,4 +1,5 @@
-"""Every scorer against values computed by hand; the contract holds for every file of the folder."""
+"""Every scorer against values computed by hand; the contract holds for every file of the
+folder."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ def test_text_alignment_is_the_cosine_of_each_prompt_and_its_image(by_hand: Hand
 def test_an_empty_prompt_has_no_text_alignment_unless_legacy_is_asked_for(by_hand: Hand) -> None:
     images, prompts = [[1, 0], [0, 1]], [("", [1, 0]), ("two", [0, 1])]
     assert scorers.load("clip_text").score(by_hand(images, prompts)) == pytest.approx([1.0])
-    assert scorers.load("clip_text").score(by_hand(images, prompts, legacy=True)) == pytest.approx([1.0, 1.0])
+    assert scorers.load("clip_text").score(by_hand(images, prompts, legacy=True)) == pytest.approx(
+        [1.0, 1.0]
+    )
     assert scorers.load("clip_text").score(by_hand(images[:1], prompts[:1])) == []
 
 
@@ -67,7 +70,9 @@ def test_training_alignment_needs_training_images(by_hand: Hand) -> None:
 
 
 @pytest.mark.parametrize(("legacy", "expected"), [(False, 0.5), (True, 0.1875)])
-def test_diversity_divides_by_the_number_of_pairs_unless_legacy(by_hand: Hand, legacy: bool, expected: float) -> None:
+def test_diversity_divides_by_the_number_of_pairs_unless_legacy(
+    by_hand: Hand, legacy: bool, expected: float
+) -> None:
     subject = by_hand(equal_cosines(4, 0.5), legacy=legacy)
     assert scorers.load("diversity").score(subject) == pytest.approx([expected] * 4)
 
@@ -78,7 +83,9 @@ def test_diversity_does_not_grow_with_the_number_of_images(by_hand: Hand) -> Non
         assert values == pytest.approx([0.7] * (1 if count == 2 else count), abs=1e-6)
 
 
-def test_diversity_values_have_the_mean_over_pairs_and_the_spread_of_the_jackknife(by_hand: Hand) -> None:
+def test_diversity_values_have_the_mean_over_pairs_and_the_spread_of_the_jackknife(
+    by_hand: Hand,
+) -> None:
     torch.manual_seed(1)
     rows = torch.rand(7, 3)
     values = scorers.load("diversity").score(by_hand(rows.tolist()))
@@ -87,7 +94,8 @@ def test_diversity_values_have_the_mean_over_pairs_and_the_spread_of_the_jackkni
     mean = sum(pairs) / len(pairs)
     assert sum(values) / 7 == pytest.approx(mean)
     without = [
-        sum(1 - float(cosines[i, j]) for i in range(7) for j in range(i) if k not in (i, j)) / 15 for k in range(7)
+        sum(1 - float(cosines[i, j]) for i in range(7) for j in range(i) if k not in (i, j)) / 15
+        for k in range(7)
     ]
     assert values == pytest.approx([7 * mean - 6 * left for left in without], abs=1e-5)
 
@@ -108,14 +116,22 @@ def test_the_aesthetic_predictor_is_the_published_network() -> None:
         model = predictor.AestheticModel()
     assert sum(p.numel() for p in model.parameters()) == 24_729_665
     names = set(model.state_dict())
-    assert {"model.conv1.weight", "model.bn1.running_var", "model.layer1.0.downsample.1.bias"} <= names
+    assert {
+        "model.conv1.weight",
+        "model.bn1.running_var",
+        "model.layer1.0.downsample.1.bias",
+    } <= names
     assert {"model.layer3.5.conv3.weight", "model.fc.0.weight", "model.fc.12.bias"} <= names
     assert model.model.fc[3].weight.shape == (256, 512)
 
 
-def test_aesthetic_weights_load_whatever_the_numbers_of_the_head(tmp_path: Path, by_hand: Hand) -> None:
+def test_aesthetic_weights_load_whatever_the_numbers_of_the_head(
+    tmp_path: Path, by_hand: Hand
+) -> None:
     model = predictor.AestheticModel().eval()
-    weights = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    weights = {
+        k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")
+    }
     for old, new in ((3, 2), (6, 4), (9, 6), (12, 8)):  # a head without numbered dropout
         for part in ("weight", "bias"):
             weights[f"model.fc.{new}.{part}"] = weights.pop(f"model.fc.{old}.{part}")
@@ -151,7 +167,11 @@ def test_images_are_cut_square_resized_and_normalized_as_imagenet() -> None:
 
 def test_clip_embeds_images_of_any_size_and_texts_of_any_length(clip_folder: str) -> None:
     model = ClipModel(clip_folder, batch=2)
-    images = [Image.new("L", (30, 90), 40), Image.new("RGB", (64, 64), "red"), Image.new("RGBA", (128, 32))]
+    images = [
+        Image.new("L", (30, 90), 40),
+        Image.new("RGB", (64, 64), "red"),
+        Image.new("RGBA", (128, 32)),
+    ]
     embedded = model.embed_images(images)
     assert embedded.shape == (3, 64)
     assert embedded.norm(dim=1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
@@ -172,11 +192,16 @@ def test_clip_cosines_equal_the_models_own(clip_folder: str) -> None:
     tokens = parts.tokenizer()(["a blue square"], return_tensors="pt")
     with torch.no_grad():
         seen = reference(
-            **tokens, pixel_values=parts.image_processor()(images=image, return_tensors="pt")["pixel_values"]
+            **tokens,
+            pixel_values=parts.image_processor()(images=image, return_tensors="pt")[
+                "pixel_values"
+            ],
         )
     ours = ClipModel(clip_folder)
     cosine = ours.embed_texts(["a blue square"]) @ ours.embed_images([image]).T
-    expected = torch.nn.functional.cosine_similarity(seen.text_embeds, seen.image_embeds, eps=EPSILON)
+    expected = torch.nn.functional.cosine_similarity(
+        seen.text_embeds, seen.image_embeds, eps=EPSILON
+    )
     assert float(cosine) == pytest.approx(float(expected), abs=1e-5)
 
 
@@ -186,9 +211,13 @@ def test_a_missing_clip_folder_is_told_in_a_sentence(tmp_path: Path) -> None:
 
 
 def test_scores_carry_name_direction_count_and_interval(by_hand: Hand) -> None:
-    subject = by_hand([[1, 0], [1, 1], [0, 1]], [("one", [1, 0]), ("two", [1, 1]), ("three", [1, 0])])
+    subject = by_hand(
+        [[1, 0], [1, 1], [0, 1]], [("one", [1, 0]), ("two", [1, 1]), ("three", [1, 0])]
+    )
     found = scores(subject)
-    assert set(found) == {"clip_text", "diversity"}, "scorers without references or losses are left out"
+    assert set(found) == {"clip_text", "diversity"}, (
+        "scorers without references or losses are left out"
+    )
     text = found["clip_text"]
     assert (text.better, text.label, text.count) == ("higher", "Text alignment", 3)
     assert text.low <= text.mean <= text.high

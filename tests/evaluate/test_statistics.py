@@ -35,7 +35,9 @@ def test_more_confidence_is_a_wider_interval() -> None:
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     held = sum(
-        low <= 1 <= high for seed in range(200) for _, low, high in [interval(draws(20, 1, 1, seed), 200, 0.9, 0)]
+        low <= 1 <= high
+        for seed in range(200)
+        for _, low, high in [interval(draws(20, 1, 1, seed), 200, 0.9, 0)]
     )
     assert 160 <= held <= 195
 
@@ -58,14 +60,23 @@ def test_no_values_and_values_that_are_no_numbers() -> None:
 
 @pytest.mark.parametrize(
     ("gain", "better", "outcome"),
-    [(0.5, "higher", "better"), (0.5, "lower", "worse"), (-0.5, "lower", "better"), (0.0, "higher", "unclear")],
+    [
+        (0.5, "higher", "better"),
+        (0.5, "lower", "worse"),
+        (-0.5, "lower", "better"),
+        (0.0, "higher", "unclear"),
+    ],
 )
-def test_a_paired_difference_has_the_right_sign_and_outcome(gain: float, better: str, outcome: str) -> None:
+def test_a_paired_difference_has_the_right_sign_and_outcome(
+    gain: float, better: str, outcome: str
+) -> None:
     base = draws(16, 10, 5)
     tuned = [value + gain + noise for value, noise in zip(base, draws(16, 0, 0.2, 1), strict=True)]
     found = compare(base, tuned, better, "x")  # type: ignore[arg-type]
     assert found.mean == pytest.approx(gain, abs=0.15)
-    assert found.outcome == outcome, "pairing sees a difference far below the spread of the samples"
+    assert found.outcome == outcome, (
+        "pairing sees a difference far below the spread of the samples"
+    )
     assert found.base == pytest.approx(numpy.mean(base))
 
 
@@ -82,7 +93,8 @@ def test_chance_is_the_share_of_sign_choices_that_do_as_well() -> None:
 
 def test_equal_models_are_seldom_told_apart() -> None:
     wrong = sum(
-        compare(draws(8, seed=s), draws(8, seed=s + 1000), "higher", "x", 200).outcome != "unclear" for s in range(100)
+        compare(draws(8, seed=s), draws(8, seed=s + 1000), "higher", "x", 200).outcome != "unclear"
+        for s in range(100)
     )
     assert wrong <= 10
 
@@ -111,8 +123,8 @@ def test_a_rising_held_out_loss_is_overfitting_and_names_the_step_to_go_back_to(
     found = overfit(curve("held_out_loss", 0.2, 0.1, 0.11, 0.13))
     assert found.state == "overfit"
     assert found.sentence == (
-        "The held-out loss was lowest at step 100 and has risen 30% since: the model is overfitting. "
-        "Use the checkpoint near step 100, or train for fewer steps."
+        "The held-out loss was lowest at step 100 and has risen 30% since: the model is "
+        "overfitting. Use the checkpoint near step 100, or train for fewer steps."
     )
 
 
@@ -124,10 +136,16 @@ def test_a_loss_that_only_rose_is_a_learning_rate_too_high() -> None:
 
 def test_more_training_alignment_with_less_text_alignment_is_memorizing() -> None:
     found = overfit(
-        [], {"clip_image": difference("Training alignment", "better"), "clip_text": difference("Text", "worse")}
+        [],
+        {
+            "clip_image": difference("Training alignment", "better"),
+            "clip_text": difference("Text", "worse"),
+        },
     )
     assert found.state == "overfit"
-    assert found.sentence.startswith("The images resemble the training images more while following their prompts less")
+    assert found.sentence.startswith(
+        "The images resemble the training images more while following their prompts less"
+    )
 
 
 def test_the_same_is_seen_in_curves() -> None:
@@ -158,7 +176,8 @@ def test_nothing_measured_is_nothing_known() -> None:
 
 def test_the_headline_names_what_won_and_what_lost() -> None:
     better, worse, unclear = (
-        difference(n, o) for n, o in (("Text", "better"), ("Diversity", "worse"), ("Loss", "unclear"))
+        difference(n, o)
+        for n, o in (("Text", "better"), ("Diversity", "worse"), ("Loss", "unclear"))
     )  # type: ignore[arg-type]
     assert headline({"a": better}) == "The tuned model beats the base model on text."
     assert headline({"a": better, "b": worse, "c": unclear}) == (
@@ -168,7 +187,9 @@ def test_the_headline_names_what_won_and_what_lost() -> None:
         headline({"b": worse, "c": unclear})
         == "The tuned model is worse than the base model on diversity; loss is undecided."
     )
-    assert headline({"c": unclear}).startswith("No score tells the tuned model from the base model")
+    assert headline({"c": unclear}).startswith(
+        "No score tells the tuned model from the base model"
+    )
     assert headline({}) == "The tuned model has not been compared with the base model."
 
 

@@ -20,8 +20,9 @@ from raytrain.export.bundle import Bundle
 from raytrain.export.run import assemble
 from raytrain.model import Model, build
 
-EVERY_LAYER = ("to_q", "to_k", "to_v", "to_out.0", "proj", "net.2", "proj_in", "proj_out", "conv1", "conv2",
-               "time_emb_proj", "conv_shortcut", "conv", "conv_in", "conv_out", "linear_1", "linear_2")  # fmt: skip
+EVERY_LAYER = ("to_q", "to_k", "to_v", "to_out.0", "proj", "net.2", "proj_in", "proj_out", "conv1",
+               "conv2", "time_emb_proj", "conv_shortcut", "conv", "conv_in", "conv_out",
+               "linear_1", "linear_2")  # fmt: skip
 CPU = torch.device("cpu")
 
 
@@ -49,7 +50,9 @@ class Tuned:
     def live(self) -> np.ndarray:
         """Images of the live model."""
         if "live" not in self.images:
-            self.images["live"] = draw(self.model.method.pipeline(self.config, self.model.parts, CPU))
+            self.images["live"] = draw(
+                self.model.method.pipeline(self.config, self.model.parts, CPU)
+            )
         return self.images["live"]
 
     @property
@@ -79,7 +82,13 @@ def draw(pipe: Any) -> np.ndarray:
     generator = torch.Generator().manual_seed(3)
     prompts = ["a red circle", "a blue square"]
     images: np.ndarray = pipe(
-        prompts, num_inference_steps=3, guidance_scale=3.0, generator=generator, height=64, width=64, output_type="np"
+        prompts,
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        generator=generator,
+        height=64,
+        width=64,
+        output_type="np",
     ).images
     return images
 
@@ -104,7 +113,8 @@ def settings(folder: Path, family: str, method: dict[str, Any]) -> Config:
 
 
 def loud(state: dict[str, Tensor], loudness: float) -> dict[str, Tensor]:
-    """Return learned tensors that are no longer zero where they began so, and norms that are no longer the base's."""
+    """Return learned tensors that are no longer zero where they began so,
+    and norms that are no longer the base's."""
     generator = torch.Generator().manual_seed(1)
     changed = {}
     for name, tensor in state.items():
@@ -112,13 +122,16 @@ def loud(state: dict[str, Tensor], loudness: float) -> dict[str, Tensor]:
         if not tensor.any():
             changed[name] = loudness * noise
         else:
-            changed[name] = tensor * (1 + 0.2 * noise) if "magnitude" in name else tensor + 0.02 * noise
+            changed[name] = (
+                tensor * (1 + 0.2 * noise) if "magnitude" in name else tensor + 0.02 * noise
+            )
     return changed
 
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: with models this small, threads that wait for each other cost more than they give."""
+    """Compute on one thread: with models this small, threads that wait for each other cost more
+    than they give."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -141,7 +154,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def tune(folder: Callable[[str], Path]) -> Callable[..., Tuned]:
-    """Return a maker (kept for the session) of a tuned tiny model by family and the keys of its method, a LoRA by default."""
+    """Return a maker (kept for the session) of a tuned tiny model by family and the keys of its
+    method, a LoRA by default."""
     made: dict[str, Tuned] = {}
 
     def make(family: str, loudness: float = 2.0, **method: Any) -> Tuned:
@@ -152,7 +166,9 @@ def tune(folder: Callable[[str], Path]) -> Callable[..., Tuned]:
             model = build(config, CPU)
             torch.manual_seed(0)
             model.load(loud(model.state(), loudness))
-            made[key] = Tuned(config, model, {name: tensor.clone() for name, tensor in model.state().items()})
+            made[key] = Tuned(
+                config, model, {name: tensor.clone() for name, tensor in model.state().items()}
+            )
         return made[key]
 
     return make

@@ -1,4 +1,5 @@
-"""How other programs apply an exported file, written after their documentation: each returns the weights they would run."""
+"""How other programs apply an exported file, written after their documentation:
+each returns the weights they would run."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def by_diffusers(written: list[Written], config: Config) -> Read:
 
             kind = each.how_to_load[0].partition("diffusers.")[2].partition(".")[0]
             module = getattr(diffusers, kind).from_pretrained(path)
-            found |= {f"{path.name}.{name}": tensor for name, tensor in module.state_dict().items()}
+            found |= {
+                f"{path.name}.{name}": tensor for name, tensor in module.state_dict().items()
+            }
         else:
             part = path.stem.replace("learned_embeds", "text_encoder")
             found |= {f"{part} {word}": vectors for word, vectors in load_file(path).items()}
@@ -75,14 +78,16 @@ def by_comfyui(written: list[Written], config: Config) -> Read:
 
 
 def alpha_over_rank(tensors: Mapping[str, Tensor]) -> float:
-    """Return the factor of an update: alpha / rank, and 1 where no alpha is written or no factor has a rank."""
+    """Return the factor of an update: alpha / rank, and 1 where no alpha is written or no factor
+    has a rank."""
     ranked = ("lora_down.weight", "lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
     rank = next((tensors[name].shape[0] for name in ranked if name in tensors), None)
     return float(tensors["alpha"]) / rank if "alpha" in tensors and rank is not None else 1.0
 
 
 def apply(file: Mapping[str, Tensor], config: Config, *, norm_of_updated: bool) -> Read:
-    """Return base weight plus update of every layer that kohya's names find; a key that finds none is an error."""
+    """Return base weight plus update of every layer that kohya's names find;
+    a key that finds none is an error."""
     names = kohya_names(config)
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in file.items():
@@ -93,7 +98,12 @@ def apply(file: Mapping[str, Tensor], config: Config, *, norm_of_updated: bool) 
         name, base = names[module]
         updated = base + alpha_over_rank(tensors) * delta(tensors).reshape(base.shape)
         if "dora_scale" in tensors:
-            norms = (updated if norm_of_updated else base).flatten(1).norm(dim=1).reshape(tensors["dora_scale"].shape)
+            norms = (
+                (updated if norm_of_updated else base)
+                .flatten(1)
+                .norm(dim=1)
+                .reshape(tensors["dora_scale"].shape)
+            )
             updated = updated * tensors["dora_scale"] / norms
         found[name] = updated
     return found
@@ -105,7 +115,9 @@ def delta(tensors: Mapping[str, Tensor]) -> Tensor:
         return tensors["lora_up.weight"].flatten(1) @ tensors["lora_down.weight"].flatten(1)
     if "hada_w1_a" in tensors:
         return half(tensors, "1") * half(tensors, "2")
-    one = tensors["lokr_w1"] if "lokr_w1" in tensors else tensors["lokr_w1_a"] @ tensors["lokr_w1_b"]
+    one = (
+        tensors["lokr_w1"] if "lokr_w1" in tensors else tensors["lokr_w1_a"] @ tensors["lokr_w1_b"]
+    )
     if "lokr_w2" in tensors:
         two = tensors["lokr_w2"]
     elif "lokr_t2" in tensors:
@@ -122,12 +134,14 @@ def half(tensors: Mapping[str, Tensor], number: str) -> Tensor:
 
 
 def tucker(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return a convolution's kernel from its core (r, r, k, k) and its two matrices (r, out), (r, in)."""
+    """Return a convolution's kernel from its core (r, r, k, k) and its two matrices (r, out),
+    (r, in)."""
     return torch.einsum("ijkl,ip,jr->prkl", core, a, b)
 
 
 def kohya_names(config: Config) -> dict[str, tuple[str, Tensor]]:
-    """Return for each of kohya's layer names the public name of its weight and the base's value."""
+    """Return for each of kohya's layer names the public name of its weight and the base's
+    value."""
     family = families.load(config.model.family)
     found = {}
     for part, (prefix, rename) in family.KOHYA.items():
@@ -152,11 +166,15 @@ def layer_has_name(rename: Callable[[str, nn.Module], str], path: str, module: n
 
 
 def embeddings(written: list[Written], config: Config) -> Read:
-    """Read the files of words as the web UIs do: the file's name is the word, a key the encoder."""
+    """Read the files of words as the web UIs do: the file's name is the word,
+    a key the encoder."""
     parts = {key: part for part, key in families.load(config.model.family).EMBEDDINGS.items()}
     found: Read = {}
     for each in written:
-        found |= {f"{parts[key]} <{Path(each.path).stem}>": tensor for key, tensor in load_file(each.path).items()}
+        found |= {
+            f"{parts[key]} <{Path(each.path).stem}>": tensor
+            for key, tensor in load_file(each.path).items()
+        }
     return found
 
 

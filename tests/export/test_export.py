@@ -20,7 +20,8 @@ from tests.export.conftest import Tuned
 
 
 def saved(tuned: Tuned, output: Path, *, ema: bool) -> Config:
-    """Write the tuned weights as a checkpoint (its average is their double) and return the run's config."""
+    """Write the tuned weights as a checkpoint (its average is their double)
+    and return the run's config."""
     average = {name: 2 * weight for name, weight in tuned.weights.items()} if ema else None
     state = {**tuned.state, "metrics": {"held_out_loss": 0.1}, "versions": {}}
     checkpoint.save(str(output), checkpoint.Checkpoint(tuned.weights, {}, state, average), keep=2)
@@ -41,7 +42,10 @@ def test_export_writes_every_format_and_prefers_the_average(
     tuned = tune("sd15")
     paths = [each.path for each in export(saved(tuned, tmp_path / "run", ema=ema))]
     folder = tmp_path / "run" / "export"
-    assert paths == [str(folder / "pytorch_lora_weights.safetensors"), str(folder / "run.safetensors")]
+    assert paths == [
+        str(folder / "pytorch_lora_weights.safetensors"),
+        str(folder / "run.safetensors"),
+    ]
     assert_holds(paths[0], tuned, 2 if ema else 1)
     with safe_open(paths[0], "pt") as file:
         assert file.metadata()["raytrain.ema"] == str(ema)

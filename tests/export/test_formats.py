@@ -1,4 +1,5 @@
-"""Whatever a method learns, each format that takes it gives other programs the weights of the live model."""
+"""Whatever a method learns, each format that takes it gives other programs the weights of the live
+model."""
 
 from __future__ import annotations
 
@@ -36,10 +37,15 @@ def tuned_case(case: Case, folder: Folder) -> Tuned:
 
 
 def expected(tuned: Tuned, bundle: Bundle) -> dict[str, Tensor]:
-    """Return what readers must find: merged weights, what a part learned, vectors by encoder and word."""
+    """Return what readers must find: merged weights, what a part learned,
+    vectors by encoder and word."""
     if bundle.of(Update):
         return tuned.effective()
-    words = {f"{made.part} {word}": found for made in bundle.of(Embeddings) for word, found in made.vectors.items()}
+    words = {
+        f"{made.part} {word}": found
+        for made in bundle.of(Embeddings)
+        for word, found in made.vectors.items()
+    }
     return words or tuned.weights
 
 
@@ -53,9 +59,13 @@ def test_files_hold_the_live_models_weights(case: Case, folder: Folder, tmp_path
     for name in chosen:
         written = plugins.load("export.formats", name).write(bundle, str(tmp_path / name))
         found = READERS[name](written, bundle.config)
-        assert wanted.keys() <= found.keys() if name == "diffusers" else wanted.keys() == found.keys()
+        assert (
+            wanted.keys() <= found.keys() if name == "diffusers" else wanted.keys() == found.keys()
+        )
         for key, tensor in wanted.items():
-            torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-5, msg=f"{name}: {key}")
+            torch.testing.assert_close(
+                found[key], tensor, rtol=1e-5, atol=1e-5, msg=f"{name}: {key}"
+            )
         for each in written:
             assert Path(each.path).exists()
             assert each.how_to_load
@@ -90,9 +100,15 @@ def subclasses(kind: type) -> list[type]:
 
 
 @pytest.mark.parametrize("name", plugins.names("export.formats"))
-def test_a_format_that_takes_nothing_of_it_is_refused_with_those_that_do(name: str, tune: Tune) -> None:
+def test_a_format_that_takes_nothing_of_it_is_refused_with_those_that_do(
+    name: str, tune: Tune
+) -> None:
     takes = plugins.load("export.formats", name).TAKES
-    config = tune("sd15").bundle(export={"formats": [name]}).config if name != "a1111" else asked(tune, name)
+    config = (
+        tune("sd15").bundle(export={"formats": [name]}).config
+        if name != "a1111"
+        else asked(tune, name)
+    )
     for artifact in of_every_type():
         if isinstance(artifact, takes):
             assert formats(config, [artifact]) == [name]
@@ -108,19 +124,28 @@ def asked(tune: Tune, name: str) -> Any:
     """Return a config that asks for one format, or `auto`."""
     config = tune("sd15").config
     wanted = name if name == "auto" else (name,)
-    return config.model_copy(update={"export": config.export.model_copy(update={"formats": wanted})})
+    return config.model_copy(
+        update={"export": config.export.model_copy(update={"formats": wanted})}
+    )
 
 
 def test_what_no_chosen_format_holds_is_not_lost_in_silence(tune: Tune) -> None:
-    low, words = (made for made in of_every_type() if type(made).__name__ in ("LowRank", "Embeddings"))
+    low, words = (
+        made for made in of_every_type() if type(made).__name__ in ("LowRank", "Embeddings")
+    )
     with pytest.raises(UserError, match="would be lost"):
         formats(asked(tune, "kohya"), [low, words])
     assert formats(asked(tune, "auto"), [low, words]) == ["a1111", "diffusers", "kohya"]
 
 
-def test_another_reader_of_diffusers_lora_applies_the_same_strength(tune: Tune, tmp_path: Path) -> None:
-    """Alpha is not the rank: metadata or none, and ComfyUI, which reads no alpha where no key has one."""
-    tuned = tune("sd15", rank=4, alpha=2.0, conv_rank=2, conv_alpha=6.0, text_rank=3, text_alpha=1.0)
+def test_another_reader_of_diffusers_lora_applies_the_same_strength(
+    tune: Tune, tmp_path: Path
+) -> None:
+    """Alpha is not the rank: metadata or none, and ComfyUI, which reads no alpha where no key has
+    one."""
+    tuned = tune(
+        "sd15", rank=4, alpha=2.0, conv_rank=2, conv_alpha=6.0, text_rank=3, text_alpha=1.0
+    )
     (one,) = diffusers.write(tuned.bundle(), str(tmp_path))
     file, wanted = load_file(one.path), tuned.effective()
     pipe = base_pipeline(tuned.config)
@@ -133,13 +158,17 @@ def test_another_reader_of_diffusers_lora_applies_the_same_strength(tune: Tune, 
     for key, tensor in wanted.items():
         part, layer = key.removesuffix(".weight").split(".", 1)
         name = f"{part}.text_model.{layer}" if part == "text_encoder" else f"{part}.{layer}"
-        update = file[f"{name}.lora_B.weight"].flatten(1) @ file[f"{name}.lora_A.weight"].flatten(1)
+        update = file[f"{name}.lora_B.weight"].flatten(1) @ file[f"{name}.lora_A.weight"].flatten(
+            1
+        )
         base = tuned.model.parts[part].get_submodule(layer).get_base_layer().weight  # type: ignore[operator]
         torch.testing.assert_close(base + update.reshape(base.shape), tensor, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["lora", "loha", "lokr"])
-def test_comfyui_applies_the_strength_of_kohyas_file(name: str, tune: Tune, tmp_path: Path) -> None:
+def test_comfyui_applies_the_strength_of_kohyas_file(
+    name: str, tune: Tune, tmp_path: Path
+) -> None:
     tuned = tune("sd15", loudness=0.3, name=name, rank=2, alpha=1.0, conv_rank=1, conv_alpha=3.0)
     bundle = tuned.bundle()
     found = readers.by_comfyui(kohya.write(bundle, str(tmp_path)), bundle.config)
@@ -148,7 +177,9 @@ def test_comfyui_applies_the_strength_of_kohyas_file(name: str, tune: Tune, tmp_
 
 
 @pytest.mark.parametrize("name", ["loha", "lokr"])
-def test_lycoris_which_scales_twice_where_it_merges_has_a_scale_of_1(name: str, tune: Tune, tmp_path: Path) -> None:
+def test_lycoris_which_scales_twice_where_it_merges_has_a_scale_of_1(
+    name: str, tune: Tune, tmp_path: Path
+) -> None:
     tuned = tune("sd15", loudness=0.3, name=name, rank=2, alpha=1.0, conv_rank=1, conv_alpha=3.0)
     (one,) = kohya.write(tuned.bundle(), str(tmp_path))
     layers: dict[str, dict[str, Tensor]] = {}
@@ -164,16 +195,24 @@ def test_a_doras_file_says_who_reads_it(tune: Tune, tmp_path: Path) -> None:
     assert "DoRA" in one.how_to_load[1]
     with safe_open(one.path, "pt") as file:
         assert file.metadata()["ss_network_module"] == "lycoris.kohya"
-        assert json.loads(file.metadata()["ss_network_args"]) == {"algo": "locon", "dora_wd": "True"}
+        assert json.loads(file.metadata()["ss_network_args"]) == {
+            "algo": "locon",
+            "dora_wd": "True",
+        }
 
 
 def test_words_of_one_and_of_two_encoders(tune: Tune, tmp_path: Path) -> None:
     for family, widths in (("sd15", {"emb_params": 32}), ("sdxl", {"clip_l": 32, "clip_g": 48})):
         tuned = tune(family)
         parts = ("text_encoder", "text_encoder_2")
-        vectors = {part: torch.randn(2, width) for part, width in zip(parts, widths.values(), strict=False)}
+        vectors = {
+            part: torch.randn(2, width)
+            for part, width in zip(parts, widths.values(), strict=False)
+        }
         made = [Embeddings(part, {"<cat>": found}) for part, found in vectors.items()]
-        bundle = Bundle("run", tuned.config, tuned.bundle().family, made, 7, None, {"raytrain.step": "7"})
+        bundle = Bundle(
+            "run", tuned.config, tuned.bundle().family, made, 7, None, {"raytrain.step": "7"}
+        )
         (one,) = a1111.write(bundle, str(tmp_path / family))
         assert Path(one.path).name == "cat.safetensors"
         assert {key: tensor.shape[1] for key, tensor in load_file(one.path).items()} == widths

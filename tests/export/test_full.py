@@ -1,4 +1,5 @@
-"""Whole weights leave as a pipeline folder that loads without us, its other parts byte for byte the base model's."""
+"""Whole weights leave as a pipeline folder that loads without us,
+its other parts byte for byte the base model's."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def learned(bundle: Bundle) -> Mapping[str, Tensor]:
 
 def path_of(bundle: Bundle, folder: Path) -> str:
     (one,) = diffusers.write(bundle, str(folder))
-    assert one.how_to_load == (f'pipe = diffusers.DiffusionPipeline.from_pretrained("{one.path}")',)
+    assert one.how_to_load == (
+        f'pipe = diffusers.DiffusionPipeline.from_pretrained("{one.path}")',
+    )
     return one.path
 
 
@@ -95,7 +98,10 @@ def test_half_precision_and_a_variant_of_the_base(tmp_path: Path) -> None:
     named = {f"unet.{name}": weight for name, weight in weights.items()}
     bundle = assemble(Config.model_validate(tree), named, {"step": 1, "config": tree})
     path = path_of(bundle, tmp_path / "export")
-    assert [file.name for file in sorted((Path(path) / "vae").iterdir())] == ["config.json", plain.name]
+    assert [file.name for file in sorted((Path(path) / "vae").iterdir())] == [
+        "config.json",
+        plain.name,
+    ]
     loaded = library.DiffusionPipeline.from_pretrained(path, torch_dtype=torch.float16)
     assert loaded.unet.dtype == torch.float16
     assert torch.equal(loaded.unet.conv_in.weight, weights["conv_in.weight"].half())
@@ -108,7 +114,10 @@ def test_an_optional_part_the_base_lacks_is_left_out(tmp_path: Path) -> None:
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     file.write_text(json.dumps(index))
     path = path_of(bundle, tmp_path / "export")
-    assert json.loads((Path(path) / "model_index.json").read_text())["safety_checker"] == [None, None]
+    assert json.loads((Path(path) / "model_index.json").read_text())["safety_checker"] == [
+        None,
+        None,
+    ]
     assert library.DiffusionPipeline.from_pretrained(path).safety_checker is None
 
 
@@ -124,7 +133,9 @@ def test_a_part_of_the_weights_is_completed_from_the_base(tmp_path: Path) -> Non
     config, bundle = full(tmp_path)
     part = {name: weight for name, weight in learned(bundle).items() if "attn" in name}
     named = {f"unet.{name}": weight for name, weight in part.items()}
-    path = path_of(assemble(config, named, {"step": 7, "config": config.values()}), tmp_path / "export")
+    path = path_of(
+        assemble(config, named, {"step": 7, "config": config.values()}), tmp_path / "export"
+    )
     state = library.UNet2DConditionModel.from_pretrained(path, subfolder="unet").state_dict()
     base = families.load("sd15").load(config.model, "unet", torch.float32).state_dict()
     assert all(torch.equal(tensor, part.get(name, base[name])) for name, tensor in state.items())
@@ -133,7 +144,9 @@ def test_a_part_of_the_weights_is_completed_from_the_base(tmp_path: Path) -> Non
 def test_what_a_format_cannot_hold_is_refused_with_what_can(tmp_path: Path) -> None:
     config, bundle = full(tmp_path)
     assert formats(config, bundle.artifacts) == ["diffusers"]
-    kohya = config.model_copy(update={"export": config.export.model_copy(update={"formats": ("kohya",)})})
+    kohya = config.model_copy(
+        update={"export": config.export.model_copy(update={"formats": ("kohya",)})}
+    )
     with pytest.raises(UserError, match=r"export\.formats .*whole weights.*hold it: diffusers"):
         formats(kohya, bundle.artifacts)
     check(config, cost.skeleton(config))
@@ -144,4 +157,6 @@ def test_what_a_format_cannot_hold_is_refused_with_what_can(tmp_path: Path) -> N
 def test_weights_that_the_base_has_no_place_for_are_refused(tmp_path: Path) -> None:
     config, _ = full(tmp_path)
     with pytest.raises(UserError, match=r"unet\.prompt"):
-        assemble(config, {"unet.prompt": torch.zeros(2, 2)}, {"step": 1, "config": config.values()})
+        assemble(
+            config, {"unet.prompt": torch.zeros(2, 2)}, {"step": 1, "config": config.values()}
+        )

@@ -1,4 +1,5 @@
-"""kohya's module names of the published models, from lists written by hand after kohya's documentation."""
+"""kohya's module names of the published models, from lists written by hand after kohya's
+documentation."""
 
 from __future__ import annotations
 
@@ -40,16 +41,26 @@ SD15: dict[str, Any] = {"cross_attention_dim": 768}
 
 # sgm's transformers in the published SDXL U-Net -> their depth
 SDXL_TRANSFORMERS = {
-    "input_blocks_4_1": 2, "input_blocks_5_1": 2, "input_blocks_7_1": 10, "input_blocks_8_1": 10, "middle_block_1": 10,
-    "output_blocks_0_1": 10, "output_blocks_1_1": 10, "output_blocks_2_1": 10,
-    "output_blocks_3_1": 2, "output_blocks_4_1": 2, "output_blocks_5_1": 2,
+    "input_blocks_4_1": 2, "input_blocks_5_1": 2, "input_blocks_7_1": 10, "input_blocks_8_1": 10,
+    "middle_block_1": 10, "output_blocks_0_1": 10, "output_blocks_1_1": 10,
+    "output_blocks_2_1": 10, "output_blocks_3_1": 2, "output_blocks_4_1": 2,
+    "output_blocks_5_1": 2,
 }  # fmt: skip
 SDXL_RESNETS = (
     *(f"input_blocks_{number}_0" for number in (1, 2, 4, 5, 7, 8)),
     "middle_block_0", "middle_block_2", *(f"output_blocks_{number}_0" for number in range(9)),
 )  # fmt: skip
-SDXL_SHORTCUTS = ("input_blocks_4_0", "input_blocks_7_0", *(f"output_blocks_{number}_0" for number in range(9)))
-SDXL_SAMPLERS = ("input_blocks_3_0_op", "input_blocks_6_0_op", "output_blocks_2_2_conv", "output_blocks_5_2_conv")
+SDXL_SHORTCUTS = (
+    "input_blocks_4_0",
+    "input_blocks_7_0",
+    *(f"output_blocks_{number}_0" for number in range(9)),
+)
+SDXL_SAMPLERS = (
+    "input_blocks_3_0_op",
+    "input_blocks_6_0_op",
+    "output_blocks_2_2_conv",
+    "output_blocks_5_2_conv",
+)
 SDXL_OUTSIDE = (
     "input_blocks_0_0", "out_2", "time_embed_0", "time_embed_2", "label_emb_0_0", "label_emb_0_2",
 )  # fmt: skip
@@ -68,22 +79,38 @@ def unet(settings: dict[str, Any]) -> nn.Module:
 
 def layers(model: nn.Module) -> list[str]:
     """Paths of all linear and convolution layers."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
 
 
 def transformer(prefix: str, depth: int) -> set[str]:
     """Names of the layers of one transformer of this depth, as kohya writes them."""
-    inner = [f"{attention}_{part}" for attention in ("attn1", "attn2") for part in ("to_q", "to_k", "to_v", "to_out_0")]
+    inner = [
+        f"{attention}_{part}"
+        for attention in ("attn1", "attn2")
+        for part in ("to_q", "to_k", "to_v", "to_out_0")
+    ]
     inner += ["ff_net_0_proj", "ff_net_2"]
-    blocks = {f"{prefix}_transformer_blocks_{number}_{layer}" for number in range(depth) for layer in inner}
+    blocks = {
+        f"{prefix}_transformer_blocks_{number}_{layer}"
+        for number in range(depth)
+        for layer in inner
+    }
     return blocks | {f"{prefix}_proj_in", f"{prefix}_proj_out"}
 
 
 def test_names_of_the_published_sdxl() -> None:
     model = unet(SDXL)
-    expected = set().union(*(transformer(name, depth) for name, depth in SDXL_TRANSFORMERS.items()))
+    expected = set().union(
+        *(transformer(name, depth) for name, depth in SDXL_TRANSFORMERS.items())
+    )
     assert len(expected) == 722  # what kohya's trainer reports for SDXL
-    expected |= {f"{name}_{part}" for name in SDXL_RESNETS for part in ("in_layers_2", "emb_layers_1", "out_layers_3")}
+    expected |= {
+        f"{name}_{part}"
+        for name in SDXL_RESNETS
+        for part in ("in_layers_2", "emb_layers_1", "out_layers_3")
+    }
     expected |= {f"{name}_skip_connection" for name in SDXL_SHORTCUTS}
     expected |= {*SDXL_SAMPLERS, *SDXL_OUTSIDE}
     assert {sdxl_module(name, model) for name in layers(model)} == expected
@@ -98,7 +125,9 @@ def test_names_of_the_published_sd15() -> None:
     assert sd_module("down_blocks.0.resnets.1.conv1", model) == "down_blocks_0_resnets_1_conv1"
 
 
-@pytest.mark.parametrize("settings", [SDXL, SMALL_SDXL, SD15], ids=["sdxl", "two-blocks-of-one-layer", "sd15"])
+@pytest.mark.parametrize(
+    "settings", [SDXL, SMALL_SDXL, SD15], ids=["sdxl", "two-blocks-of-one-layer", "sd15"]
+)
 def test_diffusers_reads_every_name_back(settings: dict[str, Any]) -> None:
     model: Any = unet(settings)
     rule: Callable[[str, nn.Module], str] = sd_module if settings is SD15 else sdxl_module
@@ -108,12 +137,17 @@ def test_diffusers_reads_every_name_back(settings: dict[str, Any]) -> None:
             tensors[f"lora_unet_{rule(name, model)}.{part}.weight"] = torch.zeros(1, 1)
     tensors = theirs._maybe_map_sgm_blocks_to_diffusers(tensors, model.config)
     converted, _ = theirs._convert_non_diffusers_lora_to_diffusers(tensors)
-    found = {key.removeprefix("unet.").split(".lora")[0] for key in convert_unet_state_dict_to_peft(converted)}
+    found = {
+        key.removeprefix("unet.").split(".lora")[0]
+        for key in convert_unet_state_dict_to_peft(converted)
+    }
     assert found == set(layers(model))
 
 
 def test_an_upsampler_after_a_block_without_attention_is_its_second_part() -> None:
-    model = unet(SD15)  # Stable Diffusion 1.x in sgm naming: output_blocks.2 is a resnet and an upsampler
+    model = unet(
+        SD15
+    )  # Stable Diffusion 1.x in sgm naming: output_blocks.2 is a resnet and an upsampler
     assert sdxl_module("up_blocks.0.upsamplers.0.conv", model) == "output_blocks_2_1_conv"
     assert sdxl_module("up_blocks.1.upsamplers.0.conv", model) == "output_blocks_5_2_conv"
 

@@ -1,4 +1,5 @@
-"""An exported LoRA draws the images that the live model draws, in diffusers' format and in kohya's."""
+"""An exported LoRA draws the images that the live model draws,
+in diffusers' format and in kohya's."""
 
 from __future__ import annotations
 
@@ -61,7 +62,9 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize(("form", "family", "kind"), FORMS, ids=["-".join(names) for names in FORMS])
+@pytest.mark.parametrize(
+    ("form", "family", "kind"), FORMS, ids=["-".join(names) for names in FORMS]
+)
 def test_exported_lora_draws_the_live_models_images(
     form: str, kind: str, family: str, tune: Tune, tmp_path: Path
 ) -> None:
@@ -71,9 +74,11 @@ def test_exported_lora_draws_the_live_models_images(
     pipe = base_pipeline(tuned.config)
     pipe.load_lora_weights(str(tmp_path), weight_name=Path(one.path).name)
     loaded = {
-        f"{part}.{name}" for part in tuned.model.parts for name, _ in getattr(pipe, part).named_parameters()
+        f"{part}.{name}"
+        for part in tuned.model.parts
+        for name, _ in getattr(pipe, part).named_parameters()
         if "lora_" in name
-    }  # fmt: skip
+    }
     assert len(loaded) == len(tuned.weights)
     assert_same_images(pipe, tuned)
 
@@ -142,10 +147,16 @@ def test_every_header_names_its_origin(form: Any, tune: Tune, tmp_path: Path) ->
 
 
 def test_alpha_stays_exact_at_half_precision(tune: Tune, tmp_path: Path) -> None:
-    bundle = tune("sd15").bundle(method={"alpha": 0.3}, export={"precision": "fp16"})  # 0.3 is no half-precision number
+    bundle = tune("sd15").bundle(
+        method={"alpha": 0.3}, export={"precision": "fp16"}
+    )  # 0.3 is no half-precision number
     tensors = load_file(path_of(kohya, bundle, tmp_path))
-    assert {value.dtype for key, value in tensors.items() if "lora_" in key.split(".", 1)[1]} == {torch.float16}
-    assert all(value.item() == np.float32(0.3) for key, value in tensors.items() if key.endswith(".alpha"))
+    assert {value.dtype for key, value in tensors.items() if "lora_" in key.split(".", 1)[1]} == {
+        torch.float16
+    }
+    assert all(
+        value.item() == np.float32(0.3) for key, value in tensors.items() if key.endswith(".alpha")
+    )
 
 
 def test_diffusers_settings_say_what_the_tensors_hold(tune: Tune, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Each family's tiny weights, written once a session, and its parts as they are loaded from them."""
+"""Each family's tiny weights, written once a session, and its parts as they are loaded from
+them."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ class Tiny:
     @cached_property
     def parts(self) -> dict[str, Any]:
         """All parts by folder, loaded by the family, frozen."""
-        found = {name: self.family.load(self.model, name, torch.float32) for name in self.family.PARTS}
+        found = {
+            name: self.family.load(self.model, name, torch.float32) for name in self.family.PARTS
+        }
         for part in found.values():
             if isinstance(part, torch.nn.Module):
                 part.eval().requires_grad_(False)
@@ -41,7 +44,9 @@ class Tiny:
 
     def of(self, *roles: Any) -> dict[str, Any]:
         """Return the parts with these roles."""
-        return {name: part for name, part in self.parts.items() if self.family.PARTS[name] in roles}
+        return {
+            name: part for name, part in self.parts.items() if self.family.PARTS[name] in roles
+        }
 
     @property
     def denoiser(self) -> Any:

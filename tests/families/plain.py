@@ -1,4 +1,5 @@
-"""Diffusers' pipelines watched at work: what they condition on, hand to their scheduler and decode."""
+"""Diffusers' pipelines watched at work: what they condition on,
+hand to their scheduler and decode."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def watch(pipe: Any, **call: Any) -> Watched:
     seen, step, decode = Watched(), pipe.scheduler.step, pipe.vae.decode
 
     @functools.wraps(step)
-    def stepped(prediction: Tensor, time: Tensor, sample: Tensor, *rest: Any, **options: Any) -> Any:
+    def stepped(
+        prediction: Tensor, time: Tensor, sample: Tensor, *rest: Any, **options: Any
+    ) -> Any:
         seen.steps.append((prediction, time, sample))
         result = step(prediction, time, sample, *rest, **options)
         seen.last = result[0]

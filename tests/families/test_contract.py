@@ -1,4 +1,7 @@
-"""What every family promises: it is its diffusers pipeline, taken apart. No family is named here."""
+"""What every family promises: it is its diffusers pipeline, taken apart.
+
+No family is named here.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,9 @@ def noise(made: Tiny, seed: int = 1) -> Tensor:
     """Start noise of two images."""
     shape = made.family.latent(made.model)
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(2, shape.channels, HEIGHT // shape.factor, WIDTH // shape.factor, generator=generator)
+    return torch.randn(
+        2, shape.channels, HEIGHT // shape.factor, WIDTH // shape.factor, generator=generator
+    )
 
 
 def condition(made: Tiny, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -55,15 +60,24 @@ def condition(made: Tiny, captions: Sequence[str]) -> dict[str, Tensor]:
 def call(made: Tiny) -> dict[str, Any]:
     """What a pipeline is called with."""
     return {
-        "prompt": CAPTIONS, "negative_prompt": NEGATIVE, "num_inference_steps": 3, "guidance_scale": GUIDANCE,
-        "height": HEIGHT, "width": WIDTH, "latents": noise(made),
-    }  # fmt: skip
+        "prompt": CAPTIONS,
+        "negative_prompt": NEGATIVE,
+        "num_inference_steps": 3,
+        "guidance_scale": GUIDANCE,
+        "height": HEIGHT,
+        "width": WIDTH,
+        "latents": noise(made),
+    }
 
 
 def check_steps(
-    made: Tiny, seen: plain.Watched, scheduler: Any, extra: Callable[..., dict[str, Any]] = lambda *_: {}
+    made: Tiny,
+    seen: plain.Watched,
+    scheduler: Any,
+    extra: Callable[..., dict[str, Any]] = lambda *_: {},
 ) -> None:
-    """Assert that the family predicts, with guidance, what a pipeline gave its scheduler at every step."""
+    """Assert that the family predicts, with guidance, what a pipeline gave its scheduler at every
+    step."""
     given, unwanted = condition(made, CAPTIONS), condition(made, NEGATIVE)
     ddpm = isinstance(made.family.process(made.model), Ddpm)
     assert len(seen.steps) == 3
@@ -71,10 +85,14 @@ def check_steps(
         time = (step if ddpm else scheduler.sigmas[number]).expand(2)
         with torch.no_grad():
             wanted, other = (
-                made.family.predict(made.denoiser, sample, time, each, made.model, **extra(sample, time, each))
+                made.family.predict(
+                    made.denoiser, sample, time, each, made.model, **extra(sample, time, each)
+                )
                 for each in (given, unwanted)
             )
-        torch.testing.assert_close(other + GUIDANCE * (wanted - other), expected, rtol=0, atol=GUIDANCE * TOLERANCE)
+        torch.testing.assert_close(
+            other + GUIDANCE * (wanted - other), expected, rtol=0, atol=GUIDANCE * TOLERANCE
+        )
 
 
 def test_a_model_folder_has_the_parts_of_the_pipeline(made: Tiny) -> None:
@@ -85,7 +103,9 @@ def test_a_model_folder_has_the_parts_of_the_pipeline(made: Tiny) -> None:
         assert type(part) is type(own)
         if isinstance(part, nn.Module):
             weights = dict(own.named_parameters())
-            assert all(torch.equal(weight, weights[key]) for key, weight in part.named_parameters())
+            assert all(
+                torch.equal(weight, weights[key]) for key, weight in part.named_parameters()
+            )
 
 
 def test_captions_are_encoded_as_the_pipeline_encodes_them(made: Tiny) -> None:
@@ -97,7 +117,9 @@ def test_captions_are_encoded_as_the_pipeline_encodes_them(made: Tiny) -> None:
 
 def test_encoding_is_differentiable(made: Tiny) -> None:
     encoders = made.of("text")
-    weights = [encoder.get_input_embeddings().weight.requires_grad_(True) for encoder in encoders.values()]
+    weights = [
+        encoder.get_input_embeddings().weight.requires_grad_(True) for encoder in encoders.values()
+    ]
     tokens = made.family.tokenize(made.of("tokenizer"), CAPTIONS, made.model)
     columns = made.family.encode_text(encoders, tokens, made.model)
     loss = sum(column.square().sum() for column in columns.values())
@@ -111,7 +133,9 @@ def test_a_caption_is_too_long_when_its_end_is_not_encoded(made: Tiny) -> None:
         own = replace(made, model=made.model.model_copy(update={"max_tokens": length}))
         most = families.caption_tokens(made.family, own.model)
         starts = ["a" * number for number in range(most - 2, most + 2)]
-        told = own.family.too_long(own.of("tokenizer"), [f"{start}b" for start in starts], own.model)
+        told = own.family.too_long(
+            own.of("tokenizer"), [f"{start}b" for start in starts], own.model
+        )
         assert told == sorted(told)
         assert set(told) == {False, True}
         for start, lost in zip(starts, told, strict=True):
@@ -130,14 +154,20 @@ def test_a_caption_length_that_would_have_no_effect_is_refused(made: Tiny) -> No
 def test_every_step_of_sampling_is_the_pipelines(made: Tiny) -> None:
     seen = plain.watch(made.pipe, **call(made))
     check_steps(made, seen, made.pipe.scheduler)
-    pipe = made.family.pipeline(made.model, {families.denoiser(made.family): made.denoiser}, "auto", CPU)
+    pipe = made.family.pipeline(
+        made.model, {families.denoiser(made.family): made.denoiser}, "auto", CPU
+    )
     again = plain.watch(pipe, **call(made))
     torch.testing.assert_close(again.images, seen.images, rtol=0, atol=TOLERANCE)
 
 
 def test_latents_are_what_the_pipeline_decodes_from(made: Tiny) -> None:
     seen, shape = plain.watch(made.pipe, **call(made)), made.family.latent(made.model)
-    stored = torch.cat([seen.decoded, torch.zeros_like(seen.decoded)], dim=1) if shape.posterior else seen.decoded
+    stored = (
+        torch.cat([seen.decoded, torch.zeros_like(seen.decoded)], dim=1)
+        if shape.posterior
+        else seen.decoded
+    )
     normal = torch.zeros_like(seen.decoded) if shape.posterior else None
     found = made.family.latents(stored, normal, made.model)
     torch.testing.assert_close(found, seen.last, rtol=0, atol=TOLERANCE)
@@ -163,7 +193,9 @@ def test_an_image_beyond_the_models_positions_is_refused(made: Tiny) -> None:
     @torch.no_grad()
     def predict(width: int) -> Tensor:
         latents = torch.zeros(1, shape.channels, HEIGHT // shape.factor, width // shape.factor)
-        found: Tensor = made.family.predict(made.denoiser, latents, torch.ones(1), given, made.model)
+        found: Tensor = made.family.predict(
+            made.denoiser, latents, torch.ones(1), given, made.model
+        )
         return found
 
     largest = shape.largest or 20 * WIDTH
@@ -199,14 +231,23 @@ def test_times_are_those_of_the_scheduler(made: Tiny) -> None:
         torch.testing.assert_close(process.alphas_cumprod, scheduler.alphas_cumprod)
     else:
         torch.testing.assert_close(found, scheduler.sigmas.flip(0), rtol=0, atol=1e-6)
-    edges = process.time(torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), noise(made).shape[1:])
+    edges = process.time(
+        torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), noise(made).shape[1:]
+    )
     assert torch.equal(edges, found[[0, -1]])
 
 
 def test_every_target_is_a_layer_of_its_part(made: Tiny) -> None:
-    for targets, kind in ((made.family.LORA_TARGETS, nn.Linear), (made.family.CONV_TARGETS, nn.Conv2d)):
+    for targets, kind in (
+        (made.family.LORA_TARGETS, nn.Linear),
+        (made.family.CONV_TARGETS, nn.Conv2d),
+    ):
         for part, endings in targets.items():
-            layers = {name: layer for name, layer in made.parts[part].named_modules() if isinstance(layer, kind)}
+            layers = {
+                name: layer
+                for name, layer in made.parts[part].named_modules()
+                if isinstance(layer, kind)
+            }
             for ending in endings:
                 assert any(f".{name}".endswith(f".{ending}") for name in layers), (part, ending)
     assert families.denoiser(made.family) in made.family.LORA_TARGETS
@@ -217,7 +258,9 @@ def test_every_target_has_a_name_of_its_own_in_kohyas_format(made: Tiny) -> None
     for part, endings in made.family.LORA_TARGETS.items():
         prefix, rename = made.family.KOHYA[part]
         layers = [name for name, _ in made.parts[part].named_modules()]
-        targeted = [name for name in layers if any(f".{name}".endswith(f".{ending}") for ending in endings)]
+        targeted = [
+            name for name in layers if any(f".{name}".endswith(f".{ending}") for ending in endings)
+        ]
         names += [f"{prefix}_{rename(name, made.parts[part])}" for name in targeted]
         with pytest.raises(AttributeError):
             rename("no.such.layer", made.parts[part])
@@ -227,7 +270,10 @@ def test_every_target_has_a_name_of_its_own_in_kohyas_format(made: Tiny) -> None
 
 def hashes(folder: Path) -> dict[str, str]:
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
 
 
 def test_tiny_weights_depend_on_the_seed_alone(made: Tiny, tmp_path: Path) -> None:
@@ -256,7 +302,9 @@ def test_no_verb_draws_a_global_random_number(made: Tiny) -> None:
     assert before[1:] == after[1:]
 
 
-CONTROLLED = [name for name in plugins.names("families") if hasattr(families.load(name), "control_branch")]
+CONTROLLED = [
+    name for name in plugins.names("families") if hasattr(families.load(name), "control_branch")
+]
 
 
 @pytest.fixture(scope="module", params=CONTROLLED)
@@ -281,24 +329,36 @@ def control_images() -> tuple[list[Image.Image], Tensor]:
 
 
 def hint(made: Tiny, branch: Any) -> Tensor:
-    found: Tensor = made.family.hint({**made.parts, "controlnet": branch}, control_images()[1], made.model)
+    found: Tensor = made.family.hint(
+        {**made.parts, "controlnet": branch}, control_images()[1], made.model
+    )
     return found
 
 
 def test_a_new_control_branch_changes_nothing_and_learns(steered: Tiny, branch: Any) -> None:
     start, given, own = noise(steered), condition(steered, CAPTIONS), hint(steered, branch)
-    time = steered.family.process(steered.model).time(torch.tensor([0.2, 0.7], dtype=torch.float64), start.shape[1:])
+    time = steered.family.process(steered.model).time(
+        torch.tensor([0.2, 0.7], dtype=torch.float64), start.shape[1:]
+    )
     extra = steered.family.control(branch, start, time, given, own, 1.0)
     with torch.no_grad():
         plainly = steered.family.predict(steered.denoiser, start, time, given, steered.model)
-    controlled = steered.family.predict(steered.denoiser, start, time, given, steered.model, **extra)
+    controlled = steered.family.predict(
+        steered.denoiser, start, time, given, steered.model, **extra
+    )
     assert torch.equal(controlled, plainly)
     controlled.square().mean().backward()
-    gradients = {name: weight.grad.abs().max() for name, weight in branch.named_parameters() if weight.grad is not None}
+    gradients = {
+        name: weight.grad.abs().max()
+        for name, weight in branch.named_parameters()
+        if weight.grad is not None
+    }
     learning = {name for name, largest in gradients.items() if largest > 0}
     weights = dict(branch.named_parameters())
     assert learning
-    assert all(not weights[name].any() for name in learning)  # those behind the zero layers wait for these
+    assert all(
+        not weights[name].any() for name in learning
+    )  # those behind the zero layers wait for these
 
 
 def test_every_step_of_sampling_under_control_is_the_pipelines(
@@ -308,12 +368,15 @@ def test_every_step_of_sampling_under_control_is_the_pipelines(
 
 
 def check_control(steered: Tiny, branch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Assert that a family predicts with a branch what the pipeline does with it, and another thing than without."""
+    """Assert that a family predicts with a branch what the pipeline does with it,
+    and another thing than without."""
     generator = torch.Generator().manual_seed(6)
     for weight in branch.parameters():
         weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
     # some pipelines sample the control image's posterior by the global generator
-    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+    monkeypatch.setattr(
+        DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()
+    )
     parts = {families.denoiser(steered.family): steered.denoiser, "controlnet": branch}
     pipe = steered.family.pipeline(steered.model, parts, "auto", CPU)
     images, own = {steered.family.CONTROL_INPUT: control_images()[0]}, hint(steered, branch)

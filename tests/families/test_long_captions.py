@@ -1,4 +1,5 @@
-"""Captions longer than 75 tokens: chunks of 75 with their own beginning and end, joined, the first one pooled."""
+"""Captions longer than 75 tokens: chunks of 75 with their own beginning and end, joined,
+the first one pooled."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from raytrain.sampling.prompts import Prompt
 from tests.encoders import Encoders
 
 SHORT, LONG = "a red star", "the quick brown fox jumps over the lazy dog! " * 6
-"""The tiny tokenizer has single characters: LONG has 216 of them, a wide caption of three chunks."""
+"""The tiny tokenizer has single characters: LONG has 216 of them,
+a wide caption of three chunks."""
 EMPTY = ""
 EXACT = "ab" * 75
 CPU = torch.device("cpu")
@@ -70,12 +72,16 @@ def reference(model: ModelConfig, caption: str) -> dict[str, Tensor]:
         columns.append(torch.cat([seen[0][0][:1], *middle, seen[-1][0][-1:]]))
         pooled = seen[0][1]
     assert pooled is not None
-    return {"text": torch.cat(columns, dim=-1)} | ({"pooled": pooled} if model.family == "sdxl" else {})
+    return {"text": torch.cat(columns, dim=-1)} | (
+        {"pooled": pooled} if model.family == "sdxl" else {}
+    )
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 @pytest.mark.parametrize("max_tokens", [75, 150, 225])
-def test_a_caption_is_encoded_in_chunks(family: str, max_tokens: int, model: Callable[..., ModelConfig]) -> None:
+def test_a_caption_is_encoded_in_chunks(
+    family: str, max_tokens: int, model: Callable[..., ModelConfig]
+) -> None:
     config = model(family, max_tokens)
     captions = [SHORT, LONG, EMPTY, EXACT, LONG * 2]
     columns = Encoders(config, CPU, torch.float32).encode_captions(captions)
@@ -86,19 +92,25 @@ def test_a_caption_is_encoded_in_chunks(family: str, max_tokens: int, model: Cal
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_75_tokens_are_encoded_as_ever_to_the_bit(family: str, model: Callable[..., ModelConfig]) -> None:
+def test_75_tokens_are_encoded_as_ever_to_the_bit(
+    family: str, model: Callable[..., ModelConfig]
+) -> None:
     config = model(family)
     captions = [SHORT, LONG, EMPTY]
     columns = Encoders(config, CPU, torch.float32).encode_captions(captions)
     outputs = []
     for tokenizer, encoder in parts(config):
-        tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt")
+        tokens = tokenizer(
+            captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+        )
         with torch.no_grad():
             outputs.append(encoder(tokens.input_ids, output_hidden_states=True))
     if family == "sd15":
         assert torch.equal(columns["text"], outputs[0][0])
     else:
-        assert torch.equal(columns["text"], torch.cat([output.hidden_states[-2] for output in outputs], dim=-1))
+        assert torch.equal(
+            columns["text"], torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        )
         assert torch.equal(columns["pooled"], outputs[1][0])
 
 
@@ -106,7 +118,10 @@ def test_75_tokens_are_encoded_as_ever_to_the_bit(family: str, model: Callable[.
 def test_a_short_caption_has_the_same_first_77_states_and_pool_at_any_length(
     family: str, model: Callable[..., ModelConfig]
 ) -> None:
-    short, long = (Encoders(model(family, length), CPU, torch.float32).encode_captions([SHORT]) for length in (75, 225))
+    short, long = (
+        Encoders(model(family, length), CPU, torch.float32).encode_captions([SHORT])
+        for length in (75, 225)
+    )
     torch.testing.assert_close(long["text"][:, :76], short["text"][:, :76], rtol=1e-5, atol=1e-5)
     if family == "sdxl":
         torch.testing.assert_close(long["pooled"], short["pooled"], rtol=1e-5, atol=1e-5)
@@ -116,14 +131,17 @@ def test_a_short_caption_has_the_same_first_77_states_and_pool_at_any_length(
 def test_cut_captions_are_counted(family: str, model: Callable[..., ModelConfig]) -> None:
     captions = [SHORT, "a" * 75, "a" * 76, "a" * 150, "a" * 151, "a" * 225, "a" * 226]
     found = {
-        length: Encoders(model(family, length), CPU, torch.float32).too_long(captions) for length in (75, 150, 225)
+        length: Encoders(model(family, length), CPU, torch.float32).too_long(captions)
+        for length in (75, 150, 225)
     }
     assert {length: sum(cut) for length, cut in found.items()} == {75: 5, 150: 3, 225: 1}
     assert found[75] == [False, False, True, True, True, True, True]
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_prompts_are_encoded_by_the_same_rule(family: str, model: Callable[..., ModelConfig]) -> None:
+def test_prompts_are_encoded_by_the_same_rule(
+    family: str, model: Callable[..., ModelConfig]
+) -> None:
     module = families.load(family)
     ending = [LONG + "red", LONG + "green", SHORT]
     asked = [Prompt(text, "blue", number, (64, 64), steps=2) for number, text in enumerate(ending)]
@@ -140,7 +158,12 @@ def test_prompts_are_encoded_by_the_same_rule(family: str, model: Callable[..., 
                 calls |= {prefix + names[column]: value for column, value in encode(texts).items()}
             noise = [torch.Generator("cpu").manual_seed(number) for number in range(3)]
             made = pipeline.pipeline(
-                **calls, num_inference_steps=2, guidance_scale=7.5, width=64, height=64, generator=noise
+                **calls,
+                num_inference_steps=2,
+                guidance_scale=7.5,
+                width=64,
+                height=64,
+                generator=noise,
             ).images
         else:
             made = generate(pipeline, asked, 3)

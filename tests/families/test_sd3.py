@@ -36,8 +36,14 @@ def test_dynamic_shifting_is_refused(tiny: Callable[[str], Tiny], tmp_path: Path
     ("change", "message"),
     [
         ({"model": {"max_tokens": 150}}, "model.max_tokens = 150"),
-        ({"data": {"buckets": {"resolution": 64, "step": 16, "sizes": [[208, 64]]}}}, "192 pixels a side"),
-        ({"data": {"buckets": {"resolution": 64, "step": 8, "sizes": [[72, 64]]}}}, "multiple of 16"),
+        (
+            {"data": {"buckets": {"resolution": 64, "step": 16, "sizes": [[208, 64]]}}},
+            "192 pixels a side",
+        ),
+        (
+            {"data": {"buckets": {"resolution": 64, "step": 8, "sizes": [[72, 64]]}}},
+            "multiple of 16",
+        ),
     ],
 )
 def test_what_it_cannot_read_is_refused_before_anything_is_encoded(

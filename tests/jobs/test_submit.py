@@ -35,16 +35,34 @@ def sent(monkeypatch):
         return "the-id"
 
     monkeypatch.setattr(cluster.submit, "start", record)
-    monkeypatch.setattr(cluster.submit, "submit", lambda *positional, **named: (record(*positional, **named), 0)[1])
+    monkeypatch.setattr(
+        cluster.submit, "submit", lambda *positional, **named: (record(*positional, **named), 0)[1]
+    )
     return calls
 
 
 def test_the_arguments_reach_the_cluster(sent, config):
-    arguments = ["train", str(config), "--address", "http://h:1", "--set", "a.b=c", "--set", "d=e", "--id", "x"]
+    arguments = [
+        "train",
+        str(config),
+        "--address",
+        "http://h:1",
+        "--set",
+        "a.b=c",
+        "--set",
+        "d=e",
+        "--id",
+        "x",
+    ]
     assert main([*arguments, "--working-dir", str(config.parent), "--env", "A=1=2"]) == 0
     ((positional, named),) = sent
     assert positional == ("train", config, ["a.b=c", "d=e"])
-    assert named == {"address": "http://h:1", "working_dir": config.parent, "submission_id": "x", "env": {"A": "1=2"}}
+    assert named == {
+        "address": "http://h:1",
+        "working_dir": config.parent,
+        "submission_id": "x",
+        "env": {"A": "1=2"},
+    }
 
 
 def test_no_wait_prints_the_id_alone(sent, config, capsys):
@@ -89,10 +107,22 @@ def test_a_misused_command_line_is_exit_code_2(arguments, capsys):
 
 
 def test_all_stages_but_submit_can_be_sent():
-    assert set(SUBMITTABLE) == {"run", "prepare", "train", "sample", "evaluate", "tune", "export", "plan", "quickstart"}
+    assert set(SUBMITTABLE) == {
+        "run",
+        "prepare",
+        "train",
+        "sample",
+        "evaluate",
+        "tune",
+        "export",
+        "plan",
+        "quickstart",
+    }
 
 
-def test_a_job_runs_on_a_real_head_and_its_exit_code_comes_back(tmp_path, config, monkeypatch, capsys):
+def test_a_job_runs_on_a_real_head_and_its_exit_code_comes_back(
+    tmp_path, config, monkeypatch, capsys
+):
     project = tmp_path / "project"
     for package in ("cluster", "raytrain", "tuning", "jobs"):
         (project / package).mkdir(parents=True)
@@ -101,9 +131,18 @@ def test_a_job_runs_on_a_real_head_and_its_exit_code_comes_back(tmp_path, config
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         monkeypatch.setenv(auth.PATH_VARIABLE, str(tmp_path / "token"))
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-            monkeypatch.setenv(name, "")  # remembered by monkeypatch, so what `enable` sets is taken back afterwards
+            monkeypatch.setenv(
+                name, ""
+            )  # remembered by monkeypatch, so what `enable` sets is taken back afterwards
             monkeypatch.delenv(name)
     with head(num_cpus=1, object_store_mb=100) as running:
-        arguments = ["train", str(config), "--address", running.dashboard_url, "--working-dir", str(project)]
+        arguments = [
+            "train",
+            str(config),
+            "--address",
+            running.dashboard_url,
+            "--working-dir",
+            str(project),
+        ]
         assert main([*arguments, "--env", "GREETING=well met", "--set", "x=y"]) == 5
     assert "hello a = 1 ['--set', 'x=y'] well met" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""What every method keeps, whatever it learns: a new file in `raytrain/methods` is tested here without a change."""
+"""What every method keeps, whatever it learns: a new file in `raytrain/methods` is tested here
+without a change."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ from tests.cases import CASES, IDS, built
 
 CPU = torch.device("cpu")
 STEPS = 3
-"""A layer behind a zero layer that is itself behind one, as in a ControlNet's hint encoder, moves at the third step."""
+"""A layer behind a zero layer that is itself behind one, as in a ControlNet's hint encoder,
+moves at the third step."""
 
 
 @dataclass
@@ -83,7 +85,9 @@ def base_losses(model: Model, batch: Batch, config: Config) -> Tensor:
     objective = model.objective
     family = objective.family
     parts: dict[str, nn.Module] = {
-        name: family.load(config.model, name, torch.float32).eval() for name in model.parts if name in family.PARTS
+        name: family.load(config.model, name, torch.float32).eval()
+        for name in model.parts
+        if name in family.PARTS
     }
     with torch.no_grad():
         return _denoise.losses(objective, parts, batch, model.draw(batch), config.method)
@@ -105,7 +109,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def new_words(model: Model, config: Config) -> list[str]:
     found = model.method.artifacts(model.state(), config.method, model.objective.family)
-    return [word for artifact in found if isinstance(artifact, Embeddings) for word in artifact.vectors]
+    return [
+        word for artifact in found if isinstance(artifact, Embeddings) for word in artifact.vectors
+    ]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=IDS)
@@ -149,7 +155,9 @@ def test_a_batch_in_pieces_gives_the_same_gradients(trial: Trial) -> None:
     assert trial.whole.keys() == trial.pieces.keys() == trial.model.learning().keys()
     largest = max(float(gradient.abs().max()) for gradient in trial.whole.values())
     for name, gradient in trial.whole.items():
-        torch.testing.assert_close(trial.pieces[name], gradient, rtol=1e-4, atol=1e-6 * largest, msg=name)
+        torch.testing.assert_close(
+            trial.pieces[name], gradient, rtol=1e-4, atol=1e-6 * largest, msg=name
+        )
 
 
 def test_what_was_learned_goes_into_a_new_model(trial: Trial) -> None:
@@ -190,7 +198,10 @@ def test_every_group_has_weights(trial: Trial) -> None:
     ("table", "told"),
     [
         ({"name": "lora", "conv_alpha": 2.0}, "conv_rank"),
-        ({"name": "lora", "text_alpha": 2.0, "text_rate": 0.5}, "text_alpha, text_rate would have no effect"),
+        (
+            {"name": "lora", "text_alpha": 2.0, "text_rate": 0.5},
+            "text_alpha, text_rate would have no effect",
+        ),
         ({"name": "lokr", "conv_alpha": 2.0}, "conv_rank"),
     ],
 )
@@ -199,7 +210,9 @@ def test_a_key_without_effect_is_refused(table: dict[str, Any], told: str) -> No
         parse({"output": "o", "model": {"path": "m"}, "method": table})
 
 
-def test_factors_of_weights_are_not_learned_on_quantized_layers(folder: Callable[[str], Path]) -> None:
+def test_factors_of_weights_are_not_learned_on_quantized_layers(
+    folder: Callable[[str], Path],
+) -> None:
     model = {"family": "sd15", "path": str(folder("sd15") / "model"), "quantize": "nf4"}
     for name in ("loha", "lokr"):
         config = parse({"output": "o", "model": model, "method": {"name": name}})

@@ -1,4 +1,5 @@
-"""A ControlNet begins without effect, learns its own weights alone, goes on bit for bit and draws after control images."""
+"""A ControlNet begins without effect, learns its own weights alone,
+goes on bit for bit and draws after control images."""
 
 from __future__ import annotations
 
@@ -33,14 +34,17 @@ from raytrain.train import worker
 from tests.conftest import workers_here
 from tests.train.test_resume import check_resume
 
-FAMILIES = [each for each in plugins.names("families") if hasattr(families.load(each), "control_branch")]
+FAMILIES = [
+    each for each in plugins.names("families") if hasattr(families.load(each), "control_branch")
+]
 CPU = torch.device("cpu")
 Make = Callable[..., Config]
 
 
 @pytest.fixture
 def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Make:
-    """Return a maker of configs of a ControlNet's run on a dataset with edges as control images."""
+    """Return a maker of configs of a ControlNet's run on a dataset with edges as control
+    images."""
 
     def config(family: str = "sd15", name: str = "run", **tables: dict[str, Any]) -> Config:
         base = world(family)
@@ -63,9 +67,15 @@ def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Make:
         }
         made = parse(settings)
         if not Path(data["dataset"]).exists():
-            shutil.copytree(base["data"]["dataset"], data["dataset"])  # all but the edges is encoded there
+            shutil.copytree(
+                base["data"]["dataset"], data["dataset"]
+            )  # all but the edges is encoded there
             with workers_here():
-                prepare(parse({**settings, "data": data, "method": {"name": "controlnet"}, "sample": {}}))
+                prepare(
+                    parse(
+                        {**settings, "data": data, "method": {"name": "controlnet"}, "sample": {}}
+                    )
+                )
         return made
 
     return config
@@ -75,7 +85,9 @@ def begin(config: Config) -> tuple[Model, Batch, Columns]:
     """Return a run's model as it begins, its first batch and that batch's draws."""
     made = model.build(config, CPU)
     dataset = Dataset(config.dataset)
-    loader = Loader(dataset, Ledger(dataset.counts(), batch=4, seed=0, steps=1), columns=made.columns)
+    loader = Loader(
+        dataset, Ledger(dataset.counts(), batch=4, seed=0, steps=1), columns=made.columns
+    )
     batch = loader.step(0).batch
     assert batch.columns["control"].dtype == torch.uint8
     assert int(batch.columns["control"].max()) > 0
@@ -113,13 +125,26 @@ def test_in_the_first_step_the_zero_layers_alone_learn(make: Make, family: str) 
     weights = made.learning()
     assert all(name.startswith(f"{BRANCH}.") for name in weights)
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
-    assert all(weight.grad is None for name, weight in made.named_parameters() if f".{BRANCH}." not in name)
+    assert all(
+        weight.grad is None
+        for name, weight in made.named_parameters()
+        if f".{BRANCH}." not in name
+    )
     copied = {f"{BRANCH}.{name}" for name in made.denoiser.state_dict()} & weights.keys()
     assert len(copied) > 10
-    # A zero layer is what passes the copied layers' output on: it learns, and nothing behind it does.
-    assert not any(weights[name].grad.abs().any() for name in copied if weights[name].grad is not None)
-    zero = [name for name in weights.keys() - copied if not weights[name].any() and name.endswith("weight")]
-    heard = [name for name in zero if weights[name].grad is not None and weights[name].grad.abs().any()]
+    # A zero layer is what passes the copied layers' output on: it learns, and nothing behind it
+    # does.
+    assert not any(
+        weights[name].grad.abs().any() for name in copied if weights[name].grad is not None
+    )
+    zero = [
+        name
+        for name in weights.keys() - copied
+        if not weights[name].any() and name.endswith("weight")
+    ]
+    heard = [
+        name for name in zero if weights[name].grad is not None and weights[name].grad.abs().any()
+    ]
     assert len(heard) >= 3
 
 
@@ -131,7 +156,11 @@ def test_recomputed_activations_give_the_same_gradients(make: Make, family: str)
         if checkpointing:
             made.checkpoint_activations()
         made(batch, draws).sum().backward()
-        return {name: weight.grad for name, weight in made.learning().items() if weight.grad is not None}
+        return {
+            name: weight.grad
+            for name, weight in made.learning().items()
+            if weight.grad is not None
+        }
 
     plain, recomputed = gradients(False), gradients(True)
     assert plain.keys() == recomputed.keys()
@@ -139,12 +168,16 @@ def test_recomputed_activations_give_the_same_gradients(make: Make, family: str)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_goes_on_bit_for_bit(make: Make, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_bit_for_bit(
+    make: Make, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_resume(make(family, "whole"), make(family, "broken"), monkeypatch)
 
 
 def test_a_branch_learns_in_bf16_beside_a_quantized_base(make: Make) -> None:
-    model_table = {name: value for name, value in make().values()["model"].items() if value is not None}
+    model_table = {
+        name: value for name, value in make().values()["model"].items() if value is not None
+    }
     train = {"precision": "bf16", "gradient_checkpointing": True, "micro_batch": 2, "steps": 1}
     config = make(train=train, model={**model_table, "quantize": "nf4"}, sample={"max_prompts": 1})
     worker.train(config)
@@ -153,13 +186,18 @@ def test_a_branch_learns_in_bf16_beside_a_quantized_base(make: Make) -> None:
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
-# Half the widest gap between two levels: 1/254 of the largest weight, and of NF4 (1 - 0.696) / 2 and what its scales lose.
+# Half the widest gap between two levels: 1/254 of the largest weight, and of NF4 (1 - 0.696) / 2
+# and what its scales lose.
 @pytest.mark.parametrize(("kind", "tolerance"), [("int8", 0.005), ("nf4", 0.16)])
-def test_the_copy_of_a_quantized_base_has_its_weights(make: Make, kind: str, tolerance: float) -> None:
+def test_the_copy_of_a_quantized_base_has_its_weights(
+    make: Make, kind: str, tolerance: float
+) -> None:
     config = make()
     exact = model.build(config, CPU).parts[BRANCH].state_dict()
     settings = config.model.model_copy(update={"quantize": kind})
-    branch = model.build(config.model_copy(update={"model": settings}), CPU).parts[BRANCH].state_dict()
+    branch = (
+        model.build(config.model_copy(update={"model": settings}), CPU).parts[BRANCH].state_dict()
+    )
     apart = {name: (exact[name] - value).abs().max() / exact[name].abs().max().clamp(min=1e-6)
              for name, value in branch.items()}  # fmt: skip
     assert max(apart.values()) < tolerance
@@ -173,12 +211,18 @@ def test_validation_draws_after_control_images(make: Make, family: str) -> None:
     worker.train(config)
     asked = prompts(config, dataset)
     steps = [Path(config.output, "samples", f"step-{step:08d}") for step in (0, 2)]
-    first, last = ([np.asarray(Image.open(folder / f"{n:03d}.png")) for n in range(2)] for folder in steps)
-    plain = config.model_copy(update={"method": parse({**config.values(), "method": {"name": "full"}}).method})
+    first, last = (
+        [np.asarray(Image.open(folder / f"{n:03d}.png")) for n in range(2)] for folder in steps
+    )
+    plain = config.model_copy(
+        update={"method": parse({**config.values(), "method": {"name": "full"}}).method}
+    )
     base = sample.load_model(plain, None, CPU)
     drawn = sample.draw(plain, base, sample.build_pipeline(plain, base, CPU), asked)
     for number, image in enumerate(drawn):
-        assert np.array_equal(first[number], np.asarray(image)), "a branch as it begins draws what the base draws"
+        assert np.array_equal(first[number], np.asarray(image)), (
+            "a branch as it begins draws what the base draws"
+        )
         assert not np.array_equal(first[number], last[number])
     stored = {image.tobytes() for image in _stored_controls(dataset)}
     assert all(prompt.inputs["control"].tobytes() in stored for prompt in asked)
@@ -194,8 +238,12 @@ def test_validation_draws_after_control_images(make: Make, family: str) -> None:
 def _stored_controls(dataset: Dataset) -> list[Image.Image]:
     found = []
     for bucket, count in dataset.counts("held_out").items():
-        rows = dataset.rows(bucket, np.arange(count), "held_out", columns=("latents", "text", "control"))
-        found += [Image.fromarray(each.transpose(1, 2, 0).copy()) for each in rows.columns["control"]]
+        rows = dataset.rows(
+            bucket, np.arange(count), "held_out", columns=("latents", "text", "control")
+        )
+        found += [
+            Image.fromarray(each.transpose(1, 2, 0).copy()) for each in rows.columns["control"]
+        ]
     return found
 
 
@@ -204,13 +252,19 @@ def test_an_image_depends_on_its_prompt_alone(make: Make, family: str) -> None:
     config = make(family)
     made = sample.load_model(config, None, CPU)
     shake(made.parts[BRANCH])
-    pipeline, asked = sample.build_pipeline(config, made, CPU), prompts(config, Dataset(config.dataset))
+    pipeline, asked = (
+        sample.build_pipeline(config, made, CPU),
+        prompts(config, Dataset(config.dataset)),
+    )
     drawn = []
     for state in (1, 2):
         torch.manual_seed(state)
         drawn.append([image.tobytes() for image in sample.draw(config, made, pipeline, asked)])
     assert drawn[0] == drawn[1]
-    flipped = [replace(prompt, inputs={"control": ImageOps.invert(prompt.inputs["control"])}) for prompt in asked]
+    flipped = [
+        replace(prompt, inputs={"control": ImageOps.invert(prompt.inputs["control"])})
+        for prompt in asked
+    ]
     other = [image.tobytes() for image in sample.draw(config, made, pipeline, flipped)]
     assert not set(other) & set(drawn[0])
 
@@ -225,18 +279,27 @@ def test_a_saved_branch_draws_the_same_in_diffusers(make: Make, tmp_path: Path) 
     live = sample.draw(config, made, sample.build_pipeline(config, made, CPU), asked)
     made.parts[BRANCH].save_pretrained(tmp_path / "branch")
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(
-        config.model.path, controlnet=ControlNetModel.from_pretrained(tmp_path / "branch"), safety_checker=None
+        config.model.path,
+        controlnet=ControlNetModel.from_pretrained(tmp_path / "branch"),
+        safety_checker=None,
     )
     for prompt, image in zip(asked, live, strict=True):
         other = pipeline(
-            prompt.text, prompt.inputs["control"], width=prompt.size[0], height=prompt.size[1], num_inference_steps=1,
-            guidance_scale=2.0, generator=torch.Generator().manual_seed(prompt.seed),
-        ).images[0]  # fmt: skip
+            prompt.text,
+            prompt.inputs["control"],
+            width=prompt.size[0],
+            height=prompt.size[1],
+            num_inference_steps=1,
+            guidance_scale=2.0,
+            generator=torch.Generator().manual_seed(prompt.seed),
+        ).images[0]
         apart = np.asarray(image).astype(int) - np.asarray(other).astype(int)
         assert np.abs(apart).max() <= 1
     again = model.build(make(method={"path": str(tmp_path / "branch")}), CPU)
     saved = made.parts[BRANCH].state_dict()
-    assert all(torch.equal(value, saved[name]) for name, value in again.parts[BRANCH].state_dict().items())
+    assert all(
+        torch.equal(value, saved[name]) for name, value in again.parts[BRANCH].state_dict().items()
+    )
 
 
 def test_a_foreign_branch_is_told_in_words(make: Make, tmp_path: Path) -> None:
@@ -250,7 +313,9 @@ def test_a_foreign_branch_is_told_in_words(make: Make, tmp_path: Path) -> None:
         model.build(make(method={"path": f"{make().model.path}/unet"}), CPU)
 
 
-def test_a_family_without_the_verb_is_told_in_words(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_family_without_the_verb_is_told_in_words(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(families.load("sd15"), "control_branch")
     with pytest.raises(UserError, match=r"has no function 'control_branch'.*sdxl"):
         model.build(make(), CPU)

@@ -1,4 +1,5 @@
-"""New words: they begin as what they are told to, are read as several vectors, and leave all others as they were."""
+"""New words: they begin as what they are told to, are read as several vectors,
+and leave all others as they were."""
 
 from __future__ import annotations
 
@@ -36,9 +37,15 @@ def make(tmp_path: Path) -> Make:
 def ids(config: Config, caption: str) -> dict[str, list[int]]:
     """Return the token ids of a caption by tokenizer, as training reads them."""
     family, method = families.load(config.model.family), methods.load(config.method)
-    known = {name: family.load(config.model, name, torch.float32) for name in families.text_parts(family, "tokenizer")}
+    known = {
+        name: family.load(config.model, name, torch.float32)
+        for name in families.text_parts(family, "tokenizer")
+    }
     taught = method.tokenizers(known, family, config.method)
-    return {name: found.flatten().tolist() for name, found in family.tokenize(taught, [caption], config.model).items()}
+    return {
+        name: found.flatten().tolist()
+        for name, found in family.tokenize(taught, [caption], config.model).items()
+    }
 
 
 @pytest.mark.parametrize("family", plugins.names("families"))
@@ -49,7 +56,9 @@ def test_words_begin_as_the_known_ones(make: Make, family: str) -> None:
 
     def text(caption: str) -> dict[str, torch.Tensor]:
         found = {name: torch.tensor([each]) for name, each in ids(config, caption).items()}
-        shaped = {name: row if name == "tokenizer_3" else row[:, None] for name, row in found.items()}
+        shaped = {
+            name: row if name == "tokenizer_3" else row[:, None] for name, row in found.items()
+        }
         with torch.no_grad():
             return kind.encode_text(encoders, shaped, config.model)
 
@@ -57,7 +66,9 @@ def test_words_begin_as_the_known_ones(make: Make, family: str) -> None:
     learns = len({name.partition(".")[0] for name in model.learning()})
     assert learns == sum(name in kind.LORA_TARGETS for name in encoders)
     for name, column in new.items():
-        width = 77 if name == "text" else None  # T5 behind it, where there is one, reads the word's letters
+        width = (
+            77 if name == "text" else None
+        )  # T5 behind it, where there is one, reads the word's letters
         torch.testing.assert_close(column[:, :width], known[name][:, :width])
 
 
@@ -73,7 +84,11 @@ def test_no_known_row_learns_whatever_the_optimizer_does(make: Make) -> None:
     model = build(make(vectors=2, init="ab"), CPU)
     encoder = model.parts["text_encoder"]
     rows = encoder.get_input_embeddings()
-    before = {name: weight.clone() for name, weight in model.named_parameters() if not weight.requires_grad}
+    before = {
+        name: weight.clone()
+        for name, weight in model.named_parameters()
+        if not weight.requires_grad
+    }
     optimizer = torch.optim.SGD(model.learning().values(), lr=1.0, weight_decay=0.1)
     [word] = ids(make(vectors=2, init="ab"), "<neon>").values()
     encoder(torch.tensor([word]))[0].sum().backward()

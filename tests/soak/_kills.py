@@ -1,4 +1,5 @@
-"""Start a stage's command, kill -9 a part of it at a moment, wait for what becomes of it, run it again."""
+"""Start a stage's command, kill -9 a part of it at a moment, wait for what becomes of it,
+run it again."""
 
 from __future__ import annotations
 
@@ -42,14 +43,17 @@ def run(
     nodes: Nodes,
     strike: tuple[str, Callable[[float], bool], random.Random] | None = None,
 ) -> Run:
-    """Run `python -m <command>` to its end; `strike`: what to kill, whether to (asked with the seconds since the stage
-    began), and a chance.
+    """Run `python -m <command>` to its end; `strike`: what to kill, whether to
+    (asked with the seconds since the stage began), and a chance.
 
-    An actor that is not there yet is waited for. `victim` is None when the command ended first. Raises TimeoutError.
+    An actor that is not there yet is waited for. `victim` is None when the command ended first.
+    Raises TimeoutError.
     """
     started, begun, victim = time.monotonic(), None, None
     with log.open("a") as output:
-        child = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stdout=output, stderr=output)
+        child = subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=ROOT, stdout=output, stderr=output
+        )
         try:
             while child.poll() is None:
                 now = time.monotonic()
@@ -58,7 +62,9 @@ def run(
                 if strike and victim is None and begun is not None and strike[1](now - begun):
                     victim = _strike(strike[0], strike[2], child, nodes)
                 if now - started > PATIENCE:
-                    raise TimeoutError(f"{' '.join(command)} did not end in {PATIENCE:.0f} s; see {log}")
+                    raise TimeoutError(
+                        f"{' '.join(command)} did not end in {PATIENCE:.0f} s; see {log}"
+                    )
                 time.sleep(0.01)
         finally:
             child.kill()
@@ -67,7 +73,9 @@ def run(
     return Run(code, (begun or ended) - started, ended - started, victim)
 
 
-def _strike(kind: str, chance: random.Random, child: subprocess.Popen[bytes], nodes: Nodes) -> str | None:
+def _strike(
+    kind: str, chance: random.Random, child: subprocess.Popen[bytes], nodes: Nodes
+) -> str | None:
     if kind == "driver":
         child.kill()
         return f"process {child.pid}"

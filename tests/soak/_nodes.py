@@ -1,7 +1,9 @@
-"""A Ray cluster of several nodes on this machine, whose nodes and workers can be killed -9, each with all its processes.
+"""A Ray cluster of several nodes on this machine, whose nodes and workers can be killed -9,
+each with all its processes.
 
-The head holds no CPUs and is never killed: a cluster whose head is gone has no one to ask. The others hold one CPU each.
-Ports, temporary folder and token are its own, and only processes that descend from this one are ever killed.
+The head holds no CPUs and is never killed: a cluster whose head is gone has no one to ask. The
+others hold one CPU each. Ports, temporary folder and token are its own, and only processes that
+descend from this one are ever killed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ ROOT = Path(__file__).parents[2]
 WORKERS = 2
 OBJECT_STORE = 100 * 2**20
 ACTORS = ("MapWorker", "RayTrainWorker")
-OTHERS = ("IDLE", "DashboardAgent", "RuntimeEnvAgent", "_StatsActor", "AutoscalingCoordinator", "ActorLocationTracker")
+OTHERS = (
+    "IDLE",
+    "DashboardAgent",
+    "RuntimeEnvAgent",
+    "_StatsActor",
+    "AutoscalingCoordinator",
+    "ActorLocationTracker",
+)
 """Workers that do none of the stage's work."""
 
 
@@ -35,7 +44,9 @@ class Nodes:
 
     def kill_node(self, chance: random.Random) -> str:
         """Kill -9 every process of a random node."""
-        node = chance.choice(sorted(self._cluster.worker_nodes, key=lambda node: str(node.node_id)))
+        node = chance.choice(
+            sorted(self._cluster.worker_nodes, key=lambda node: str(node.node_id))
+        )
         for process in _processes(node):
             _kill(process)
         self._cluster.remove_node(node, allow_graceful=False)
@@ -47,8 +58,13 @@ class Nodes:
             self._cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
 
     def kill_worker(self, chance: random.Random) -> str | None:
-        """Kill -9 one process that works for the stage: one of its actors where there are any, else a task; None without."""
-        busy = [(process, title) for node in self._cluster.list_all_nodes() for process, title in _busy(node)]
+        """Kill -9 one process that works for the stage: one of its actors where there are any,
+        else a task; None without."""
+        busy = [
+            (process, title)
+            for node in self._cluster.list_all_nodes()
+            for process, title in _busy(node)
+        ]
         actors = [found for found in busy if any(name in found[1] for name in ACTORS)]
         if not busy:
             return None
@@ -59,8 +75,11 @@ class Nodes:
 
 @contextmanager
 def local_nodes(workers: int = WORKERS) -> Iterator[Nodes]:
-    """Run a cluster of so many nodes beside its head for the block's length; nothing else of Ray on the machine is touched."""
-    temporary = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))  # short: socket paths hold 107 characters
+    """Run a cluster of so many nodes beside its head for the block's length;
+    nothing else of Ray on the machine is touched."""
+    temporary = Path(
+        tempfile.mkdtemp(prefix="rt-", dir="/tmp")
+    )  # short: socket paths hold 107 characters
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         os.environ.pop(name, None)
     os.environ |= {
@@ -87,7 +106,8 @@ def local_nodes(workers: int = WORKERS) -> Iterator[Nodes]:
 
 
 def _processes(node: Any) -> list[psutil.Process]:
-    """Return a node's own processes and all that descend from them: its raylet, agents and workers."""
+    """Return a node's own processes and all that descend from them: its raylet,
+    agents and workers."""
     found: list[psutil.Process] = []
     for infos in node.all_processes.values():
         for info in infos:
@@ -98,7 +118,8 @@ def _processes(node: Any) -> list[psutil.Process]:
 
 
 def _busy(node: Any) -> list[tuple[psutil.Process, str]]:
-    """Return a node's worker processes that do a stage's work, with the title Ray gives them (`ray::<task or actor>`)."""
+    """Return a node's worker processes that do a stage's work, with the title Ray gives them
+    (`ray::<task or actor>`)."""
     found = []
     for process in _processes(node):
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):

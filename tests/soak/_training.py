@@ -1,4 +1,5 @@
-"""What the soaks of training share: a small prepared dataset, a run's config, and what two runs differ in."""
+"""What the soaks of training share: a small prepared dataset, a run's config,
+and what two runs differ in."""
 
 from __future__ import annotations
 
@@ -27,7 +28,11 @@ def config(folder: Path, name: str, **tables: dict[str, Any]) -> Config:
         "data": {
             "source": str(folder / "images"),
             "dataset": str(folder / "dataset"),
-            "buckets": {"resolution": 64, "step": 16, "sizes": [list(size) for size in TRAINING_SIZES.values()]},
+            "buckets": {
+                "resolution": 64,
+                "step": 16,
+                "sizes": [list(size) for size in TRAINING_SIZES.values()],
+            },
         },
         "sample": {"steps": 1, "max_prompts": 1},
         "evaluate": {"timesteps": 1, "max_held_out": 4},
@@ -49,7 +54,8 @@ class Difference:
 def difference(run: Config, undisturbed: Config) -> Difference:
     """Compare two finished runs."""
     own, other = (
-        [(row["step"], row["loss"]) for row in read_metrics(one.output) if "loss" in row] for one in (run, undisturbed)
+        [(row["step"], row["loss"]) for row in read_metrics(one.output) if "loss" in row]
+        for one in (run, undisturbed)
     )
     same_steps = [step for step, _ in own] == [step for step, _ in other]
     steps = len(other)
@@ -57,5 +63,7 @@ def difference(run: Config, undisturbed: Config) -> Difference:
     ids = [None if one is None else one.select(["step", "id", "occurrence"]) for one in trails]
     return Difference(
         equal_ids=ids[0] is not None and ids[0] == ids[1],
-        loss=max(abs(a - b) for (_, a), (_, b) in zip(own, other, strict=True)) if same_steps else float("inf"),
+        loss=max(abs(a - b) for (_, a), (_, b) in zip(own, other, strict=True))
+        if same_steps
+        else float("inf"),
     )

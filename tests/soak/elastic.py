@@ -1,7 +1,9 @@
-"""Take a node away from a run and give one back, again and again: the run shrinks to three workers and grows to four.
+"""Take a node away from a run and give one back, again and again:
+the run shrinks to three workers and grows to four.
 
-Four workers on the four nodes of a local cluster beside its head. The rows of the run must be those of a run that was left
-alone, each at its step, and its losses within 1e-4: three workers add up their gradients in another order than four.
+Four workers on the four nodes of a local cluster beside its head. The rows of the run must be
+those of a run that was left alone, each at its step, and its losses within 1e-4: three workers add
+up their gradients in another order than four.
 """
 
 from __future__ import annotations
@@ -28,7 +30,16 @@ STEPS = 150
 """Of each loss and return of a node: enough to outlast both."""
 TOLERANCE = 1e-4
 PATIENCE = 600.0
-SHOWN = ("number", "victim", "step", "shrunk_seconds", "step_back", "grown_seconds", "equal_ids", "max_loss_difference")
+SHOWN = (
+    "number",
+    "victim",
+    "step",
+    "shrunk_seconds",
+    "step_back",
+    "grown_seconds",
+    "equal_ids",
+    "max_loss_difference",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,9 @@ def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], No
     chance = random.Random(seed)
     _training.images(folder, size, seed)
     with local_nodes(WORKERS) as nodes:
-        undisturbed, disturbed = (_config(folder, name, nodes, kills) for name in ("undisturbed", "disturbed"))
+        undisturbed, disturbed = (
+            _config(folder, name, nodes, kills) for name in ("undisturbed", "disturbed")
+        )
         for job in ("prepare", "train"):
             _wait(_start(job, folder, undisturbed))
         say(f"undisturbed: {undisturbed.train.steps} steps")
@@ -66,15 +79,19 @@ def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], No
                 found.append(_lose(child, disturbed, number, chance, nodes))
                 kill = found[-1]
                 say(
-                    f"kill {number}: {kill.victim} after step {kill.step}; three workers after {kill.shrunk_seconds} s, four "
-                    f"again {kill.grown_seconds} s after a node was back at step {kill.step_back}"
+                    f"kill {number}: {kill.victim} after step {kill.step}; three workers after "
+                    f"{kill.shrunk_seconds} s, four again {kill.grown_seconds} s after a node was "
+                    f"back at step {kill.step_back}"
                 )
             _wait(child)
         finally:
             child.kill()
             child.wait()
     compared = _training.difference(disturbed, undisturbed)
-    return [replace(kill, equal_ids=compared.equal_ids, max_loss_difference=compared.loss) for kill in found]
+    return [
+        replace(kill, equal_ids=compared.equal_ids, max_loss_difference=compared.loss)
+        for kill in found
+    ]
 
 
 def summary(kills: Sequence[Kill]) -> dict[str, object]:
@@ -91,7 +108,13 @@ def is_well(kills: Sequence[Kill]) -> bool:
     return all(kill.equal_ids and kill.max_loss_difference <= TOLERANCE for kill in kills)
 
 
-def _lose(child: subprocess.Popen[bytes], config: Config, number: int, chance: random.Random, nodes: Nodes) -> Kill:
+def _lose(
+    child: subprocess.Popen[bytes],
+    config: Config,
+    number: int,
+    chance: random.Random,
+    nodes: Nodes,
+) -> Kill:
     launches = len(_sizes(config))
     begun = _steps(config)
     moment = begun + chance.randrange(5, 25)
@@ -104,12 +127,21 @@ def _lose(child: subprocess.Popen[bytes], config: Config, number: int, chance: r
     step_back, back = _steps(config), time.monotonic()
     nodes.mend()
     _until(child, lambda: _sizes(config)[-1] == WORKERS)
-    return Kill(number, victim, step, round(shrunk, 1), step_back, round(time.monotonic() - back, 1))
+    return Kill(
+        number, victim, step, round(shrunk, 1), step_back, round(time.monotonic() - back, 1)
+    )
 
 
 def _config(folder: Path, name: str, nodes: Nodes, kills: int) -> Config:
-    train = {"steps": STEPS * kills, "global_batch": 8, "workers": WORKERS, "min_workers": 2, "max_failures": 2 * kills,
-             "checkpoint_every": 10, "held_out_every": 0}  # fmt: skip
+    train = {
+        "steps": STEPS * kills,
+        "global_batch": 8,
+        "workers": WORKERS,
+        "min_workers": 2,
+        "max_failures": 2 * kills,
+        "checkpoint_every": 10,
+        "held_out_every": 0,
+    }
     return _training.config(folder, name, cluster={"address": nodes.address}, train=train)
 
 
@@ -117,7 +149,9 @@ def _start(job: str, folder: Path, config: Config) -> subprocess.Popen[bytes]:
     file = folder / f"{Path(config.output).name}.toml"
     file.write_text(to_toml(config))
     with (folder / "output.log").open("a") as output:
-        return subprocess.Popen([sys.executable, "-m", f"jobs.{job}", file], cwd=ROOT, stdout=output, stderr=output)
+        return subprocess.Popen(
+            [sys.executable, "-m", f"jobs.{job}", file], cwd=ROOT, stdout=output, stderr=output
+        )
 
 
 def _wait(child: subprocess.Popen[bytes]) -> None:
@@ -139,5 +173,11 @@ def _steps(config: Config) -> int:
 
 def _sizes(config: Config) -> list[int]:
     """Return with how many workers the run was begun each time, as it told."""
-    texts = [path.read_text() for path in sorted(Path(config.output, notices.FOLDER).glob("*.txt"))]
-    return [int(found[1]) for text in texts if (found := re.match(r"Training with (\d+) workers? from", text))]
+    texts = [
+        path.read_text() for path in sorted(Path(config.output, notices.FOLDER).glob("*.txt"))
+    ]
+    return [
+        int(found[1])
+        for text in texts
+        if (found := re.match(r"Training with (\d+) workers? from", text))
+    ]

@@ -1,19 +1,20 @@
-"""Kill `prepare` at random moments: after the same command was run again, nothing is there twice, nothing is missing, and
-every bit equals an undisturbed run.
+"""Kill `prepare` at random moments: after the same command was run again, nothing is there twice,
+nothing is missing, and every bit equals an undisturbed run.
 
-Each kill has a dataset folder of its own; images, model and cluster are shared. The images have three shapes and include
-broken files, exact duplicates and one that the VAE answers with NaN. Every other moment is drawn evenly over the time that an
-undisturbed run takes from its first to its last file, the rest evenly over the arrays it encodes.
+Each kill has a dataset folder of its own; images, model and cluster are shared. The images have
+three shapes and include broken files, exact duplicates and one that the VAE answers with NaN.
+Every other moment is drawn evenly over the time that an undisturbed run takes from its first to
+its last file, the rest evenly over the arrays it encodes.
 
 What is counted:
 
-- duplicates: rows of the final snapshot with the same image and bucket as another, and content addresses that its rows
-  find in more than one place;
+- duplicates: rows of the final snapshot with the same image and bucket as another, and content
+  addresses that its rows find in more than one place;
 - missing: rows of the undisturbed snapshot that it lacks;
 - equal: the snapshots' fingerprints, and the bytes of every array of every row;
-- lost work: images and captions that went through an encoder more often than in the undisturbed run, counted by the
-  encoders themselves (killed ones too) over both runs, in units of full shards. What was done and not yet saved is lost,
-  summed over all the actors that died at once.
+- lost work: images and captions that went through an encoder more often than in the undisturbed
+  run, counted by the encoders themselves (killed ones too) over both runs, in units of full
+  shards. What was done and not yet saved is lost, summed over all the actors that died at once.
 """
 
 from __future__ import annotations
@@ -40,14 +41,16 @@ from tests.soak._nodes import WORKERS, Nodes, local_nodes
 
 IMAGES = 2000
 SHARD_ROWS = 64
-SHOWN = ("number", "kind", "victim", "moment", "exit_code", "seconds", "again_seconds", "arrays_before", "shards_lost",
-         "duplicates", "missing", "equal_to_undisturbed")  # fmt: skip
+SHOWN = ("number", "kind", "victim", "moment", "exit_code", "seconds", "again_seconds",
+         "arrays_before", "shards_lost", "duplicates", "missing",
+         "equal_to_undisturbed")  # fmt: skip
 Strike = tuple[str, Callable[[float], bool], random.Random]
 
 
 @dataclass(frozen=True)
 class Kill:
-    """What one kill did; `shards_lost` and the last three are measured after the command was run again."""
+    """What one kill did; `shards_lost` and the last three are measured after the command was run
+    again."""
 
     number: int
     kind: str
@@ -83,7 +86,8 @@ class State:
 
 
 def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], None]) -> list[Kill]:
-    """Prepare `size` images undisturbed, then kill as many preparations as asked; return what each came to."""
+    """Prepare `size` images undisturbed, then kill as many preparations as asked;
+    return what each came to."""
     chance = random.Random(seed)
     draw_images(folder / "images", size, seed)
     os.environ[_counting.COUNTS] = str(folder / "counts")
@@ -92,10 +96,15 @@ def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], No
         bench = _Bench(folder, nodes)
         calm = bench.run(bench.config("undisturbed"))
         if calm.exit_code:
-            raise RuntimeError(f"the undisturbed run ended with {calm.exit_code}:\n{bench.log.read_text()}")
+            raise RuntimeError(
+                f"the undisturbed run ended with {calm.exit_code}:\n{bench.log.read_text()}"
+            )
         bench.span = calm.seconds - calm.begun
         expected, needed = state(folder / "undisturbed"), bench.encoded()
-        say(f"undisturbed: {len(expected.rows)} rows, {needed} arrays, {calm.begun:.1f} + {bench.span:.1f} s")
+        say(
+            f"undisturbed: {len(expected.rows)} rows, {needed} arrays, {calm.begun:.1f} + "
+            f"{bench.span:.1f} s"
+        )
         found = []
         for number, kind in enumerate(_kills.kinds(kills, chance), 1):
             found.append(bench.kill(number, kind, chance, expected, needed))
@@ -147,7 +156,11 @@ class _Bench:
                 "source": str(self.folder / "images"),
                 "dataset": str(self.folder / name),
                 "allow_rejected": True,
-                "buckets": {"resolution": 64, "step": 16, "sizes": [list(size) for size in TRAINING_SIZES.values()]},
+                "buckets": {
+                    "resolution": 64,
+                    "step": 16,
+                    "sizes": [list(size) for size in TRAINING_SIZES.values()],
+                },
                 "encode": {"workers": WORKERS, "shard_rows": SHARD_ROWS, "group_rows": 16},
             },
         }
@@ -161,7 +174,11 @@ class _Bench:
         earlier = set(os.listdir(work)) if work.exists() else set()
         command = ["jobs.prepare", str(config)]
         return _kills.run(
-            command, self.log, lambda: work.exists() and set(os.listdir(work)) > earlier, self.nodes, strike
+            command,
+            self.log,
+            lambda: work.exists() and set(os.listdir(work)) > earlier,
+            self.nodes,
+            strike,
         )
 
     def encoded(self) -> int:
@@ -171,7 +188,8 @@ class _Bench:
         return new
 
     def _moment(self, number: int, chance: random.Random, needed: int) -> Callable[[float], bool]:
-        """Return when to strike: every other kill after a share of the time, the rest after a share of the encoding."""
+        """Return when to strike: every other kill after a share of the time,
+        the rest after a share of the encoding."""
         if number % 2:
             seconds = chance.uniform(0, self.span)
             due = lambda since: since >= seconds  # noqa: E731
@@ -186,12 +204,20 @@ class _Bench:
         return strike
 
     def _counted(self) -> int:
-        return sum(int(line.split()[1]) for line in (self.folder / "counts").read_text().splitlines() if " " in line)
+        return sum(
+            int(line.split()[1])
+            for line in (self.folder / "counts").read_text().splitlines()
+            if " " in line
+        )
 
-    def kill(self, number: int, kind: str, chance: random.Random, expected: State, needed: int) -> Kill:
+    def kill(
+        self, number: int, kind: str, chance: random.Random, expected: State, needed: int
+    ) -> Kill:
         """Disturb one preparation, run it again, compare."""
         struck = None
-        while struck is None or struck.victim is None:  # a run that ended before its moment came is no kill
+        while (
+            struck is None or struck.victim is None
+        ):  # a run that ended before its moment came is no kill
             name = f"kill-{number}"
             shutil.rmtree(self.folder / name, ignore_errors=True)
             self.encoded()
@@ -205,7 +231,13 @@ class _Bench:
         if again.exit_code:
             say = self.log.read_text().splitlines()[-40:]
             raise RuntimeError(
-                "\n".join([f"run again after a kill of {struck.victim}, it ended with {again.exit_code}:", *say])
+                "\n".join(
+                    [
+                        f"run again after a kill of {struck.victim}, it ended with "
+                        f"{again.exit_code}:",
+                        *say,
+                    ]
+                )
             )
         last = state(self.folder / name)
         return Kill(
@@ -224,12 +256,14 @@ class _Bench:
             shards_lost=round(extra / SHARD_ROWS, 3),
             duplicates=last.duplicates,
             missing=len(set(expected.rows) - set(last.rows)),
-            equal_to_undisturbed=(last.fingerprint, last.digest) == (expected.fingerprint, expected.digest),
+            equal_to_undisturbed=(last.fingerprint, last.digest)
+            == (expected.fingerprint, expected.digest),
         )
 
 
 def draw_images(folder: Path, size: int, seed: int) -> None:
-    """Fill a folder with captioned images of three shapes; of every 50 one is a duplicate and one broken, one is magenta."""
+    """Fill a folder with captioned images of three shapes; of every 50 one is a duplicate and one
+    broken, one is magenta."""
     folder.mkdir(parents=True)
     shapes = list(TRAINING_SIZES.values())
     for number in range(size):
@@ -247,8 +281,16 @@ def draw_images(folder: Path, size: int, seed: int) -> None:
 
 def stored(dataset: Path) -> list[bytes]:
     """Return the content address of every array in a whole shard on storage."""
-    paths = [dataset / path for name in plugins.names("data.columns") for path in missing.shards_of(str(dataset), name)]
-    return [key for path in paths for key in pq.read_table(path, columns=["key"], partitioning=None)["key"].to_pylist()]
+    paths = [
+        dataset / path
+        for name in plugins.names("data.columns")
+        for path in missing.shards_of(str(dataset), name)
+    ]
+    return [
+        key
+        for path in paths
+        for key in pq.read_table(path, columns=["key"], partitioning=None)["key"].to_pylist()
+    ]
 
 
 def state(dataset: Path) -> State:
@@ -261,10 +303,15 @@ def state(dataset: Path) -> State:
     }
     rows = []
     for part in manifest.parts:
-        rows += [(part.bucket, row) for row in pq.read_table(dataset / part.path, partitioning=None).to_pylist()]
+        rows += [
+            (part.bucket, row)
+            for row in pq.read_table(dataset / part.path, partitioning=None).to_pylist()
+        ]
     digest, places = hashlib.sha256(), set()
     for bucket, row in sorted(rows, key=lambda pair: (pair[0], pair[1]["id"])):
-        digest.update(repr((bucket, row["row_key"], row["split"], row["captions"], row["repeats"])).encode())
+        digest.update(
+            repr((bucket, row["row_key"], row["split"], row["captions"], row["repeats"])).encode()
+        )
         for store in manifest.columns:
             for place in row[store]:
                 columns = shards[store, place["shard"]][place["row"]]
@@ -281,7 +328,8 @@ def state(dataset: Path) -> State:
 
 def _line(kill: Kill) -> str:
     found = (
-        f"kill {kill.number}: {kill.kind} ({kill.victim}) after {kill.moment:.1f} s, exit {kill.exit_code}",
+        f"kill {kill.number}: {kill.kind} ({kill.victim}) after {kill.moment:.1f} s, exit "
+        f"{kill.exit_code}",
         "equal" if kill.equal_to_undisturbed else "DIFFERS",
         f"{kill.duplicates} duplicates",
         f"{kill.missing} missing",

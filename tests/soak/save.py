@@ -1,8 +1,10 @@
-"""Kill training while it writes a checkpoint: each time the checkpoint before or the new one loads, and training goes on.
+"""Kill training while it writes a checkpoint: each time the checkpoint before or the new one
+loads, and training goes on.
 
-One run of full fine-tuning that saves after every step is killed again and again, at a random moment of a save, and always
-goes on from what it finds. At its end the rows it was trained on and its losses are compared with a run that was left alone.
-Each process trains as a worker without Ray does; processes are forked, so that a hundred kills take minutes.
+One run of full fine-tuning that saves after every step is killed again and again, at a random
+moment of a save, and always goes on from what it finds. At its end the rows it was trained on and
+its losses are compared with a run that was left alone. Each process trains as a worker without Ray
+does; processes are forked, so that a hundred kills take minutes.
 """
 
 from __future__ import annotations
@@ -56,25 +58,41 @@ def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], No
     """Kill a run that often; return what each kill came to."""
     chance = random.Random(seed)
     _prepare(folder, size, seed)
-    undisturbed, disturbed = (_config(folder, name, kills) for name in ("undisturbed", "disturbed"))
+    undisturbed, disturbed = (
+        _config(folder, name, kills) for name in ("undisturbed", "disturbed")
+    )
     _end(_start(undisturbed))
-    saves = [row["checkpoint_seconds"] for row in read_metrics(undisturbed.output) if "checkpoint_seconds" in row]
+    saves = [
+        row["checkpoint_seconds"]
+        for row in read_metrics(undisturbed.output)
+        if "checkpoint_seconds" in row
+    ]
     span = sorted(saves)[len(saves) // 2]
     say(f"undisturbed: {undisturbed.train.steps} steps, a save takes {1000 * span:.0f} ms")
     found: list[Kill] = []
     while len(found) < kills:
-        kill = _strike(disturbed, len(found) + 1, chance.randint(1, SAVES), chance.uniform(0, span))
-        if kill is None:  # the save ended before its moment came, and the process was struck outside of one
+        kill = _strike(
+            disturbed, len(found) + 1, chance.randint(1, SAVES), chance.uniform(0, span)
+        )
+        if (
+            kill is None
+        ):  # the save ended before its moment came, and the process was struck outside of one
             continue
         if found:  # what the kill before left is what this process went on from
-            found[-1] = replace(found[-1], resumed=found[-1].resumed and kill.step_before >= found[-1].step_after)
+            found[-1] = replace(
+                found[-1], resumed=found[-1].resumed and kill.step_before >= found[-1].step_after
+            )
         found.append(kill)
         say(
-            f"kill {kill.number}: {1000 * kill.moment:.0f} ms into writing step {kill.writing}; step {kill.step_after} loads"
+            f"kill {kill.number}: {1000 * kill.moment:.0f} ms into writing step {kill.writing}; "
+            f"step {kill.step_after} loads"
         )
     _end(_start(disturbed))
     compared = _training.difference(disturbed, undisturbed)
-    return [replace(kill, equal_ids=compared.equal_ids, max_loss_difference=compared.loss) for kill in found]
+    return [
+        replace(kill, equal_ids=compared.equal_ids, max_loss_difference=compared.loss)
+        for kill in found
+    ]
 
 
 def summary(kills: Sequence[Kill]) -> dict[str, object]:
@@ -101,13 +119,20 @@ def _prepare(folder: Path, size: int, seed: int) -> None:
 
 
 def _config(folder: Path, name: str, kills: int) -> Config:
-    train = {"steps": SAVES * kills + 10, "global_batch": 2, "checkpoint_every": 1, "held_out_every": 0}
+    train = {
+        "steps": SAVES * kills + 10,
+        "global_batch": 2,
+        "checkpoint_every": 1,
+        "held_out_every": 0,
+    }
     return _training.config(folder, name, method={"name": "full"}, train=train)
 
 
 def _start(config: Config) -> ForkServerProcess:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["raytrain.families.sd15", "raytrain.methods.full", "raytrain.train.worker"])
+    context.set_forkserver_preload(
+        ["raytrain.families.sd15", "raytrain.methods.full", "raytrain.train.worker"]
+    )
     process = context.Process(target=_train, args=(config.values(),))
     process.start()
     return process
@@ -124,7 +149,8 @@ def _end(process: ForkServerProcess) -> None:
 
 
 def _strike(config: Config, number: int, save: int, moment: float) -> Kill | None:
-    """Start training and kill it so many seconds after it began a save, its first is 1; None when that was already whole."""
+    """Start training and kill it so many seconds after it began a save, its first is 1;
+    None when that was already whole."""
     folder = Path(config.output, checkpoint.FOLDER)
     seen, earlier = list[str](), set(_temporary(folder))
     process = _start(config)

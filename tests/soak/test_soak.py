@@ -22,21 +22,38 @@ from tests.soak._nodes import ROOT
 from tests.soak.prepare import Kill, is_well, state, stored, summary
 
 GOOD = Kill(
-    number=1, kind="driver", victim="process 1", moment=1.0, exit_code=-9, finished_by_itself=False, seconds=1.0,
-    again_exit_code=0, again_seconds=1.0, arrays_before=3, arrays_after=9, encoded_again=2, shards_lost=0.5,
-    duplicates=0, missing=0, equal_to_undisturbed=True,
+    number=1, kind="driver", victim="process 1", moment=1.0, exit_code=-9,
+    finished_by_itself=False, seconds=1.0, again_exit_code=0, again_seconds=1.0, arrays_before=3,
+    arrays_after=9, encoded_again=2, shards_lost=0.5, duplicates=0, missing=0,
+    equal_to_undisturbed=True,
 )  # fmt: skip
 
 
 def test_a_soak_of_one_kill(tmp_path: Path) -> None:
     output = tmp_path / "soak.json"
-    command = [sys.executable, "-m", "tests.soak", "--kills", "1", "--images", "24", "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.soak",
+        "--kills",
+        "1",
+        "--images",
+        "24",
+        "--output",
+        str(output),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(output.read_text())
     [record] = found.pop("records")
     lost = found.pop("max_shards_lost")
-    assert found == {"stage": "prepare", "kills": 1, "duplicates": 0, "missing": 0, "equal_to_undisturbed": True}
+    assert found == {
+        "stage": "prepare",
+        "kills": 1,
+        "duplicates": 0,
+        "missing": 0,
+        "equal_to_undisturbed": True,
+    }
     assert 0 <= lost <= 1
     assert record["victim"]
     assert record["arrays_after"] >= record["arrays_before"]
@@ -44,7 +61,13 @@ def test_a_soak_of_one_kill(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [{"missing": 1}, {"duplicates": 1}, {"equal_to_undisturbed": False}, {"shards_lost": 1.1}, {"again_exit_code": 1}],
+    [
+        {"missing": 1},
+        {"duplicates": 1},
+        {"equal_to_undisturbed": False},
+        {"shards_lost": 1.1},
+        {"again_exit_code": 1},
+    ],
 )
 def test_one_bad_kill_fails_the_soak(fault: dict[str, float]) -> None:
     assert is_well([GOOD, GOOD])

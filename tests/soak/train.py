@@ -1,7 +1,9 @@
-"""Kill training at random steps: each time it ends, by itself or run again, with the rows and losses of a run left alone.
+"""Kill training at random steps: each time it ends, by itself or run again,
+with the rows and losses of a run left alone.
 
-Two workers on the two nodes of a local cluster beside its head. Killed are in turn the command, a worker, and a whole node,
-each in a run of its own; the run's rows and losses are compared with the undisturbed one's, bit for bit.
+Two workers on the two nodes of a local cluster beside its head. Killed are in turn the command, a
+worker, and a whole node, each in a run of its own; the run's rows and losses are compared with the
+undisturbed one's, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from tests.soak._nodes import WORKERS, Nodes, local_nodes
 
 IMAGES = 60
 STEPS = 60
-SHOWN = ("number", "kind", "victim", "step", "exit_code", "seconds", "again_exit_code", "again_seconds", "equal_ids",
-         "max_loss_difference")  # fmt: skip
+SHOWN = ("number", "kind", "victim", "step", "exit_code", "seconds", "again_exit_code",
+         "again_seconds", "equal_ids", "max_loss_difference")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,13 @@ def soak(folder: Path, kills: int, size: int, seed: int, say: Callable[[str], No
     with local_nodes() as nodes:
         undisturbed = _config(folder, "undisturbed", nodes)
         for job in ("prepare", "train"):
-            calm = _kills.run([f"jobs.{job}", _file(folder, undisturbed)], log, lambda: False, nodes)
+            calm = _kills.run(
+                [f"jobs.{job}", _file(folder, undisturbed)], log, lambda: False, nodes
+            )
             if calm.exit_code:
-                raise RuntimeError(f"the undisturbed {job} ended with {calm.exit_code}:\n{log.read_text()}")
+                raise RuntimeError(
+                    f"the undisturbed {job} ended with {calm.exit_code}:\n{log.read_text()}"
+                )
         say(f"undisturbed: {_steps(undisturbed)} steps in {calm.seconds:.1f} s")
         found: list[Kill] = []
         for number, kind in enumerate(_kills.kinds(kills, chance), 1):
@@ -72,11 +78,20 @@ def summary(kills: Sequence[Kill]) -> dict[str, object]:
 
 def is_well(kills: Sequence[Kill]) -> bool:
     """Tell whether every kill ended as it must."""
-    return all(kill.again_exit_code == 0 and kill.equal_ids and kill.max_loss_difference == 0 for kill in kills)
+    return all(
+        kill.again_exit_code == 0 and kill.equal_ids and kill.max_loss_difference == 0
+        for kill in kills
+    )
 
 
 def _kill(
-    folder: Path, number: int, kind: str, chance: random.Random, nodes: Nodes, undisturbed: Config, log: Path
+    folder: Path,
+    number: int,
+    kind: str,
+    chance: random.Random,
+    nodes: Nodes,
+    undisturbed: Config,
+    log: Path,
 ) -> Kill:
     config = _config(folder, f"kill-{number}", nodes)
     command = ["jobs.train", _file(folder, config)]
@@ -92,7 +107,9 @@ def _kill(
     if struck.victim is None or (again and again.exit_code):
         codes = f"{struck.exit_code}, run again with {again.exit_code if again else None}"
         tail = log.read_text().splitlines()[-40:]
-        raise RuntimeError("\n".join([f"after a kill of {struck.victim} it ended with {codes}:", *tail]))
+        raise RuntimeError(
+            "\n".join([f"after a kill of {struck.victim} it ended with {codes}:", *tail])
+        )
     compared = _training.difference(config, undisturbed)
     return Kill(
         number=number,
@@ -113,7 +130,13 @@ def _config(folder: Path, name: str, nodes: Nodes) -> Config:
         folder,
         name,
         cluster={"address": nodes.address},
-        train={"steps": STEPS, "global_batch": 4, "workers": WORKERS, "checkpoint_every": 5, "held_out_every": 0},
+        train={
+            "steps": STEPS,
+            "global_batch": 4,
+            "workers": WORKERS,
+            "checkpoint_every": 5,
+            "held_out_every": 0,
+        },
     )
 
 
@@ -130,6 +153,7 @@ def _steps(config: Config) -> int:
 def _line(kill: Kill) -> str:
     again = f", again {kill.again_seconds} s with {kill.again_exit_code}" if kill.exit_code else ""
     return (
-        f"kill {kill.number}: {kill.kind} ({kill.victim}) after step {kill.step}, {kill.seconds} s, exit {kill.exit_code}"
-        f"{again}; {'same rows' if kill.equal_ids else 'OTHER ROWS'}, losses differ by {kill.max_loss_difference:g}"
+        f"kill {kill.number}: {kill.kind} ({kill.victim}) after step {kill.step}, {kill.seconds} "
+        f"s, exit {kill.exit_code}{again}; {'same rows' if kill.equal_ids else 'OTHER ROWS'}, "
+        f"losses differ by {kill.max_loss_difference:g}"
     )

@@ -1,9 +1,12 @@
-"""Does a ControlNet learn to follow edges? Trained on the toy world, its images are compared with the base's.
+"""Does a ControlNet learn to follow edges?
+
+Trained on the toy world, its images are compared with the base's.
 
     python -m tests.toy.control --output runs/control
 
-Base and ControlNet draw the same held-out captions from the same seeds; an image's edges are compared with its control
-image's by the boundary F-measure (Martin et al. 2004, "Learning to Detect Natural Image Boundaries"), within one pixel.
+Base and ControlNet draw the same held-out captions from the same seeds; an image's edges are
+compared with its control image's by the boundary F-measure (Martin et al. 2004, "Learning to
+Detect Natural Image Boundaries"), within one pixel.
 """
 
 from __future__ import annotations
@@ -38,24 +41,46 @@ CPU = torch.device("cpu")
 
 def config(output: Path, seed: int, steps: int) -> Config:
     """Return the config of one run; all runs share a dataset."""
-    return parse({
-        "seed": seed,
-        "output": str(output / f"seed-{seed}"),
-        "model": {"path": str(SD15)},
-        "method": {"name": "controlnet"},
-        "data": {"source": str(output / "images"), "dataset": str(output / "dataset"), "held_out": 0.15,
-                 "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
-                 "controls": {"kind": "canny"}, "encode": {"batch": 16}},
-        "train": {"steps": steps, "global_batch": 8, "learning_rate": 3e-3, "schedule": "cosine", "warmup": 10,
-                  "score_every": steps, "held_out_every": steps, "checkpoint_every": steps},
-        "sample": {"steps": 20, "guidance": 4.0, "max_prompts": PROMPTS, "batch": 8, "seed": 1000 * seed},
-        "evaluate": {"scorers": ["held_out_loss"], "timesteps": 4, "max_held_out": 24},
-        "log": {"tensorboard": False},
-    })  # fmt: skip
+    return parse(
+        {
+            "seed": seed,
+            "output": str(output / f"seed-{seed}"),
+            "model": {"path": str(SD15)},
+            "method": {"name": "controlnet"},
+            "data": {
+                "source": str(output / "images"),
+                "dataset": str(output / "dataset"),
+                "held_out": 0.15,
+                "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [80, 48], [48, 80]]},
+                "controls": {"kind": "canny"},
+                "encode": {"batch": 16},
+            },
+            "train": {
+                "steps": steps,
+                "global_batch": 8,
+                "learning_rate": 3e-3,
+                "schedule": "cosine",
+                "warmup": 10,
+                "score_every": steps,
+                "held_out_every": steps,
+                "checkpoint_every": steps,
+            },
+            "sample": {
+                "steps": 20,
+                "guidance": 4.0,
+                "max_prompts": PROMPTS,
+                "batch": 8,
+                "seed": 1000 * seed,
+            },
+            "evaluate": {"scorers": ["held_out_loss"], "timesteps": 4, "max_held_out": 24},
+            "log": {"tensorboard": False},
+        }
+    )
 
 
 def draw_images(folder: Path) -> None:
-    """Draw the flat world, which the base knows, at the size of training, where an edge is a whole pixel wide."""
+    """Draw the flat world, which the base knows, at the size of training,
+    where an edge is a whole pixel wide."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = list(TRAINING_SIZES.values())
     for number in range(IMAGES):
@@ -70,9 +95,12 @@ def edges(image: Image.Image) -> np.ndarray:
 
 
 def agreement(drawn: np.ndarray, wanted: np.ndarray) -> float:
-    """Return the harmonic mean of the shares of either edges that lie within a pixel of the other's, 0 to 1."""
+    """Return the harmonic mean of the shares of either edges that lie within a pixel of the
+    other's, 0 to 1."""
     square = np.ones((3, 3), np.uint8)
-    near_wanted, near_drawn = (cv2.dilate(each.astype(np.uint8), square) > 0 for each in (wanted, drawn))
+    near_wanted, near_drawn = (
+        cv2.dilate(each.astype(np.uint8), square) > 0 for each in (wanted, drawn)
+    )
     precision = (drawn & near_wanted).sum() / max(1, drawn.sum())
     recall = (wanted & near_drawn).sum() / max(1, wanted.sum())
     return float(2 * precision * recall / max(1e-9, precision + recall))
@@ -92,9 +120,12 @@ def draw(settings: Config, which: str | None, asked: list[Prompt]) -> list[Image
 
 
 def main() -> None:
-    """Train once a seed, print how well edges are followed, and write a sheet of the first seed's images."""
+    """Train once a seed, print how well edges are followed, and write a sheet of the first seed's
+    images."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="folder for images, dataset and runs")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for images, dataset and runs"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
@@ -112,9 +143,9 @@ def main() -> None:
         result = compare(values["base"], values["ControlNet"], "higher", "edge agreement")
         print(
             f"seed {seed}: {options.steps} steps, {time.monotonic() - begin:.0f} s, held-out loss "
-            f"{found['held_out_loss']:.4f}; edge agreement {result.base:.3f} -> {result.base + result.mean:.3f}, "
-            f"difference {result.mean:.3f} [{result.low:.3f}, {result.high:.3f}] over {result.count} images: "
-            f"{result.outcome}",
+            f"{found['held_out_loss']:.4f}; edge agreement {result.base:.3f} -> "
+            f"{result.base + result.mean:.3f}, difference {result.mean:.3f} [{result.low:.3f}, "
+            f"{result.high:.3f}] over {result.count} images: {result.outcome}",
             flush=True,
         )
         if seed == 0:

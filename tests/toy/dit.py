@@ -1,9 +1,13 @@
-"""Does a diffusion transformer learn from nothing? Family sd3 with random weights, trained whole on the toy world.
+"""Does a diffusion transformer learn from nothing?
 
-    python -m tests.toy.dit --output runs/dit           # writes the model folder and my.toml, and says what to run
+Family sd3 with random weights, trained whole on the toy world.
 
-The folder has the toy world's VAE and text encoder, which were trained, and a small transformer's config. Two workers under
-DDP train it (`raytrain run`), and `raytrain evaluate` compares it with what it was before the first step.
+    # writes the model folder and my.toml, and says what to run
+    python -m tests.toy.dit --output runs/dit
+
+The folder has the toy world's VAE and text encoder, which were trained, and a small transformer's
+config. Two workers under DDP train it (`raytrain run`), and `raytrain evaluate` compares it with
+what it was before the first step.
 """
 
 from __future__ import annotations
@@ -85,7 +89,9 @@ def write_model(folder: Path) -> None:
         shutil.copytree(SD15 / part.removesuffix("_2"), folder / part)
     for part in ("text_encoder", "text_encoder_2"):
         shutil.rmtree(folder / part)
-        CLIPTextModelWithProjection.from_pretrained(CLIP, projection_dim=TEXT_WIDTH).save_pretrained(folder / part)
+        CLIPTextModelWithProjection.from_pretrained(
+            CLIP, projection_dim=TEXT_WIDTH
+        ).save_pretrained(folder / part)
     for part in ("text_encoder_3", "transformer"):
         shutil.rmtree(folder / part)
     torch.manual_seed(0)

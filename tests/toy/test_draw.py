@@ -73,7 +73,9 @@ def test_a_folder_holds_images_with_their_captions(tmp_path: Path) -> None:
 
 
 def test_an_unknown_word_is_told_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown style 'baroque': choose one of flat, neon, striped"):
+    with pytest.raises(
+        ValueError, match="unknown style 'baroque': choose one of flat, neon, striped"
+    ):
         toy.draw(1, "baroque")
     with pytest.raises(ValueError, match="unknown background 'blue': choose one of black"):
         toy.draw(1, "neon", background="blue")

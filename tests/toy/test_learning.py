@@ -1,4 +1,5 @@
-"""It learns: on the toy world a LoRA closes the gap between the base model and a style it never saw."""
+"""It learns: on the toy world a LoRA closes the gap between the base model and a style it never
+saw."""
 
 from __future__ import annotations
 
@@ -26,7 +27,11 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     found = {
         "output": str(root / "base"),
         "model": {"path": str(SD15)},
-        "method": {"name": "lora", "rank": 8, "targets": ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"]},
+        "method": {
+            "name": "lora",
+            "rank": 8,
+            "targets": ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"],
+        },
         "data": {
             "source": str(root / "images"),
             "dataset": str(root / "dataset"),
@@ -42,8 +47,18 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "max_prompts": 24,
             "batch": 24,
         },
-        "evaluate": {"clip": str(CLIP), "scorers": ["clip_text", "held_out_loss"], "max_held_out": 24},
-        "train": {"steps": STEPS, "global_batch": 8, "learning_rate": 5e-3, "warmup": 10, "schedule": "cosine"},
+        "evaluate": {
+            "clip": str(CLIP),
+            "scorers": ["clip_text", "held_out_loss"],
+            "max_held_out": 24,
+        },
+        "train": {
+            "steps": STEPS,
+            "global_batch": 8,
+            "learning_rate": 5e-3,
+            "warmup": 10,
+            "schedule": "cosine",
+        },
         "log": {"tensorboard": False},
     }
     with workers_here():
@@ -52,12 +67,18 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def with_seed(tables: dict[str, Any], root: Path, seed: int) -> Config:
-    train = {**tables["train"], "score_every": STEPS, "checkpoint_every": STEPS}  # no validation images on the way
+    train = {
+        **tables["train"],
+        "score_every": STEPS,
+        "checkpoint_every": STEPS,
+    }  # no validation images on the way
     return parse({**tables, "output": str(root / str(seed)), "seed": seed, "train": train})
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_tuned_beats_base_beyond_the_intervals(tables: dict[str, Any], tmp_path: Path, seed: int) -> None:
+def test_tuned_beats_base_beyond_the_intervals(
+    tables: dict[str, Any], tmp_path: Path, seed: int
+) -> None:
     from raytrain.evaluate.run import evaluate
     from raytrain.train.worker import train
 

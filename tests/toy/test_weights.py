@@ -1,4 +1,5 @@
-"""The committed weights are what their README says: whole, small, and a judge that can tell images apart."""
+"""The committed weights are what their README says: whole, small,
+and a judge that can tell images apart."""
 
 from raytrain import toy
 from raytrain.toy import measure, parts
@@ -13,12 +14,16 @@ def test_every_word_of_the_world_is_one_token() -> None:
 
 def test_any_other_caption_has_tokens_too() -> None:
     tokens = parts.tokenizer()
-    read = tokens(["Ein Fischer, 漢字 🙂!", ""], padding="max_length", truncation=True)["input_ids"]
+    read = tokens(["Ein Fischer, 漢字 🙂!", ""], padding="max_length", truncation=True)[
+        "input_ids"
+    ]
     assert [len(row) for row in read] == [parts.TOKENS, parts.TOKENS]
 
 
 def test_the_folders_are_small_enough_to_commit() -> None:
-    assert sum(file.stat().st_size for file in toy.WEIGHTS.rglob("*") if file.is_file()) < 12_000_000
+    assert (
+        sum(file.stat().st_size for file in toy.WEIGHTS.rglob("*") if file.is_file()) < 12_000_000
+    )
 
 
 def test_the_judge_prefers_the_true_caption() -> None:

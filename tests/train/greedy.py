@@ -1,4 +1,5 @@
-"""LoRA whose denoiser holds one image at a time: a second one takes more memory than any machine has.
+"""LoRA whose denoiser holds one image at a time: a second one takes more memory than any machine
+has.
 
 Reached by its dotted path, also from Ray's workers, where a test cannot patch anything.
 """
@@ -24,7 +25,9 @@ class Config(lora.Config):
     name: Literal["tests.train.greedy"] = "tests.train.greedy"  # type: ignore[assignment]
 
 
-def build(load: Callable[[str], nn.Module], family: Family, config: Config, seed: int) -> dict[str, nn.Module]:
+def build(
+    load: Callable[[str], nn.Module], family: Family, config: Config, seed: int
+) -> dict[str, nn.Module]:
     """Inject adapters, and an allocation that cannot be met."""
     parts = lora.build(load, family, config, seed)
 

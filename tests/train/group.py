@@ -1,4 +1,5 @@
-"""Train in several processes of one process group, without Ray: what a change of the number of workers does to a run."""
+"""Train in several processes of one process group, without Ray:
+what a change of the number of workers does to a run."""
 
 from __future__ import annotations
 
@@ -28,15 +29,21 @@ def train(
     fails: str | None = None,
     code: int = 0,
 ) -> None:
-    """Train configs, one after the other, with so many processes, all of which end with an exit code.
+    """Train configs, one after the other, with so many processes,
+    all of which end with an exit code.
 
-    With `until` each ends when it begins that step; `before` is called in every process first; `fails` is a part of the
-    message of the UserError that training must end in.
+    With `until` each ends when it begins that step; `before` is called in every process first;
+    `fails` is a part of the message of the UserError that training must end in.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([
-            "raytrain.train.worker", "diffusers.models.unets.unet_2d_condition", "diffusers.pipelines.stable_diffusion", "peft",
-        ])  # fmt: skip
+    context.set_forkserver_preload(
+        [
+            "raytrain.train.worker",
+            "diffusers.models.unets.unet_2d_condition",
+            "diffusers.pipelines.stable_diffusion",
+            "peft",
+        ]
+    )
     store = folder / f"group-{len(list(folder.glob('group-*')))}"
     trees = [each.values() for each in ([config] if isinstance(config, Config) else config)]
     processes = [
@@ -65,7 +72,11 @@ def _train(
     fails: str | None,
 ) -> None:
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}  # what DeepSpeed asks for
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+    }  # what DeepSpeed asks for
     if world > 1:
         dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=120), world, rank)
     if before is not None:
@@ -78,7 +89,9 @@ def _train(
         return real(run, *rest)
 
     worker.optimizer_step = step
-    ends: tuple[type[Exception], ...] = (_Ended,) if until is not None else (UserError,) if fails else ()
+    ends: tuple[type[Exception], ...] = (
+        (_Ended,) if until is not None else (UserError,) if fails else ()
+    )
     for tree in trees:
         try:
             worker.train(parse(tree), rank=rank, world=world)

@@ -27,8 +27,14 @@ def at_step(config: Config, step: int, **changed: Any) -> None:
     """Leave behind what a run has at a step."""
     manifest = Dataset.of(config).manifest
     provenance.record(config)
-    state = {"step": step, "metrics": {}, "config": config.values(), "dataset": manifest.fingerprint,
-             "snapshot": manifest.number, **changed}  # fmt: skip
+    state = {
+        "step": step,
+        "metrics": {},
+        "config": config.values(),
+        "dataset": manifest.fingerprint,
+        "snapshot": manifest.number,
+        **changed,
+    }
     checkpoint.save(config.output, Checkpoint({}, {}, state), keep=1)
 
 
@@ -64,7 +70,8 @@ def test_a_trail_is_compared_with_the_plan(run_config: Callable[..., Config]) ->
     table = pq.read_table(last)
     pq.write_table(table.slice(1), last)
     assert audit(config).broken == (
-        "step 5: by their trail the workers have trained on 3 rows, not on the 4 that were planned, or on others",
+        "step 5: by their trail the workers have trained on 3 rows, not on the 4 that were "
+        "planned, or on others",
     )
     others = pa.array([7] * len(table), pa.uint64())
     pq.write_table(table.set_column(table.schema.get_field_index("id"), "id", others), last)
@@ -88,7 +95,9 @@ def test_rows_shown_too_often_or_never(config: Config, monkeypatch: pytest.Monke
     assert found.broken[0].startswith("epoch 1: ")
 
 
-def test_a_held_out_image_among_those_trained_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_held_out_image_among_those_trained_on(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Dataset.index
 
     def leaking(self: Dataset, bucket: str, split: str = "train") -> Any:

@@ -1,4 +1,5 @@
-"""Images and scores made on an actor beside the run are those of the run itself, and what fails there is told."""
+"""Images and scores made on an actor beside the run are those of the run itself,
+and what fails there is told."""
 
 from __future__ import annotations
 
@@ -33,12 +34,21 @@ TRAIN = {"sample_every": 2, "score_every": 3, "held_out_every": 0, "steps": 4}
 def files(config: Config) -> dict[str, bytes]:
     """Every file of a run's samples."""
     root = Path(config.output, "samples")
-    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    return {
+        str(file.relative_to(root)): file.read_bytes()
+        for file in root.rglob("*")
+        if file.is_file()
+    }
 
 
 def scored(config: Config) -> dict[tuple[int, str], float]:
     """Every score of a run by step and name; one is measured once."""
-    rows = [(row["step"], name, row[name]) for row in read_metrics(config.output) for name in SCORERS if name in row]
+    rows = [
+        (row["step"], name, row[name])
+        for row in read_metrics(config.output)
+        for name in SCORERS
+        if name in row
+    ]
     assert len({row[:2] for row in rows}) == len(rows)
     return {(step, name): value for step, name, value in rows}
 
@@ -59,7 +69,9 @@ def test_beside_makes_what_the_run_would_make(
     inside = run_config(name="inside", train=TRAIN, **TABLES)
     expected = worker.train(inside)
     config = run_config(name="beside", train={**TRAIN, "beside": True}, **TABLES)
-    after_each_turn(monkeypatch, lambda own, step: own._take(wait=True))  # these steps are too short for the actor
+    after_each_turn(
+        monkeypatch, lambda own, step: own._take(wait=True)
+    )  # these steps are too short for the actor
     assert worker.train(config) == expected
     assert losses(config) == losses(inside)
     assert files(config) == files(inside)
@@ -105,7 +117,9 @@ def test_a_dead_actor_is_told_and_replaced(
     assert note.startswith("The images or scores of step 0 are missing: ActorDiedError")
 
 
-def test_one_waits_and_a_newer_replaces_it(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_waits_and_a_newer_replaces_it(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = run_config(train={"sample_every": 1, "beside": True}, **TABLES)
     free = threading.Event()
 
@@ -123,7 +137,9 @@ def test_one_waits_and_a_newer_replaces_it(run_config: Callable[..., Config], mo
     }
     assert result["clip_text"] == 6.0
     (note,) = beside.notes(config.output)
-    assert note.startswith("The images or scores of step 1, 2, 3, 4, 5 are missing: the actor was still busy")
+    assert note.startswith(
+        "The images or scores of step 1, 2, 3, 4, 5 are missing: the actor was still busy"
+    )
 
 
 def test_an_exception_of_the_run_does_not_wait(
@@ -155,7 +171,9 @@ def test_notes_of_steps_that_are_done_again_are_dropped(run_config: Callable[...
 def test_without_room_for_the_actor(ray: None, run_config: Callable[..., Config]) -> None:
     for key in ("beside_cpus", "beside_gpus"):
         config = run_config(train={**TRAIN, "beside": True, key: 3})
-        with pytest.raises(UserError, match=rf"train\.{key} = 3 must be free beside .* wait for ever"):
+        with pytest.raises(
+            UserError, match=rf"train\.{key} = 3 must be free beside .* wait for ever"
+        ):
             worker.train(config)
 
 

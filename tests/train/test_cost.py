@@ -40,7 +40,9 @@ def test_operations_and_weights_are_those_of_the_live_model(
     with cost.countable_attention(), FlopCounterMode(display=False) as counter:
         model(batch, draws).sum().backward()
     skeleton = cost.skeleton(config)
-    assert cost.step(config, skeleton, *size).flops == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert cost.step(config, skeleton, *size).flops == pytest.approx(
+        counter.get_total_flops(), rel=0.02
+    )
     counted = cost.weights(config, skeleton)
     assert counted.all == sum(weight.numel() for weight in model.parameters())
     assert counted.trainable == sum(weight.numel() for weight in model.learning().values())
@@ -48,17 +50,23 @@ def test_operations_and_weights_are_those_of_the_live_model(
 
 
 def test_attention_counts_as_a_fused_kernel_does() -> None:
-    query, key, value = (torch.randn(1, 2, length, 16, requires_grad=True) for length in (8, 12, 12))
+    query, key, value = (
+        torch.randn(1, 2, length, 16, requires_grad=True) for length in (8, 12, 12)
+    )
     with cost.countable_attention(), FlopCounterMode(display=False) as counter:
         found = functional.scaled_dot_product_attention(query, key, value)
         found.sum().backward()
     shapes = query.shape, key.shape, value.shape
-    assert counter.get_total_flops() == sdpa_flop_count(*shapes) + sdpa_backward_flop_count(found.shape, *shapes)
+    assert counter.get_total_flops() == sdpa_flop_count(*shapes) + sdpa_backward_flop_count(
+        found.shape, *shapes
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_activations_are_what_autograd_keeps(run_config: Callable[..., Config], family: str, method: str) -> None:
+def test_activations_are_what_autograd_keeps(
+    run_config: Callable[..., Config], family: str, method: str
+) -> None:
     config = run_config(family, method={"name": method})
     model, batch, draws, size = live(config)
     weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
@@ -73,12 +81,18 @@ def test_activations_are_what_autograd_keeps(run_config: Callable[..., Config], 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(batch, draws)
     found = cost.step(config, cost.skeleton(config), *size, flops=False)
-    assert found.activations == pytest.approx(sum(storage.nbytes() for storage in kept.values()), rel=0.1)
+    assert found.activations == pytest.approx(
+        sum(storage.nbytes() for storage in kept.values()), rel=0.1
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_recomputed_blocks_keep_less_and_compute_more(run_config: Callable[..., Config], family: str) -> None:
-    whole, again = (run_config(family, train={"gradient_checkpointing": on}) for on in (False, True))
+def test_recomputed_blocks_keep_less_and_compute_more(
+    run_config: Callable[..., Config], family: str
+) -> None:
+    whole, again = (
+        run_config(family, train={"gradient_checkpointing": on}) for on in (False, True)
+    )
     one, two = (cost.step(config, cost.skeleton(config), 64, 64) for config in (whole, again))
     assert two.activations < 0.6 * one.activations
     assert 1.2 * one.flops < two.flops < 2 * one.flops
@@ -86,5 +100,8 @@ def test_recomputed_blocks_keep_less_and_compute_more(run_config: Callable[..., 
 
 def test_half_precision_keeps_about_half(run_config: Callable[..., Config]) -> None:
     whole, half = (run_config(train={"precision": precision}) for precision in ("fp32", "bf16"))
-    one, two = (cost.step(config, cost.skeleton(config), 64, 64, flops=False).activations for config in (whole, half))
+    one, two = (
+        cost.step(config, cost.skeleton(config), 64, 64, flops=False).activations
+        for config in (whole, half)
+    )
     assert 0.5 * one < two < 0.8 * one

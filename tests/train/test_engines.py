@@ -1,4 +1,5 @@
-"""Every engine follows one loss curve, and goes on from every other's checkpoint: two workers, tiny models."""
+"""Every engine follows one loss curve, and goes on from every other's checkpoint: two workers,
+tiny models."""
 
 from __future__ import annotations
 
@@ -24,26 +25,41 @@ ENGINES: dict[str, dict[str, Any]] = {
     "zero3-offload": {"engine": "zero3", "offload": "weights"},
 }
 WHOLE = bool(os.environ.get("RAYTRAIN_WHOLE_MATRIX"))
-"""Both methods in both precisions for 30 steps, and every engine's checkpoint under every other (`make engines`); otherwise one
-of the four, shorter, and each engine's checkpoint under one other."""
+"""Both methods in both precisions for 30 steps, and every engine's checkpoint under every other
+(`make engines`); otherwise one of the four, shorter, and each engine's checkpoint under one
+other."""
 COMBINATIONS = (
     [(method, precision) for method in ("lora", "full") for precision in ("fp32", "bf16")]
     if WHOLE
     else [("lora", "fp32")]
 )
 STEPS, SAVED = (30, 15) if WHOLE else (8, 4)
-TRAIN = {"steps": STEPS, "checkpoint_every": SAVED, "micro_batch": 1, "learning_rate": 1e-3, "held_out_every": 0,
-         "keep_checkpoints": 3, "ema": 0.9}  # fmt: skip
+TRAIN = {
+    "steps": STEPS,
+    "checkpoint_every": SAVED,
+    "micro_batch": 1,
+    "learning_rate": 1e-3,
+    "held_out_every": 0,
+    "keep_checkpoints": 3,
+    "ema": 0.9,
+}
 
 
 def train_all(configs: Sequence[Config], folder: Path, until: int | None = None) -> None:
     """Train each config with the number of workers its engine is for."""
     for world in (1, 2):
-        group.train([config for config in configs if config.train.workers == world], world, folder, until=until)
+        group.train(
+            [config for config in configs if config.train.workers == world],
+            world,
+            folder,
+            until=until,
+        )
 
 
 @pytest.mark.parametrize(("method", "precision"), COMBINATIONS)
-def test_one_loss_curve(run_config: Callable[..., Config], tmp_path: Path, method: str, precision: str) -> None:
+def test_one_loss_curve(
+    run_config: Callable[..., Config], tmp_path: Path, method: str, precision: str
+) -> None:
     tolerance = {"fp32": 1e-4, "bf16": 2e-2}[precision]
 
     def config(name: str, engine: str) -> Config:
@@ -58,7 +74,9 @@ def test_one_loss_curve(run_config: Callable[..., Config], tmp_path: Path, metho
     for engine, each in whole.items():
         assert losses(each) == pytest.approx(expected, abs=tolerance), engine
 
-    end = {name: checkpoint.load(checkpoint.find(each.output) or "") for name, each in whole.items()}
+    end = {
+        name: checkpoint.load(checkpoint.find(each.output) or "") for name, each in whole.items()
+    }
 
     names = list(ENGINES)
     ring = dict(zip(names, [*names[1:], names[0]], strict=True))
@@ -78,4 +96,8 @@ def test_one_loss_curve(run_config: Callable[..., Config], tmp_path: Path, metho
         last = checkpoint.load(checkpoint.find(each.output) or "")
         assert last.ema is not None
         for name, value in (end["plain"].ema or {}).items():
-            assert last.ema[name].numpy() == pytest.approx(value.numpy(), abs=tolerance), (a, b, name)
+            assert last.ema[name].numpy() == pytest.approx(value.numpy(), abs=tolerance), (
+                a,
+                b,
+                name,
+            )

@@ -1,4 +1,5 @@
-"""When hooks are due: by steps and epochs a function of the step alone, by minutes what the first worker's clock says."""
+"""When hooks are due: by steps and epochs a function of the step alone,
+by minutes what the first worker's clock says."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def test_steps() -> None:
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 @pytest.mark.parametrize("batch", [4, 7, 50])
-def test_epochs_end_with_the_last_step_that_the_ledger_counts_to_them(every: int, batch: int) -> None:
+def test_epochs_end_with_the_last_step_that_the_ledger_counts_to_them(
+    every: int, batch: int
+) -> None:
     ledger = Ledger({"a": 17, "b": 5, "c": 1}, batch=batch, seed=0, epochs=8)
     turns = [ledger.at(step).epoch // every for step in range(ledger.total_steps)]
     ends = [step for step in range(1, ledger.total_steps) if turns[step] > turns[step - 1]]
@@ -61,7 +64,9 @@ def test_minutes() -> None:
 
 def test_the_clock_does_not_count_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("raytrain.train.hooks.clock.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(
+        "raytrain.train.hooks.clock.time", SimpleNamespace(monotonic=lambda: now[0])
+    )
     clock = Clock()
     now[0] += 30
     with clock.paused():
@@ -72,7 +77,8 @@ def test_the_clock_does_not_count_hooks(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    "value", [True, -1, 1.5, "2 epoc", "0 steps", "1.5 epochs", "2epochs", "1e3 steps", "2 epochs\n"]
+    "value",
+    [True, -1, 1.5, "2 epoc", "0 steps", "1.5 epochs", "2epochs", "1e3 steps", "2 epochs\n"],
 )
 def test_what_is_no_period(value: object) -> None:
     with pytest.raises(ValueError, match='whole number of steps, or text such as "500 steps"'):
@@ -86,7 +92,8 @@ def test_what_is_a_period() -> None:
 
 
 def test_two_workers_agree_on_minutes(run_config: Callable[..., Config], tmp_path: Path) -> None:
-    """The held-out loss is a collective: workers that went by clocks of their own would wait for each other for ever."""
+    """The held-out loss is a collective: workers that went by clocks of their own would wait for
+    each other for ever."""
     tables: dict[str, Any] = {"evaluate": {"scorers": ["held_out_loss"], "timesteps": 1}}
     train = {"steps": 16, "workers": 2, "held_out_every": "0.002 minutes", "score_every": 1000}
     config = run_config(train=train, **tables)
@@ -99,11 +106,18 @@ def test_two_workers_agree_on_minutes(run_config: Callable[..., Config], tmp_pat
 
 
 def test_epochs_and_the_log_of_a_run(run_config: Callable[..., Config]) -> None:
-    """The held-out loss after every epoch; TensorBoard gets the mean loss of so many steps, the file every step's."""
+    """The held-out loss after every epoch; TensorBoard gets the mean loss of so many steps,
+    the file every step's."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = run_config(
-        train={"steps": None, "epochs": 2, "held_out_every": "1 epoch", "log_every": 4, "checkpoint_every": 1000},
+        train={
+            "steps": None,
+            "epochs": 2,
+            "held_out_every": "1 epoch",
+            "log_every": 4,
+            "checkpoint_every": 1000,
+        },
         log={"tensorboard": True},
     )
     worker.train(config)

@@ -53,7 +53,9 @@ def start(config: Config, folder: Path) -> subprocess.Popen[str]:
     file = folder / "config.toml"
     file.write_text(to_toml(config))
     command = [sys.executable, "-m", "jobs.train", str(file)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def kill_worker(command: subprocess.Popen[str], config: Config, step: int) -> int:
@@ -69,11 +71,17 @@ def working(command: subprocess.Popen[str], config: Config, step: int) -> psutil
     while not any(row["step"] >= step for row in read_metrics(config.output)):
         assert command.poll() is None, command.communicate()[0]
         time.sleep(0.02)
-    [worker_of] = [one for one in psutil.Process(command.pid).children() if "raytrain.train.worker" in one.cmdline()]
+    [worker_of] = [
+        one
+        for one in psutil.Process(command.pid).children()
+        if "raytrain.train.worker" in one.cmdline()
+    ]
     return worker_of
 
 
-def test_one_worker_on_this_machine_needs_no_ray(run_config: Callable[..., Config], tmp_path: Path) -> None:
+def test_one_worker_on_this_machine_needs_no_ray(
+    run_config: Callable[..., Config], tmp_path: Path
+) -> None:
     train = {"steps": 60, "checkpoint_every": 5, "held_out_every": 0}
     whole = run_config(name="whole", train=train)
     group.train(whole, 1, tmp_path)
@@ -89,10 +97,15 @@ def test_one_worker_on_this_machine_needs_no_ray(run_config: Callable[..., Confi
     said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
     assert losses(config) == losses(whole)
-    assert "The worker ended with SIGKILL; it starts anew from the last checkpoint (1 of 3)." in notices(config)
+    assert (
+        "The worker ended with SIGKILL; it starts anew from the last checkpoint (1 of 3)."
+        in notices(config)
+    )
 
 
-def test_a_lone_worker_that_dies_too_often(run_config: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_lone_worker_that_dies_too_often(
+    run_config: Callable[..., Config], tmp_path: Path
+) -> None:
     config = run_config(train={"steps": 2000, "max_failures": 0, "checkpoint_every": 5})
     command = start(config, tmp_path)
     kill_worker(command, config, 5)
@@ -117,11 +130,19 @@ def test_a_worker_the_kernel_ends_for_memory_begins_anew_with_less(
 
     monkeypatch.setattr(local, "take", lambda *_: Killed())
     config = run_config(train={"max_failures": 2})
-    with pytest.raises(WorkerDied, match=r"with 1 images at a time \(there is no smaller.*gradient_checkpointing"):
+    with pytest.raises(
+        WorkerDied, match=r"with 1 images at a time \(there is no smaller.*gradient_checkpointing"
+    ):
         AloneTrainer(config).fit()
     told = "The worker ended with SIGKILL by the kernel, as memory ran out with"
-    assert f"{told} 4 images at a time (from now on 2; a step is still 4 images); it starts anew" in notices(config)
-    assert f"{told} 2 images at a time (from now on 1; a step is still 4 images); it starts anew" in notices(config)
+    assert (
+        f"{told} 4 images at a time (from now on 2; a step is still 4 images); it starts anew"
+        in notices(config)
+    )
+    assert (
+        f"{told} 2 images at a time (from now on 1; a step is still 4 images); it starts anew"
+        in notices(config)
+    )
     assert out_of_memory.micro_batch(config, world=1) == 1
     counts.unlink()  # another system
     assert out_of_memory.kernel_kills() == 0
@@ -146,7 +167,9 @@ def test_going_back_to_another_checkpoint(run_config: Callable[..., Config]) -> 
         checkpoint.go_back(config.output, "nowhere")
 
 
-@pytest.mark.parametrize(("best_by", "expected"), [({"held_out_loss": -1.0}, min), ({"held_out_loss": 1.0}, max)])
+@pytest.mark.parametrize(
+    ("best_by", "expected"), [({"held_out_loss": -1.0}, min), ({"held_out_loss": 1.0}, max)]
+)
 def test_the_best_is_by_the_metrics_asked_for(
     run_config: Callable[..., Config], best_by: dict[str, float], expected: Callable[..., Any]
 ) -> None:

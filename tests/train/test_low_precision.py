@@ -1,4 +1,5 @@
-"""bf16 weights: rounding by chance is right on average, a compensated sum loses nothing, both learn where nearest stalls."""
+"""bf16 weights: rounding by chance is right on average, a compensated sum loses nothing,
+both learn where nearest stalls."""
 
 from __future__ import annotations
 
@@ -24,12 +25,16 @@ def test_what_bf16_can_hold_is_not_changed() -> None:
     values = torch.randn(10_000).bfloat16().float()
     assert torch.equal(stochastic_round(values, torch.Generator().manual_seed(0)).float(), values)
     infinite = torch.tensor([float("inf"), float("-inf")])
-    assert torch.equal(stochastic_round(infinite, torch.Generator().manual_seed(0)).float(), infinite)
+    assert torch.equal(
+        stochastic_round(infinite, torch.Generator().manual_seed(0)).float(), infinite
+    )
 
 
 def test_nothing_is_missing() -> None:
     values = torch.randn(100_000) * torch.logspace(-30, 30, 100_000)
-    ties = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, -1 - 3 * 2**-8])  # as near to one bf16 as to another
+    ties = torch.tensor(
+        [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, -1 - 3 * 2**-8]
+    )  # as near to one bf16 as to another
     values = torch.cat([values, ties])
     rounded, missing = split(values)
     nearest = values.bfloat16()  # of a tie the even one, where `split` takes the larger
@@ -38,8 +43,11 @@ def test_nothing_is_missing() -> None:
 
 
 def distance(rounding: str | None) -> float:
-    """Return how far from its aim a weight ends whose steps are a hundredth of what bf16 resolves at it."""
-    weight = nn.Parameter(torch.full((256,), 1.0, dtype=torch.bfloat16 if rounding else torch.float32))
+    """Return how far from its aim a weight ends whose steps are a hundredth of what bf16 resolves
+    at it."""
+    weight = nn.Parameter(
+        torch.full((256,), 1.0, dtype=torch.bfloat16 if rounding else torch.float32)
+    )
     options = {"lr": 4e-5, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
     optimizer = (
         RoundedAdamW([weight], **options, rounding=rounding)  # type: ignore[arg-type]
@@ -57,7 +65,9 @@ def test_small_steps_count() -> None:
     exact = distance(None)
     assert distance("nearest") == pytest.approx(0.1, abs=1e-3)  # nothing was learned
     assert distance("stochastic") == pytest.approx(exact, abs=3e-3)
-    assert distance("compensated") == pytest.approx(exact, abs=2**-8)  # half of what bf16 resolves at 1
+    assert distance("compensated") == pytest.approx(
+        exact, abs=2**-8
+    )  # half of what bf16 resolves at 1
 
 
 def test_loss_scale_halves_and_doubles() -> None:

@@ -12,14 +12,23 @@ from raytrain.config.file import parse
 from raytrain.train.engines import memory
 from raytrain.train.engines.memory import Sizes, choose, device_memory, estimate
 
-SDXL = Sizes(weights=2_567_000_000, trainable=2_567_000_000, frozen_bytes=0, activations=1_150_000_000)
-ADAPTER = Sizes(weights=2_590_000_000, trainable=23_000_000, frozen_bytes=2 * 2_567_000_000, activations=1_150_000_000)
+SDXL = Sizes(
+    weights=2_567_000_000, trainable=2_567_000_000, frozen_bytes=0, activations=1_150_000_000
+)
+ADAPTER = Sizes(
+    weights=2_590_000_000,
+    trainable=23_000_000,
+    frozen_bytes=2 * 2_567_000_000,
+    activations=1_150_000_000,
+)
 GIB = 2**30
 
 
 def config(method: str = "full", **train: object) -> Config:
     settings = {"precision": "bf16", "gradient_checkpointing": True, **train}
-    return parse({"output": "x", "model": {"path": "x"}, "method": {"name": method}, "train": settings})
+    return parse(
+        {"output": "x", "model": {"path": "x"}, "method": {"name": method}, "train": settings}
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,7 +43,9 @@ def config(method: str = "full", **train: object) -> Config:
         ("full", 1, 40, ("zero2", "optimizer")),
     ],
 )
-def test_the_lowest_that_fits(method: str, world: int, gib: int, expected: tuple[str, str]) -> None:
+def test_the_lowest_that_fits(
+    method: str, world: int, gib: int, expected: tuple[str, str]
+) -> None:
     sizes = ADAPTER if method == "lora" else SDXL
     choice = choose(config(method), sizes, world, 1, gib * GIB)
     assert choice[:2] == expected, str(choice)
@@ -50,16 +61,24 @@ def test_it_says_why() -> None:
 
 def test_a_quantized_base_is_not_cut_into_shards() -> None:
     lora = config("lora")
-    quantized = lora.model_copy(update={"model": lora.model.model_copy(update={"quantize": "nf4"})})
+    quantized = lora.model_copy(
+        update={"model": lora.model.model_copy(update={"quantize": "nf4"})}
+    )
     assert choose(lora, ADAPTER, 8, 1, GIB)[0] == "zero3"
     assert choose(quantized, ADAPTER, 8, 1, GIB)[0] == "zero2"
 
 
 def test_what_was_asked_for_is_taken() -> None:
-    assert choose(config(engine="zero3", offload="weights"), SDXL, 2, 1, 1000 * GIB)[:2] == ("zero3", "weights")
+    assert choose(config(engine="zero3", offload="weights"), SDXL, 2, 1, 1000 * GIB)[:2] == (
+        "zero3",
+        "weights",
+    )
     assert choose(config(engine="zero1"), SDXL, 1, 1, 1000 * GIB)[:2] == ("zero1", "none")
     assert choose(config(optimizer="adamw8bit"), SDXL, 4, 1, GIB)[:2] == ("ddp", "none")
-    assert choose(config(), SDXL, 4, 1, None)[:2] == ("ddp", "none")  # nothing is known of the device
+    assert choose(config(), SDXL, 4, 1, None)[:2] == (
+        "ddp",
+        "none",
+    )  # nothing is known of the device
 
 
 def test_more_workers_never_need_more() -> None:

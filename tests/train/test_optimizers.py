@@ -77,7 +77,8 @@ def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def saved(engine: Engine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return copies of the weights for inference and of the optimizer's state, as a checkpoint has them."""
+    """Return copies of the weights for inference and of the optimizer's state,
+    as a checkpoint has them."""
     with engine.inference():
         return copies(engine.local()), copies(dict(engine.optimizer_state()))
 
@@ -164,9 +165,15 @@ def test_a_group_has_its_own_rate_and_decay() -> None:
     before = copies(engine.local())
     train(engine, settings, 0, 1)
     moved = {name: (value - before[name]).abs().max() for name, value in engine.local().items()}
-    rate = settings.learning_rate  # without averages AdamW steps by the rate times the gradient's sign, and decays
+    rate = (
+        settings.learning_rate
+    )  # without averages AdamW steps by the rate times the gradient's sign, and decays
     assert float(moved["2.weight"]) == pytest.approx(0.1 * rate, rel=1e-3)
-    assert rate < float(moved["0.weight"]) <= rate * (1 + 0.5 * float(before["0.weight"].abs().max())) * 1.001
+    assert (
+        rate
+        < float(moved["0.weight"])
+        <= rate * (1 + 0.5 * float(before["0.weight"].abs().max())) * 1.001
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -183,7 +190,9 @@ def test_memory_is_what_the_file_says(name: str) -> None:
         with engine.inference():
             state = sum(value.nbytes for _, value in engine.optimizer_state())
         found.append(state / sum(weight.numel() for weight in module.parameters()))
-    assert sum(found) / 2 <= 1.05 * facts.bytes  # a U-Net has as many weights in convolutions as in matrices
+    assert (
+        sum(found) / 2 <= 1.05 * facts.bytes
+    )  # a U-Net has as many weights in convolutions as in matrices
     assert max(found) >= 0.95 * facts.bytes
 
 
@@ -202,7 +211,9 @@ def test_zero_shards_what_can_be_cut_alone(name: str) -> None:
     if optimizers.facts(name).shards:
         TrainConfig(optimizer=name, engine="zero2")
     else:
-        with pytest.raises(UserError, match=f"{name}.* cannot be cut into ZeRO shards.*zero2.*ddp"):
+        with pytest.raises(
+            UserError, match=f"{name}.* cannot be cut into ZeRO shards.*zero2.*ddp"
+        ):
             TrainConfig(optimizer=name, engine="zero2")
 
 
@@ -232,27 +243,35 @@ def test_shards_go_on_from_a_whole_state_and_back(name: str, stage: str) -> None
 
 def test_zero_cannot_freeze_a_group() -> None:
     with pytest.raises(UserError, match=r"freeze_after.*ddp"):
-        engines.build("zero1", "none", model(), config("adamw"), 1, 1, {"2.": Group(freeze_after=2)})
+        engines.build(
+            "zero1", "none", model(), config("adamw"), 1, 1, {"2.": Group(freeze_after=2)}
+        )
 
 
 @pytest.mark.parametrize(
     ("train", "parts"),
     [
         ({"optimizer": "prodgy"}, ["train.optimizer", "Did you mean 'prodigy'?", "dotted path"]),
-        ({"optimizer": "prodigy", "optimizer_options": {"d_coff": 2.0}}, ["d_coff", "Did you mean 'd_coef'?", "growth_rate"]),
-        ({"optimizer": "prodigy", "optimizer_options": {"d_coef": -1.0}}, ["train.optimizer_options.d_coef = -1.0", "greater"]),
-        ({"optimizer_options": {"fused": False}}, ["train.optimizer_options.fused", "adamw", "takes no options"]),
-        ({"optimizer": "came", "betas": [0.9, 0.99]}, ["train.betas", "no effect", "came", "learning_rate, weight_decay"]),
+        ({"optimizer": "prodigy", "optimizer_options": {"d_coff": 2.0}},
+        ["d_coff", "Did you mean 'd_coef'?", "growth_rate"]),
+        ({"optimizer": "prodigy", "optimizer_options": {"d_coef": -1.0}},
+        ["train.optimizer_options.d_coef = -1.0", "greater"]),
+        ({"optimizer_options": {"fused": False}}, ["train.optimizer_options.fused", "adamw",
+        "takes no options"]), ({"optimizer": "came", "betas": [0.9, 0.99]}, ["train.betas",
+        "no effect", "came", "learning_rate, weight_decay"]),
         ({"optimizer": "lion", "epsilon": 1e-6}, ["train.epsilon = 1e-06", "no effect", "lion"]),
-        ({"optimizer": "schedule_free", "ema": 0.9}, ["schedule_free", "averages", "train.ema = 0.9"]),
-        ({"optimizer": "lion", "precision": "bf16", "weights": "bf16"}, ["lion", "nearest", "'stochastic'"]),
-        ({"optimizer": "torch.optim.SGD", "optimizer_options": {"momntum": 0.9}}, ["momntum", "Did you mean 'momentum'?"]),
-        ({"optimizer": "torch.optim.SGD", "optimizer_options": {"momentum": -1}}, ["torch.optim.SGD", "momentum", "-1"]),
-        ({"optimizer": "torch.optim.SDG"}, ["SDG", "Did you mean 'SGD'?"]),
-        ({"optimizer": "torch.optim.LBFGS"}, ["torch.optim.LBFGS", "cannot take a step"]),
-        ({"optimizer": "no_such_package.Adam"}, ["no_such_package", "Install it"]),
-        ({"optimizer": "pytorch_optimizer.SOAP"}, ["pytorch_optimizer.SOAP", "list", "checkpoint"]),
-        ({"optimizer": "tests.train.test_optimizers.Forgetful"}, ["Forgetful", "other steps than an unbroken one"]),
+        ({"optimizer": "schedule_free", "ema": 0.9},
+        ["schedule_free", "averages", "train.ema = 0.9"]),
+        ({"optimizer": "lion", "precision": "bf16", "weights": "bf16"},
+        ["lion", "nearest", "'stochastic'"]), ({"optimizer": "torch.optim.SGD",
+        "optimizer_options": {"momntum": 0.9}}, ["momntum", "Did you mean 'momentum'?"]),
+        ({"optimizer": "torch.optim.SGD", "optimizer_options": {"momentum": -1}},
+        ["torch.optim.SGD", "momentum", "-1"]), ({"optimizer": "torch.optim.SDG"}, ["SDG",
+        "Did you mean 'SGD'?"]), ({"optimizer": "torch.optim.LBFGS"}, ["torch.optim.LBFGS",
+        "cannot take a step"]), ({"optimizer": "no_such_package.Adam"}, ["no_such_package",
+        "Install it"]), ({"optimizer": "pytorch_optimizer.SOAP"}, ["pytorch_optimizer.SOAP",
+        "list", "checkpoint"]), ({"optimizer": "tests.train.test_optimizers.Forgetful"},
+        ["Forgetful", "other steps than an unbroken one"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_in_words(train: dict[str, Any], parts: list[str]) -> None:

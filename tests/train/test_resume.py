@@ -1,4 +1,7 @@
-"""Four steps are two, a resume, and two more: bit for bit, for every optimizer. Across engines: `test_engines.py`."""
+"""Four steps are two, a resume, and two more: bit for bit, for every optimizer.
+
+Across engines: `test_engines.py`.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,8 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
 
 def check_resume(whole: Config, broken: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train one run whole and another that ends after its third step and goes on; no bit may differ at the end."""
+    """Train one run whole and another that ends after its third step and goes on;
+    no bit may differ at the end."""
     worker.train(whole)
     with monkeypatch.context() as patch:
         stop_after(patch, 3)  # one step after the checkpoint at 2: that step must be done again
@@ -49,7 +53,9 @@ def check_resume(whole: Config, broken: Config, monkeypatch: pytest.MonkeyPatch)
     for name, value in (first.ema or {}).items():
         assert torch.equal(value, (second.ema or {})[name]), name
     assert first.optimizer.keys() == second.optimizer.keys()
-    assert all(torch.equal(value, second.optimizer[name]) for name, value in first.optimizer.items())
+    assert all(
+        torch.equal(value, second.optimizer[name]) for name, value in first.optimizer.items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +71,9 @@ def check_resume(whole: Config, broken: Config, monkeypatch: pytest.MonkeyPatch)
 def test_resume_is_bit_for_bit(
     run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, train: dict[str, Any]
 ) -> None:
-    check_resume(run_config(name="whole", train=train), run_config(name="broken", train=train), monkeypatch)
+    check_resume(
+        run_config(name="whole", train=train), run_config(name="broken", train=train), monkeypatch
+    )
 
 
 def test_a_resumed_run_must_be_the_same_run(run_config: Callable[..., Config]) -> None:
@@ -102,7 +110,9 @@ def test_bf16_weights_resume_bit_for_bit(
     assert any("are lost" in text for text in told) == (rounding == "nearest")
 
 
-def test_fp16_scales_its_loss(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp16_scales_its_loss(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = {"precision": "fp16", "steps": 8, "held_out_every": 0}
     full = run_config(name="full", train={**train, "precision": "fp32"})
     worker.train(full)
@@ -138,7 +148,9 @@ def test_interrupted_save_leaves_the_previous_checkpoint(
             worker.train(config)
     folders = checkpoint.listing(config.output)
     assert [checkpoint.load(folder).step for folder in folders] == [2]
-    assert storage.names(storage.join(config.output, "checkpoints")) == ["step-00000002"]  # no litter
+    assert storage.names(storage.join(config.output, "checkpoints")) == [
+        "step-00000002"
+    ]  # no litter
     worker.train(config)
     whole = run_config(name="whole")
     worker.train(whole)
@@ -149,16 +161,23 @@ def test_keeps_the_last_and_the_best(run_config: Callable[..., Config]) -> None:
     config = run_config(train={"keep_checkpoints": 1, "held_out_every": 2, "learning_rate": 0.3})
     worker.train(config)
     steps = [checkpoint.load(folder).step for folder in checkpoint.listing(config.output)]
-    held_out = {row["step"]: row["held_out_loss"] for row in read_metrics(config.output) if "held_out_loss" in row}
+    held_out = {
+        row["step"]: row["held_out_loss"]
+        for row in read_metrics(config.output)
+        if "held_out_loss" in row
+    }
     best = min((2, 4, 6), key=lambda step: held_out[step])
     assert steps == sorted({best, 6})
     assert checkpoint.read_state(checkpoint.find(config.output, "best") or "")["step"] == best
 
 
-def test_diverged_before_the_optimizer_step(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diverged_before_the_optimizer_step(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = run_config()
     monkeypatch.setattr(
-        "raytrain.diffusion.loss.mean_squared_error", lambda p, t: (p - t).flatten(1).mean(1) * float("nan")
+        "raytrain.diffusion.loss.mean_squared_error",
+        lambda p, t: (p - t).flatten(1).mean(1) * float("nan"),
     )
     with pytest.raises(Diverged, match=r"nan at step 1 .*learning rate.*train\.learning_rate"):
         worker.train(config)
@@ -166,20 +185,29 @@ def test_diverged_before_the_optimizer_step(run_config: Callable[..., Config], m
 
 
 def test_a_whole_run_leaves_what_the_report_reads(run_config: Callable[..., Config]) -> None:
-    config = run_config(train={"sample_every": 3, "held_out_every": 3}, log={"tensorboard": True, "wandb": "offline"})
+    config = run_config(
+        train={"sample_every": 3, "held_out_every": 3},
+        log={"tensorboard": True, "wandb": "offline"},
+    )
     result = worker.train(config)
     output = Path(config.output)
     assert {"config.toml", "environment.json", "metrics.jsonl", "train.json"} <= {
         path.name for path in output.iterdir()
     }
-    assert sorted(path.name for path in (output / "samples").iterdir()) == [f"step-{n:08d}" for n in (0, 3, 6)]
-    assert json.loads((output / "train.json").read_text())["held_out_loss"] == result["held_out_loss"]
+    assert sorted(path.name for path in (output / "samples").iterdir()) == [
+        f"step-{n:08d}" for n in (0, 3, 6)
+    ]
+    assert (
+        json.loads((output / "train.json").read_text())["held_out_loss"] == result["held_out_loss"]
+    )
     assert list((output / "tensorboard").glob("events*"))
     assert list((output / "wandb").glob("offline-run-*/*.wandb"))
 
 
 def test_scores_are_reported(run_config: Callable[..., Config]) -> None:
-    config = run_config(train={"score_every": 3}, evaluate={"scorers": ["held_out_loss"], "timesteps": 1})
+    config = run_config(
+        train={"score_every": 3}, evaluate={"scorers": ["held_out_loss"], "timesteps": 1}
+    )
     reports: list[dict[str, float]] = []
     worker.train(config, reports.append)
     assert [report["step"] for report in reports] == [3, 6]

@@ -1,4 +1,5 @@
-"""What makes steps faster changes neither the result, nor a weight's name, nor whether a run resumes."""
+"""What makes steps faster changes neither the result, nor a weight's name,
+nor whether a run resumes."""
 
 from __future__ import annotations
 
@@ -42,12 +43,16 @@ def test_channels_last_learns_the_same_and_resumes_bit_for_bit(
 
 @pytest.mark.parametrize("engine", ["zero2", "zero3"])
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_channels_last_under_zero(run_config: Callable[..., Config], engine: str, method: str) -> None:
+def test_channels_last_under_zero(
+    run_config: Callable[..., Config], engine: str, method: str
+) -> None:
     tables: dict[str, Any] = {"method": {"name": method}}
     train = {"steps": 3, "learning_rate": 1e-3}
     plain = run_config(name="plain", train={**train, "engine": "plain"}, **tables)
     worker.train(plain)
-    sharded = run_config(name="zero", train={**train, "engine": engine, "memory_format": "channels_last"}, **tables)
+    sharded = run_config(
+        name="zero", train={**train, "engine": engine, "memory_format": "channels_last"}, **tables
+    )
     worker.train(sharded)
     assert losses(sharded) == pytest.approx(losses(plain), abs=1e-5)
 
@@ -66,7 +71,9 @@ def test_a_restored_state_lies_as_the_weight_does(run_config: Callable[..., Conf
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
-def test_auto_is_channels_last_on_a_gpu_alone(run_config: Callable[..., Config], optimizer: str) -> None:
+def test_auto_is_channels_last_on_a_gpu_alone(
+    run_config: Callable[..., Config], optimizer: str
+) -> None:
     config = run_config(method={"name": "full"}, train={"optimizer": optimizer})
 
     def conv(config: Config, device: str) -> nn.Parameter:
@@ -76,7 +83,9 @@ def test_auto_is_channels_last_on_a_gpu_alone(run_config: Callable[..., Config],
         return weight
 
     assert conv(config, "cpu").is_contiguous()
-    assert conv(config, "cuda").is_contiguous(memory_format=torch.channels_last) is (optimizer == "adamw")
+    assert conv(config, "cuda").is_contiguous(memory_format=torch.channels_last) is (
+        optimizer == "adamw"
+    )
 
 
 def test_compiled_blocks_compute_the_same_under_the_same_names(
@@ -99,7 +108,9 @@ def test_compiled_blocks_compute_the_same_under_the_same_names(
     monkeypatch.setattr(nn.Module, "compile", compile_without_a_compiler)
     eager = gradients(run_config(name="eager", train={"gradient_checkpointing": True}))
     assert not compiled
-    fast = gradients(run_config(name="fast", train={"gradient_checkpointing": True, "compile": True}))
+    fast = gradients(
+        run_config(name="fast", train={"gradient_checkpointing": True, "compile": True})
+    )
     assert set(compiled) == {"BasicTransformerBlock"}
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert fast.keys() == eager.keys()
@@ -107,7 +118,9 @@ def test_compiled_blocks_compute_the_same_under_the_same_names(
         torch.testing.assert_close(fast[name], gradient, rtol=0, atol=1e-5, msg=name)
 
 
-def test_a_denoiser_without_repeated_blocks_is_not_compiled(run_config: Callable[..., Config]) -> None:
+def test_a_denoiser_without_repeated_blocks_is_not_compiled(
+    run_config: Callable[..., Config],
+) -> None:
     config = run_config(train={"compile": True})
     model = build(config, CPU)
     model.parts["unet"] = nn.Linear(2, 2)
@@ -120,17 +133,27 @@ def test_attention_is_pytorchs_fused_one(run_config: Callable[..., Config], fami
     config = run_config(family)
     denoiser: Any = families.load(family).load(config.model, "unet", torch.float32)
     processors = {type(each).__name__ for each in denoiser.attn_processors.values()}
-    assert processors == {"AttnProcessor2_0"}  # scaled_dot_product_attention; the older one builds the whole matrix
+    assert processors == {
+        "AttnProcessor2_0"
+    }  # scaled_dot_product_attention; the older one builds the whole matrix
 
 
-@pytest.mark.parametrize(("precision", "device", "asked"), [("bf16", "cuda", ["high"]), ("fp32", "cuda", []),
-                                                            ("bf16", "cpu", [])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("precision", "device", "asked"),
+    [("bf16", "cuda", ["high"]), ("fp32", "cuda", []), ("bf16", "cpu", [])],
+)
 def test_tensor_float_32_is_for_mixed_precision_on_a_gpu(
-    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, precision: str, device: str, asked: list[str]
+    run_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    device: str,
+    asked: list[str],
 ) -> None:
     found: list[str] = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", found.append)
-    speed.prepare(nn.Linear(2, 2), run_config(train={"precision": precision}).train, torch.device(device))
+    speed.prepare(
+        nn.Linear(2, 2), run_config(train={"precision": precision}).train, torch.device(device)
+    )
     assert found == asked
 
 
@@ -139,12 +162,19 @@ def test_adamw_is_fused(run_config: Callable[..., Config]) -> None:
     assert plain._optimizer.defaults["fused"]
 
 
-@pytest.mark.parametrize(("steps", "recorded"), [(2, 2), (9, 6)], ids=["after a warm-up", "all of a short run"])
-def test_a_profile_is_written(run_config: Callable[..., Config], steps: int, recorded: int) -> None:
+@pytest.mark.parametrize(
+    ("steps", "recorded"), [(2, 2), (9, 6)], ids=["after a warm-up", "all of a short run"]
+)
+def test_a_profile_is_written(
+    run_config: Callable[..., Config], steps: int, recorded: int
+) -> None:
     config = run_config(train={"profile": steps})
     worker.train(config)
     folder = Path(config.output, profile.FOLDER)
-    names = [event.get("name", "") for event in json.loads((folder / "trace.json").read_text())["traceEvents"]]
+    names = [
+        event.get("name", "")
+        for event in json.loads((folder / "trace.json").read_text())["traceEvents"]
+    ]
     assert sum(name.startswith("Optimizer.step#") for name in names) == recorded
     assert "scaled_dot_product" in (folder / "operators.txt").read_text()
     assert sorted(path.name for path in folder.iterdir()) == ["operators.txt", "trace.json"]

@@ -1,4 +1,5 @@
-"""What goes wrong in a step: memory runs out, a number is none, a worker is stuck, a step does not do what it must."""
+"""What goes wrong in a step: memory runs out, a number is none, a worker is stuck,
+a step does not do what it must."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ from tests.train import group
 
 
 def notices(config: Config) -> str:
-    return "\n".join(path.read_text() for path in sorted(Path(config.output, FOLDER).glob("*.txt")))
+    return "\n".join(
+        path.read_text() for path in sorted(Path(config.output, FOLDER).glob("*.txt"))
+    )
 
 
 def test_out_of_memory_ends_in_a_smaller_micro_batch(
@@ -57,8 +60,18 @@ def test_out_of_memory_ends_in_a_smaller_micro_batch(
     [
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+            ),
+            True,
+        ),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
+            ),
+            True,
+        ),
         (RuntimeError("could not create a primitive"), True),  # oneDNN
         (RuntimeError("The size of tensor a (4) must match the size of tensor b (5)"), False),
         (ValueError("out of memory"), False),
@@ -68,13 +81,17 @@ def test_what_says_that_memory_ran_out(error: Exception, memory: bool) -> None:
     assert is_out_of_memory(error) == memory
 
 
-def test_no_smaller_micro_batch_is_left(run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_smaller_micro_batch_is_left(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def losses_of(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Model, "forward", losses_of)
     config = run_config()
-    with pytest.raises(UserError, match=r"with 1 images at a time \(CUDA out of memory\).*gradient_checkpointing"):
+    with pytest.raises(
+        UserError, match=r"with 1 images at a time \(CUDA out of memory\).*gradient_checkpointing"
+    ):
         worker.train(config)
     assert notices(config).count("Memory ran out") == 2  # 4 -> 2 -> 1
 
@@ -112,9 +129,13 @@ def test_a_loss_that_is_no_number_is_written_down(
 
     def losses_of(self: Model, batch: Any, draws: Any) -> Any:
         found = real(self, batch, draws)
-        if batch.occurrences.count(0) < len(batch.occurrences):  # from the second epoch on one image is bad
+        if batch.occurrences.count(0) < len(
+            batch.occurrences
+        ):  # from the second epoch on one image is bad
             poisoned[:] = poisoned or [batch.ids[1]]
-        return found * torch.tensor([float("nan") if name in poisoned else 1.0 for name in batch.ids])
+        return found * torch.tensor(
+            [float("nan") if name in poisoned else 1.0 for name in batch.ids]
+        )
 
     before: list[dict[str, torch.Tensor]] = []
 
@@ -138,7 +159,9 @@ def test_a_loss_that_is_no_number_is_written_down(
     path = next(Path(config.output, "diverged").glob("*.json"))
     facts = json.loads(path.read_text())
     assert facts["loss"] == "nan"
-    bad = [name for name, value in zip(facts["ids"], facts["losses"], strict=True) if value == "nan"]
+    bad = [
+        name for name, value in zip(facts["ids"], facts["losses"], strict=True) if value == "nan"
+    ]
     assert bad == poisoned
     assert losses(config)[-1] > 0
     assert len(losses(config)) == facts["step"] - 1
@@ -173,14 +196,27 @@ def never_share() -> None:
     engine.ParallelEngine._expect = expect  # type: ignore[method-assign]
 
 
-def test_gradients_that_are_not_shared_are_noticed(run_config: Callable[..., Config], tmp_path: Path) -> None:
+def test_gradients_that_are_not_shared_are_noticed(
+    run_config: Callable[..., Config], tmp_path: Path
+) -> None:
     config = run_config(train={"workers": 2, "engine": "ddp"})
-    group.train(config, 2, tmp_path, before=never_share, fails="the weights of workers 1 differ from worker 0's")
+    group.train(
+        config,
+        2,
+        tmp_path,
+        before=never_share,
+        fails="the weights of workers 1 differ from worker 0's",
+    )
     assert not storage.exists(storage.join(config.output, "checkpoints"))
 
 
-@pytest.mark.parametrize(("broken", "expected"), [("frozen", "1 frozen weights changed, such as unet.conv_in.weight"),
-                                                  ("nothing", "none of the 64 trainable weights changed")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ("frozen", "1 frozen weights changed, such as unet.conv_in.weight"),
+        ("nothing", "none of the 64 trainable weights changed"),
+    ],
+)
 def test_a_step_that_is_not_sound(
     run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, broken: str, expected: str
 ) -> None:
@@ -199,7 +235,8 @@ def test_a_step_that_is_not_sound(
 
 
 def stuck() -> None:
-    """Keep the second worker from its third step, which from then on may take 6 seconds; earlier ones take what they need."""
+    """Keep the second worker from its third step, which from then on may take 6 seconds;
+    earlier ones take what they need."""
     real = worker.optimizer_step
 
     def step(run: Any, *rest: Any) -> Any:
@@ -225,8 +262,13 @@ def test_a_stuck_collective_ends(run_config: Callable[..., Config], tmp_path: Pa
 
 def test_a_stuck_worker_ends_even_where_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file where the folder should be")
-    watch = f"from raytrain.train.guards.hang import Watchdog; Watchdog({str(tmp_path / 'run')!r}, 0, 0.4)"
+    watch = (
+        f"from raytrain.train.guards.hang import Watchdog; Watchdog({str(tmp_path / 'run')!r}, 0, "
+        "0.4)"
+    )
     script = f"import time; {watch}; time.sleep(3600)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=240
+    )
     assert done.returncode == EXIT_CODE
     assert "NotADirectoryError" in done.stderr or "FileExistsError" in done.stderr

@@ -1,4 +1,5 @@
-"""Real Ray Train runs: one worker and two give the same losses, and killed workers lose nothing."""
+"""Real Ray Train runs: one worker and two give the same losses,
+and killed workers lose nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ DEAD_SECONDS = 15.0
 
 
 def train_all(trees: list[dict[str, Any]]) -> None:
-    """Train several configs one after the other in one worker group: starting one takes longer than they do."""
+    """Train several configs one after the other in one worker group:
+    starting one takes longer than they do."""
     import ray.train
 
     context = ray.train.get_context()
@@ -38,14 +40,23 @@ def test_one_and_two_workers_agree(ray: None, run_config: Callable[..., Config])
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    # 30 images in three buckets and a batch of 4: batches cross epochs, and the last ones of the run come short
-    train = {"steps": None, "epochs": 3, "global_batch": 4, "learning_rate": 3e-3, "checkpoint_every": 1000}
+    # 30 images in three buckets and a batch of 4: batches cross epochs, and the last ones of the
+    # run come short
+    train = {
+        "steps": None,
+        "epochs": 3,
+        "global_batch": 4,
+        "learning_rate": 3e-3,
+        "checkpoint_every": 1000,
+    }
     one = run_config(name="one", train={**train, "engine": "plain"})
     worker.train(one)
     expected = losses(one)
     assert len(expected) >= STEPS
     two = [
-        run_config(name=engine, train={**train, "engine": engine, "workers": 2, "cpus_per_worker": 0.5})
+        run_config(
+            name=engine, train={**train, "engine": engine, "workers": 2, "cpus_per_worker": 0.5}
+        )
         for engine in ENGINES
     ]
     TorchTrainer(
@@ -69,7 +80,9 @@ def test_a_killed_worker_is_replaced_and_one_too_many_ends_the_command(
 ) -> None:
     train = {"steps": 60, "learning_rate": 3e-3, "checkpoint_every": 5, "max_failures": 1}
     whole = run_config(name="whole", train=train)
-    group.train(whole, 1, tmp_path)  # in a fresh process, too: DeepSpeed, once loaded, changes last bits of a process
+    group.train(
+        whole, 1, tmp_path
+    )  # in a fresh process, too: DeepSpeed, once loaded, changes last bits of a process
     config = run_config(name="killed", train=train)
     killed: list[float] = []
 
@@ -82,7 +95,9 @@ def test_a_killed_worker_is_replaced_and_one_too_many_ends_the_command(
             victim.kill()
             killed.append(time.monotonic())
             psutil.wait_procs([victim])
-            step = 2 + max(int(row["step"]) for row in read_metrics(config.output))  # the next worker's own
+            step = 2 + max(
+                int(row["step"]) for row in read_metrics(config.output)
+            )  # the next worker's own
 
     threading.Thread(target=kill, daemon=True).start()
     with pytest.raises(Exception, match="worker"):

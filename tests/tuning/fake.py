@@ -1,4 +1,7 @@
-"""A training run that takes no time: the score is a known function of the learning rate. Used by the sweep's tests."""
+"""A training run that takes no time: the score is a known function of the learning rate.
+
+Used by the sweep's tests.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ BEST = 1e-3
 
 
 def make_config(folder: Path, **changes: object) -> Config:
-    """A sweep over the learning rate and the rank, with a dataset that has a manifest and no rows."""
+    """A sweep over the learning rate and the rank, with a dataset that has a manifest and no
+    rows."""
     manifest = Manifest(
         family="sd15", columns={}, fingerprint="f",
         buckets={"64x64": {"train": 20, "held_out": 4, "entries": 20}}, parts=(), shards={},
@@ -30,7 +34,10 @@ def make_config(folder: Path, **changes: object) -> Config:
         "concurrent": 2,
         "evaluations": 4,
         "objective": {"held_out_loss": -1.0, "clip_text": 0.1},
-        "space": {"train.learning_rate": {"log": [1e-6, 1.0]}, "method.rank": {"choice": [2, 4, 8]}},
+        "space": {
+            "train.learning_rate": {"log": [1e-6, 1.0]},
+            "method.rank": {"choice": [2, 4, 8]},
+        },
     }
     tree = {
         "output": str(folder / "run"),
@@ -46,7 +53,8 @@ def make_config(folder: Path, **changes: object) -> Config:
 def train(config: Config, report: Callable[[dict[str, float]], None]) -> dict[str, float]:
     """Report a held-out loss that grows with the distance of the learning rate from the best one.
 
-    With FAKE_TRIALS = n, a trial that finds n others done stays at its second evaluation until its sweep is ended.
+    With FAKE_TRIALS = n, a trial that finds n others done stays at its second evaluation until its
+    sweep is ended.
     """
     Path(config.output).mkdir(parents=True)
     seen = Path(config.output).parent.parent / "calls"
@@ -59,8 +67,17 @@ def train(config: Config, report: Callable[[dict[str, float]], None]) -> dict[st
     every = int(config.train.score_every.number)
     for step in range(every, 41, every):
         loss = abs(math.log10(rate / BEST)) + 1.0 / step
-        metrics = {"step": step, "held_out_loss": math.nan if rate > 0.5 else loss, "clip_text": 0.3}
-        note = {"pid": os.getpid(), "cwd": os.getcwd(), "output": config.output, "dataset": config.dataset}
+        metrics = {
+            "step": step,
+            "held_out_loss": math.nan if rate > 0.5 else loss,
+            "clip_text": 0.3,
+        }
+        note = {
+            "pid": os.getpid(),
+            "cwd": os.getcwd(),
+            "output": config.output,
+            "dataset": config.dataset,
+        }
         with open(seen / Path(config.output).name, "a") as file:
             file.write(json.dumps(note) + "\n")
         report(metrics)

@@ -13,7 +13,9 @@ WEIGHTS = {"held_out_loss": -2.0, "clip_text": 1.0}
 
 
 def test_it_is_the_weighted_sum() -> None:
-    assert objective.value({"held_out_loss": 0.25, "clip_text": 0.3, "other": 9.0}, WEIGHTS) == pytest.approx(-0.2)
+    assert objective.value(
+        {"held_out_loss": 0.25, "clip_text": 0.3, "other": 9.0}, WEIGHTS
+    ) == pytest.approx(-0.2)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None])

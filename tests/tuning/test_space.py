@@ -48,7 +48,9 @@ def test_parameters_are_put_into_the_config_and_the_rest_stays() -> None:
 
 
 def test_a_key_that_does_not_exist_names_the_nearest_one() -> None:
-    with pytest.raises(UserError, match=r"train\.learning_rte.*Did you mean 'train\.learning_rate'"):
+    with pytest.raises(
+        UserError, match=r"train\.learning_rte.*Did you mean 'train\.learning_rate'"
+    ):
         space.check(config(train__learning_rte={"log": [1e-5, 1e-2]}))
 
 
@@ -65,14 +67,19 @@ def test_an_empty_space_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("searched", "key"),
     [
-        ({"train__learning_rate": {"linear": [0.0, 0.1]}}, "train.learning_rate"),  # the low bound is not allowed
+        (
+            {"train__learning_rate": {"linear": [0.0, 0.1]}},
+            "train.learning_rate",
+        ),  # the low bound is not allowed
         ({"train__ema": {"linear": [0.5, 1.5]}}, "train.ema"),  # the high bound is not allowed
         ({"train__warmup": {"linear": [1.0, 9.0]}}, "train.warmup"),  # a whole number is wanted
         ({"train__optimizer": {"choice": ["adamw", "adam"]}}, "train.optimizer"),
         ({"method__rank": {"choice": [4, True]}}, "method.rank"),
     ],
 )
-def test_bounds_that_the_config_refuses_are_found_before_anything_runs(searched: dict[str, Any], key: str) -> None:
+def test_bounds_that_the_config_refuses_are_found_before_anything_runs(
+    searched: dict[str, Any], key: str
+) -> None:
     with pytest.raises(UserError, match=key):
         space.check(config(**searched))
 
@@ -83,7 +90,9 @@ def test_values_that_are_allowed_alone_and_not_together_are_found() -> None:
 
 
 def test_lists_and_nothing_can_be_choices() -> None:
-    base = config(train__betas={"choice": [[0.9, 0.999], [0.8, 0.99]]}, train__ema={"choice": [0.99, "off"]})
+    base = config(
+        train__betas={"choice": [[0.9, 0.999], [0.8, 0.99]]}, train__ema={"choice": [0.99, "off"]}
+    )
     stored = space.encode(base, {"train.betas": [0.8, 0.99], "train.ema": 0.99})
     assert stored["train.betas"] in space.distributions(base)["train.betas"].choices
     assert space.decode(base, stored) == {"train.betas": [0.8, 0.99], "train.ema": 0.99}
@@ -104,7 +113,10 @@ def test_default_parameters_are_the_config_s_own_values_inside_the_ranges() -> N
         train__global_batch={"choice": [2, 8]},  # default 4
         train__betas={"choice": [[0.9, 0.999], [0.8, 0.99]]},
     )
-    assert space.default_parameters(base) == {"train.learning_rate": 1e-4, "train.betas": [0.9, 0.999]}
+    assert space.default_parameters(base) == {
+        "train.learning_rate": 1e-4,
+        "train.betas": [0.9, 0.999],
+    }
 
 
 @given(st.floats(1e-5, 1e-2), st.sampled_from([4, 8]))
@@ -118,4 +130,9 @@ def test_what_is_stored_comes_back(rate: float, rank: int) -> None:
 
 def test_the_space_imports_no_torch() -> None:
     code = "import tuning.space, tuning.objective, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False
+        ).returncode
+        == 0
+    )

@@ -19,7 +19,9 @@ def rule(stopper: str = "asha", **changes: Any) -> StoppingRule:
     return StoppingRule(TuneConfig(stopper=stopper, evaluations=4, **changes))
 
 
-def report(on: StoppingRule, name: str, evaluation: int, objective: float, last: bool = False) -> bool:
+def report(
+    on: StoppingRule, name: str, evaluation: int, objective: float, last: bool = False
+) -> bool:
     """Report one evaluation; True when the trial goes on."""
     trial = Trial(name)
     if evaluation == 1:
@@ -102,13 +104,15 @@ def test_trials_of_an_earlier_run_of_the_sweep_count(stopper: str) -> None:
 
 
 def test_asha_keeps_about_one_in_the_reduction() -> None:
-    """From the worst to the best all go on; from the best to the worst all but the first are stopped."""
+    """From the worst to the best all go on; from the best to the worst all but the first are
+    stopped."""
     up, down = rule(reduction=2), rule(reduction=2)
     assert [report(up, str(i), 1, float(i)) for i in range(8)] == [True] * 8
     assert [report(down, str(i), 1, float(-i)) for i in range(8)] == [True] + [False] * 7
 
 
 def test_median_never_pauses_a_trial() -> None:
-    """Ray's rule pauses while there are few rivals; a paused function trial would start again from nothing."""
+    """Ray's rule pauses while there are few rivals; a paused function trial would start again from
+    nothing."""
     on = rule("median")
     assert all(report(on, name, 1, -1.0) for name in "abcdef")

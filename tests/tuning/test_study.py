@@ -1,4 +1,5 @@
-"""The study on disk: what may change between two starts, what a kill leaves behind, who may hold it."""
+"""The study on disk: what may change between two starts, what a kill leaves behind,
+who may hold it."""
 
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,9 @@ def test_a_killed_trial_does_not_count_and_its_parameters_run_again(tmp_path: Pa
         ("model.path", "elsewhere", "model.path"),
     ],
 )
-def test_another_search_in_the_same_folder_is_refused(tmp_path: Path, key: str, value: Any, named: str) -> None:
+def test_another_search_in_the_same_folder_is_refused(
+    tmp_path: Path, key: str, value: Any, named: str
+) -> None:
     config = make_config(tmp_path)
     opened(config)
     with pytest.raises(UserError, match=named) as caught:
@@ -104,9 +107,16 @@ def test_another_dataset_in_the_same_place_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("tune.trials", 16), ("tune.concurrent", 1), ("tune.stopper", "median"), ("train.cpus_per_worker", 2.0)],
+    [
+        ("tune.trials", 16),
+        ("tune.concurrent", 1),
+        ("tune.stopper", "median"),
+        ("train.cpus_per_worker", 2.0),
+    ],
 )
-def test_more_trials_and_other_machines_are_the_same_search(tmp_path: Path, key: str, value: Any) -> None:
+def test_more_trials_and_other_machines_are_the_same_search(
+    tmp_path: Path, key: str, value: Any
+) -> None:
     config = make_config(tmp_path)
     opened(config)
     opened(changed(config, key, value))
@@ -122,7 +132,10 @@ def test_two_sweeps_cannot_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_an_object_store_cannot_hold_the_study(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="SQLite"), study.locked(changed(make_config(tmp_path), "output", "s3://b/x")):
+    with (
+        pytest.raises(UserError, match="SQLite"),
+        study.locked(changed(make_config(tmp_path), "output", "s3://b/x")),
+    ):
         pass
 
 

@@ -30,7 +30,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def swept(ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[leaderboard.Row]]:
+def swept(
+    ray: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Config, list[leaderboard.Row]]:
     """A finished sweep of 8 trials with ASHA, two at a time."""
     config = fake.make_config(tmp_path_factory.mktemp("swept"))
     return config, sweep(config, fake.train)
@@ -43,41 +45,62 @@ def load(config: Config) -> optuna.Study:
 def calls(config: Config) -> dict[int, list[dict[str, str]]]:
     """What every trial's process noted at each of its evaluations."""
     folder = Path(study.folder(config)) / "calls"
-    return {int(f.name): [json.loads(line) for line in f.read_text().splitlines()] for f in folder.iterdir()}
+    return {
+        int(f.name): [json.loads(line) for line in f.read_text().splitlines()]
+        for f in folder.iterdir()
+    }
 
 
-def test_every_trial_is_in_the_study_once_with_its_true_ending(swept: tuple[Config, list[leaderboard.Row]]) -> None:
+def test_every_trial_is_in_the_study_once_with_its_true_ending(
+    swept: tuple[Config, list[leaderboard.Row]],
+) -> None:
     config, _ = swept
     trials = load(config).trials
     assert [t.number for t in trials] == list(range(8))
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
     for trial in trials:
         ran = len(calls(config)[trial.number])
-        assert list(trial.intermediate_values) == list(range(1, ran + 1)), "the evaluation that stopped it is there too"
+        assert list(trial.intermediate_values) == list(range(1, ran + 1)), (
+            "the evaluation that stopped it is there too"
+        )
         assert (trial.state == TrialState.COMPLETE) == (ran == 4)
         assert trial.value == trial.intermediate_values[ran]
-        assert (Path(study.folder(config)) / "trials" / str(trial.number) / "weights").exists() == (ran == 4)
+        assert (
+            Path(study.folder(config)) / "trials" / str(trial.number) / "weights"
+        ).exists() == (ran == 4)
 
 
-def test_actors_are_used_again_and_trials_share_the_dataset(swept: tuple[Config, list[leaderboard.Row]]) -> None:
+def test_actors_are_used_again_and_trials_share_the_dataset(
+    swept: tuple[Config, list[leaderboard.Row]],
+) -> None:
     config, _ = swept
     notes = [note for trial in calls(config).values() for note in trial]
     assert len({note["pid"] for note in notes}) <= 2
     assert {note["dataset"] for note in notes} == {config.dataset}
-    assert {note["cwd"] for note in notes} == {os.getcwd()}, "relative paths of a config keep their meaning"
+    assert {note["cwd"] for note in notes} == {os.getcwd()}, (
+        "relative paths of a config keep their meaning"
+    )
     assert not list(Path(study.folder(config)).glob("trials/*/dataset"))
 
 
-def test_the_leaderboard_is_sorted_and_on_disk(swept: tuple[Config, list[leaderboard.Row]]) -> None:
+def test_the_leaderboard_is_sorted_and_on_disk(
+    swept: tuple[Config, list[leaderboard.Row]],
+) -> None:
     config, rows = swept
-    assert storage.read_json(f"{study.folder(config)}/leaderboard.json") == json.loads(json.dumps(rows))
+    assert storage.read_json(f"{study.folder(config)}/leaderboard.json") == json.loads(
+        json.dumps(rows)
+    )
     assert sorted(row["number"] for row in rows) == list(range(8))
     completed = [row for row in rows if row["state"] == "completed"]
     assert rows[: len(completed)] == completed
-    assert [row["score"] for row in completed] == sorted((row["score"] for row in completed), reverse=True)
+    assert [row["score"] for row in completed] == sorted(
+        (row["score"] for row in completed), reverse=True
+    )
     assert [row["number"] for row in rows if row["default"]] == [0]
     best = rows[0]
-    assert best["score"] == pytest.approx(-best["scores"]["held_out_loss"] + 0.1 * best["scores"]["clip_text"])
+    assert best["score"] == pytest.approx(
+        -best["scores"]["held_out_loss"] + 0.1 * best["scores"]["clip_text"]
+    )
     assert set(best["parameters"]) == set(config.tune.space)
 
 
@@ -86,7 +109,10 @@ def test_the_winner_s_config_is_ready_to_run(swept: tuple[Config, list[leaderboa
     won = config_file.load(f"{study.folder(config)}/winner.toml")
     assert won.train.learning_rate == rows[0]["parameters"]["train.learning_rate"]
     assert (won.dataset, won.output) == (config.dataset, f"{config.output}/winner")
-    assert (won.train.steps, won.train.score_every) == (config.train.steps, config.train.score_every)
+    assert (won.train.steps, won.train.score_every) == (
+        config.train.steps,
+        config.train.score_every,
+    )
 
 
 def test_a_finished_sweep_runs_nothing_more_and_more_trials_go_on(
@@ -110,7 +136,9 @@ def test_a_diverging_trial_is_stopped_and_a_crashing_one_fails(ray: None, tmp_pa
     assert len(rows) == 6
     for row in rows:
         rate, rank = row["parameters"]["train.learning_rate"], row["parameters"]["method.rank"]
-        assert row["state"] == ("failed" if rank == 13 else "stopped" if rate == 0.9 else "completed")
+        assert row["state"] == (
+            "failed" if rank == 13 else "stopped" if rate == 0.9 else "completed"
+        )
     failed = [row for row in rows if row["state"] == "failed"]
     assert {row["reason"] for row in failed} <= {"ValueError: thirteen"}
     for row in failed:
@@ -120,7 +148,9 @@ def test_a_diverging_trial_is_stopped_and_a_crashing_one_fails(ray: None, tmp_pa
 
 
 def test_a_sweep_without_a_completed_trial_has_no_winner(ray: None, tmp_path: Path) -> None:
-    config = fake.make_config(tmp_path, trials=2, include_default=False, space={"method.rank": {"choice": [13]}})
+    config = fake.make_config(
+        tmp_path, trials=2, include_default=False, space={"method.rank": {"choice": [13]}}
+    )
     rows = sweep(config, fake.train)
     assert [row["state"] for row in rows] == ["failed", "failed"]
     assert leaderboard.winner(rows) is None
@@ -144,16 +174,26 @@ def test_real_trials_train_on_the_shared_dataset_and_the_best_is_exported(
     ray: None, run_config: Callable[..., Config]
 ) -> None:
     settings = {
-        "trials": 2, "concurrent": 2, "stopper": "none", "evaluations": 2, "objective": {"held_out_loss": -1.0},
+        "trials": 2,
+        "concurrent": 2,
+        "stopper": "none",
+        "evaluations": 2,
+        "objective": {"held_out_loss": -1.0},
         "space": {"train.learning_rate": {"choice": [1e-2, 1e-9]}},
-    }  # fmt: skip
+    }
     evaluate = {"scorers": ["held_out_loss"], "timesteps": 2}
-    config = run_config(name="real", train={"steps": 5, "learning_rate": 1e-2}, tune=settings, evaluate=evaluate)
-    shards = {file: file.stat().st_mtime_ns for file in Path(config.dataset).rglob("*") if file.is_file()}
+    config = run_config(
+        name="real", train={"steps": 5, "learning_rate": 1e-2}, tune=settings, evaluate=evaluate
+    )
+    shards = {
+        file: file.stat().st_mtime_ns for file in Path(config.dataset).rglob("*") if file.is_file()
+    }
     rows = sweep(config)
     assert [row["state"] for row in rows] == ["completed", "completed"]
     assert [row["steps"] for row in rows] == [5, 5]
-    assert {file: file.stat().st_mtime_ns for file in Path(config.dataset).rglob("*") if file.is_file()} == shards
+    assert {
+        file: file.stat().st_mtime_ns for file in Path(config.dataset).rglob("*") if file.is_file()
+    } == shards
     for row in rows:
         trial = trial_output(config, row["number"])
         assert len(checkpoint.listing(trial)) == 1, "one checkpoint, at the end"
@@ -165,7 +205,9 @@ def test_real_trials_train_on_the_shared_dataset_and_the_best_is_exported(
         assert Path(path).exists()
 
 
-def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 300) -> None:
+def wait(
+    condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 300
+) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "the sweep ended before it could be stopped"
@@ -174,7 +216,8 @@ def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], second
 
 
 def test_a_killed_sweep_goes_on_with_the_same_command(ray: None, tmp_path: Path) -> None:
-    """Ctrl-C first, then kill -9, then to the end: exactly the wanted number of trials, finished ones kept."""
+    """Ctrl-C first, then kill -9, then to the end: exactly the wanted number of trials,
+    finished ones kept."""
     config = fake.make_config(tmp_path, stopper="none")
     command = [sys.executable, "-m", "tests.tuning.fake", str(tmp_path)]
     kept: dict[int, float | None] = {}
@@ -183,8 +226,12 @@ def test_a_killed_sweep_goes_on_with_the_same_command(ray: None, tmp_path: Path)
         process = subprocess.Popen(command, env=holding, cwd=ROOT, stderr=subprocess.PIPE)
 
         def midway(wanted: int = wanted) -> bool:
-            """Some trials are done and one is not; read from their files, to leave the young study alone."""
-            done = {int(file.parent.name) for file in Path(study.folder(config)).glob("trials/*/weights")}
+            """Some trials are done and one is not; read from their files,
+            to leave the young study alone."""
+            done = {
+                int(file.parent.name)
+                for file in Path(study.folder(config)).glob("trials/*/weights")
+            }
             started = calls(config) if Path(study.folder(config), "calls").is_dir() else {}
             newest = max(started, default=0)
             return len(done) >= wanted and newest not in done and len(started[newest]) == 2
@@ -196,7 +243,9 @@ def test_a_killed_sweep_goes_on_with_the_same_command(ray: None, tmp_path: Path)
         assert process.returncode != 0
         if how == signal.SIGINT:
             assert b"KeyboardInterrupt" in error
-            assert not any(t.state == TrialState.RUNNING for t in trials), "Ctrl-C leaves a tidy study"
+            assert not any(t.state == TrialState.RUNNING for t in trials), (
+                "Ctrl-C leaves a tidy study"
+            )
             assert storage.exists(f"{study.folder(config)}/leaderboard.json")
         else:
             assert any(t.state == TrialState.RUNNING for t in trials)
@@ -220,11 +269,15 @@ def test_the_dashboard_shows_the_study(swept: tuple[Config, list[leaderboard.Row
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     program = Path(sys.executable).parent / "optuna-dashboard"
-    process = subprocess.Popen([program, "--host", "127.0.0.1", "--port", str(port), study.url(config)])
+    process = subprocess.Popen(
+        [program, "--host", "127.0.0.1", "--port", str(port), study.url(config)]
+    )
     try:
         while True:  # the test's own time-out ends it
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=5) as answer:
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{port}/api/studies", timeout=5
+                ) as answer:
                     found = json.load(answer)
                 break
             except OSError:

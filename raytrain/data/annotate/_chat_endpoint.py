@@ -1,4 +1,5 @@
-"""Questions to a chat model over HTTP: an OpenAI-compatible endpoint such as vLLM's, with retries and a cap on the cost."""
+"""Questions to a chat model over HTTP: an OpenAI-compatible endpoint such as vLLM's,
+with retries and a cap on the cost."""
 
 from __future__ import annotations
 
@@ -32,15 +33,18 @@ class EndpointOptions(Table):
     """What it takes to ask an endpoint."""
 
     base_url: str
-    """Up to the version, as in http://127.0.0.1:8000/v1. What is asked, images included, is sent there."""
+    """Up to the version, as in http://127.0.0.1:8000/v1. What is asked, images included,
+    is sent there."""
     model: str
     """The model's name as the endpoint knows it."""
     api_key_env: str = ""
-    """The environment variable that holds the key; workers must have it too. Empty: no key is sent."""
+    """The environment variable that holds the key; workers must have it too. Empty:
+    no key is sent."""
     concurrency: int = Field(8, ge=1)
     """Questions under way at once in one worker; no more than data.encode.batch ever are."""
     retries: int = Field(5, ge=0)
-    """Further tries after an answer that may pass: too many requests, a server's fault, none at all."""
+    """Further tries after an answer that may pass: too many requests, a server's fault,
+    none at all."""
     backoff: float = Field(1.0, gt=0)
     """Seconds before the first of them, doubled each time, unless the server says how long."""
     timeout: float = Field(120.0, gt=0)
@@ -48,9 +52,11 @@ class EndpointOptions(Table):
     temperature: float = Field(0.0, ge=0)
     seed: int = 0
     length_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """How the endpoint calls the limit of an answer's length; some of OpenAI's own models know the second alone."""
+    """How the endpoint calls the limit of an answer's length; some of OpenAI's own models know the
+    second alone."""
     max_cost: float | None = Field(None, gt=0)
-    """Stop when one worker has spent so much in this run, in the currency of the prices; checked before each batch."""
+    """Stop when one worker has spent so much in this run, in the currency of the prices;
+    checked before each batch."""
     input_price: float = Field(0.0, ge=0)
     output_price: float = Field(0.0, ge=0)
     """Of a million tokens."""
@@ -65,7 +71,10 @@ class EndpointOptions(Table):
     @model_validator(mode="after")
     def _priced(self) -> EndpointOptions:
         if self.max_cost is not None and not (self.input_price or self.output_price):
-            raise ValueError(f"max_cost = {self.max_cost} needs input_price or output_price, or nothing costs anything")
+            raise ValueError(
+                f"max_cost = {self.max_cost} needs input_price or output_price, or nothing costs "
+                "anything"
+            )
         return self
 
     def answers_depend_on(self) -> tuple[Any, ...]:
@@ -83,8 +92,9 @@ class Endpoint:
         if options.api_key_env:
             if not os.environ.get(options.api_key_env):
                 raise UserError(
-                    f"{setting}.api_key_env names {options.api_key_env!r}, which is no environment variable here; "
-                    f"{options.base_url} would refuse every question. Set it where the workers run, or leave the key out."
+                    f"{setting}.api_key_env names {options.api_key_env!r}, which is no "
+                    f"environment variable here; {options.base_url} would refuse every question. "
+                    "Set it where the workers run, or leave the key out."
                 )
             headers["Authorization"] = f"Bearer {os.environ[options.api_key_env]}"
         self.connections = Connections(options.concurrency, headers)
@@ -96,28 +106,39 @@ class Endpoint:
     def spent(self) -> float:
         """What the answers so far cost."""
         options = self.options
-        return (self.input_tokens * options.input_price + self.output_tokens * options.output_price) / 1e6
+        return (
+            self.input_tokens * options.input_price + self.output_tokens * options.output_price
+        ) / 1e6
 
     def ask(self, questions: Sequence[list[Message]], max_tokens: int) -> list[str | BadImage]:
-        """Return the answer to each list of messages, in order, or why this one is refused. All else is a UserError."""
+        """Return the answer to each list of messages, in order, or why this one is refused.
+
+        All else is a UserError.
+        """
         if self.options.max_cost is not None and self.spent >= self.options.max_cost:
             raise UserError(
-                f"{self.setting}.max_cost = {self.options.max_cost} is reached: {self.questions} answers cost "
-                f"{self.spent:.6g} ({self.input_tokens} tokens in, {self.output_tokens} out). What was written is kept; "
-                "raise max_cost and start again to go on."
+                f"{self.setting}.max_cost = {self.options.max_cost} is reached: {self.questions} "
+                f"answers cost {self.spent:.6g} ({self.input_tokens} tokens in, "
+                f"{self.output_tokens} out). What was written is kept; raise max_cost and start "
+                "again to go on."
             )
         return list(self.pool.map(lambda messages: self._answer(messages, max_tokens), questions))
 
     def _answer(self, messages: list[Message], max_tokens: int) -> str | BadImage:
         options = self.options
-        body = {"model": options.model, "messages": messages, "temperature": options.temperature, "seed": options.seed}
+        body = {
+            "model": options.model,
+            "messages": messages,
+            "temperature": options.temperature,
+            "seed": options.seed,
+        }
         status, text = self._post(body | {options.length_key: max_tokens})
         if status in REFUSED:
             return BadImage(f"{options.base_url} refuses it with {status}: {_short(text)}")
         if status != 200:
             raise UserError(
-                f"{options.base_url} answers {status}: {_short(text)} Nothing can be asked there; check {self.setting}: "
-                f"base_url, model = {options.model!r} and api_key_env."
+                f"{options.base_url} answers {status}: {_short(text)} Nothing can be asked there; "
+                f"check {self.setting}: base_url, model = {options.model!r} and api_key_env."
             )
         return self._read(text)
 
@@ -138,15 +159,18 @@ class Endpoint:
             ) from error
         if self.options.max_cost is not None and not usage:
             raise UserError(
-                f"{self.options.base_url} does not say how many tokens an answer took, so {self.setting}.max_cost = "
-                f"{self.options.max_cost} cannot be kept. Remove it, or use an endpoint that reports usage."
+                f"{self.options.base_url} does not say how many tokens an answer took, so "
+                f"{self.setting}.max_cost = {self.options.max_cost} cannot be kept. Remove it, or "
+                "use an endpoint that reports usage."
             )
         with self.lock:
             self.questions += 1
             self.input_tokens += tokens[0]
             self.output_tokens += tokens[1]
         words = " ".join(content.split()) if isinstance(content, str) else ""
-        return words or BadImage(f"{self.options.model} gives no text ({choice.get('finish_reason') or 'no reason'})")
+        return words or BadImage(
+            f"{self.options.model} gives no text ({choice.get('finish_reason') or 'no reason'})"
+        )
 
     def _post(self, body: dict[str, Any]) -> tuple[int, str]:
         """Return status and text of the answer, after as many tries as it takes."""
@@ -172,8 +196,9 @@ class Endpoint:
                 wait = self.options.backoff * 2**attempt * random.uniform(1, 1.5)
                 time.sleep(min(LONGEST_WAIT, max(asked, wait)))
         raise UserError(
-            f"{url} {fault}, {self.options.retries + 1} times. What was written is kept; start again when the server is well, "
-            f"or ask it less at once ({self.setting}.concurrency = {self.options.concurrency})."
+            f"{url} {fault}, {self.options.retries + 1} times. What was written is kept; start "
+            f"again when the server is well, or ask it less at once ({self.setting}.concurrency = "
+            f"{self.options.concurrency})."
         )
 
 

@@ -1,8 +1,9 @@
-"""Caption text: from the raw captions of one image to those its rows are stored with. Pure functions of their arguments.
+"""Caption text: from the raw captions of one image to those its rows are stored with.
 
-A final caption reads, from the left: trigger word, quality tag, prefix, tags of the caption, suffix. The first of them is put
-before with a comma and a space (the convention of simple-SD-trainer); prefix and suffix are joined with a space (that of
-kohya's `caption_prefix`), so a comma is written where one is wanted: `prefix = "in the style of TOK,"`.
+Pure functions of their arguments. A final caption reads, from the left: trigger word, quality tag,
+prefix, tags of the caption, suffix. The first of them is put before with a comma and a space (the
+convention of simple-SD-trainer); prefix and suffix are joined with a space (that of kohya's
+`caption_prefix`), so a comma is written where one is wanted: `prefix = "in the style of TOK,"`.
 """
 
 from __future__ import annotations
@@ -28,20 +29,27 @@ def compose(
     identity: str,
     seed: int,
 ) -> tuple[str, ...]:
-    """Return the distinct final captions of one image, at least one: the plain ones in order, then their further versions.
+    """Return the distinct final captions of one image, at least one: the plain ones in order,
+    then their further versions.
 
-    `captions` are raw; empty ones count only where there is no other. `prefix` and `suffix` are the item's own, which replace
-    the config's. A regularization image gets no trigger word: the placeholder is taken out, and a prefix or suffix that
-    holds it, or the trigger, is left out whole. `quality` is the score that `config.quality_tags` bins. `identity` names the
-    image (its content's hash): versions are a function of it, the seed and their number, and of nothing else.
+    `captions` are raw; empty ones count only where there is no other. `prefix` and `suffix` are
+    the item's own, which replace the config's. A regularization image gets no trigger word: the
+    placeholder is taken out, and a prefix or suffix that holds it, or the trigger, is left out
+    whole. `quality` is the score that `config.quality_tags` bins. `identity` names the image (its
+    content's hash): versions are a function of it, the seed and their number, and of nothing else.
     """
-    bodies = [clean(drop(text, config.drop_tags, config.separator), config.separator) for text in captions]
+    bodies = [
+        clean(drop(text, config.drop_tags, config.separator), config.separator)
+        for text in captions
+    ]
     bodies = list(dict.fromkeys(body for body in bodies if body)) or [""]
     first = quality_tag(config.quality_tags, quality)
     before, after = prefix or config.prefix, suffix or config.suffix
     if regularization:
         own = (config.placeholder, config.trigger)
-        before, after = ("" if any(_holds(text, word) for word in own) else text for text in (before, after))
+        before, after = (
+            "" if any(_holds(text, word) for word in own) else text for text in (before, after)
+        )
 
     def final(body: str) -> str:
         text = " ".join(part for part in (before, body, after) if part)
@@ -60,7 +68,8 @@ def compose(
 
 
 def clean(text: str, separator: str = ",") -> str:
-    """Return the caption on one line: no white space at its ends or before a separator, no empty tags, no control characters.
+    """Return the caption on one line: no white space at its ends or before a separator,
+    no empty tags, no control characters.
 
     >>> clean(" a cat ,, on\\n a  mat, ")
     'a cat, on a mat'
@@ -72,7 +81,8 @@ def clean(text: str, separator: str = ",") -> str:
 
 @functools.lru_cache(16)
 def _marks(separator: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
-    """Return patterns of white space before a separator, of one that is repeated, and of those at the ends."""
+    """Return patterns of white space before a separator, of one that is repeated,
+    and of those at the ends."""
     marks = "|".join(re.escape(mark) for mark in dict.fromkeys((",", separator.strip())) if mark)
     return (
         re.compile(rf"\s+({marks})"),
@@ -82,26 +92,34 @@ def _marks(separator: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern
 
 
 def tags(text: str, separator: str = ",") -> list[str]:
-    """Cut a caption into its tags, without white space around them; a blank separator cuts at white space."""
+    """Cut a caption into its tags, without white space around them;
+    a blank separator cuts at white space."""
     parts = text.split(separator.strip()) if separator.strip() else text.split()
     return [part.strip() for part in parts if part.strip()]
 
 
 def drop(text: str, unwanted: Sequence[str], separator: str = ",") -> str:
-    """Return the caption without the tags that equal an unwanted one; the rest is left as it is written."""
+    """Return the caption without the tags that equal an unwanted one;
+    the rest is left as it is written."""
     mark = separator.strip() or " "
     names = {name.strip() for name in unwanted}
-    return mark.join(part for part in text.split(mark) if part.strip() not in names) if names else text
+    return (
+        mark.join(part for part in text.split(mark) if part.strip() not in names)
+        if names
+        else text
+    )
 
 
 def quality_tag(bins: Mapping[str, float], score: float | None) -> str:
-    """Return the tag with the highest least score that is reached; none for no score or one that is not a number."""
+    """Return the tag with the highest least score that is reached;
+    none for no score or one that is not a number."""
     reached = [(least, tag) for tag, least in bins.items() if score is not None and score >= least]
     return max(reached)[1] if reached else ""
 
 
 def triggered(text: str, trigger: str, placeholder: str, separator: str = ",") -> str:
-    """Put the trigger in the placeholder's place; without one before the text, unless one of its tags is the trigger.
+    """Put the trigger in the placeholder's place; without one before the text,
+    unless one of its tags is the trigger.
 
     Without a trigger word nothing is changed.
     """
@@ -122,10 +140,12 @@ def without(text: str, placeholder: str, separator: str = ",") -> str:
 
 
 def variant(body: str, config: CaptionConfig, *, identity: str, seed: int, number: int) -> str:
-    """Return version `number` of a caption: its tags after the first `keep_tags` shuffled, each left out with `tag_dropout`.
+    """Return version `number` of a caption: its tags after the first `keep_tags` shuffled,
+    each left out with `tag_dropout`.
 
-    A tag that holds the placeholder is never left out, and one tag always stays: an empty caption is caption dropout's
-    affair. Order and choice come from hashes, so they are the same everywhere.
+    A tag that holds the placeholder is never left out, and one tag always stays: an empty caption
+    is caption dropout's affair. Order and choice come from hashes, so they are the same
+    everywhere.
     """
     every = tags(body, config.separator)
     kept, rest = every[: config.keep_tags], every[config.keep_tags :]

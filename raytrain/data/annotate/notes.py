@@ -1,8 +1,8 @@
 """What models say of images: scores, captions, rewritten captions, the center of a mask.
 
-A note is kept under the hash of its maker's version and of what it was made from, so it is made once, whatever happens
-to the run, the buckets or the VAE. A stage finds the images without a note, has actors write the missing ones, and
-joins the notes to the images.
+A note is kept under the hash of its maker's version and of what it was made from, so it is made
+once, whatever happens to the run, the buckets or the VAE. A stage finds the images without a note,
+has actors write the missing ones, and joins the notes to the images.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from raytrain.errors import UserError
 BLOCK = 128
 """Images of one job: what a killed worker loses."""
 _NEED = """
-    SELECT * EXCLUDE shown_on, unhex(sha256($version::BLOB || id || {made_from} || shown_on)) AS key
-    FROM (SELECT *, CASE WHEN transparent THEN encode($background) ELSE ''::BLOB END AS shown_on FROM images)
+    SELECT * EXCLUDE shown_on,
+           unhex(sha256($version::BLOB || id || {made_from} || shown_on)) AS key
+    FROM (SELECT *, CASE WHEN transparent THEN encode($background) ELSE ''::BLOB END AS shown_on
+      FROM images)
     WHERE {condition}
 """
 
@@ -55,7 +57,8 @@ class Stage(NamedTuple):
 
 
 def stages(data: DataConfig) -> list[Stage]:
-    """Return what the settings ask for, in order: cheap filters before captions, captions before what changes them."""
+    """Return what the settings ask for, in order: cheap filters before captions,
+    captions before what changes them."""
     found = [
         Stage("score", score.name, *_maker("scores", score.kind, score), number=number)
         for number, score in enumerate(data.quality.scores)
@@ -64,7 +67,12 @@ def stages(data: DataConfig) -> list[Stage]:
     if captions.captioner != "none":
         condition = "true" if captions.replace else "len(captions) = 0"
         found.append(
-            Stage("caption", captions.captioner, *_maker("captioners", captions.captioner, captions), condition)
+            Stage(
+                "caption",
+                captions.captioner,
+                *_maker("captioners", captions.captioner, captions),
+                condition,
+            )
         )
     if captions.rewriter:
         made_from = "encode(to_json(captions)::VARCHAR)"
@@ -72,12 +80,18 @@ def stages(data: DataConfig) -> list[Stage]:
         found.append(Stage("rewrite", captions.rewriter, *maker, "len(captions) > 0", made_from))
     if data.buckets.crop == "salience":
         maker = _maker("masks", data.masks.kind, data.masks)
-        found.append(Stage("center", data.masks.kind, *maker, made_from="coalesce(mask_id, ''::BLOB)"))
-    return [stage if stage.kind == "rewrite" else stage._replace(background=data.background) for stage in found]
+        found.append(
+            Stage("center", data.masks.kind, *maker, made_from="coalesce(mask_id, ''::BLOB)")
+        )
+    return [
+        stage if stage.kind == "rewrite" else stage._replace(background=data.background)
+        for stage in found
+    ]
 
 
 def write_needed(stage: Stage, images: str, notes: str, needed: str) -> int:
-    """Write the images that have no note of this stage to the table `needed`, with its address; return their number."""
+    """Write the images that have no note of this stage to the table `needed`, with its address;
+    return their number."""
     with tables.database(images=(images, tables.IMAGES), notes=(notes, tables.NOTES)) as sql:
         found = sql.sql(
             f"SELECT * FROM ({_need(stage)}) ANTI JOIN notes USING (key) ORDER BY number",
@@ -86,8 +100,13 @@ def write_needed(stage: Stage, images: str, notes: str, needed: str) -> int:
         return tables.write(needed, found.to_arrow_reader(BLOCK), tables.NEEDED, BLOCK)
 
 
-def apply(stage: Stage, data: DataConfig, notes: str, faults: str, images: str, noted: str, rejected: str) -> int:
-    """Write the images with what their notes say; a fault or a value out of range rejects one. Return those that stay."""
+def apply(
+    stage: Stage, data: DataConfig, notes: str, faults: str, images: str, noted: str, rejected: str
+) -> int:
+    """Write the images with what their notes say; a fault or a value out of range rejects one.
+
+    Return those that stay.
+    """
     reads = {
         "images": (images, tables.IMAGES),
         "all_notes": (notes, tables.NOTES),
@@ -107,14 +126,18 @@ def apply(stage: Stage, data: DataConfig, notes: str, faults: str, images: str, 
             "SELECT count(*) FROM joined WHERE texts IS NULL AND value IS NULL AND reason IS NULL"
         ).fetchall()[0]
         if missing:
-            raise RuntimeError(f"{missing} images have neither a note nor a fault of {stage.kind} {stage.name!r}")
+            raise RuntimeError(
+                f"{missing} images have neither a note nor a fault of {stage.kind} {stage.name!r}"
+            )
         bad, reason, rule = _verdict(stage, data)
         lost = sql.sql(
-            f"SELECT path, {reason} AS reason, {rule} AS rule, '' AS key FROM joined WHERE {bad} ORDER BY number"
+            f"SELECT path, {reason} AS reason, {rule} AS rule, '' AS key FROM joined WHERE {bad} "
+            "ORDER BY number"
         )
         tables.write(rejected, lost.to_arrow_reader(tables.GROUP), tables.REJECTED)
         kept = sql.sql(f"""
-            SELECT p.* REPLACE ({_changes(stage, data)}) FROM images p LEFT JOIN joined j USING (number)
+            SELECT p.* REPLACE ({_changes(stage, data)}) FROM images p LEFT JOIN joined j
+              USING (number)
             WHERE j.number IS NULL OR NOT ({bad}) ORDER BY number""")
         return tables.write(noted, kept.to_arrow_reader(tables.GROUP), tables.IMAGES)
 
@@ -122,7 +145,9 @@ def apply(stage: Stage, data: DataConfig, notes: str, faults: str, images: str, 
 class NoteWriter:
     """One worker: the model of one stage; writes the notes of a block of images."""
 
-    def __init__(self, data: DataConfig, stage: Stage, notes: str, faults: str, threads: int) -> None:
+    def __init__(
+        self, data: DataConfig, stage: Stage, notes: str, faults: str, threads: int
+    ) -> None:
         import torch
 
         torch.set_num_threads(threads)
@@ -136,17 +161,34 @@ class NoteWriter:
         notes: list[dict[str, Any]] = []
         faults: list[dict[str, Any]] = []
         try:
-            for batch in tables.batched(zip(lines, self._images(lines), strict=True), self.data.encode.batch):
+            for batch in tables.batched(
+                zip(lines, self._images(lines), strict=True), self.data.encode.batch
+            ):
                 good = [(line, entry) for line, entry in batch if not isinstance(entry, BadImage)]
-                made = iter(self.answer([line for line, _ in good], [entry for _, entry in good]) if good else ())
+                made = iter(
+                    self.answer([line for line, _ in good], [entry for _, entry in good])
+                    if good
+                    else ()
+                )
                 for line, entry in batch:
                     said = entry if isinstance(entry, BadImage) else next(made)
                     if isinstance(said, BadImage):
                         faults.append(
-                            {"key": line["key"], "reason": str(said), "lasting": not isinstance(said, Passing)}
+                            {
+                                "key": line["key"],
+                                "reason": str(said),
+                                "lasting": not isinstance(said, Passing),
+                            }
                         )
                     else:
-                        notes.append({"key": line["key"], "id": line["id"], "maker": self.stage.maker, **said})
+                        notes.append(
+                            {
+                                "key": line["key"],
+                                "id": line["id"],
+                                "maker": self.stage.maker,
+                                **said,
+                            }
+                        )
         finally:
             self._store(self.notes, notes, tables.NOTES)
             self._store(self.faults, faults, tables.FAULTS)
@@ -170,12 +212,17 @@ class NoteWriter:
             tables.write_rows(storage.join(place, f"{name}.parquet"), lines, schema)
 
 
-def _answers(stage: Stage, data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
-    """Load the stage's model; return a function of lines and opened images that gives notes or faults."""
+def _answers(
+    stage: Stage, data: DataConfig
+) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
+    """Load the stage's model; return a function of lines and opened images that gives notes or
+    faults."""
     if stage.kind == "score":
         score = data.quality.scores[stage.number]
         scorer = plugins.load("data.scores", score.kind).load(score)
-        return lambda lines, entries: [{"numbers": [value]} for value in scorer.score([e.image for e in entries])]
+        return lambda lines, entries: [
+            {"numbers": [value]} for value in scorer.score([e.image for e in entries])
+        ]
     if stage.kind == "caption":
         captioner = plugins.load("data.captioners", stage.name).load(data.captions)
         return lambda lines, entries: [
@@ -184,15 +231,20 @@ def _answers(stage: Stage, data: DataConfig) -> Callable[[list[dict[str, Any]], 
         ]
     if stage.kind == "rewrite":
         rewriter = plugins.load("data.rewriters", stage.name).load(data.captions)
-        return lambda lines, entries: _rewritten(rewriter.rewrite, [line["captions"] for line in lines])
+        return lambda lines, entries: _rewritten(
+            rewriter.rewrite, [line["captions"] for line in lines]
+        )
     return _centers(data)
 
 
 def _rewritten(rewrite: Callable[[list[str]], list[Any]], captions: list[list[str]]) -> list[Any]:
-    """Rewrite all captions of a batch in one call, and hand each image its own; one that fails fails its image."""
+    """Rewrite all captions of a batch in one call, and hand each image its own;
+    one that fails fails its image."""
     said = iter(rewrite([text for own in captions for text in own]))
     found = [list(itertools.islice(said, len(own))) for own in captions]
-    return [next((text for text in own if isinstance(text, BadImage)), {"texts": own}) for own in found]
+    return [
+        next((text for text in own if isinstance(text, BadImage)), {"texts": own}) for own in found
+    ]
 
 
 def _centers(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
@@ -220,7 +272,9 @@ def _maker(kind: str, name: str, config: Any) -> tuple[bytes, str]:
     if kind == "captioners":
         facts["prompt"] = config.prompt if config.prompt is not None else module.PROMPT
     shown = "" if kind == "rewriters" else f"/{DECODING}"
-    return hashlib.sha256(f"{kind}/{name}/{version}{shown}".encode()).digest(), json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(f"{kind}/{name}/{version}{shown}".encode()).digest(), json.dumps(
+        facts, sort_keys=True
+    )
 
 
 def _need(stage: Stage) -> str:
@@ -233,13 +287,27 @@ def _verdict(stage: Stage, data: DataConfig) -> tuple[str, str, str]:
         return "reason IS NOT NULL", "reason", "'broken'"
     score = data.quality.scores[stage.number]
     if not score.name.isidentifier():
-        raise UserError(f"[[data.quality.scores]] needs a name of letters, digits and _, got {score.name!r}.")
+        raise UserError(
+            f"[[data.quality.scores]] needs a name of letters, digits and _, got {score.name!r}."
+        )
     least = "-infinity" if score.least is None else repr(score.least)
     most = "infinity" if score.most is None else repr(score.most)
-    outside = "value IS NULL OR isnan(value)" if score.least is not None or score.most is not None else "false"
-    bad = f"reason IS NOT NULL OR {outside} OR value < '{least}'::DOUBLE OR value > '{most}'::DOUBLE"
-    said = f"format('{score.name} is {{:.4g}}, outside of least = {least} to most = {most}', value)"
-    return bad, f"coalesce(reason, {said})", f"CASE WHEN reason IS NULL THEN '{score.name}' ELSE 'broken' END"
+    outside = (
+        "value IS NULL OR isnan(value)"
+        if score.least is not None or score.most is not None
+        else "false"
+    )
+    bad = (
+        f"reason IS NOT NULL OR {outside} OR value < '{least}'::DOUBLE OR value > '{most}'::DOUBLE"
+    )
+    said = (
+        f"format('{score.name} is {{:.4g}}, outside of least = {least} to most = {most}', value)"
+    )
+    return (
+        bad,
+        f"coalesce(reason, {said})",
+        f"CASE WHEN reason IS NULL THEN '{score.name}' ELSE 'broken' END",
+    )
 
 
 def _changes(stage: Stage, data: DataConfig) -> str:

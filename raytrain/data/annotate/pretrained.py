@@ -1,4 +1,5 @@
-"""Models that look at images (masks, control images, scores): the hash of their weights, and how they are loaded."""
+"""Models that look at images (masks, control images, scores): the hash of their weights,
+and how they are loaded."""
 
 from __future__ import annotations
 
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LONGEST, SMALLEST = 32, 4
-"""Longer side over shorter, and least side in pixels, of images shown to a model: image processors scale the shorter side
-up to their own, and take three rows for three channels."""
+"""Longer side over shorter, and least side in pixels, of images shown to a model:
+image processors scale the shorter side up to their own, and take three rows for three channels."""
 _CONTENT = (".safetensors", ".json", ".txt", ".model", ".onnx", ".xml")
 
 
 def weights_hash(path: str, setting: str) -> str:
-    """Return the content hash of a model: all weight and settings files of its folder or hub id, or of one file."""
+    """Return the content hash of a model: all weight and settings files of its folder or hub id,
+    or of one file."""
     if not path:
         raise UserError(f"{setting} is empty; give the folder or hub id (owner/name) of a model.")
     if path.endswith(_CONTENT):
@@ -36,9 +38,12 @@ def weights_hash(path: str, setting: str) -> str:
         files = sorted(file for file in folder(path).iterdir() if file.suffix in _CONTENT)
         if not files:
             raise UserError(
-                f"{setting} = {path!r} holds no model: no file ends in {', '.join(_CONTENT)}. Correct the path."
+                f"{setting} = {path!r} holds no model: no file ends in {', '.join(_CONTENT)}. "
+                "Correct the path."
             )
-    return _hash(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    return _hash(
+        tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    )
 
 
 def folder(path: str) -> Path:
@@ -54,22 +59,28 @@ def device() -> torch.device:
 
 
 def model(kind: Any, path: str, setting: str, unused: str = "") -> Any:
-    """Load a transformers model class from safetensors, in evaluation mode and float32, on this process's device.
+    """Load a transformers model class from safetensors, in evaluation mode and float32,
+    on this process's device.
 
-    Weights that the files lack would be random ones: UserError, except for names that match `unused`, a regular expression.
+    Weights that the files lack would be random ones: UserError, except for names that match
+    `unused`, a regular expression.
     """
     loaded, info = part(kind, path, setting, use_safetensors=True, output_loading_info=True)
-    missing = sorted(name for name in info["missing_keys"] if not (unused and re.search(unused, name)))
+    missing = sorted(
+        name for name in info["missing_keys"] if not (unused and re.search(unused, name))
+    )
     if missing:
         raise UserError(
-            f"{setting} = {path!r} cannot be loaded as {type(loaded).__name__}: it lacks {len(missing)} of its weights, for "
-            f"instance {missing[0]}. Give a folder or hub id of a model that was trained for this."
+            f"{setting} = {path!r} cannot be loaded as {type(loaded).__name__}: it lacks "
+            f"{len(missing)} of its weights, for instance {missing[0]}. Give a folder or hub id "
+            "of a model that was trained for this."
         )
     return loaded.float().eval().requires_grad_(False).to(device())
 
 
 def image_processor(path: str, setting: str) -> Any:
-    """Load a model's image processor: always the one on Pillow, so that results are the same everywhere."""
+    """Load a model's image processor: always the one on Pillow,
+    so that results are the same everywhere."""
     from transformers import AutoImageProcessor
 
     return part(AutoImageProcessor, path, setting, backend="pil")
@@ -79,12 +90,14 @@ def check(image: Image.Image) -> None:
     """Raise BadImage where an image is too narrow to be shown to a model."""
     if _narrow(image):
         raise BadImage(
-            f"{image.width}x{image.height} is too narrow for a model: the shorter side must have {SMALLEST} pixels, and the "
-            f"longer one {LONGEST} times as many at most"
+            f"{image.width}x{image.height} is too narrow for a model: the shorter side must have "
+            f"{SMALLEST} pixels, and the longer one {LONGEST} times as many at most"
         )
 
 
-def scores(images: list[Image.Image], model: Callable[[list[Image.Image]], list[float]]) -> list[float]:
+def scores(
+    images: list[Image.Image], model: Callable[[list[Image.Image]], list[float]]
+) -> list[float]:
     """Return what a model makes of the images, NaN for those too narrow to be shown."""
     shown = [image for image in images if not _narrow(image)]
     found = iter(model(shown) if shown else [])
@@ -99,14 +112,16 @@ def _narrow(image: Image.Image) -> bool:
 def part(kind: Any, path: str, setting: str, **options: Any) -> Any:
     """Call `kind.from_pretrained`; what cannot be loaded is a UserError that names the setting."""
     if not path:
-        raise UserError(f"{setting} is empty; give the folder or hub id (owner/name) of a {kind.__name__}.")
+        raise UserError(
+            f"{setting} is empty; give the folder or hub id (owner/name) of a {kind.__name__}."
+        )
     try:
         return kind.from_pretrained(folder(path), local_files_only=True, **options)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{setting} = {path!r} cannot be loaded as {kind.__name__}: {reason} Give a folder or hub id that holds such a model "
-            "in safetensors, with its settings."
+            f"{setting} = {path!r} cannot be loaded as {kind.__name__}: {reason} Give a folder or "
+            "hub id that holds such a model in safetensors, with its settings."
         ) from error
 
 

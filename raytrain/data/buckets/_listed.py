@@ -1,4 +1,5 @@
-"""What the bucket rules share: a fit, the resize that covers a bucket, and the closest of a list of sizes. Pure."""
+"""What the bucket rules share: a fit, the resize that covers a bucket,
+and the closest of a list of sizes. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ Size = tuple[int, int]
 
 
 class Fit(NamedTuple):
-    """The bucket of an image, and the size the image is resized to before the bucket is cut out of it."""
+    """The bucket of an image, and the size the image is resized to before the bucket is cut out of
+    it."""
 
     bucket: Size
     resized: Size
@@ -25,7 +27,8 @@ class Rule(Protocol):
     sizes: tuple[Size, ...]
 
     def fit(self, width: int, height: int) -> Fit | None:
-        """Return the bucket of an image of this size, enlarged where need be; None if the rule has none for it."""
+        """Return the bucket of an image of this size, enlarged where need be;
+        None if the rule has none for it."""
         ...
 
 
@@ -36,10 +39,12 @@ def cover(width: int, height: int, bucket: Size) -> Size:
 
 
 class Listed:
-    """A closed list of sizes; an image goes to the one of the closest shape, of equally close ones to the first listed.
+    """A closed list of sizes; an image goes to the one of the closest shape,
+    of equally close ones to the first listed.
 
-    How far two shapes are apart: the difference of their ratios width / height, or of the ratios' logarithms, which
-    treats portrait and landscape alike (compared to nine decimals, so that a tie is one in both orientations).
+    How far two shapes are apart: the difference of their ratios width / height, or of the ratios'
+    logarithms, which treats portrait and landscape alike (compared to nine decimals, so that a tie
+    is one in both orientations).
     """
 
     def __init__(self, sizes: Iterable[Size], *, logarithm: bool) -> None:

@@ -1,7 +1,9 @@
-"""Rule `area`: sizes of about one area whose sides differ by at most `max_ratio`; the closest shape by logarithm.
+"""Rule `area`: sizes of about one area whose sides differ by at most `max_ratio`;
+the closest shape by logarithm.
 
-The idea is that of laksjdjf/sd-trainer's bucketing (multiples of a step, as high as the area allows, both orientations,
-11 sizes at 768 and 13 at 1024), with its two side limits replaced by the ratio they stand for.
+The idea is that of laksjdjf/sd-trainer's bucketing (multiples of a step, as high as the area
+allows, both orientations, 11 sizes at 768 and 13 at 1024), with its two side limits replaced by
+the ratio they stand for.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Li
 
 
 def _sizes(config: BucketConfig, resolution: int) -> set[Size]:
-    """Return every bucket of at most resolution^2 pixels whose longer side is at most max_ratio times its shorter one.
+    """Return every bucket of at most resolution^2 pixels whose longer side is at most max_ratio
+    times its shorter one.
 
-    For each width that is a multiple of `step`, the height is the largest multiple of `step` within that area; both
-    orientations are taken. The first width whose height would be beyond the ratio has it cut to the ratio, so that the
-    most extreme allowed shape has a bucket of its own. No side is below `min_side` or above `max_side`.
+    For each width that is a multiple of `step`, the height is the largest multiple of `step`
+    within that area; both orientations are taken. The first width whose height would be beyond the
+    ratio has it cut to the ratio, so that the most extreme allowed shape has a bucket of its own.
+    No side is below `min_side` or above `max_side`.
     """
     area, step, most = resolution**2, config.step, config.max_side or math.inf
     tall: set[Size] = set()
@@ -34,7 +38,9 @@ def _sizes(config: BucketConfig, resolution: int) -> set[Size]:
             tall.add((width, height))
         if min(area / width, most) > limit:
             break
-    for height in range(resolution, math.floor(min(resolution * config.max_ratio, most)) + 1, step):
+    for height in range(
+        resolution, math.floor(min(resolution * config.max_ratio, most)) + 1, step
+    ):
         width = _floor(area / height, step)
         if width and height <= width * config.max_ratio:
             tall.add((width, height))

@@ -1,7 +1,8 @@
-"""Rule `fixed`: the nine sizes of one list, scaled to the resolution; the closest ratio by difference.
+"""Rule `fixed`: the nine sizes of one list, scaled to the resolution;
+the closest ratio by difference.
 
-The list and the choice are those of SongwuJob/simple-SD-trainer, made for 1024. The image is cut to the bucket, which
-that trainer leaves out, so its images of one bucket differ in size.
+The list and the choice are those of SongwuJob/simple-SD-trainer, made for 1024. The image is cut
+to the bucket, which that trainer leaves out, so its images of one bucket differ in size.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Li
 
 
 def _sizes(config: BucketConfig, resolution: int) -> list[Size]:
-    """Scale the list; sides are rounded down to the step, so that no size has more pixels than its share."""
+    """Scale the list; sides are rounded down to the step, so that no size has more pixels than its
+    share."""
     scaled = [_scale(size, resolution, config.step) for size in AT_1024]
     least, most = config.min_side or 1, config.max_side or max(max(size) for size in scaled)
     return [size for size in scaled if least <= min(size) and max(size) <= most]

@@ -1,12 +1,14 @@
-"""Rule `kohya`: the buckets of kohya-ss/sd-scripts, with enlarging and without; the closest ratio by difference.
+"""Rule `kohya`: the buckets of kohya-ss/sd-scripts, with enlarging and without;
+the closest ratio by difference.
 
-With enlarging, a closed list: for each width from min_side to max_side (256 and 1024 by default), the height is the largest
-multiple of the step within the area, both orientations, and the square.
+With enlarging, a closed list: for each width from min_side to max_side (256 and 1024 by default),
+the height is the largest multiple of the step within the area, both orientations, and the square.
 
-Without (`upscale = false`, its `bucket_no_upscale`), no list: an image of at most the area keeps its size, a larger one is
-shrunk to the area with one side on a multiple of the step, whichever distorts the ratio less; then both sides are cut down
-to the step. sd-scripts ignores its side limits there. Here they hold where they are given: a bucket with a side below
-`min_side` is none, and one with a side above `max_side` is cut to it.
+Without (`upscale = false`, its `bucket_no_upscale`), no list: an image of at most the area keeps
+its size, a larger one is shrunk to the area with one side on a multiple of the step, whichever
+distorts the ratio less; then both sides are cut down to the step. sd-scripts ignores its side
+limits there. Here they hold where they are given: a bucket with a side below `min_side` is none,
+and one with a side above `max_side` is cut to it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Ru
 
 
 class Exact(Listed):
-    """A closed list; sides are rounded half up, and an image that has the size of a bucket goes there."""
+    """A closed list; sides are rounded half up, and an image that has the size of a bucket goes
+    there."""
 
     def __init__(self, sizes: list[Size]) -> None:
         super().__init__(sizes, logarithm=False)
@@ -49,7 +52,8 @@ class Own:
         self.sizes = self._all()
 
     def fit(self, width: int, height: int) -> Fit | None:
-        """Return the image's own size, shrunk to the area, as a bucket; None where a side falls below the least."""
+        """Return the image's own size, shrunk to the area, as a bucket;
+        None where a side falls below the least."""
         resized = (width, height) if width * height <= self._area else self._shrink(width, height)
         bucket = self._limit(resized[0]), self._limit(resized[1])
         return Fit(bucket, resized) if min(bucket) >= self._least else None
@@ -60,7 +64,10 @@ class Own:
         across, down = self._floor(_round(wide)), self._floor(_round(self._area / wide))
         if not across or not down:  # a strip thinner than a step; sd-scripts divides by zero
             return across, down
-        its_height, its_width = self._floor(_round(across / ratio)), self._floor(_round(down * ratio))
+        its_height, its_width = (
+            self._floor(_round(across / ratio)),
+            self._floor(_round(down * ratio)),
+        )
         error_across = abs(across / its_height - ratio) if its_height else math.inf
         if error_across < abs(its_width / down - ratio):
             return across, _round(across / ratio)
@@ -87,8 +94,9 @@ def _sizes(config: BucketConfig, resolution: int) -> list[Size]:
     least, most, step = config.min_side or 256, config.max_side or 1024, config.step
     if not least <= resolution <= most:
         raise UserError(
-            f"data.buckets.resolution must lie between the sides of rule 'kohya', got {resolution} for {least} to {most} "
-            "(its own limits are 256 to 1024); the square bucket would be none of the sizes. Set min_side and max_side."
+            "data.buckets.resolution must lie between the sides of rule 'kohya', got "
+            f"{resolution} for {least} to {most} (its own limits are 256 to 1024); the square "
+            "bucket would be none of the sizes. Set min_side and max_side."
         )
     least, most = -(-least // step) * step, most // step * step
     found = {(resolution, resolution)}

@@ -1,7 +1,7 @@
 """Rule `mean`: one size for all images, of the mean of their ratios (edenartlab/sd-lora-trainer).
 
-With r the mean of width / height: width = sqrt(resolution^2 * r) and height = resolution^2 / width, each rounded to the
-nearest multiple of the step.
+With r the mean of width / height: width = sqrt(resolution^2 * r) and height = resolution^2 /
+width, each rounded to the nearest multiple of the step.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ NEEDS_MEAN = True
 
 
 def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Rule:
-    """Build the rule at one resolution; without the mean it knows its possible sizes but fits no image."""
+    """Build the rule at one resolution; without the mean it knows its possible sizes but fits no
+    image."""
     if config.min_side or config.max_side:
         raise UserError(
-            f"data.buckets rule 'mean' takes no side limits, got min_side={config.min_side}, max_side={config.max_side}; "
-            "its one size follows from the images. Remove them, or choose another rule."
+            f"data.buckets rule 'mean' takes no side limits, got min_side={config.min_side}, "
+            f"max_side={config.max_side}; its one size follows from the images. Remove them, or "
+            "choose another rule."
         )
     if config.sizes or mean_ratio is not None:
-        return Listed(config.sizes or [size_for(mean_ratio or 1.0, resolution, config.step)], logarithm=True)
+        return Listed(
+            config.sizes or [size_for(mean_ratio or 1.0, resolution, config.step)], logarithm=True
+        )
     return Unknown(resolution, config.step)
 
 
@@ -48,7 +52,9 @@ class Unknown:
 
     def fit(self, width: int, height: int) -> Fit | None:
         """Refuse; asking is a mistake of the caller."""
-        raise ValueError("the bucket rule 'mean' fits no image before the mean of width / height is known")
+        raise ValueError(
+            "the bucket rule 'mean' fits no image before the mean of width / height is known"
+        )
 
 
 def _nearest(value: float, step: int) -> int:

@@ -1,12 +1,15 @@
-"""Rule `novelai`: the buckets of NovelAI's manager; the closest ratio by logarithm, extreme shapes left out.
+"""Rule `novelai`: the buckets of NovelAI's manager; the closest ratio by logarithm,
+extreme shapes left out.
 
-Bucket areas reach one and a half times the resolution's square (its 768 x 512 for a base of 512): for each width the
-largest height within the area and for each height the largest width, and the base square. Its limits at 512 are sides of
-256 to 2048; they grow with the resolution. It compares ratios by difference, in which portraits are told apart less finely
-than landscapes and only landscapes can be too extreme; here both are treated alike.
+Bucket areas reach one and a half times the resolution's square (its 768 x 512 for a base of 512):
+for each width the largest height within the area and for each height the largest width, and the
+base square. Its limits at 512 are sides of 256 to 2048; they grow with the resolution. It compares
+ratios by difference, in which portraits are told apart less finely than landscapes and only
+landscapes can be too extreme; here both are treated alike.
 
-What its manager also does, dealing batches to ranks and putting the rows that fill no batch into the base bucket, is the
-ledger's business: every row is dealt there exactly once, in its own bucket.
+What its manager also does, dealing batches to ranks and putting the rows that fill no batch into
+the base bucket, is the ledger's business: every row is dealt there exactly once, in its own
+bucket.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ from raytrain.config.data import BucketConfig
 from raytrain.data.buckets._listed import Fit, Listed, Size
 
 LARGEST_ERROR = 4
-"""Images whose longer side / shorter side differs from their bucket's by this much or more are left out."""
+"""Images whose longer side / shorter side differs from their bucket's by this much or more are
+left out."""
 
 
 def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Manager:
-    """Build the rule at one resolution; of equally close sizes the narrowest and then the tallest wins."""
+    """Build the rule at one resolution; of equally close sizes the narrowest and then the tallest
+    wins."""
     sizes = set(config.sizes) or _sizes(config, resolution)
     return Manager(sorted(sizes, key=lambda size: (size[0], -size[1])), logarithm=True)
 

@@ -1,18 +1,24 @@
 """Captioners: one a file, the file's name is its name in `[data.captions] captioner`.
 
 A captioner module offers
-    Options                                        a Table, the keys of `[data.captions] options`; it may be empty
-    PROMPT: str | None                             what it is asked unless `prompt` says otherwise; None for a captioner
-                                                   that describes without being asked
+    Options                                        a Table, the keys of `[data.captions] options`;
+                                                   it may be empty
+    PROMPT: str | None                             what it is asked unless `prompt` says otherwise;
+                                                   None for a captioner that describes without
+                                                   being asked
     NEEDS_PATH: bool                               whether `[data.captions] path` must be set
-    version(config: CaptionConfig) -> str          changes whenever a caption may: name, weights, prompt, settings, options.
-                                                   Loads no model. A written caption is kept as long as it is the same
-    load(config: CaptionConfig, device: str = "") -> Captioner    "" is the accelerator where there is one, else the CPU
-    tiny(folder: str, seed: int = 0) -> None       where a path is needed: writes one with tiny random weights, offline
+    version(config: CaptionConfig) -> str          changes whenever a caption may: name, weights,
+                                                   prompt, settings, options. Loads no model. A
+                                                   written caption is kept as long as it is the
+                                                   same
+    load(config: CaptionConfig, device: str = "") -> Captioner    "" is the accelerator where there
+                                                                  is one, else the CPU
+    tiny(folder: str, seed: int = 0) -> None       where a path is needed: writes one with tiny
+                                                   random weights, offline
 and a captioner
     caption(images: list[PIL.Image.Image]) -> list[str | BadImage]
-        One line of text for each image, in order, or why this one alone cannot be captioned. Whatever is no fault of a
-        image is raised, as UserError where a person can mend it.
+        One line of text for each image, in order, or why this one alone cannot be captioned.
+        Whatever is no fault of a image is raised, as UserError where a person can mend it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""What captioners with weights of transformers share: loading, the hash that names them, generation batch by batch.
+"""What captioners with weights of transformers share: loading, the hash that names them,
+generation batch by batch.
 
-Image processors are the ones on Pillow, so that torchvision is not needed and captions are the same where it is installed.
+Image processors are the ones on Pillow, so that torchvision is not needed and captions are the
+same where it is installed.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model", "*.jinja", "*.onnx", "*.csv")
 _REFUSED = (OSError, ValueError, ZeroDivisionError)
-"""What image libraries raise on an image they cannot read, or cannot bring to the size a model wants."""
+"""What image libraries raise on an image they cannot read, or cannot bring to the size a model
+wants."""
 Inputs = Callable[[list[Image.Image]], dict[str, Any]]
 
 
@@ -37,7 +40,8 @@ class Options(Table):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the weights; fp16 is for accelerators."""
     sample: bool = False
-    """Draw each word instead of searching with beams; every image has its own draws, whatever batch it is in."""
+    """Draw each word instead of searching with beams; every image has its own draws,
+    whatever batch it is in."""
     top_k: int = Field(40, ge=1)
     temperature: float = Field(0.65, gt=0)
     seed: int = Field(0, ge=0, lt=2**31)
@@ -61,22 +65,26 @@ def version(name: str, config: CaptionConfig, default: str | None) -> str:
 
 
 def weights(config: CaptionConfig) -> str:
-    """Return the content hash of a folder's weights, tokenizer and settings; for a hub id, it and its revision."""
+    """Return the content hash of a folder's weights, tokenizer and settings; for a hub id,
+    it and its revision."""
     root = Path(config.path)
     if root.is_dir():
         files = sorted({file for pattern in WEIGHTS for file in root.glob(pattern)})
-        return _hash(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+        return _hash(
+            tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        )
     if config.path.startswith((".", "/", "~")) or config.path.count("/") != 1:
         raise UserError(
-            f"data.captions.path must be a folder or a hub id (owner/name), got {config.path!r}; there are no weights "
-            "to caption with. Correct the path."
+            f"data.captions.path must be a folder or a hub id (owner/name), got {config.path!r}; "
+            "there are no weights to caption with. Correct the path."
         )
     return f"{config.path}@{config.revision or 'main'}"
 
 
 @contextlib.contextmanager
 def loading(config: CaptionConfig, what: str) -> Iterator[dict[str, Any]]:
-    """Yield the arguments that `from_pretrained` takes for the config's path; a path that does not fit is a UserError."""
+    """Yield the arguments that `from_pretrained` takes for the config's path;
+    a path that does not fit is a UserError."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -95,13 +103,15 @@ def loading(config: CaptionConfig, what: str) -> Iterator[dict[str, Any]]:
     ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"data.captions.path {config.path!r} must hold {what} with its tokenizer and image processor; captioner "
-            f"{config.captioner!r} could not load it: {reason} Correct the path, or choose the captioner it is for."
+            f"data.captions.path {config.path!r} must hold {what} with its tokenizer and image "
+            f"processor; captioner {config.captioner!r} could not load it: {reason} Correct the "
+            "path, or choose the captioner it is for."
         ) from error
 
 
 def pretrained(kind: Any, config: CaptionConfig, source: dict[str, Any]) -> Any:
-    """Load a model of this class whole: weights that the path lacks would be random ones, so they are an error."""
+    """Load a model of this class whole: weights that the path lacks would be random ones,
+    so they are an error."""
     import torch
     from transformers import PreTrainedConfig
 
@@ -109,7 +119,9 @@ def pretrained(kind: Any, config: CaptionConfig, source: dict[str, Any]) -> Any:
     wanted = kind.config_class.model_type if getattr(kind, "config_class", None) else found
     if found != wanted:
         raise ValueError(f"it is a {found!r} model, not {wanted!r}.")
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[Options(**config.options).precision]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
+        Options(**config.options).precision
+    ]
     model, report = kind.from_pretrained(**source, dtype=dtype, output_loading_info=True)
     if report["missing_keys"]:
         raise ValueError(f"it lacks the weights {', '.join(sorted(report['missing_keys'])[:3])}.")
@@ -117,12 +129,21 @@ def pretrained(kind: Any, config: CaptionConfig, source: dict[str, Any]) -> Any:
 
 
 class LocalCaptioner:
-    """A transformers model on one device, its way from images to inputs, and the tokenizer its answers are read with."""
+    """A transformers model on one device, its way from images to inputs,
+    and the tokenizer its answers are read with."""
 
     def __init__(
-        self, config: CaptionConfig, model: Any, inputs: Inputs, tokenizer: Any, device: str, *, answers: bool = False
+        self,
+        config: CaptionConfig,
+        model: Any,
+        inputs: Inputs,
+        tokenizer: Any,
+        device: str,
+        *,
+        answers: bool = False,
     ) -> None:
-        """Take a model and `inputs`, which makes its inputs of RGB images; `answers`: the prompt is no part of the caption."""
+        """Take a model and `inputs`, which makes its inputs of RGB images; `answers`:
+        the prompt is no part of the caption."""
         import torch
 
         self.config, self.inputs, self.tokenizer, self.answers = config, inputs, tokenizer, answers
@@ -139,15 +160,18 @@ class LocalCaptioner:
         try:
             return _merge(ready, self._captions(good))
         except _REFUSED:
-            ready = [image if isinstance(image, BadImage) else self._checked(image) for image in ready]
+            ready = [
+                image if isinstance(image, BadImage) else self._checked(image) for image in ready
+            ]
             accepted = [image for image in ready if not isinstance(image, BadImage)]
             if len(accepted) == len(good):
                 raise
             return _merge(ready, self._captions(accepted))
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"captioner {self.config.captioner!r} ran out of memory on {self.device} with {len(images)} images at "
-                'once. Set a smaller data.encode.batch, or data.captions.options.precision = "bf16".'
+                f"captioner {self.config.captioner!r} ran out of memory on {self.device} with "
+                f"{len(images)} images at once. Set a smaller data.encode.batch, or "
+                'data.captions.options.precision = "bf16".'
             ) from error
 
     def _checked(self, image: Image.Image) -> Image.Image | BadImage:
@@ -179,14 +203,20 @@ class LocalCaptioner:
 
         inputs = {name: self._placed(value) for name, value in self.inputs(images).items()}
         with torch.no_grad():
-            tokens = self.model.generate(**inputs, max_new_tokens=self.config.max_new_tokens, **settings)
+            tokens = self.model.generate(
+                **inputs, max_new_tokens=self.config.max_new_tokens, **settings
+            )
         if self.answers:
             tokens = _answer(tokens, inputs["input_ids"])
         texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
 
     def _placed(self, value: torch.Tensor) -> torch.Tensor:
-        return value.to(self.device, self.model.dtype) if value.is_floating_point() else value.to(self.device)
+        return (
+            value.to(self.device, self.model.dtype)
+            if value.is_floating_point()
+            else value.to(self.device)
+        )
 
 
 def _answer(tokens: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,5 @@
-"""A tagger folder with tiny random weights, built offline with the onnx library: average brightness, one layer, a sigmoid."""
+"""A tagger folder with tiny random weights, built offline with the onnx library:
+average brightness, one layer, a sigmoid."""
 
 from __future__ import annotations
 
@@ -6,8 +7,9 @@ from pathlib import Path
 
 SIDE = 32
 TAGS = (
-    ("general", 9), ("sensitive", 9), ("questionable", 9), ("explicit", 9), ("red_star", 0), ("blue_circle", 0), ("^_^", 0),
-    ("long_hair", 0), ("hatsune_miku", 4), ("vocaloid", 3), ("some_artist", 1), ("highres", 5),
+    ("general", 9), ("sensitive", 9), ("questionable", 9), ("explicit", 9), ("red_star", 0),
+    ("blue_circle", 0), ("^_^", 0), ("long_hair", 0), ("hatsune_miku", 4), ("vocaloid", 3),
+    ("some_artist", 1), ("highres", 5),
 )  # fmt: skip
 
 
@@ -20,7 +22,9 @@ def write(folder: str, seed: int) -> None:
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     lines = [f"{number},{name},{category},1" for number, (name, category) in enumerate(TAGS)]
-    (root / "selected_tags.csv").write_text("\n".join(["tag_id,name,category,count", *lines]) + "\n", encoding="utf-8")
+    (root / "selected_tags.csv").write_text(
+        "\n".join(["tag_id,name,category,count", *lines]) + "\n", encoding="utf-8"
+    )
     weights = np.random.default_rng(seed).normal(0, 0.03, (3, len(TAGS))).astype(np.float32)
     nodes = [
         helper.make_node("ReduceMean", ["input", "axes"], ["color"], keepdims=0),

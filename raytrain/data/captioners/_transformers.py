@@ -1,6 +1,7 @@
 """A captioner of transformers as a plug-in: a model class, and how a prompt is put to it.
 
-version, load, tiny = plugin("git", "GitForCausalLM", "a GIT captioning model", image_and(asked), answers=True)
+version, load, tiny = plugin("git", "GitForCausalLM", "a GIT captioning model", image_and(asked),
+answers=True)
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from raytrain.data.captioners import Captioner, _local
 from raytrain.errors import UserError
 
 Preparing = Callable[[dict[str, Any], Any, str], tuple[_local.Inputs, Any]]
-"""(arguments of `from_pretrained`, the model's config, the prompt or "") -> what makes inputs of images, and a tokenizer."""
+"""(arguments of `from_pretrained`, the model's config, the prompt or "")
+-> what makes inputs of images, and a tokenizer."""
 Asking = Callable[[Any, Any, str], dict[str, list[int]]]
-"""(tokenizer, the model's config, the prompt or "") -> the token columns that go with one image."""
+"""(tokenizer, the model's config, the prompt or "") -> the token columns that go with one
+image."""
 
 
 def plugin(
@@ -32,14 +35,16 @@ def plugin(
 ) -> tuple[Callable[..., str], Callable[..., Captioner], Callable[..., None]]:
     """Return `version`, `load` and `tiny` of captioner `name`.
 
-    `what` says in messages what `path` must hold; `answers`: the model repeats the prompt, which is no part of the caption.
+    `what` says in messages what `path` must hold; `answers`: the model repeats the prompt, which
+    is no part of the caption.
     """
 
     def version(config: CaptionConfig) -> str:
         if config.prompt and not takes_prompt:
             raise UserError(
-                f"captioner {name!r} cannot be asked anything, got data.captions.prompt = {config.prompt!r}, which would "
-                "have no effect. Remove it, or choose a captioner that takes a prompt, such as blip."
+                f"captioner {name!r} cannot be asked anything, got data.captions.prompt = "
+                f"{config.prompt!r}, which would have no effect. Remove it, or choose a captioner "
+                "that takes a prompt, such as blip."
             )
         return _local.version(name, config, prompt)
 
@@ -48,7 +53,9 @@ def plugin(
 
         with _local.loading(config, what) as source:
             model = _local.pretrained(getattr(transformers, model_class), config, source)
-            inputs, tokenizer = preparing(source, model.config, _local.prompt(config, prompt) or "")
+            inputs, tokenizer = preparing(
+                source, model.config, _local.prompt(config, prompt) or ""
+            )
         return _local.LocalCaptioner(config, model, inputs, tokenizer, device, answers=answers)
 
     def tiny(folder: str, seed: int = 0) -> None:
@@ -68,7 +75,10 @@ def image_and(asking: Asking) -> Preparing:
 
         processor = AutoImageProcessor.from_pretrained(**source, backend="pil")
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        asked = {name: torch.tensor([tokens]) for name, tokens in asking(tokenizer, model, prompt).items()}
+        asked = {
+            name: torch.tensor([tokens])
+            for name, tokens in asking(tokenizer, model, prompt).items()
+        }
 
         def inputs(images: list[Image.Image]) -> dict[str, Any]:
             repeated = {name: tokens.repeat(len(images), 1) for name, tokens in asked.items()}

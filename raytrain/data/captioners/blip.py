@@ -1,4 +1,5 @@
-"""BLIP captions (Li et al. 2022, arXiv:2201.12086): `Salesforce/blip-image-captioning-base` or `-large`, for instance.
+"""BLIP captions (Li et al. 2022, arXiv:2201.12086): `Salesforce/blip-image-captioning-base` or
+`-large`, for instance.
 
 A prompt is the caption's beginning, which BLIP continues.
 """
@@ -19,6 +20,8 @@ def _beginning(tokenizer: Any, model: Any, prompt: str) -> dict[str, list[int]]:
     return {name: tokens[name] for name in ("input_ids", "attention_mask") if name in tokens}
 
 
-version, load, tiny = plugin("blip", "BlipForConditionalGeneration", "a BLIP captioning model", image_and(_beginning))
+version, load, tiny = plugin(
+    "blip", "BlipForConditionalGeneration", "a BLIP captioning model", image_and(_beginning)
+)
 
 __all__ = ["NEEDS_PATH", "PROMPT", "Options", "load", "tiny", "version"]

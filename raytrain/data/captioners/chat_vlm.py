@@ -1,7 +1,8 @@
-"""Captions of a vision-language model that chats: LLaVA, LLaVA-NeXT, SmolVLM, Qwen-VL and what else transformers can load.
+"""Captions of a vision-language model that chats: LLaVA, LLaVA-NeXT, SmolVLM,
+Qwen-VL and what else transformers can load.
 
-The prompt is a user's message beside the image; the caption is the answer. Video processors need torchvision: they are not
-loaded.
+The prompt is a user's message beside the image; the caption is the answer. Video processors need
+torchvision: they are not loaded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from raytrain.data.captioners._local import Inputs, Options
 from raytrain.data.captioners._transformers import plugin
 
 PROMPT: str | None = (
-    'please describe this image into prompt words, and reply us with keywords like "xxx, xxx, xxx, xxx"'
+    'please describe this image into prompt words, and reply us with keywords like "xxx, xxx, '
+    'xxx, xxx"'
 )
 """The query of simple-SD-trainer."""
 NEEDS_PATH = True
@@ -26,11 +28,17 @@ def _query(source: dict[str, Any], model: Any, prompt: str) -> tuple[Inputs, Any
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
-    query = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    query = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
 
     def inputs(images: list[Image.Image]) -> dict[str, Any]:
         asked = [query] * len(images)
-        return dict(processor(images=[[image] for image in images], text=asked, padding=True, return_tensors="pt"))
+        return dict(
+            processor(
+                images=[[image] for image in images], text=asked, padding=True, return_tensors="pt"
+            )
+        )
 
     return inputs, processor.tokenizer
 
@@ -48,7 +56,11 @@ def _processor(source: dict[str, Any]) -> Any:
 
     class ImagesOnly(kind):  # type: ignore[misc, valid-type]
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-            return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
+            return (
+                None
+                if argument is None
+                else super().check_argument_for_proper_class(argument_name, argument)
+            )
 
     settings = kind.get_processor_dict(**source)[0]
     tokenizer = AutoTokenizer.from_pretrained(**source)

@@ -1,7 +1,8 @@
 """Florence-2 captions (Xiao et al. 2023, arXiv:2311.06242), weights in transformers' own layout.
 
-`florence-community/Florence-2-large` has it; the first release needs code of its own, which is not run. The prompt is one of the
-captioning tasks: <CAPTION>, <DETAILED_CAPTION>, <MORE_DETAILED_CAPTION>.
+`florence-community/Florence-2-large` has it; the first release needs code of its own, which is not
+run. The prompt is one of the captioning tasks: <CAPTION>, <DETAILED_CAPTION>,
+<MORE_DETAILED_CAPTION>.
 """
 
 from __future__ import annotations

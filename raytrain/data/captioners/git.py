@@ -15,9 +15,13 @@ NEEDS_PATH = True
 
 
 def _question(tokenizer: Any, model: Any, prompt: str) -> dict[str, list[int]]:
-    return {"input_ids": [model.bos_token_id, *tokenizer(prompt, add_special_tokens=False).input_ids]}
+    return {
+        "input_ids": [model.bos_token_id, *tokenizer(prompt, add_special_tokens=False).input_ids]
+    }
 
 
-version, load, tiny = plugin("git", "GitForCausalLM", "a GIT captioning model", image_and(_question), answers=True)
+version, load, tiny = plugin(
+    "git", "GitForCausalLM", "a GIT captioning model", image_and(_question), answers=True
+)
 
 __all__ = ["NEEDS_PATH", "PROMPT", "Options", "load", "tiny", "version"]

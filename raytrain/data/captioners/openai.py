@@ -1,4 +1,7 @@
-"""Captions of a model behind an OpenAI-compatible endpoint, vLLM's for instance. The images are sent to it."""
+"""Captions of a model behind an OpenAI-compatible endpoint, vLLM's for instance.
+
+The images are sent to it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from raytrain.data.image.image import BadImage
 from raytrain.data.store.schema import content_key
 
 PROMPT: str | None = (
-    "Describe this image for someone who has to draw it, in at most 20 words. Reply with the description alone."
+    "Describe this image for someone who has to draw it, in at most 20 words. Reply with the "
+    "description alone."
 )
 NEEDS_PATH = False
 
@@ -31,10 +35,13 @@ class Options(EndpointOptions):
 
 
 def version(config: CaptionConfig) -> str:
-    """Return the hash over endpoint, model, prompt and settings; the key and the pace are no part of it."""
+    """Return the hash over endpoint, model, prompt and settings;
+    the key and the pace are no part of it."""
     options = Options(**config.options)
     sent = (options.max_side, options.detail)
-    return content_key("openai", options.answers_depend_on(), _prompt(config), config.max_new_tokens, sent)
+    return content_key(
+        "openai", options.answers_depend_on(), _prompt(config), config.max_new_tokens, sent
+    )
 
 
 def load(config: CaptionConfig, device: str = "") -> Captioner:
@@ -56,14 +63,19 @@ class _Asking:
 
     def _question(self, url: str) -> list[dict[str, Any]]:
         image = {"url": url} | ({"detail": self.options.detail} if self.options.detail else {})
-        content = [{"type": "text", "text": _prompt(self.config)}, {"type": "image_url", "image_url": image}]
+        content = [
+            {"type": "text", "text": _prompt(self.config)},
+            {"type": "image_url", "image_url": image},
+        ]
         return [{"role": "user", "content": content}]
 
     def _url(self, image: Image.Image) -> str | BadImage:
         buffer = io.BytesIO()
         try:
             small = image.convert("RGB")
-            small.thumbnail((self.options.max_side, self.options.max_side), Image.Resampling.LANCZOS)
+            small.thumbnail(
+                (self.options.max_side, self.options.max_side), Image.Resampling.LANCZOS
+            )
             small.save(buffer, "JPEG", quality=92)
         except (OSError, ValueError) as error:
             return BadImage(f"cannot be captioned: {error}")

@@ -1,4 +1,7 @@
-"""Captions of a vision encoder with a GPT-2 decoder: `nlpconnect/vit-gpt2-image-captioning`. It takes no prompt."""
+"""Captions of a vision encoder with a GPT-2 decoder: `nlpconnect/vit-gpt2-image-captioning`.
+
+It takes no prompt.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Tags of a WD14 tagger: `SmilingWolf/wd-eva02-large-tagger-v3`, for instance, a `model.onnx` with its `selected_tags.csv`.
+"""Tags of a WD14 tagger: `SmilingWolf/wd-eva02-large-tagger-v3`, for instance,
+a `model.onnx` with its `selected_tags.csv`.
 
-Tags read, from the left: rating (where wanted), character, copyright, artist, general, meta; the likeliest of each first.
-Needs the extra `tagger`. Input as the taggers were trained: padded with white to a square, BGR, 0 to 255.
+Tags read, from the left: rating (where wanted), character, copyright, artist, general, meta; the
+likeliest of each first. Needs the extra `tagger`. Input as the taggers were trained: padded with
+white to a square, BGR, 0 to 255.
 """
 
 from __future__ import annotations
@@ -24,13 +26,25 @@ PROMPT: str | None = None
 NEEDS_PATH = True
 MODEL, TAGS = "model.onnx", "selected_tags.csv"
 Category = Literal["character", "copyright", "artist", "general", "meta"]
-CATEGORIES: dict[int, Category] = {4: "character", 3: "copyright", 1: "artist", 0: "general", 5: "meta"}
+CATEGORIES: dict[int, Category] = {
+    4: "character",
+    3: "copyright",
+    1: "artist",
+    0: "general",
+    5: "meta",
+}
 """Danbooru's numbers of them, in the order they are written in."""
 RATING = 9
-RATINGS = {"general": "safe", "sensitive": "questionable", "questionable": "nsfw", "explicit": "nsfw"}
+RATINGS = {
+    "general": "safe",
+    "sensitive": "questionable",
+    "questionable": "nsfw",
+    "explicit": "nsfw",
+}
 THRESHOLDS: dict[Category, float] = {"general": 0.35, "character": 0.75}
 KAOMOJI = frozenset(
-    ("0_0", "(o)_(o)", "+_+", "+_-", "._.", "<o>_<o>", "<|>_<|>", "=_=", ">_<", "3_3", "6_9", ">_o", "@_@", "^_^", "o_o", "u_u",
+    ("0_0", "(o)_(o)", "+_+", "+_-", "._.", "<o>_<o>", "<|>_<|>", "=_=", ">_<", "3_3", "6_9",
+    ">_o", "@_@", "^_^", "o_o", "u_u",
      "x_x", "|_|", "||_||")
 )  # fmt: skip
 """Tags that are faces: their underscores are no spaces."""
@@ -65,10 +79,12 @@ def version(config: CaptionConfig) -> str:
     """Return the hash over weights, tags and settings."""
     if config.prompt:
         raise UserError(
-            f"captioner 'wd14' cannot be asked anything, got data.captions.prompt = {config.prompt!r}, which would have no "
-            "effect. Remove it."
+            "captioner 'wd14' cannot be asked anything, got data.captions.prompt = "
+            f"{config.prompt!r}, which would have no effect. Remove it."
         )
-    return content_key("wd14", _local.weights(config), config.separator, Options(**config.options).model_dump())
+    return content_key(
+        "wd14", _local.weights(config), config.separator, Options(**config.options).model_dump()
+    )
 
 
 def load(config: CaptionConfig, device: str = "") -> Captioner:
@@ -77,18 +93,27 @@ def load(config: CaptionConfig, device: str = "") -> Captioner:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise UserError(
-            "captioner 'wd14' needs onnxruntime, which is not installed. Install the extra: pip install 'raytrain[tagger]'."
+            "captioner 'wd14' needs onnxruntime, which is not installed. Install the extra: pip "
+            "install 'raytrain[tagger]'."
         ) from error
     root = _folder(config)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = _threads()
-    wanted = ["CPUExecutionProvider"] if device == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    wanted = (
+        ["CPUExecutionProvider"]
+        if device == "cpu"
+        else ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     try:
         session = onnxruntime.InferenceSession(str(root / MODEL), settings, providers=providers)
     except Exception as error:  # onnxruntime's errors share no other base
-        raise UserError(f"{str(root / MODEL)!r} is no ONNX model: {str(error).splitlines()[0]} Get it anew.") from error
-    return _Tagger(config, session, _read_tags(root / TAGS, Options(**config.options).keep_underscores))
+        raise UserError(
+            f"{str(root / MODEL)!r} is no ONNX model: {str(error).splitlines()[0]} Get it anew."
+        ) from error
+    return _Tagger(
+        config, session, _read_tags(root / TAGS, Options(**config.options).keep_underscores)
+    )
 
 
 def tiny(folder: str, seed: int = 0) -> None:
@@ -104,10 +129,15 @@ def spoken(name: str) -> str:
 
 
 def choose(tags: list[Tag], likely: list[float], options: Options) -> list[str]:
-    """Return the tags that reach their category's threshold, categories in order, the likeliest of each first."""
+    """Return the tags that reach their category's threshold, categories in order,
+    the likeliest of each first."""
     chosen = []
     if options.rating:
-        ratings = [(share, tag.text) for tag, share in zip(tags, likely, strict=True) if tag.category == RATING]
+        ratings = [
+            (share, tag.text)
+            for tag, share in zip(tags, likely, strict=True)
+            if tag.category == RATING
+        ]
         chosen = [RATINGS.get(text, text) for _, text in sorted(ratings, reverse=True)[:1]]
     for number, category in CATEGORIES.items():
         least = options.thresholds.get(category, THRESHOLDS.get(category, THRESHOLDS["general"]))
@@ -127,10 +157,15 @@ class _Tagger:
         self.joint = f"{mark} " if mark in (",", ";") else f" {mark} " if mark else " "
         [asked], self.answer = session.get_inputs(), session.get_outputs()[0].name
         self.name, shape = asked.name, asked.shape
-        if len(shape) != 4 or shape[3] != 3 or not isinstance(shape[1], int) or shape[1] != shape[2]:
+        if (
+            len(shape) != 4
+            or shape[3] != 3
+            or not isinstance(shape[1], int)
+            or shape[1] != shape[2]
+        ):
             raise UserError(
-                f"{config.path!r} is no WD14 tagger: its input is {shape}, not [images, side, side, 3]. "
-                "Correct data.captions.path."
+                f"{config.path!r} is no WD14 tagger: its input is {shape}, not [images, side, "
+                "side, 3]. Correct data.captions.path."
             )
         self.side = shape[1]
         self.batch = shape[0] if isinstance(shape[0], int) else 0
@@ -138,8 +173,9 @@ class _Tagger:
         columns = session.get_outputs()[0].shape[-1]
         if isinstance(columns, int) and columns != len(tags):
             raise UserError(
-                f"{config.path!r} does not fit together: {MODEL} gives {columns} tags and {TAGS} names {len(tags)}, so every "
-                "caption would be wrong. Get both files from the same release."
+                f"{config.path!r} does not fit together: {MODEL} gives {columns} tags and {TAGS} "
+                f"names {len(tags)}, so every caption would be wrong. Get both files from the "
+                "same release."
             )
 
     def caption(self, images: list[Image.Image]) -> list[str | BadImage]:
@@ -155,7 +191,10 @@ class _Tagger:
             part += part[-1:] * (size - len(part))
             likely += list(self.session.run([self.answer], {self.name: np.stack(part)})[0])
         answers = iter(likely)
-        return [pixels if isinstance(pixels, BadImage) else self._text(next(answers)) for pixels in ready]
+        return [
+            pixels if isinstance(pixels, BadImage) else self._text(next(answers))
+            for pixels in ready
+        ]
 
     def _text(self, likely: Any) -> str:
         return self.joint.join(choose(self.tags, [float(share) for share in likely], self.options))
@@ -167,7 +206,9 @@ class _Tagger:
         try:
             layers = image.convert("RGBA")
             square = Image.new("RGBA", (max(layers.size),) * 2, "white")
-            square.alpha_composite(layers, tuple((max(layers.size) - side) // 2 for side in layers.size))
+            square.alpha_composite(
+                layers, tuple((max(layers.size) - side) // 2 for side in layers.size)
+            )
             small = square.convert("RGB").resize((self.side, self.side), Image.Resampling.BICUBIC)
         except (OSError, ValueError) as error:
             return BadImage(f"cannot be captioned: {error}")
@@ -181,17 +222,22 @@ def _folder(config: CaptionConfig) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            root = Path(snapshot_download(config.path, revision=config.revision, allow_patterns=[MODEL, TAGS]))
+            root = Path(
+                snapshot_download(
+                    config.path, revision=config.revision, allow_patterns=[MODEL, TAGS]
+                )
+            )
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise UserError(
-                f"data.captions.path {config.path!r} is no folder here, and the hub could not give it: "
-                f"{str(error).splitlines()[0]} Give the folder of a WD14 tagger, or make the hub reachable."
+                f"data.captions.path {config.path!r} is no folder here, and the hub could not "
+                f"give it: {str(error).splitlines()[0]} Give the folder of a WD14 tagger, or make "
+                "the hub reachable."
             ) from error
     missing = [name for name in (MODEL, TAGS) if not (root / name).is_file()]
     if missing:
         raise UserError(
-            f"A WD14 tagger is a folder with {MODEL} and {TAGS}; {config.path!r} lacks {' and '.join(missing)}. "
-            "Correct data.captions.path."
+            f"A WD14 tagger is a folder with {MODEL} and {TAGS}; {config.path!r} lacks "
+            f"{' and '.join(missing)}. Correct data.captions.path."
         )
     return root
 
@@ -202,7 +248,8 @@ def _read_tags(file: Path, keep_underscores: bool) -> list[Tag]:
             rows = [(row["name"], int(row["category"])) for row in csv.DictReader(stream)]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{str(file)!r} must have the columns name and category (a number): {error}. Get it anew."
+                f"{str(file)!r} must have the columns name and category (a number): {error}. Get "
+                "it anew."
             ) from error
     return [Tag(name if keep_underscores else spoken(name), category) for name, category in rows]
 

@@ -1,15 +1,21 @@
-"""Columns: one kind of array that is stored of each row a file; the file's name is its folder in the dataset.
+"""Columns: one kind of array that is stored of each row a file;
+the file's name is its folder in the dataset.
 
     OF           "image" or "caption": what a version of the array is made from
-    COMPANION    of an image column, the companion file it may be made from: "mask", "control" or ""
-    COLORS       of an image column, whether the array follows an augmented version's change of colors
-    MAKER        the part of the model that makes the array, a fact of `version`; empty where settings alone decide
+    COMPANION    of an image column, the companion file it may be made from: "mask", "control" or
+                 ""
+    COLORS       of an image column, whether the array follows an augmented version's change of
+                 colors
+    MAKER        the part of the model that makes the array, a fact of `version`; empty where
+                 settings alone decide
     version      all that the arrays depend on beside image and caption, by name; loads no model
-    arrays       dtype and shape of an image column's arrays; those of a caption column follow from its empty caption
+    arrays       dtype and shape of an image column's arrays; those of a caption column follow from
+                 its empty caption
     load         the encoder, with the parts of the model that it needs and no other
 
-Training reads what its method asks for, and so that is what preparation stores. Every array has a content address that
-begins with its column's version: a column more, or another version of one, is all that is encoded.
+Training reads what its method asks for, and so that is what preparation stores. Every array has a
+content address that begins with its column's version: a column more, or another version of one, is
+all that is encoded.
 """
 
 from __future__ import annotations
@@ -36,7 +42,8 @@ MASK, CONTROL = "mask", "control"
 
 
 class ImageEncoder(Protocol):
-    """Makes the arrays of an image column: threads call `layer` and `cut`, one image at a time, `encode` gets a batch."""
+    """Makes the arrays of an image column: threads call `layer` and `cut`, one image at a time,
+    `encode` gets a batch."""
 
     needs: frozenset[str]
     """What it needs opened beside the image: "alpha", "mask", "control"."""
@@ -62,7 +69,8 @@ class CaptionEncoder(Protocol):
 
 
 class Kind(Protocol):
-    """What a file in `raytrain/data/columns` offers; a caption column has no COMPANION, COLORS and `arrays`."""
+    """What a file in `raytrain/data/columns` offers; a caption column has no COMPANION,
+    COLORS and `arrays`."""
 
     OF: Literal["image", "caption"]
     COMPANION: Literal["mask", "control", ""]
@@ -70,13 +78,17 @@ class Kind(Protocol):
     MAKER: str
 
     def version(self, config: Config, family: Family) -> Mapping[str, str]:
-        """Return all that the arrays depend on, by name; UserError where the config has no such arrays."""
+        """Return all that the arrays depend on, by name; UserError where the config has no such
+        arrays."""
 
     def arrays(self, config: Config, family: Family) -> dict[str, Array]:
         """Return what is stored of an image, by the name that a batch has it under."""
 
-    def load(self, config: Config, family: Family, device: torch.device, dtype: torch.dtype) -> Any:
-        """Return an `ImageEncoder` or a `CaptionEncoder` on a device; UserError where it cannot be loaded."""
+    def load(
+        self, config: Config, family: Family, device: torch.device, dtype: torch.dtype
+    ) -> Any:
+        """Return an `ImageEncoder` or a `CaptionEncoder` on a device;
+        UserError where it cannot be loaded."""
 
 
 def load(name: str) -> Kind:
@@ -86,7 +98,8 @@ def load(name: str) -> Kind:
 
 
 def read(config: Config) -> tuple[str, ...]:
-    """Return the columns that training reads, in order: those of the method, and masks where they weigh the loss."""
+    """Return the columns that training reads, in order: those of the method,
+    and masks where they weigh the loss."""
     from raytrain import families, methods
 
     own = methods.load(config.method).columns(families.load(config.model.family), config.method)
@@ -94,5 +107,10 @@ def read(config: Config) -> tuple[str, ...]:
 
 
 def stored(config: Config) -> tuple[str, ...]:
-    """Return the columns that preparation stores, in order: those that training reads, and control images where made."""
-    return tuple(sorted({*read(config), CONTROL} if config.data.controls.kind != "none" else {*read(config)}))
+    """Return the columns that preparation stores, in order: those that training reads,
+    and control images where made."""
+    return tuple(
+        sorted(
+            {*read(config), CONTROL} if config.data.controls.kind != "none" else {*read(config)}
+        )
+    )

@@ -21,7 +21,8 @@ def facts(config: Config, family: Family, *roles: Role) -> str:
 
 
 def libraries() -> dict[str, str]:
-    """Return the version of transformers: tokenizers and hidden states changed between its releases."""
+    """Return the version of transformers: tokenizers and hidden states changed between its
+    releases."""
     return {"transformers": version("transformers")}
 
 
@@ -41,7 +42,8 @@ def taught(config: Config, family: Family, known: dict[str, Any]) -> dict[str, A
 
 
 def new_words(config: Config, family: Family) -> dict[str, dict[str, int]]:
-    """Return the words that the method adds to each tokenizer, with their ids; no tokenizer is loaded where it adds none."""
+    """Return the words that the method adds to each tokenizer, with their ids;
+    no tokenizer is loaded where it adds none."""
     import torch
 
     from raytrain import methods
@@ -49,9 +51,14 @@ def new_words(config: Config, family: Family) -> dict[str, dict[str, int]]:
 
     if methods.load(config.method).tokenizers is _denoise.tokenizers:
         return {}
-    before = {name: set(each.get_vocab()) for name, each in tokenizers(config, family, torch.float32).items()}
+    before = {
+        name: set(each.get_vocab())
+        for name, each in tokenizers(config, family, torch.float32).items()
+    }
     after = taught(config, family, tokenizers(config, family, torch.float32))
     return {
-        name: {word: at for word, at in sorted(each.get_vocab().items()) if word not in before[name]}
+        name: {
+            word: at for word, at in sorted(each.get_vocab().items()) if word not in before[name]
+        }
         for name, each in after.items()
     }

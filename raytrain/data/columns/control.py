@@ -34,9 +34,9 @@ def version(config: Config, family: Family) -> Mapping[str, str]:
     own = config.data.controls
     if own.kind == "none":
         raise UserError(
-            f'method.name = "{config.method.name}" reads control images, but data.controls.kind = "none" makes none; '
-            "there would be nothing to learn from. Set data.controls.kind to a way of making them (canny, depth, "
-            "folder, pose) and run `raytrain prepare`."
+            f'method.name = "{config.method.name}" reads control images, but data.controls.kind = '
+            '"none" makes none; there would be nothing to learn from. Set data.controls.kind to a '
+            "way of making them (canny, depth, folder, pose) and run `raytrain prepare`."
         )
     return {"control": f"{own.kind}/{controls.load(own.kind).version(own)}"}
 

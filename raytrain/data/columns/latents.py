@@ -1,4 +1,5 @@
-"""What the family's VAE makes of an image: mean and log-variance of a posterior, or the latents themselves, float16."""
+"""What the family's VAE makes of an image: mean and log-variance of a posterior,
+or the latents themselves, float16."""
 
 from __future__ import annotations
 

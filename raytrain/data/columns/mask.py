@@ -34,8 +34,9 @@ def version(config: Config, family: Family) -> Mapping[str, str]:
     own = config.data.masks
     if own.kind == "none":
         raise UserError(
-            f'method.name = "{config.method.name}" reads masks, but data.masks.kind = "none" makes none; there would be '
-            "nothing to read. Set data.masks.kind to a way of making them."
+            f'method.name = "{config.method.name}" reads masks, but data.masks.kind = "none" '
+            "makes none; there would be nothing to read. Set data.masks.kind to a way of making "
+            "them."
         )
     made = f"{own.kind}/{masks.load(own.kind).version(own)}"
     return {"mask": made, "cell": str(family.latent(config.model).factor)}
@@ -51,7 +52,9 @@ def load(config: Config, family: Family, device: torch.device, dtype: torch.dtyp
     from raytrain.data import masks
 
     kind = masks.load(config.data.masks.kind)
-    return Encoder(kind.load(config.data.masks), kind.READS_FILE, family.latent(config.model).factor)
+    return Encoder(
+        kind.load(config.data.masks), kind.READS_FILE, family.latent(config.model).factor
+    )
 
 
 class Encoder:

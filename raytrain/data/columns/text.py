@@ -1,4 +1,5 @@
-"""Captions as the family's frozen text encoders read them: the columns it conditions on, float16."""
+"""Captions as the family's frozen text encoders read them: the columns it conditions on,
+float16."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ OF, MAKER = "caption", "text encoder"
 
 
 def version(config: Config, family: Family) -> Mapping[str, str]:
-    """Return the hash of the tokenizers' and encoders' files and their length, who calls them, how and with what."""
+    """Return the hash of the tokenizers' and encoders' files and their length, who calls them,
+    how and with what."""
     own = {MAKER: _captions.facts(config, family, "tokenizer", "text"), **_captions.libraries()}
     return {**own, "family": config.model.family, "precision": config.data.encode.precision}
 
@@ -27,7 +29,10 @@ def load(config: Config, family: Family, device: torch.device, dtype: torch.dtyp
     """Load the tokenizers and the text encoders."""
     from raytrain import families
 
-    parts = {name: family.load(config.model, name, dtype) for name in families.text_parts(family, "text")}
+    parts = {
+        name: family.load(config.model, name, dtype)
+        for name in families.text_parts(family, "text")
+    }
     frozen = {name: part.eval().requires_grad_(False).to(device) for name, part in parts.items()}
     return Encoder(config, family, _captions.tokenizers(config, family, dtype), frozen, device)
 

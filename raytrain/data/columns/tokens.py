@@ -1,4 +1,5 @@
-"""Token ids of captions, int32, for methods that run text encoders in the step; named after the tokenizers' folders."""
+"""Token ids of captions, int32, for methods that run text encoders in the step;
+named after the tokenizers' folders."""
 
 from __future__ import annotations
 
@@ -20,9 +21,17 @@ OF, MAKER = "caption", "tokenizer"
 
 
 def version(config: Config, family: Family) -> Mapping[str, str]:
-    """Return the hash of the tokenizers' files, their length and the words that the method teaches them."""
-    files, words = _captions.facts(config, family, "tokenizer"), _captions.new_words(config, family)
-    return {MAKER: content_key(files, words), **_captions.libraries(), "family": config.model.family}
+    """Return the hash of the tokenizers' files, their length and the words that the method teaches
+    them."""
+    files, words = (
+        _captions.facts(config, family, "tokenizer"),
+        _captions.new_words(config, family),
+    )
+    return {
+        MAKER: content_key(files, words),
+        **_captions.libraries(),
+        "family": config.model.family,
+    }
 
 
 def load(config: Config, family: Family, device: torch.device, dtype: torch.dtype) -> Encoder:

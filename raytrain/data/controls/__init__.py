@@ -1,11 +1,14 @@
-"""Control images for a ControlNet: one way of getting them a file; the file's name is `kind` of `[data.controls]`. It has
+"""Control images for a ControlNet: one way of getting them a file;
+the file's name is `kind` of `[data.controls]`. It has
 
     Options      a Table: the plug-in's own settings (`[data.controls] options`)
     READS_FILE   True where an image's own control file (`Item.control`) is needed
-    version      ControlConfig -> str, another one whenever control images may come out differently; loads no model
+    version      ControlConfig -> str, another one whenever control images may come out
+                 differently; loads no model
     load         ControlConfig -> Maker, which keeps its model and is called once an image
 
-A control image is RGB and of the size of the image as viewed. It follows every crop, flip and zoom.
+A control image is RGB and of the size of the image as viewed. It follows every crop, flip and
+zoom.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ class Maker(Protocol):
     def make(self, image: Image.Image, *, file: Image.Image | None) -> Image.Image:
         """Return the control image (RGB) of an image (RGB, as viewed), of the image's size.
 
-        `file` is the image's own control file (any mode), None where there is none. BadImage where an image can have none.
+        `file` is the image's own control file (any mode), None where there is none. BadImage where
+        an image can have none.
         """
 
 

@@ -1,4 +1,5 @@
-"""Edges as control images: white on black, by Canny's detector (1986, "A Computational Approach to Edge Detection")."""
+"""Edges as control images: white on black, by Canny's detector
+(1986, "A Computational Approach to Edge Detection")."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ READS_FILE = False
 
 
 class Options(Table):
-    """Thresholds on the gradient of 8-bit values: above `high` begins an edge, above `low` continues one."""
+    """Thresholds on the gradient of 8-bit values: above `high` begins an edge,
+    above `low` continues one."""
 
     low: float = 100.0
     high: float = 200.0

@@ -1,6 +1,8 @@
-"""Depth as control images, near is white: any depth-estimation model of transformers (DPT, Depth Anything, ZoeDepth ...).
+"""Depth as control images, near is white: any depth-estimation model of transformers
+(DPT, Depth Anything, ZoeDepth ...).
 
-The model's depths are resized to the image (bicubic) and scaled so that the smallest is 0 and the largest 255.
+The model's depths are resized to the image (bicubic) and scaled so that the smallest is 0 and the
+largest 255.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Options(Table):
     """Settings of depth images."""
 
     metric: bool | None = None
-    """The model gives distances (larger is farther), as ZoeDepth does; default: as a Depth Anything model's settings say."""
+    """The model gives distances (larger is farther), as ZoeDepth does; default:
+    as a Depth Anything model's settings say."""
 
 
 def version(config: ControlConfig) -> str:
@@ -42,19 +45,29 @@ class _Depth:
         from transformers import AutoModelForDepthEstimation
 
         metric = Options(**config.options).metric
-        self.model = pretrained.model(AutoModelForDepthEstimation, config.path, "data.controls.path", UNUSED)
-        self.metric = getattr(self.model.config, "depth_estimation_type", "") == "metric" if metric is None else metric
+        self.model = pretrained.model(
+            AutoModelForDepthEstimation, config.path, "data.controls.path", UNUSED
+        )
+        self.metric = (
+            getattr(self.model.config, "depth_estimation_type", "") == "metric"
+            if metric is None
+            else metric
+        )
         self.processor = pretrained.image_processor(config.path, "data.controls.path")
 
     def make(self, image: Image.Image, *, file: Image.Image | None) -> Image.Image:
         import torch
 
         pretrained.check(image)
-        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"].to(self.model.device)
+        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"].to(
+            self.model.device
+        )
         with torch.inference_mode():
             output = self.model(pixel_values=pixels)
         size = (image.height, image.width)
-        depth = self.processor.post_process_depth_estimation(output, [size])[0]["predicted_depth"].reshape(size)
+        depth = self.processor.post_process_depth_estimation(output, [size])[0][
+            "predicted_depth"
+        ].reshape(size)
         if not torch.isfinite(depth).all():
             raise BadImage("the depth model gave no number for it")
         near, far = depth.min(), depth.max()

@@ -30,12 +30,15 @@ def load(config: ControlConfig) -> Maker:
 
 class _Files:
     def make(self, image: Image.Image, *, file: Image.Image | None) -> Image.Image:
-        """Return the file in RGB; transparent places are black, which says nothing to a ControlNet."""
+        """Return the file in RGB; transparent places are black,
+        which says nothing to a ControlNet."""
         if file is None:
             raise BadImage("it has no control file; a ControlNet needs one for each image")
         if file.mode.startswith("I") or file.mode == "F":
             file = gray(file)
         layer = file.convert("RGBA")
         return fit(
-            Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("RGB"), image.size, "control"
+            Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("RGB"),
+            image.size,
+            "control",
         )

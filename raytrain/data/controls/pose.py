@@ -1,8 +1,10 @@
-"""Poses as control images: ViTPose (Xu et al. 2022, arXiv:2204.12484) finds 17 joints (COCO's), drawn as OpenPose draws a body.
+"""Poses as control images: ViTPose (Xu et al. 2022, arXiv:2204.12484) finds 17 joints (COCO's),
+drawn as OpenPose draws a body.
 
-ViTPose needs to be told where a person is. Here that is the whole image, so it is meant for images of one person; of several
-it finds one, or a mixture. The drawing follows what OpenPose ControlNets were trained on: 18 joints, the neck being the middle of
-the shoulders, each joint and limb a hue of its own, limbs at 60 % brightness. Hands and faces are not drawn.
+ViTPose needs to be told where a person is. Here that is the whole image, so it is meant for images
+of one person; of several it finds one, or a mixture. The drawing follows what OpenPose ControlNets
+were trained on: 18 joints, the neck being the middle of the shoulders, each joint and limb a hue
+of its own, limbs at 60 % brightness. Hands and faces are not drawn.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from raytrain.table import Table
 READS_FILE = False
 NECK = 1
 FROM_COCO = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
-"""OpenPose's joints (nose, neck, right arm, left arm, right leg, left leg, eyes, ears) in COCO's numbers."""
+"""OpenPose's joints (nose, neck, right arm, left arm, right leg, left leg, eyes, ears)
+in COCO's numbers."""
 LIMBS = (
-    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13),
-    (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12),
+    (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
 )  # fmt: skip
 """Pairs of OpenPose's joints, in the order of their colors."""
 COLORS = tuple(
@@ -62,7 +65,8 @@ def load(config: ControlConfig) -> Maker:
 
 
 def draw(joints: list[Joint | None], size: tuple[int, int]) -> Image.Image:
-    """Draw OpenPose's 18 joints, None where one is unknown, and the limbs between known ones, on black."""
+    """Draw OpenPose's 18 joints, None where one is unknown, and the limbs between known ones,
+    on black."""
     canvas = Image.new("RGB", size)
     pen = ImageDraw.Draw(canvas)
     radius = max(1.0, THICKNESS * min(size))
@@ -73,7 +77,10 @@ def draw(joints: list[Joint | None], size: tuple[int, int]) -> Image.Image:
             pen.line((*start, *end), fill=dim, width=round(2 * radius))
     for joint, color in zip(joints, COLORS, strict=True):
         if joint is not None:
-            pen.ellipse((joint.x - radius, joint.y - radius, joint.x + radius, joint.y + radius), fill=color)
+            pen.ellipse(
+                (joint.x - radius, joint.y - radius, joint.x + radius, joint.y + radius),
+                fill=color,
+            )
     return canvas
 
 
@@ -91,15 +98,22 @@ class _Pose:
 
         pretrained.check(image)
         boxes = [[[0.0, 0.0, float(image.width), float(image.height)]]]
-        pixels = self.processor(image, boxes=boxes, return_tensors="pt")["pixel_values"].to(self.model.device)
+        pixels = self.processor(image, boxes=boxes, return_tensors="pt")["pixel_values"].to(
+            self.model.device
+        )
         # ViTPose+ has an expert for each data set it learned; the first is COCO's
-        which = {"dataset_index": torch.zeros(1, dtype=torch.long, device=pixels.device)} if self.experts > 1 else {}
+        which = (
+            {"dataset_index": torch.zeros(1, dtype=torch.long, device=pixels.device)}
+            if self.experts > 1
+            else {}
+        )
         with torch.inference_mode():
             output = self.model(pixel_values=pixels, **which)
         found = self.processor.post_process_pose_estimation(output, boxes=boxes)[0][0]
         places, scores = found["keypoints"].tolist(), found["scores"].tolist()
         known = [
-            Joint(*place) if score >= self.certainty else None for place, score in zip(places, scores, strict=True)
+            Joint(*place) if score >= self.certainty else None
+            for place, score in zip(places, scores, strict=True)
         ]
         return draw(_openpose(known), image.size)
 

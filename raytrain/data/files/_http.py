@@ -1,4 +1,5 @@
-"""Connections to web servers that threads may share, through the proxies of the environment (`https_proxy`, `no_proxy`)."""
+"""Connections to web servers that threads may share, through the proxies of the environment
+(`https_proxy`, `no_proxy`)."""
 
 from __future__ import annotations
 
@@ -38,6 +39,7 @@ class Connections:
 
 
 def retry_after(answer: urllib3.BaseHTTPResponse) -> float:
-    """Return the seconds of an answer's Retry-After header; its other form, a date, counts as none."""
+    """Return the seconds of an answer's Retry-After header; its other form, a date,
+    counts as none."""
     text = answer.headers.get("Retry-After", "").strip()
     return float(text) if text.isdecimal() else 0.0

@@ -1,7 +1,9 @@
-"""Read the bytes at a location: local files, object stores, web addresses, members of archives, cells of parquet files.
+"""Read the bytes at a location: local files, object stores, web addresses, members of archives,
+cells of parquet files.
 
-What is the file's own fault, for good, is a `BadImage`: not there, too large, not a regular file, damaged. What may pass
-(a time-out, a server's fault, a broken connection, a refused permission) is an `OSError`.
+What is the file's own fault, for good, is a `BadImage`: not there, too large, not a regular file,
+damaged. What may pass (a time-out, a server's fault, a broken connection, a refused permission) is
+an `OSError`.
 """
 
 from __future__ import annotations
@@ -27,15 +29,27 @@ from pyarrow import fs
 
 from raytrain.config.data import FetchConfig
 from raytrain.data.files import stream, web
-from raytrain.data.files.location import Cell, Location, Range, Unpacked, Zipped, is_web, look, parse, store
+from raytrain.data.files.location import (
+    Cell,
+    Location,
+    Range,
+    Unpacked,
+    Zipped,
+    is_web,
+    look,
+    parse,
+    store,
+)
 from raytrain.data.image.image import BadImage
 
 GROUPS = 2
-"""Row groups of parquet files kept in memory: rows are asked for about in order, from a few threads."""
+"""Row groups of parquet files kept in memory: rows are asked for about in order,
+from a few threads."""
 FILES = 16
 """Open files of object stores that are kept."""
 ZIP_HEADER = Struct("<4s22xHH")
-"""A zip entry's local header: its mark, and the lengths of the name and of the extra field that come before the data."""
+"""A zip entry's local header: its mark, and the lengths of the name and of the extra field that
+come before the data."""
 
 
 Value = TypeVar("Value")
@@ -44,13 +58,16 @@ Value = TypeVar("Value")
 class Fetcher:
     """Reads locations within the limits of `config`; any number of threads may share one.
 
-    A compressed tar is unpacked whole, once for each machine, into the folder `cache` (default: `raytrain-unpacked` in the
-    folder for temporary files), where it stays: it must have room for it. All other parts are read where they lie.
+    A compressed tar is unpacked whole, once for each machine, into the folder `cache` (default:
+    `raytrain-unpacked` in the folder for temporary files), where it stays: it must have room for
+    it. All other parts are read where they lie.
     """
 
     def __init__(self, config: FetchConfig, cache: str = "") -> None:
         self.config = config
-        self.cache = cache or os.path.join(tempfile.gettempdir(), f"raytrain-unpacked-{os.getuid()}")
+        self.cache = cache or os.path.join(
+            tempfile.gettempdir(), f"raytrain-unpacked-{os.getuid()}"
+        )
         self._web = web.Web(config)
         self._files: _Kept[fs.NativeFile] = _Kept(FILES)
         self._groups: _Kept[pa.ChunkedArray] = _Kept(GROUPS)
@@ -60,8 +77,8 @@ class Fetcher:
         """Return the bytes at a location.
 
         Raises:
-            BadImage: these bytes will never be an image: absent, above `max_bytes`, no regular file, damaged.
-            OSError: reading failed for a reason that may pass.
+            BadImage: these bytes will never be an image: absent, above `max_bytes`, no regular
+            file, damaged. OSError: reading failed for a reason that may pass.
         """
         place = parse(location)
         try:
@@ -85,7 +102,9 @@ class Fetcher:
                     f"{place.file} {look(place.file).stamp}".encode(errors="surrogateescape")
                 ).hexdigest()
                 target = os.path.join(self.cache, f"{name}.tar")
-                return self._range(self._unpacked.get(target, lambda: _unpack(place.file, target)), offset, size)
+                return self._range(
+                    self._unpacked.get(target, lambda: _unpack(place.file, target)), offset, size
+                )
             case Zipped():
                 return self._zipped(place.file, place.part)
             case Cell():
@@ -93,7 +112,9 @@ class Fetcher:
 
     def _check(self, size: int) -> None:
         if size > self.config.max_bytes:
-            raise BadImage(f"{size} bytes is above data.fetch.max_bytes = {self.config.max_bytes}; not read")
+            raise BadImage(
+                f"{size} bytes is above data.fetch.max_bytes = {self.config.max_bytes}; not read"
+            )
 
     def _whole(self, file: str) -> bytes:
         with stream.open_binary(file) as opened:
@@ -105,10 +126,14 @@ class Fetcher:
     def _range(self, file: str, offset: int, size: int) -> bytes:
         self._check(size)
         if "://" in file:
-            content = bytes(self._files.get(file, lambda: _open_object(file)).read_at(size, offset))
+            content = bytes(
+                self._files.get(file, lambda: _open_object(file)).read_at(size, offset)
+            )
             if len(content) < size:  # the file may have grown since it was opened
                 self._files.forget(file)
-                content = bytes(self._files.get(file, lambda: _open_object(file)).read_at(size, offset))
+                content = bytes(
+                    self._files.get(file, lambda: _open_object(file)).read_at(size, offset)
+                )
             return _complete(content, size)
         descriptor = stream.open_regular(file)
         try:
@@ -144,7 +169,10 @@ class Fetcher:
 
 
 class _Kept(Generic[Value]):
-    """The last few values asked for. Each is made once, by the first thread that asks, while others wait for it."""
+    """The last few values asked for.
+
+    Each is made once, by the first thread that asks, while others wait for it.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -187,20 +215,32 @@ def _column(file: str, cell: Cell) -> pa.ChunkedArray:
             raise BadImage(f"damaged parquet file: {error}") from None
     column = table.column(0) if table.num_columns else pa.chunked_array([], pa.binary())
     for field in cell.column.split(".")[1:]:
-        column = pa.chunked_array([pc.struct_field(chunk, field) for chunk in column.chunks], pa.binary())
+        column = pa.chunked_array(
+            [pc.struct_field(chunk, field) for chunk in column.chunks], pa.binary()
+        )
     return column
 
 
 def _unpack(file: str, target: str) -> str:
-    """Unpack a compressed file to `target`, at once under a name of its own, so that several processes may try."""
+    """Unpack a compressed file to `target`, at once under a name of its own,
+    so that several processes may try."""
     if os.path.exists(target):
         return target
     os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-    with stream.open_binary(file) as opened, tempfile.NamedTemporaryFile(dir=os.path.dirname(target)) as temporary:
+    with (
+        stream.open_binary(file) as opened,
+        tempfile.NamedTemporaryFile(dir=os.path.dirname(target)) as temporary,
+    ):
         content = stream.unpacked(opened)
         try:
             shutil.copyfileobj(content, temporary, 2**20)
-        except (stream.TooLargeError, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile) as error:
+        except (
+            stream.TooLargeError,
+            zlib.error,
+            lzma.LZMAError,
+            EOFError,
+            gzip.BadGzipFile,
+        ) as error:
             raise BadImage(f"damaged archive: {error}") from None
         temporary.flush()
         os.link(temporary.name, partial := f"{target}.{os.getpid()}")

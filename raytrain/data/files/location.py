@@ -1,17 +1,26 @@
-"""The address of bytes: a file, and where in it. Written as text that is valid UTF-8 whatever the name's bytes are.
+"""The address of bytes: a file, and where in it.
+
+Written as text that is valid UTF-8 whatever the name's bytes are.
 
     location = file [ "#" part ]
-    file     = absolute local path            /data/cats/größe.png, with %, # and whatever is no printable UTF-8 as %XX
-             | URI of an object store         s3://bucket/key?endpoint_override=localhost:9000&scheme=http
+    file     = absolute local path            /data/cats/größe.png, with %, # and whatever is no
+                                              printable UTF-8 as %XX
+             | URI of an object store         s3://bucket/key?endpoint_override=localhost:9000
+                                              &scheme=http
              | web address                    https://example.org/cat.jpg
-    part     = "range=" offset "+" size                      bytes of the file itself: a member of a plain tar
-             | "zip=" offset "+" packed "+" size "+" crc     a zip's entry: its header's offset, packed and unpacked bytes
-             | "unpacked=" offset "+" size                   bytes of the tar that is inside a compressed tar
-             | "row=" group "+" row "+" column               a cell of a parquet file: row of the row group, column with dots
+    part     = "range=" offset "+" size                      bytes of the file itself: a member of
+                                                             a plain tar
+             | "zip=" offset "+" packed "+" size "+" crc     a zip's entry: its header's offset,
+                                                             packed and unpacked bytes
+             | "unpacked=" offset "+" size                   bytes of the tar that is inside a
+                                                             compressed tar
+             | "row=" group "+" row "+" column               a cell of a parquet file: row of the
+                                                             row group, column with dots
 
-Numbers are decimal; offsets and sizes are bytes. A plain tar's member and a zip's entry are read in constant time, without
-the archive's directory. A compressed tar has no such address: whoever reads it unpacks the whole once (see
-`raytrain.data.files.fetch`). `s3://` is tested; `gs://` goes the same way through pyarrow and is untested.
+Numbers are decimal; offsets and sizes are bytes. A plain tar's member and a zip's entry are read
+in constant time, without the archive's directory. A compressed tar has no such address: whoever
+reads it unpacks the whole once (see `raytrain.data.files.fetch`). `s3://` is tested; `gs://` goes
+the same way through pyarrow and is untested.
 """
 
 from __future__ import annotations
@@ -57,7 +66,8 @@ class Unpacked(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A cell of a parquet file: `row` counts within row group `group`; `column` may name a field of a struct with a dot."""
+    """A cell of a parquet file: `row` counts within row group `group`;
+    `column` may name a field of a struct with a dot."""
 
     group: int
     row: int
@@ -65,18 +75,24 @@ class Cell(NamedTuple):
 
 
 Part = Range | Zipped | Unpacked | Cell
-KINDS: dict[str, type[Range] | type[Zipped] | type[Unpacked]] = {"range": Range, "zip": Zipped, "unpacked": Unpacked}
+KINDS: dict[str, type[Range] | type[Zipped] | type[Unpacked]] = {
+    "range": Range,
+    "zip": Zipped,
+    "unpacked": Unpacked,
+}
 
 
 class Location(NamedTuple):
-    """`file` as the operating system spells it (a local name may hold surrogate escapes), or a URI; `part` of it."""
+    """`file` as the operating system spells it (a local name may hold surrogate escapes),
+    or a URI; `part` of it."""
 
     file: str
     part: Part | None = None
 
 
 class Found(NamedTuple):
-    """What is at a file: `stamp` differs whenever its content may have changed; `size` in bytes."""
+    """What is at a file: `stamp` differs whenever its content may have changed;
+    `size` in bytes."""
 
     kind: Literal["file", "folder", "other", "absent"]
     stamp: str = ""
@@ -123,7 +139,8 @@ def is_web(file: str) -> bool:
 
 
 def absolute(source: str) -> str:
-    """Return a source's path or URI as the `file` of a location: absolute, or with what no URI may hold as %XX."""
+    """Return a source's path or URI as the `file` of a location: absolute,
+    or with what no URI may hold as %XX."""
     if source.startswith("file://"):
         return os.path.abspath(source.removeprefix("file://"))
     if "://" in source:
@@ -154,8 +171,11 @@ def base_name(file: str) -> str:
 
 
 def shown(name: str) -> str:
-    r"""Return a name for people, and for ever one to one: a backslash and what is no printable UTF-8 become \xNN."""
-    return HIDDEN.sub(lambda match: "".join(f"\\x{byte:02x}" for byte in os.fsencode(match[0])), name)
+    r"""Return a name for people, and for ever one to one: a backslash and what is no printable
+    UTF-8 become \xNN."""
+    return HIDDEN.sub(
+        lambda match: "".join(f"\\x{byte:02x}" for byte in os.fsencode(match[0])), name
+    )
 
 
 def named(text: str) -> str:
@@ -164,7 +184,8 @@ def named(text: str) -> str:
 
 
 def store(file: str) -> tuple[fs.FileSystem, str]:
-    """Return the filesystem of a file (made once for each store of a process) and the path in it."""
+    """Return the filesystem of a file (made once for each store of a process)
+    and the path in it."""
     if "://" not in file:
         return fs.LocalFileSystem(), file
     address, mark, query = file.partition("?")
@@ -180,7 +201,8 @@ def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def look(file: str) -> Found:
-    """Say what is at a local file (links are followed) or in an object store; nothing is opened."""
+    """Say what is at a local file (links are followed) or in an object store;
+    nothing is opened."""
     if "://" in file:
         filesystem, path = store(file)
         return of_info(filesystem.get_file_info(path))
@@ -195,7 +217,8 @@ def look(file: str) -> Found:
 
 
 def of_info(info: fs.FileInfo) -> Found:
-    """Return what an object store says of a file. pyarrow hides the ETag: size and time of change make the stamp."""
+    """Return what an object store says of a file. pyarrow hides the ETag:
+    size and time of change make the stamp."""
     if info.type == fs.FileType.File:
         return Found("file", f"{info.size}.{info.mtime_ns}", info.size)
     if info.type == fs.FileType.Directory:

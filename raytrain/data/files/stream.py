@@ -1,4 +1,5 @@
-"""Open a file of any store as a seekable stream, and a compressed one as the stream it unpacks to, within limits."""
+"""Open a file of any store as a seekable stream, and a compressed one as the stream it unpacks to,
+within limits."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from pyarrow import fs
 from raytrain.data.files.location import store
 
 RATIO = 200
-"""Images hardly shrink: what unpacks to more than RATIO times its packed bytes plus SLACK is refused."""
+"""Images hardly shrink: what unpacks to more than RATIO times its packed bytes plus SLACK is
+refused."""
 SLACK = 256 * 2**20
 BLOCK = 256 * 2**10
 """Bytes of one read from an object store while an archive is listed."""
@@ -40,7 +42,10 @@ def open_binary(file: str) -> IO[bytes]:
 
 
 def open_regular(file: str) -> int:
-    """Open a local regular file and return its descriptor. A pipe is refused instead of waited for."""
+    """Open a local regular file and return its descriptor.
+
+    A pipe is refused instead of waited for.
+    """
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
@@ -59,7 +64,8 @@ def limit(packed: int) -> int:
 
 
 def unpacked(stream: IO[bytes]) -> IO[bytes]:
-    """Return the stream that a compressed one unpacks to; reading past `limit` raises TooLargeError."""
+    """Return the stream that a compressed one unpacks to; reading past `limit` raises
+    TooLargeError."""
     head = stream.read(6)
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
@@ -87,7 +93,9 @@ class _Limited:
         content = bytes(self._inner.read(size if size >= 0 else self._most + 1))
         self._read += len(content)
         if self._read > self._most:
-            raise TooLargeError(f"unpacks to more than {self._most} bytes, {RATIO} times what it holds packed")
+            raise TooLargeError(
+                f"unpacks to more than {self._most} bytes, {RATIO} times what it holds packed"
+            )
         return content
 
 
@@ -105,7 +113,9 @@ class _Object(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = (
+            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        )
         return self._at
 
     def tell(self) -> int:

@@ -1,4 +1,5 @@
-"""Read a web address: http and https alone, few redirects, a size cap while bytes arrive, and another try for what may pass."""
+"""Read a web address: http and https alone, few redirects, a size cap while bytes arrive,
+and another try for what may pass."""
 
 from __future__ import annotations
 
@@ -6,7 +7,13 @@ import random
 import time
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError, LocationValueError, MaxRetryError, ResponseError
+from urllib3.exceptions import (
+    HTTPError,
+    LocationParseError,
+    LocationValueError,
+    MaxRetryError,
+    ResponseError,
+)
 from urllib3.util import Retry, Timeout
 
 from raytrain.config.data import FetchConfig
@@ -26,21 +33,27 @@ CHUNK = 2**16
 
 
 class Web:
-    """Reads web addresses; threads may share one. The proxies of the environment (`https_proxy`, `no_proxy`) are used."""
+    """Reads web addresses; threads may share one.
+
+    The proxies of the environment (`https_proxy`, `no_proxy`) are used.
+    """
 
     def __init__(self, config: FetchConfig) -> None:
         self.config = config
         self._connections = Connections(CONNECTIONS, {"User-Agent": "raytrain"})
 
     def read(self, url: str) -> bytes:
-        """Return what a web address answers; errors as `raytrain.data.files.fetch.Fetcher.read` has them."""
+        """Return what a web address answers; errors as `raytrain.data.files.fetch.Fetcher.read`
+        has them."""
         for attempt in range(self.config.retries + 1):
             try:
                 return self._read(url)
             except _Passing as fault:
                 if attempt == self.config.retries:
                     raise OSError(f"{fault}, {attempt + 1} times") from fault
-                time.sleep(min(LONGEST_WAIT, max(fault.wait, 0.25 * 2**attempt * random.uniform(1, 1.5))))
+                time.sleep(
+                    min(LONGEST_WAIT, max(fault.wait, 0.25 * 2**attempt * random.uniform(1, 1.5)))
+                )
         raise AssertionError("unreachable")
 
     def _read(self, url: str) -> bytes:
@@ -67,7 +80,8 @@ class Web:
         except HTTPError as error:
             raise _Passing(f"the answer broke off: {_reason(error)}") from None
         finally:
-            answer.close()  # ends the connection unless all was read, when it is back in its pool already
+            # ends the connection unless all was read, when it is back in its pool already
+            answer.close()
             answer.release_conn()
 
     def _check_answer(self, answer: urllib3.BaseHTTPResponse) -> None:

@@ -1,4 +1,5 @@
-"""A hand-made image that belongs to another one: its mask or its control image, brought to that image's size."""
+"""A hand-made image that belongs to another one: its mask or its control image,
+brought to that image's size."""
 
 from __future__ import annotations
 
@@ -9,10 +10,12 @@ from raytrain.data.image.image import BadImage
 
 
 def fit(companion: Image.Image, size: tuple[int, int], what: str) -> Image.Image:
-    """Return the companion as viewed, resized (bilinear) to `size` (width, height) where it shows the same view.
+    """Return the companion as viewed, resized (bilinear) to `size` (width, height)
+    where it shows the same view.
 
-    It does so when both could be one image resized, each side rounded up or down to whole pixels; otherwise BadImage, because
-    a companion stretched or cut would belong to other places of the image.
+    It does so when both could be one image resized, each side rounded up or down to whole pixels;
+    otherwise BadImage, because a companion stretched or cut would belong to other places of the
+    image.
     """
     turned = ImageOps.exif_transpose(companion)
     if turned.size == size:
@@ -21,7 +24,8 @@ def fit(companion: Image.Image, size: tuple[int, int], what: str) -> Image.Image
     if (across - 1) * height < (down + 1) * width and (down - 1) * width < (across + 1) * height:
         return turned.resize(size, Image.Resampling.BILINEAR)
     raise BadImage(
-        f"its {what} is {across}x{down} and the image {width}x{height}: another shape, so they do not show the same view"
+        f"its {what} is {across}x{down} and the image {width}x{height}: another shape, so they do "
+        "not show the same view"
     )
 
 

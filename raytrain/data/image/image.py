@@ -1,8 +1,9 @@
-"""From an image file's bytes to the pixels a person sees, as 8-bit RGB. Pure; every fault is a `BadImage` with its reason.
+"""From an image file's bytes to the pixels a person sees, as 8-bit RGB.
 
-What is read: PNG, JPEG (MPO too), WebP, GIF, BMP, TIFF, AVIF; of an animation the first frame. EXIF rotation is applied, 16
-bits are rounded to 8, colors are brought to sRGB by the ICC profile, and transparency lies on a color. What Pillow would
-decode wrongly or half is refused: see `integrity`.
+Pure; every fault is a `BadImage` with its reason. What is read: PNG, JPEG (MPO too), WebP, GIF,
+BMP, TIFF, AVIF; of an animation the first frame. EXIF rotation is applied, 16 bits are rounded to
+8, colors are brought to sRGB by the ICC profile, and transparency lies on a color. What Pillow
+would decode wrongly or half is refused: see `integrity`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,20 @@ from raytrain.table import Size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 DECODING = "decode/2"
-"""Names what `decode` does. Change it when the pixels of any image change: they are part of every array's content address."""
+"""Names what `decode` does. Change it when the pixels of any image change:
+they are part of every array's content address."""
 _FOREIGN = f"not an image that is read ({', '.join(FORMATS)})"
-_BROKEN_METADATA = (SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, EOFError,
-                    struct.error)  # fmt: skip
+_BROKEN_METADATA = (
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    OSError,
+    EOFError,
+    struct.error,
+)
 """What Pillow raises on an image's broken EXIF, which does not make a broken image."""
 _TURNS = dict(
     zip(
@@ -42,8 +53,12 @@ _TURNS = dict(
 )
 """EXIF orientation -> what brings the image upright."""
 
-Image.MAX_IMAGE_PIXELS = None  # the limit is `max_pixels`, checked on every header before anything is decoded
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of oddities in single files, of which the verdict is enough
+Image.MAX_IMAGE_PIXELS = (
+    None  # the limit is `max_pixels`, checked on every header before anything is decoded
+)
+warnings.filterwarnings(
+    "ignore", module=r"PIL\."
+)  # of oddities in single files, of which the verdict is enough
 
 
 class BadImage(Exception):  # noqa: N818 - a verdict on one file, not a fault of the program
@@ -51,8 +66,8 @@ class BadImage(Exception):  # noqa: N818 - a verdict on one file, not a fault of
 
 
 def header(content: bytes, max_pixels: int) -> tuple[Size, bool]:
-    """Read from the header alone: width and height, as the image is viewed (EXIF rotation applied), and whether it may have
-    transparency, so that its pixels depend on a background.
+    """Read from the header alone: width and height, as the image is viewed (EXIF rotation
+    applied), and whether it may have transparency, so that its pixels depend on a background.
     """
     with _open(content, max_pixels) as image:
         width, height = image.size
@@ -71,14 +86,20 @@ def decode(content: bytes, max_pixels: int, background: str = "white") -> Image.
     return on_background(_layer(content, max_pixels), background)
 
 
-def decode_layers(content: bytes, max_pixels: int, background: str = "white") -> tuple[Image.Image, Image.Image | None]:
-    """Decode to the image as `decode` gives it, and its alpha channel (mode L, 255 opaque), if it has one."""
+def decode_layers(
+    content: bytes, max_pixels: int, background: str = "white"
+) -> tuple[Image.Image, Image.Image | None]:
+    """Decode to the image as `decode` gives it, and its alpha channel (mode L, 255 opaque),
+    if it has one."""
     layer = _layer(content, max_pixels)
-    return on_background(layer, background), layer.getchannel("A") if layer.mode == "RGBA" else None
+    return on_background(layer, background), layer.getchannel(
+        "A"
+    ) if layer.mode == "RGBA" else None
 
 
 def decode_any(content: bytes, max_pixels: int) -> Image.Image:
-    """Decode values, not colors (a mask, a control image): RGB or RGBA as viewed, the ICC profile ignored."""
+    """Decode values, not colors (a mask, a control image): RGB or RGBA as viewed,
+    the ICC profile ignored."""
     return _layer(content, max_pixels, colors=False)
 
 
@@ -113,7 +134,10 @@ def _open(content: bytes, max_pixels: int) -> Any:
         image = _guard(Image.open, io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         if name := kinds.own(content):
-            what = f"damaged image: its {name} header is broken or of an unknown variant; save it again with an editor"
+            what = (
+                f"damaged image: its {name} header is broken or of an unknown variant; save it "
+                "again with an editor"
+            )
         else:
             other = kinds.describe(content)
             what = f"{_FOREIGN}: it is {other}" if other else _FOREIGN
@@ -121,7 +145,8 @@ def _open(content: bytes, max_pixels: int) -> Any:
     width, height = image.size
     if width * height > max_pixels:
         raise BadImage(
-            f"{width}x{height} = {width * height} pixels is above data.max_pixels = {max_pixels}; not decoded"
+            f"{width}x{height} = {width * height} pixels is above data.max_pixels = {max_pixels}; "
+            "not decoded"
         )
     if image.format == "TIFF" and _is_preview(image, content):
         raise BadImage(f"{_FOREIGN}: it is {kinds.RAW}")
@@ -129,7 +154,8 @@ def _open(content: bytes, max_pixels: int) -> Any:
 
 
 def _guard(function: Any, *arguments: Any, **options: Any) -> Any:
-    """Call a function on what may be broken input; nearly anything that a decoder raises becomes a BadImage."""
+    """Call a function on what may be broken input; nearly anything that a decoder raises becomes a
+    BadImage."""
     try:
         return function(*arguments, **options)
     except (BadImage, UnidentifiedImageError, MemoryError):
@@ -139,13 +165,19 @@ def _guard(function: Any, *arguments: Any, **options: Any) -> Any:
 
 
 def _orientation(image: Image.Image, content: bytes) -> int:
-    """Return the EXIF orientation that is still to be applied; 1 where it is missing, broken or outside 1 to 8."""
+    """Return the EXIF orientation that is still to be applied; 1 where it is missing,
+    broken or outside 1 to 8."""
     if image.format == "TIFF":
         return 1  # Pillow turns it by itself, its size included
-    if image.format == "PNG" and "exif" not in image.info and (late := integrity.png_exif(content)):
+    if (
+        image.format == "PNG"
+        and "exif" not in image.info
+        and (late := integrity.png_exif(content))
+    ):
         image.info["exif"] = late
     try:
-        # Not the PNG class's own `getexif`, which decodes the image to look for EXIF behind the pixels.
+        # Not the PNG class's own `getexif`, which decodes the image to look for EXIF behind the
+        # pixels.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except _BROKEN_METADATA:
         return 1
@@ -153,22 +185,32 @@ def _orientation(image: Image.Image, content: bytes) -> int:
 
 
 def _is_preview(image: Any, content: bytes) -> bool:
-    """Tell whether a TIFF is a camera's raw file, whose first directory holds a preview of the image alone."""
+    """Tell whether a TIFF is a camera's raw file, whose first directory holds a preview of the
+    image alone."""
     tags = image.tag_v2
-    return content[8:10] == b"CR" or 50706 in tags or bool(tags.get(ExifTags.Base.NewSubfileType, 0) & 1)
+    return (
+        content[8:10] == b"CR"
+        or 50706 in tags
+        or bool(tags.get(ExifTags.Base.NewSubfileType, 0) & 1)
+    )
 
 
 def _refuse_undefined(image: Any) -> None:
-    """Refuse images whose values have no defined black and white, or that Pillow reads as something else."""
+    """Refuse images whose values have no defined black and white,
+    or that Pillow reads as something else."""
     tags = getattr(image, "tag_v2", {})
     if image.mode == "F":
         raise BadImage("floating-point images have no defined white; convert it to 8 or 16 bits")
     if image.mode == "I" or 2 in np.atleast_1d(tags.get(ExifTags.Base.SampleFormat, 1)):
-        raise BadImage("images of signed or 32-bit integers have no defined white; convert it to 8 or 16 bits")
+        raise BadImage(
+            "images of signed or 32-bit integers have no defined white; convert it to 8 or 16 bits"
+        )
     if tags.get(ExifTags.Base.PlanarConfiguration) == 2 and 16 in np.atleast_1d(
         tags.get(ExifTags.Base.BitsPerSample, 8)
     ):
-        raise BadImage("a 16-bit TIFF with each color in a plane of its own is not read; save it interleaved")
+        raise BadImage(
+            "a 16-bit TIFF with each color in a plane of its own is not read; save it interleaved"
+        )
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

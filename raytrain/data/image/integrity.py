@@ -1,8 +1,10 @@
-"""Damage that Pillow's decoders pass over in silence: checksums of a PNG, and a JPEG whose end is missing. Pure.
+"""Damage that Pillow's decoders pass over in silence: checksums of a PNG,
+and a JPEG whose end is missing. Pure.
 
-A download that stopped in a preallocated file, or a tool that mended the end of a cut one, leaves an image that decodes:
-gray, black or smeared from some line on. PNG tells by its checksums. A JPEG has none, but a decoder that wants more data than
-there is says so, as long as no end marker lets it fill in gray; hence `checked` takes that marker away.
+A download that stopped in a preallocated file, or a tool that mended the end of a cut one, leaves
+an image that decodes: gray, black or smeared from some line on. PNG tells by its checksums. A JPEG
+has none, but a decoder that wants more data than there is says so, as long as no end marker lets
+it fill in gray; hence `checked` takes that marker away.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ def png_exif(content: bytes) -> bytes:
     """Return the data of a PNG's eXIf chunk, wherever it stands; empty if there is none."""
     place = 8
     while place + 12 <= len(content):
-        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        length, kind = (
+            int.from_bytes(content[place : place + 4], "big"),
+            content[place + 4 : place + 8],
+        )
         if kind == b"eXIf":
             return content[place + 8 : place + 8 + length]
         place += 12 + length
@@ -40,11 +45,18 @@ def _check_png(content: bytes) -> None:
     """Verify length and checksum of every critical chunk (PNG specification, 5.3 and 5.4)."""
     view, place = memoryview(content), 8
     while place + 12 <= len(content):
-        length, kind = int.from_bytes(view[place : place + 4], "big"), bytes(view[place + 4 : place + 8])
+        length, kind = (
+            int.from_bytes(view[place : place + 4], "big"),
+            bytes(view[place + 4 : place + 8]),
+        )
         end = place + 8 + length
         known = kind[:1].isupper() and end + 4 <= len(content)
-        if known and zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            raise ValueError(f"the checksum of its {kind.decode('latin-1')!r} chunk at byte {place} is wrong")
+        if known and zlib.crc32(view[place + 4 : end]) != int.from_bytes(
+            view[end : end + 4], "big"
+        ):
+            raise ValueError(
+                f"the checksum of its {kind.decode('latin-1')!r} chunk at byte {place} is wrong"
+            )
         if kind == b"IEND":
             return
         place = end + 4
@@ -52,7 +64,8 @@ def _check_png(content: bytes) -> None:
 
 
 def _checked_jpeg(content: bytes) -> bytes:
-    """Find the image's end marker; where the image is one sequential scan, put padding in the place of the end."""
+    """Find the image's end marker; where the image is one sequential scan,
+    put padding in the place of the end."""
     place, one_scan, components = 2, False, 0
     while place + 4 <= len(content):
         marker = content[place + 1]
@@ -65,11 +78,18 @@ def _checked_jpeg(content: bytes) -> bytes:
             place += 2
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            one_scan, components = marker in (0xC0, 0xC1), content[place + 9] if place + 9 < len(content) else 0
+            one_scan, components = (
+                marker in (0xC0, 0xC1),
+                content[place + 9] if place + 9 < len(content) else 0,
+            )
         if marker == 0xDA:
             end = content.find(b"\xff\xd9", place)
             if end < 0:
                 raise ValueError("it is truncated: the end of the JPEG (EOI) is missing")
-            return content[:end] + _PADDING if one_scan and content[place + 4] == components else content
+            return (
+                content[:end] + _PADDING
+                if one_scan and content[place + 4] == components
+                else content
+            )
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     return content

@@ -1,13 +1,20 @@
-"""What a file is by its first bytes, where it is not read as an image, and what a person can do about it. Pure."""
+"""What a file is by its first bytes, where it is not read as an image,
+and what a person can do about it. Pure."""
 
 from __future__ import annotations
 
 RAW = "a camera's raw file: develop it and save it as TIFF, PNG or JPEG"
 _CONVERT = "convert it to PNG or JPEG"
 _STARTS = (
-    (b"\x89PNG", "PNG"), (b"\xff\xd8", "JPEG"), (b"GIF8", "GIF"), (b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"),
-)  # fmt: skip
+    (b"\x89PNG", "PNG"),
+    (b"\xff\xd8", "JPEG"),
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
 """First bytes of the formats that are read."""
 _OTHERS = (
     (b"IIRO", RAW), (b"IIRS", RAW), (b"IIU\0", RAW), (b"FUJIFILMCCD-RAW", RAW), (b"FOVb", RAW),
@@ -19,13 +26,21 @@ _OTHERS = (
     (b"\0\0\0\x0cJXL ", f"JPEG XL: {_CONVERT}"), (b"\xff\x0a", f"JPEG XL: {_CONVERT}"),
     (b"\x76\x2f\x31\x01", f"OpenEXR, which has no defined white: tone-map it and {_CONVERT}"),
     (b"#?RADIANCE", f"Radiance HDR, which has no defined white: tone-map it and {_CONVERT}"),
-    (b"\0\0\1\0", f"an icon: {_CONVERT}"), (b"qoif", f"QOI: {_CONVERT}"), (b"DDS ", f"a DDS texture: {_CONVERT}"),
-    (b"PK\3\4", "a ZIP archive: unpack it"), (b"\x1f\x8b", "a gzip archive: unpack it"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive: unpack it"), (b"Rar!", "a RAR archive: unpack it"),
-    (b"\x7fELF", "a program"), (b"MZ", "a program"), (b"\x1aE\xdf\xa3", "a video: extract its frames"),
-    (b"SQLite format 3", "a database"),
+    (b"\0\0\1\0", f"an icon: {_CONVERT}"), (b"qoif", f"QOI: {_CONVERT}"),
+    (b"DDS ", f"a DDS texture: {_CONVERT}"), (b"PK\3\4", "a ZIP archive: unpack it"),
+    (b"\x1f\x8b", "a gzip archive: unpack it"), (b"7z\xbc\xaf\x27\x1c",
+    "a 7-Zip archive: unpack it"), (b"Rar!", "a RAR archive: unpack it"),
+    (b"\x7fELF", "a program"), (b"MZ", "a program"),
+    (b"\x1aE\xdf\xa3", "a video: extract its frames"), (b"SQLite format 3", "a database"),
 )  # fmt: skip
-_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"hevx": "HEIC", b"heim": "HEIC", b"heis": "HEIC"}
+_BRANDS = {
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"hevc": "HEIC",
+    b"hevx": "HEIC",
+    b"heim": "HEIC",
+    b"heis": "HEIC",
+}
 
 
 def own(content: bytes) -> str:
@@ -42,7 +57,8 @@ def own(content: bytes) -> str:
 
 
 def describe(content: bytes) -> str:
-    """Return what a file of another format is, and the remedy where there is one; empty for bytes that tell nothing.
+    """Return what a file of another format is, and the remedy where there is one;
+    empty for bytes that tell nothing.
 
     >>> describe(b"%PDF-1.7 ...")
     'a PDF document: export its pages as PNG'
@@ -70,12 +86,17 @@ def _media(content: bytes) -> str:
 
 def _brands(content: bytes) -> list[bytes]:
     length = int.from_bytes(content[:4], "big")
-    return [content[8:12], *(content[place : place + 4] for place in range(16, min(length, 256), 4))]
+    return [
+        content[8:12],
+        *(content[place : place + 4] for place in range(16, min(length, 256), 4)),
+    ]
 
 
 def _text(content: bytes) -> str:
     start = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith(b"<svg") or (start.startswith((b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in start):
+    if start.startswith(b"<svg") or (
+        start.startswith((b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in start
+    ):
         return "an SVG drawing: render it to PNG"
     if start.startswith((b"<!doctype html", b"<html")):
         return "a web page, as a failed download leaves it: download the image again"

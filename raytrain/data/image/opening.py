@@ -1,4 +1,5 @@
-"""Open what a line of a table points at: the image, and as far as they are asked for its alpha, mask and control files."""
+"""Open what a line of a table points at: the image, and as far as they are asked for its alpha,
+mask and control files."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Passing(BadImage):
 
 
 class Opened(NamedTuple):
-    """One image as viewed, and its layers; of a layer's file that cannot be used what is wrong, for `sound` to raise."""
+    """One image as viewed, and its layers; of a layer's file that cannot be used what is wrong,
+    for `sound` to raise."""
 
     image: Image.Image
     alpha: Image.Image | None
@@ -33,14 +35,20 @@ class Opened(NamedTuple):
 
 
 def sound(layer: Image.Image | BadImage | None) -> Image.Image | None:
-    """Return a layer; raises the BadImage that stands for it. Only what is made from the layer suffers from its fault."""
+    """Return a layer; raises the BadImage that stands for it.
+
+    Only what is made from the layer suffers from its fault.
+    """
     if isinstance(layer, BadImage):
         raise layer
     return layer
 
 
-def opened(line: Mapping[str, Any], data: DataConfig, *, alpha: bool, mask: bool, control: bool) -> Opened | BadImage:
-    """Read and decode an image and its layers, or say why not; the bytes must be those that were looked at."""
+def opened(
+    line: Mapping[str, Any], data: DataConfig, *, alpha: bool, mask: bool, control: bool
+) -> Opened | BadImage:
+    """Read and decode an image and its layers, or say why not;
+    the bytes must be those that were looked at."""
     try:
         content = _read(line, "location", line["id"], data)
         if alpha:
@@ -48,7 +56,8 @@ def opened(line: Mapping[str, Any], data: DataConfig, *, alpha: bool, mask: bool
         else:
             shown, transparency = image.decode(content, data.max_pixels, data.background), None
         layers = [
-            _layer(line, name, data) if wanted else None for name, wanted in (("mask", mask), ("control", control))
+            _layer(line, name, data) if wanted else None
+            for name, wanted in (("mask", mask), ("control", control))
         ]
         return Opened(shown, transparency, *layers)
     except BadImage as error:
@@ -58,7 +67,10 @@ def opened(line: Mapping[str, Any], data: DataConfig, *, alpha: bool, mask: bool
 
 
 def ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Entry], Result], entries: Iterable[Entry], depth: int
+    pool: ThreadPoolExecutor,
+    function: Callable[[Entry], Result],
+    entries: Iterable[Entry],
+    depth: int,
 ) -> Iterator[Result]:
     """Like map, but at most `depth` results are waiting at any time."""
     pending: deque[Future[Result]] = deque()

@@ -1,7 +1,8 @@
 """Colors by an image's ICC profile, converted to sRGB with LittleCMS. Pure.
 
-Relative colorimetric with black point compensation. A profile that is broken, or made for other channels than the image
-has, is ignored, as viewers do; so is one that means sRGB, so that such an image keeps its very values.
+Relative colorimetric with black point compensation. A profile that is broken, or made for other
+channels than the image has, is ignored, as viewers do; so is one that means sRGB, so that such an
+image keeps its very values.
 """
 
 from __future__ import annotations
@@ -13,15 +14,22 @@ import numpy as np
 from PIL import Image, ImageCms
 
 SAME = 2
-"""Levels of 255: a profile that moves no color by more is sRGB itself, as its makers rounded it."""
+"""Levels of 255: a profile that moves no color by more is sRGB itself,
+as its makers rounded it."""
 _SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
-_EXACT = ImageCms.Flags.NOOPTIMIZE  # the optimized way has 33 nodes, too few for the dark grays of a linear profile
-_FLAGS = {mode: ImageCms.Flags.BLACKPOINTCOMPENSATION | (_EXACT if mode == "L" else 0) for mode in _SPACES.values()}
+_EXACT = (
+    ImageCms.Flags.NOOPTIMIZE
+)  # the optimized way has 33 nodes, too few for the dark grays of a linear profile
+_FLAGS = {
+    mode: ImageCms.Flags.BLACKPOINTCOMPENSATION | (_EXACT if mode == "L" else 0)
+    for mode in _SPACES.values()
+}
 _BROKEN = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Return an RGB(A), L, LA or CMYK image as RGB, or RGBA where it had transparency, with the colors its profile means."""
+    """Return an RGB(A), L, LA or CMYK image as RGB, or RGBA where it had transparency,
+    with the colors its profile means."""
     transparent = image.mode in ("RGBA", "LA")
     mode, transform = _transform(profile) if profile else ("", None)
     gray, four = image.mode in ("L", "LA"), image.mode == "CMYK"
@@ -35,7 +43,8 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 @functools.lru_cache(16)
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """Return the mode a profile is made for and the way from it to sRGB; None where there is nothing to convert."""
+    """Return the mode a profile is made for and the way from it to sRGB;
+    None where there is nothing to convert."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         mode = _SPACES.get(source.profile.xcolor_space.strip(), "")
@@ -54,7 +63,9 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
     if mode == "CMYK":
         return mode, transform
     colors = _probe(mode)
-    difference = np.asarray(transform.apply(colors), np.int16) - np.asarray(colors.convert("RGB"), np.int16)
+    difference = np.asarray(transform.apply(colors), np.int16) - np.asarray(
+        colors.convert("RGB"), np.int16
+    )
     return mode, transform if abs(difference).max() > SAME else None
 
 

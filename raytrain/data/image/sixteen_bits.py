@@ -1,7 +1,8 @@
-"""Sixteen bits a channel to eight, rounded; Pillow itself drops the lower byte of color images and clips gray ones.
+"""Sixteen bits a channel to eight, rounded; Pillow itself drops the lower byte of color images and
+clips gray ones.
 
-Pillow has no mode for 16-bit colors, but it can unpack either byte of each value: which one is a matter of the byte
-order it is told. So the image is decoded twice, once for each byte.
+Pillow has no mode for 16-bit colors, but it can unpack either byte of each value: which one is a
+matter of the byte order it is told. So the image is decoded twice, once for each byte.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ _MODES = {"RGB": "RGB", "RGBX": "RGB", "RGBA": "RGBA", "CMYK": "CMYK"}
 
 
 def is_wide(image: ImageFile.ImageFile) -> bool:
-    """Tell whether an image that is open but not loaded has 16 bits a channel that `narrow` reads."""
+    """Tell whether an image that is open but not loaded has 16 bits a channel that `narrow`
+    reads."""
     return image.mode.startswith("I;16") or _layout(image) in (*_MODES, "LA")
 
 
 def narrow(opener: Callable[[], ImageFile.ImageFile]) -> Image.Image:
-    """Return a wide image as mode L, LA, RGB, RGBA or CMYK with round(v * 255 / white) of each value v.
+    """Return a wide image as mode L, LA, RGB, RGBA or CMYK with round(v * 255 / white)
+    of each value v.
 
     `opener` opens the same image anew. Transparency given as one color becomes an alpha channel.
     """
@@ -33,7 +36,9 @@ def narrow(opener: Callable[[], ImageFile.ImageFile]) -> Image.Image:
         if image.mode.startswith("I;16"):
             return _gray(image, key)
         if layout == "LA":
-            pairs = _unpack(image, "RGBA").astype(np.uint16)  # the four bytes of a pixel: gray, then alpha
+            pairs = _unpack(image, "RGBA").astype(
+                np.uint16
+            )  # the four bytes of a pixel: gray, then alpha
             return _image(pairs[..., ::2] * 256 + pairs[..., 1::2], "LA")
         order = _rawmode(image)[-1]
         high = _unpack(image, f"{layout};16{order}").astype(np.uint16)

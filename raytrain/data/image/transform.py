@@ -1,9 +1,11 @@
-"""How the pixels of a bucket come out of an image: resize, mirror, cut, and the changes of an augmented version. Pure.
+"""How the pixels of a bucket come out of an image: resize, mirror, cut,
+and the changes of an augmented version. Pure.
 
-A `Transform` says all of it, so it is stored with each row and is part of the row's content address. The order is fixed:
-the image is resized, mirrored, cut, its colors changed, and laid on an extension of itself; so every coordinate is one
-of the resized and already mirrored image. Whatever is drawn at random is a pure function of the image's identity, the
-seed and the version's number: any machine draws the same.
+A `Transform` says all of it, so it is stored with each row and is part of the row's content
+address. The order is fixed: the image is resized, mirrored, cut, its colors changed, and laid on
+an extension of itself; so every coordinate is one of the resized and already mirrored image.
+Whatever is drawn at random is a pure function of the image's identity, the seed and the version's
+number: any machine draws the same.
 """
 
 from __future__ import annotations
@@ -23,14 +25,17 @@ from raytrain.data.buckets import Fit, Size
 from raytrain.table import Interval
 
 VERSION = "resize-mirror-cut-color-extend/1"
-"""Names what `pixels` and `gray` do; part of every content address. Change it when the pixels change."""
+"""Names what `pixels` and `gray` do; part of every content address. Change it when the pixels
+change."""
 
 LARGEST = 2**26
-"""Pixels of a whole resized image; beyond it (a strip a hundred times as long as wide) only the window is resized."""
+"""Pixels of a whole resized image; beyond it (a strip a hundred times as long as wide)
+only the window is resized."""
 
 
 class Placement(NamedTuple):
-    """Where a window lies in an image: resize to these two sides, mirror where asked, cut the window at (top, left)."""
+    """Where a window lies in an image: resize to these two sides, mirror where asked,
+    cut the window at (top, left)."""
 
     resized_width: int
     resized_height: int
@@ -52,7 +57,8 @@ class Color(NamedTuple):
 
 
 class Inset(NamedTuple):
-    """Where the cut image lies in an outpainted bucket; around it is its own reflection, blurred."""
+    """Where the cut image lies in an outpainted bucket; around it is its own reflection,
+    blurred."""
 
     width: int
     height: int
@@ -70,7 +76,8 @@ class Transform(NamedTuple):
 
     @property
     def crop_top(self) -> int:
-        """Rows of the resized image above the bucket, as SDXL is told (0 where the image is extended upwards)."""
+        """Rows of the resized image above the bucket, as SDXL is told
+        (0 where the image is extended upwards)."""
         return max(0, self.placement.top - (self.inset.top if self.inset else 0))
 
     @property
@@ -79,9 +86,15 @@ class Transform(NamedTuple):
         return max(0, self.placement.left - (self.inset.left if self.inset else 0))
 
     def to_json(self) -> str:
-        """Return `[resized_width,resized_height,top,left,flip,[color],[inset]]`; what is not there is left out at the end."""
+        """Return `[resized_width,resized_height,top,left,flip,[color],[inset]]`;
+        what is not there is left out at the end."""
         if self.inset or self.color:
-            fields: list[Any] = [*self.placement, int(self.flip), self.color or [], self.inset or []]
+            fields: list[Any] = [
+                *self.placement,
+                int(self.flip),
+                self.color or [],
+                self.inset or [],
+            ]
             text = json.dumps(fields if self.inset else fields[:-1], separators=(",", ":"))
             return text.replace("true", "1").replace("false", "0")
         width, height, top, left = self.placement
@@ -94,7 +107,12 @@ class Transform(NamedTuple):
         flip = bool(more[0]) if more else False
         color = Color(*more[1]) if len(more) > 1 and more[1] else None
         inset = Inset(*more[2]) if len(more) > 2 else None
-        return cls(Placement(width, height, top, left), flip, color and color._replace(blur=bool(color.blur)), inset)
+        return cls(
+            Placement(width, height, top, left),
+            flip,
+            color and color._replace(blur=bool(color.blur)),
+            inset,
+        )
 
 
 def transforms(
@@ -109,9 +127,10 @@ def transforms(
 ) -> tuple[Transform, ...]:
     """Return the distinct versions of an image in one bucket, the plain one first.
 
-    `width` and `height` are the image's, as viewed; `center` is where `crop = "salience"` looks, (x, y) as fractions of
-    the image. Cuts, colors, zooms and outpaints come in this order, each followed by its mirror image. An image with
-    less room than `crops` asks for gives as many cuts as it has.
+    `width` and `height` are the image's, as viewed; `center` is where `crop = "salience"` looks,
+    (x, y) as fractions of the image. Cuts, colors, zooms and outpaints come in this order, each
+    followed by its mirror image. An image with less room than `crops` asks for gives as many cuts
+    as it has.
     """
     bucket = fit.bucket
     eye = center if buckets.crop == "salience" else None
@@ -148,8 +167,8 @@ def color_free(transform: Transform) -> Transform:
 def pixels(image: Image.Image, transform: Transform, bucket: Size) -> NDArray[np.uint8]:
     """Return the bucket's pixels (H, W, 3) of an RGB image.
 
-    The resize is Lanczos, which averages over areas where it shrinks. An image of another size than the one the
-    transform was made for (a control image) is brought to the same window.
+    The resize is Lanczos, which averages over areas where it shrinks. An image of another size
+    than the one the transform was made for (a control image) is brought to the same window.
     """
     inset = transform.inset
     shown = _window(image, transform, (inset.width, inset.height) if inset else bucket)
@@ -161,26 +180,45 @@ def pixels(image: Image.Image, transform: Transform, bucket: Size) -> NDArray[np
 
 
 def gray(layer: Image.Image, transform: Transform, bucket: Size, size: Size) -> NDArray[np.uint8]:
-    """Return a mask (h, w) of `size` = (w, h), the latent's, showing the same part of the image as `pixels` does.
+    """Return a mask (h, w) of `size` = (w, h), the latent's, showing the same part of the image as
+    `pixels` does.
 
-    `layer` is a mask of the whole image in any size. Every value is the mean over the area of its cell, pixels that it
-    covers in part counted in part (Pillow's box filter counts them whole). What outpainting adds counts 0.
+    `layer` is a mask of the whole image in any size. Every value is the mean over the area of its
+    cell, pixels that it covers in part counted in part (Pillow's box filter counts them whole).
+    What outpainting adds counts 0.
     """
     place = transform.placement
     inset = transform.inset or Inset(*bucket, 0, 0)
     levels = np.asarray(layer if layer.mode == "L" else layer.convert("L"), dtype=np.float32)
-    down = _shares(size[1], bucket[1], inset.top, inset.height, place.top, place.resized_height, levels.shape[0])
-    across = _shares(size[0], bucket[0], inset.left, inset.width, place.left, place.resized_width, levels.shape[1])
+    down = _shares(
+        size[1],
+        bucket[1],
+        inset.top,
+        inset.height,
+        place.top,
+        place.resized_height,
+        levels.shape[0],
+    )
+    across = _shares(
+        size[0],
+        bucket[0],
+        inset.left,
+        inset.width,
+        place.left,
+        place.resized_width,
+        levels.shape[1],
+    )
     if transform.flip:
         across = across[:, ::-1]
     return np.rint(down @ levels @ across.T).clip(0, 255).astype(np.uint8)
 
 
 def center_of_mass(mask: NDArray[Any]) -> tuple[float, float]:
-    """Return the center of mass (x, y) of a mask (H, W) with values 0..255, as fractions of its sides.
+    """Return the center of mass (x, y) of a mask (H, W) with values 0..255,
+    as fractions of its sides.
 
-    Every pixel weighs 0.01 more than its value (edenartlab/sd-lora-trainer), so that a mask with next to nothing in it
-    looks at the image's center, as an empty one does.
+    Every pixel weighs 0.01 more than its value (edenartlab/sd-lora-trainer), so that a mask with
+    next to nothing in it looks at the image's center, as an empty one does.
     """
     height, width = mask.shape
     columns = mask.sum(axis=0, dtype=np.float64) + 0.01 * height
@@ -191,7 +229,8 @@ def center_of_mass(mask: NDArray[Any]) -> tuple[float, float]:
 
 
 class _Drawn:
-    """The augmented versions of one image in one bucket; version `number` of a kind has draws of its own."""
+    """The augmented versions of one image in one bucket; version `number` of a kind has draws of
+    its own."""
 
     def __init__(
         self,
@@ -228,19 +267,32 @@ class _Drawn:
         )
 
     def zoom(self, number: int) -> Transform:
-        """A part of the image, drawn for each side and anywhere in it, resized to cover the bucket."""
+        """A part of the image, drawn for each side and anywhere in it,
+        resized to cover the bucket."""
         (width, height), bucket = self.size, self.fit.bucket
         draws = _draws(f"{self.key}/zoom {number}")
-        across, down = _between(self.augment.zoom, next(draws)), _between(self.augment.zoom, next(draws))
+        across, down = (
+            _between(self.augment.zoom, next(draws)),
+            _between(self.augment.zoom, next(draws)),
+        )
         scale = max(bucket[0] / (width * across), bucket[1] / (height * down))
         if not self.buckets.upscale:
             scale = min(scale, 1.0)
-        resized = max(self.fit.resized[0], round(width * scale)), max(self.fit.resized[1], round(height * scale))
+        resized = (
+            max(self.fit.resized[0], round(width * scale)),
+            max(self.fit.resized[1], round(height * scale)),
+        )
         part = max(bucket[0], round(resized[0] * across)), max(bucket[1], round(resized[1] * down))
-        left, top = _within(resized[0] - part[0], next(draws)), _within(resized[1] - part[1], next(draws))
+        left, top = (
+            _within(resized[0] - part[0], next(draws)),
+            _within(resized[1] - part[1], next(draws)),
+        )
         eye = None
         if self.eye:  # the same point, as a fraction of the part
-            eye = (self.eye[0] * resized[0] - left) / part[0], (self.eye[1] * resized[1] - top) / part[1]
+            eye = (
+                (self.eye[0] * resized[0] - left) / part[0],
+                (self.eye[1] * resized[1] - top) / part[1],
+            )
         inner = self._cut(part, bucket, f"{self.key}/zoom {number} cut", eye)
         return Transform(Placement(*resized, top + inner.top, left + inner.left))
 
@@ -250,12 +302,20 @@ class _Drawn:
         draws = _draws(f"{self.key}/outpaint {number}")
         share = _between(self.augment.outpaint, next(draws))
         inner = max(1, round(bucket[0] * share)), max(1, round(bucket[1] * share))
-        resized = max(inner[0], round(self.fit.resized[0] * share)), max(inner[1], round(self.fit.resized[1] * share))
-        top, left = _within(bucket[1] - inner[1], next(draws)), _within(bucket[0] - inner[0], next(draws))
+        resized = (
+            max(inner[0], round(self.fit.resized[0] * share)),
+            max(inner[1], round(self.fit.resized[1] * share)),
+        )
+        top, left = (
+            _within(bucket[1] - inner[1], next(draws)),
+            _within(bucket[0] - inner[0], next(draws)),
+        )
         place = self._cut(resized, inner, f"{self.key}/outpaint {number} cut")
         return Transform(place, inset=Inset(*inner, top, left))
 
-    def _cut(self, resized: Size, window: Size, key: str, eye: tuple[float, float] | None = None) -> Placement:
+    def _cut(
+        self, resized: Size, window: Size, key: str, eye: tuple[float, float] | None = None
+    ) -> Placement:
         if self.buckets.crop == "random":
             return _random_cut(resized, window, key)
         return _aimed(resized, window, eye or self.eye)
@@ -266,7 +326,10 @@ def _aimed(resized: Size, window: Size, eye: tuple[float, float] | None) -> Plac
     across, down = resized[0] - window[0], resized[1] - window[1]
     if eye is None:
         return Placement(*resized, down // 2, across // 2)
-    left, top = round(eye[0] * resized[0] - window[0] / 2), round(eye[1] * resized[1] - window[1] / 2)
+    left, top = (
+        round(eye[0] * resized[0] - window[0] / 2),
+        round(eye[1] * resized[1] - window[1] / 2),
+    )
     return Placement(*resized, min(max(top, 0), down), min(max(left, 0), across))
 
 
@@ -285,18 +348,24 @@ def _random_cut(resized: Size, window: Size, key: str) -> Placement:
     """Cut anywhere, every place equally likely."""
     digest = hashlib.sha256(key.encode()).digest()
     across, down = resized[0] - window[0], resized[1] - window[1]
-    top, left = int.from_bytes(digest[:8]) * (down + 1) >> 64, int.from_bytes(digest[8:16]) * (across + 1) >> 64
+    top, left = (
+        int.from_bytes(digest[:8]) * (down + 1) >> 64,
+        int.from_bytes(digest[8:16]) * (across + 1) >> 64,
+    )
     return Placement(*resized, top, left)
 
 
 def _draws(key: str) -> Iterator[float]:
     """Draw numbers in [0, 1)."""
     for number in count():
-        yield (int.from_bytes(hashlib.sha256(f"{key}/{number}".encode()).digest()[:8]) >> 11) / 2**53
+        yield (
+            int.from_bytes(hashlib.sha256(f"{key}/{number}".encode()).digest()[:8]) >> 11
+        ) / 2**53
 
 
 def _between(interval: Interval, draw: float) -> float:
-    """Return a number of the interval to five decimals, enough for eight bits and short in JSON."""
+    """Return a number of the interval to five decimals, enough for eight bits and short in
+    JSON."""
     return round(interval[0] + (interval[1] - interval[0]) * draw, 5) + 0.0
 
 
@@ -318,21 +387,29 @@ def _window(image: Image.Image, transform: Transform, window: Size) -> Image.Ima
     return shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if transform.flip else shown
 
 
-def _source_box(size: Size, transform: Transform, window: Size) -> tuple[float, float, float, float]:
-    """Return the part (left, top, right, bottom) of an image of any size, not mirrored, that the window shows."""
+def _source_box(
+    size: Size, transform: Transform, window: Size
+) -> tuple[float, float, float, float]:
+    """Return the part (left, top, right, bottom) of an image of any size, not mirrored,
+    that the window shows."""
     place = transform.placement
     left = place.resized_width - window[0] - place.left if transform.flip else place.left
     across, down = size[0] / place.resized_width, size[1] / place.resized_height
-    right, bottom = min(size[0], (left + window[0]) * across), min(size[1], (place.top + window[1]) * down)
+    right, bottom = (
+        min(size[0], (left + window[0]) * across),
+        min(size[1], (place.top + window[1]) * down),
+    )
     return left * across, place.top * down, right, bottom
 
 
 def _shares(
     cells: int, bucket: int, start: int, shown: int, cut: int, resized: int, length: int
 ) -> NDArray[np.float32]:
-    """Return how much of each cell of a bucket's side comes from each pixel of a layer's side: (cells, length).
+    """Return how much of each cell of a bucket's side comes from each pixel of a layer's side:
+    (cells, length).
 
-    On this side the bucket shows `shown` pixels from `start` on, which begin at `cut` of the `resized` layer.
+    On this side the bucket shows `shown` pixels from `start` on, which begin at `cut` of the
+    `resized` layer.
     """
     edges = np.linspace(0, bucket, cells + 1).clip(start, start + shown)
     edges = (edges - start + cut) * (length / resized)
@@ -354,7 +431,8 @@ def _recolor(image: Image.Image, color: Color) -> Image.Image:
 
 
 def _extend(image: Image.Image, inset: Inset, bucket: Size) -> Image.Image:
-    """Lay an image on its own reflection over the whole bucket, blurred by a 32nd of the bucket's shorter side."""
+    """Lay an image on its own reflection over the whole bucket,
+    blurred by a 32nd of the bucket's shorter side."""
     beyond = (
         (inset.top, bucket[1] - inset.height - inset.top),
         (inset.left, bucket[0] - inset.width - inset.left),

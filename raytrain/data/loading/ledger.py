@@ -1,8 +1,9 @@
-"""The ledger: which row is trained on at which step, as a pure function of (seed, counts, batch). Its state is one integer.
+"""The ledger: which row is trained on at which step, as a pure function of (seed, counts, batch).
 
-Every bucket is an endless stream of its rows, one permutation an epoch after the other, cut into batches of the global
-size. A batch that an epoch's last rows do not fill takes the rest from the next epoch; after the last epoch it comes short.
-So E epochs show every row exactly E x repeats times, on any number of workers, whatever was killed and resumed between.
+Its state is one integer. Every bucket is an endless stream of its rows, one permutation an epoch
+after the other, cut into batches of the global size. A batch that an epoch's last rows do not fill
+takes the rest from the next epoch; after the last epoch it comes short. So E epochs show every row
+exactly E x repeats times, on any number of workers, whatever was killed and resumed between.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class LedgerBatch:
     epoch: int
     bucket: str
     rows: np.ndarray
-    """(n,) row numbers in the bucket's order of ids; n is the batch size, less only after the last epoch."""
+    """(n,) row numbers in the bucket's order of ids; n is the batch size,
+    less only after the last epoch."""
     occurrences: np.ndarray
     """(n,) how often each of these rows was used before."""
 
@@ -32,7 +34,8 @@ class LedgerBatch:
 class Ledger:
     """Plan of a whole run over `counts` rows per bucket.
 
-    Give `epochs` for a run of whole epochs or `steps` for a fixed number of steps. Raises ValueError without rows.
+    Give `epochs` for a run of whole epochs or `steps` for a fixed number of steps. Raises
+    ValueError without rows.
     """
 
     def __init__(
@@ -44,7 +47,11 @@ class Ledger:
             raise ValueError("a ledger needs rows and either epochs or steps")
         self.batch, self.seed, self.repeats, self.epochs = batch, seed, repeats, epochs
         self.rows_per_epoch = sum(self.counts.values()) * repeats
-        self.total_steps = steps if steps is not None else sum(self._batches_until(b, epochs or 0) for b in self.counts)
+        self.total_steps = (
+            steps
+            if steps is not None
+            else sum(self._batches_until(b, epochs or 0) for b in self.counts)
+        )
 
     def at(self, step: int) -> LedgerBatch:
         """Return the batch of a step (0-based); the same whenever and wherever it is asked for."""
@@ -57,14 +64,20 @@ class Ledger:
         if self.epochs is not None:
             stop = min(stop, self.epochs * length)
         passes = range(start // length, -(-stop // length))
-        parts = [self._permutation(bucket, p)[max(start - p * length, 0) : stop - p * length] for p in passes]
+        parts = [
+            self._permutation(bucket, p)[max(start - p * length, 0) : stop - p * length]
+            for p in passes
+        ]
         entries = np.concatenate(parts)
-        occurrences = np.arange(start, stop) // length * self.repeats + entries // self.counts[bucket]
+        occurrences = (
+            np.arange(start, stop) // length * self.repeats + entries // self.counts[bucket]
+        )
         return LedgerBatch(step, epoch, bucket, entries % self.counts[bucket], occurrences)
 
     def epoch_of(self, step: int) -> tuple[int, int]:
         """Return the epoch a step belongs to and that epoch's first step."""
-        # An epoch's end is off its mean by less than a batch a bucket: the guess is never too late, and the walk is short.
+        # An epoch's end is off its mean by less than a batch a bucket: the guess is never too
+        # late, and the walk is short.
         epoch = max(0, (step - len(self.counts)) * self.batch // self.rows_per_epoch - 1)
         while self._steps_until(epoch + 1) <= step:
             epoch += 1
@@ -83,20 +96,26 @@ class Ledger:
         batches = [
             (bucket, number)
             for bucket in self.counts
-            for number in range(self._batches_until(bucket, epoch), self._batches_until(bucket, epoch + 1))
+            for number in range(
+                self._batches_until(bucket, epoch), self._batches_until(bucket, epoch + 1)
+            )
         ]
         order = stream(self.seed, "batches", occurrence=epoch).permutation(len(batches))
         return [batches[i] for i in order]
 
     @functools.lru_cache(maxsize=64)  # noqa: B019
     def _permutation(self, bucket: str, epoch: int) -> np.ndarray:
-        return stream(self.seed, "rows", bucket, epoch).permutation(self.counts[bucket] * self.repeats)
+        return stream(self.seed, "rows", bucket, epoch).permutation(
+            self.counts[bucket] * self.repeats
+        )
 
 
 def share(size: int, rank: int, world: int, batch: int) -> np.ndarray:
-    """Return the positions (ceil(batch / world),) of a global batch that one worker computes; -1 is padding.
+    """Return the positions (ceil(batch / world),) of a global batch that one worker computes;
+    -1 is padding.
 
-    A batch of `size` rows is dealt out in turn; where it is short, or does not divide, padding makes all workers do equal work.
+    A batch of `size` rows is dealt out in turn; where it is short, or does not divide, padding
+    makes all workers do equal work.
     """
     positions = np.arange(rank, -(-batch // world) * world, world)
     return np.where(positions < size, positions, -1)

@@ -20,7 +20,8 @@ from raytrain.data.loading.read import Dataset, Rows
 Made = TypeVar("Made")
 
 STREAMS = {"image": "version/moments", "caption": "version/text"}
-"""The stream that chooses a row's version in all columns made of the same; the names stay, and with them what is drawn."""
+"""The stream that chooses a row's version in all columns made of the same; the names stay,
+and with them what is drawn."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ class Loader:
         self.rank, self.world, self.caption_dropout = rank, world, caption_dropout
         self._empty: dict[str, Tensor] = {}
         if caption_dropout:
-            self._empty = {name: _tensor(array.copy()) for name, array in dataset.empties(self.columns).items()}
+            self._empty = {
+                name: _tensor(array.copy())
+                for name, array in dataset.empties(self.columns).items()
+            }
 
     def step(self, number: int) -> Step:
         """Build one step's work."""
@@ -64,7 +68,9 @@ class Loader:
         live = positions >= 0
         filled = np.where(live, positions, 0)  # padding repeats a row of the batch with weight 0
         numbers = plan.rows[filled]
-        occurrences = self.dataset.occurrences(plan.bucket, numbers, plan.occurrences[filled]).tolist()
+        occurrences = self.dataset.occurrences(
+            plan.bucket, numbers, plan.occurrences[filled]
+        ).tolist()
 
         def pick(of: str, ids: list[str], counts: np.ndarray) -> np.ndarray:
             """Choose a version of each row for this occurrence."""
@@ -77,13 +83,21 @@ class Loader:
         rows = self.dataset.rows(plan.bucket, numbers, pick=pick, columns=self.columns)
         rows.weights[~live] = 0
         return Step(
-            number, plan.epoch, plan.bucket, self._drop_captions(to_batch(rows, occurrences)), live, len(plan.rows)
+            number,
+            plan.epoch,
+            plan.bucket,
+            self._drop_captions(to_batch(rows, occurrences)),
+            live,
+            len(plan.rows),
         )
 
     def _drop_captions(self, batch: Batch) -> Batch:
         if not self.caption_dropout:
             return batch
-        dropped = rng.uniform(self.ledger.seed, "caption_dropout", batch.ids, batch.occurrences) < self.caption_dropout
+        dropped = (
+            rng.uniform(self.ledger.seed, "caption_dropout", batch.ids, batch.occurrences)
+            < self.caption_dropout
+        )
         columns = Columns(batch.columns)
         for name, empty in self._empty.items():
             columns[name] = columns[name].clone()
@@ -98,16 +112,19 @@ def to_batch(rows: Rows, occurrences: list[int]) -> Batch:
 
 
 def _tensor(values: np.ndarray) -> Tensor:
-    """Return a tensor on the array's own memory; token ids as int64, the type of tokenizers and embeddings."""
+    """Return a tensor on the array's own memory; token ids as int64,
+    the type of tokenizers and embeddings."""
     tensor = torch.from_numpy(values)
     return tensor.long() if values.dtype == np.int32 else tensor
 
 
 def prefetch(make: Callable[[int], Made], numbers: range, depth: int = 2) -> Iterator[Made]:
-    """Yield make(number) for each number in order, up to `depth` of them made ahead by two threads.
+    """Yield make(number) for each number in order, up to `depth` of them made ahead by two
+    threads.
 
-    A batch's memory is used again once nothing refers to it. So few are alive at a time that they stay in the cache, which
-    makes reading faster; more would help only where one batch takes longer than the steps of several.
+    A batch's memory is used again once nothing refers to it. So few are alive at a time that they
+    stay in the cache, which makes reading faster; more would help only where one batch takes
+    longer than the steps of several.
     """
     pool = ThreadPoolExecutor(2, thread_name_prefix="prefetch")
     pending: deque[Future[Made]] = deque()

@@ -1,4 +1,5 @@
-"""Read a prepared dataset: random rows by number, straight from the parquet shards' plain binary columns."""
+"""Read a prepared dataset: random rows by number, straight from the parquet shards' plain binary
+columns."""
 
 from __future__ import annotations
 
@@ -23,12 +24,14 @@ _TWO_HEADERS = 42
 """Bytes of two page headers at least; one takes about 21."""
 
 Pick = Callable[[str, list[str], np.ndarray], np.ndarray]
-"""("image" or "caption", image hashes, number of versions of each) -> which version of each row is read."""
+"""("image" or "caption", image hashes, number of versions of each)
+-> which version of each row is read."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the versions of one column's arrays are, for n rows: those of row i are offsets[i] to offsets[i + 1]."""
+    """Where the versions of one column's arrays are, for n rows:
+    those of row i are offsets[i] to offsets[i + 1]."""
 
     offsets: np.ndarray
     """(n + 1,) int64."""
@@ -45,7 +48,8 @@ class Places:
 
 @dataclass(frozen=True)
 class Index:
-    """The rows of one bucket's split, ordered by id, and the entries an epoch is made of: each row as often as it repeats."""
+    """The rows of one bucket's split, ordered by id, and the entries an epoch is made of:
+    each row as often as it repeats."""
 
     ids: np.ndarray
     """(n, 32) uint8, image hashes."""
@@ -79,15 +83,17 @@ class Rows:
 class Dataset:
     """One snapshot of a prepared dataset, opened for reading. Thread-safe.
 
-    Raises UserError when the folder holds no such snapshot, or one that was published before preparation had ended and
-    `partial` does not allow it.
+    Raises UserError when the folder holds no such snapshot, or one that was published before
+    preparation had ended and `partial` does not allow it.
     """
 
     def __init__(self, uri: str, number: str = "latest", partial: bool = False) -> None:
         self.uri = uri
         self.manifest = open_manifest(uri, number, partial)
         self._shards: dict[tuple[str, int], _Shard] = {}
-        self._indices = {key: index for name in self.manifest.buckets for key, index in self._read_indices(name)}
+        self._indices = {
+            key: index for name in self.manifest.buckets for key, index in self._read_indices(name)
+        }
         _allow_many_files()
 
     @classmethod
@@ -100,17 +106,30 @@ class Dataset:
         if (bucket, split) in self._indices:
             return self._indices[bucket, split]
         none = np.empty(0, np.int64)
-        places = {name: Places(np.zeros(1, np.int64), np.empty((0, 4), np.int32)) for name in self.manifest.columns}
-        return Index(np.empty((0, 32), np.uint8), np.empty((0, 2), np.int32), none, none, places, none, none)
+        places = {
+            name: Places(np.zeros(1, np.int64), np.empty((0, 4), np.int32))
+            for name in self.manifest.columns
+        }
+        return Index(
+            np.empty((0, 32), np.uint8), np.empty((0, 2), np.int32), none, none, places, none, none
+        )
 
     def counts(self, split: str = TRAIN) -> dict[str, int]:
-        """Return the entries of every bucket in a split: rows, in training as often as they repeat."""
-        return {bucket: len(index) for (bucket, part), index in sorted(self._indices.items()) if part == split}
+        """Return the entries of every bucket in a split: rows, in training as often as they
+        repeat."""
+        return {
+            bucket: len(index)
+            for (bucket, part), index in sorted(self._indices.items())
+            if part == split
+        }
 
     def occurrences(self, bucket: str, numbers: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
-        """Return how often each entry's row was used before, from how often the entry itself was."""
+        """Return how often each entry's row was used before, from how often the entry itself
+        was."""
         index = self.index(bucket)
-        again: np.ndarray = occurrences * index.repeats[index.entries[numbers]] + index.ordinals[numbers]
+        again: np.ndarray = (
+            occurrences * index.repeats[index.entries[numbers]] + index.ordinals[numbers]
+        )
         return again
 
     def rows(
@@ -121,10 +140,11 @@ class Dataset:
         pick: Pick | None = None,
         columns: Collection[str] | None = None,
     ) -> Rows:
-        """Return entries by their numbers, with these columns (default: all that are stored) and no other.
+        """Return entries by their numbers, with these columns (default: all that are stored)
+        and no other.
 
-        `pick` chooses among a row's versions, without it the first is read: one for all columns made of the image, which
-        show the same cut, and one for all made of the caption.
+        `pick` chooses among a row's versions, without it the first is read: one for all columns
+        made of the image, which show the same cut, and one for all made of the caption.
         """
         index = self.index(bucket, split)
         rows = index.entries[numbers]
@@ -138,7 +158,9 @@ class Dataset:
             first = places.offsets[rows]
             if column.of not in versions:
                 counts = places.offsets[rows + 1] - first
-                versions[column.of] = pick(column.of, ids, counts) if pick else np.zeros(len(rows), np.int64)
+                versions[column.of] = (
+                    pick(column.of, ids, counts) if pick else np.zeros(len(rows), np.int64)
+                )
             where = places.columns[first + versions[column.of]]
             for array, content in self._arrays(name, where).items():
                 stored = column.arrays[array]
@@ -155,17 +177,23 @@ class Dataset:
         return stored_column(self.uri, self.manifest, name)
 
     def empties(self, columns: Collection[str]) -> dict[str, np.ndarray]:
-        """Return the arrays of the empty caption in those of the columns that are made of captions, without a row axis."""
+        """Return the arrays of the empty caption in those of the columns that are made of
+        captions, without a row axis."""
         found: dict[str, np.ndarray] = {}
         for column in map(self.column, columns):
             if column.of == "caption":
                 table = pq.read_table(storage.fetch(storage.join(self.uri, column.empty)))
                 for name, array in column.arrays.items():
-                    found[name] = np.frombuffer(table.column(name)[0].as_py(), array.dtype).reshape(array.shape)
+                    found[name] = np.frombuffer(
+                        table.column(name)[0].as_py(), array.dtype
+                    ).reshape(array.shape)
         return found
 
-    def details(self, split: str, columns: tuple[str, ...] = ("path", "captions")) -> Iterator[dict[str, Any]]:
-        """Yield columns of a split's rows and the bucket of each, in the order of buckets and ids."""
+    def details(
+        self, split: str, columns: tuple[str, ...] = ("path", "captions")
+    ) -> Iterator[dict[str, Any]]:
+        """Yield columns of a split's rows and the bucket of each,
+        in the order of buckets and ids."""
         for part in self.manifest.parts:
             filesystem, path = storage.resolve(storage.join(self.uri, part.path))
             with pq.ParquetFile(path, filesystem=filesystem) as file:
@@ -177,13 +205,21 @@ class Dataset:
     def _read_indices(self, bucket: str) -> Iterator[tuple[tuple[str, str], Index]]:
         names = list(self.manifest.columns)
         columns = ["id", "split", "original_height", "original_width", "repeats", "weight", *names]
-        uris = [storage.join(self.uri, part.path) for part in self.manifest.parts if part.bucket == bucket]
+        uris = [
+            storage.join(self.uri, part.path)
+            for part in self.manifest.parts
+            if part.bucket == bucket
+        ]
         tables = []
         for filesystem, path in map(storage.resolve, uris):
-            tables.append(pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None))
+            tables.append(
+                pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None)
+            )
         table = pa.concat_tables(tables).combine_chunks()
         ids = np.frombuffer(table["id"].combine_chunks().buffers()[1], np.uint8).reshape(-1, 32)
-        sizes = np.stack([table[name].to_numpy() for name in ("original_height", "original_width")], axis=1)
+        sizes = np.stack(
+            [table[name].to_numpy() for name in ("original_height", "original_width")], axis=1
+        )
         weights, repeats = table["weight"].to_numpy(), table["repeats"].to_numpy()
         places = {name: _places(table[name].combine_chunks()) for name in names}
         splits = np.asarray(table["split"].to_numpy(zero_copy_only=False))
@@ -220,7 +256,9 @@ class Dataset:
 
     def _shard(self, store: str, number: int) -> _Shard:
         if (store, number) not in self._shards:
-            self._shards[store, number] = _Shard(storage.join(self.uri, self.manifest.shards[store][number]))
+            self._shards[store, number] = _Shard(
+                storage.join(self.uri, self.manifest.shards[store][number])
+            )
         return self._shards[store, number]
 
 
@@ -230,21 +268,27 @@ class _Shard:
     def __init__(self, uri: str) -> None:
         path = storage.fetch(uri)
         metadata = pq.read_metadata(path)
-        layout, groups = metadata.schema, [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        layout, groups = (
+            metadata.schema,
+            [metadata.row_group(i) for i in range(metadata.num_row_groups)],
+        )
         file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with the dataset
         self.columns = {
-            layout.column(i).name: _Column(file, layout.column(i).length, [(g.column(i), g.num_rows) for g in groups])
+            layout.column(i).name: _Column(
+                file, layout.column(i).length, [(g.column(i), g.num_rows) for g in groups]
+            )
             for i in range(metadata.num_columns)
             if layout.column(i).name != "key"
         }
 
 
 class _Column:
-    """Equally long binary values, read straight into an array, without decoding and without another copy.
+    """Equally long binary values, read straight into an array,
+    without decoding and without another copy.
 
-    The writer stores required, plain, uncompressed, fixed-size values in one page a row group, so a chunk is a page header
-    of a few bytes and then the values to its end. Reading them at their place copies once; mapping the file and
-    copying would pay for every page of it as well.
+    The writer stores required, plain, uncompressed, fixed-size values in one page a row group, so
+    a chunk is a page header of a few bytes and then the values to its end. Reading them at their
+    place copies once; mapping the file and copying would pay for every page of it as well.
     """
 
     def __init__(self, file: BinaryIO, width: int, chunks: Sequence[tuple[Any, int]]) -> None:
@@ -256,47 +300,56 @@ class _Column:
     def read(self, row: int, into: memoryview) -> None:
         """Read the value of a row into `width` bytes; thread-safe."""
         if os.preadv(self.descriptor, (into,), self.starts.item(row)) != self.width:
-            raise OSError(f"{self.file.name!r} ends before its row {row}; the file was cut after it was written")
+            raise OSError(
+                f"{self.file.name!r} ends before its row {row}; the file was cut after it was "
+                "written"
+            )
 
 
 def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Manifest:
-    """Return the manifest of a dataset's snapshot; UserError when there is none, or it is of another version."""
+    """Return the manifest of a dataset's snapshot; UserError when there is none,
+    or it is of another version."""
     path = storage.join(uri, schema.MANIFEST)
     if not storage.exists(path):
         raise UserError(
-            f"{uri!r} holds no finished dataset (no {schema.MANIFEST}); there is nothing to train on. "
-            "Run `raytrain prepare` with the same config first."
+            f"{uri!r} holds no finished dataset (no {schema.MANIFEST}); there is nothing to train "
+            "on. Run `raytrain prepare` with the same config first."
         )
     tree = storage.read_json(path)
     if number not in ("latest", str(tree.get("number"))):
         known = snapshot.snapshot_numbers(uri)
         if not number.isdigit() or int(number) not in known:
             raise UserError(
-                f"data.snapshot must be latest or a snapshot of {uri!r} ({', '.join(map(str, known))}), got {number!r}; "
-                "it may have been deleted by `raytrain data gc`. Name another, or leave it out."
+                f"data.snapshot must be latest or a snapshot of {uri!r} "
+                f"({', '.join(map(str, known))}), got {number!r}; it may have been deleted by "
+                "`raytrain data gc`. Name another, or leave it out."
             )
         path = snapshot.snapshot_path(uri, int(number))
         tree = storage.read_json(path)
     if tree.get("version") != schema.VERSION:
         raise UserError(
-            f"{path!r} has dataset version {tree.get('version')}, this program reads {schema.VERSION}. Prepare again."
+            f"{path!r} has dataset version {tree.get('version')}, this program reads "
+            f"{schema.VERSION}. Prepare again."
         )
     try:
         manifest = Manifest.model_validate(tree)
     except ValidationError as error:
         raise UserError(
-            f"{path!r} is no manifest this version reads: {error.errors()[0]['msg']}. Prepare again."
+            f"{path!r} is no manifest this version reads: {error.errors()[0]['msg']}. Prepare "
+            "again."
         ) from error
     if not manifest.complete and not partial:
         raise UserError(
-            f"Snapshot {manifest.number} of {uri!r} was published while preparation was still going on; a run trained on "
-            "it would not see the rest. Wait for `raytrain prepare` to end, or set data.partial = true."
+            f"Snapshot {manifest.number} of {uri!r} was published while preparation was still "
+            "going on; a run trained on it would not see the rest. Wait for `raytrain prepare` to "
+            "end, or set data.partial = true."
         )
     return manifest
 
 
 def check_dataset(config: Config) -> Manifest:
-    """Return the manifest of the config's dataset; UserError when it was made for another model or lacks what is read."""
+    """Return the manifest of the config's dataset; UserError when it was made for another model or
+    lacks what is read."""
     from raytrain import families
     from raytrain.data import columns
 
@@ -311,9 +364,10 @@ def check_dataset(config: Config) -> Manifest:
     for what, (made_with, wanted) in facts.items():
         if made_with != wanted:
             raise UserError(
-                f"The dataset {config.dataset!r} was made by another {what} ({made_with[:12]}) than the model's "
-                f"({wanted[:12]}); training on it would learn from foreign arrays. Run `raytrain prepare` with this "
-                "config, or set model.path, model.vae or model.max_tokens to what it was made with."
+                f"The dataset {config.dataset!r} was made by another {what} ({made_with[:12]}) "
+                f"than the model's ({wanted[:12]}); training on it would learn from foreign "
+                "arrays. Run `raytrain prepare` with this config, or set model.path, model.vae or "
+                "model.max_tokens to what it was made with."
             )
     return manifest
 
@@ -323,8 +377,8 @@ def stored_column(uri: str, manifest: Manifest, name: str) -> Column:
     if name not in manifest.columns:
         raise UserError(
             f"Training reads column {name!r}, but snapshot {manifest.number} of {uri!r} has only "
-            f"{', '.join(manifest.columns)}; there would be nothing to learn from. Run `raytrain prepare` again with "
-            "this config: only what is missing is made."
+            f"{', '.join(manifest.columns)}; there would be nothing to learn from. Run `raytrain "
+            "prepare` again with this config: only what is missing is made."
         )
     return manifest.columns[name]
 
@@ -349,12 +403,14 @@ def _start(chunk: Any, width: int, rows: int) -> int:
     header = start - chunk.data_page_offset
     if not width or chunk.compression != "UNCOMPRESSED" or not 0 < header < _TWO_HEADERS:
         raise UserError(
-            f"The dataset's column {chunk.path_in_schema!r} is not stored as this program writes it (plain, uncompressed, one "
-            "page a row group); it cannot be read safely. Prepare the dataset again."
+            f"The dataset's column {chunk.path_in_schema!r} is not stored as this program writes "
+            "it (plain, uncompressed, one page a row group); it cannot be read safely. Prepare "
+            "the dataset again."
         )
     return start
 
 
 def _uninitialized(shape: tuple[int, ...]) -> np.ndarray:
-    """Return a uint8 array in Arrow's memory pool: it reuses pages, where a fresh large array costs a fault for each."""
+    """Return a uint8 array in Arrow's memory pool: it reuses pages,
+    where a fresh large array costs a fault for each."""
     return np.frombuffer(pa.allocate_buffer(int(np.prod(shape))), np.uint8).reshape(shape)

@@ -1,12 +1,16 @@
-"""Loss masks: one way of getting them a file; the file's name is `kind` of `[data.masks]`. A mask plug-in is a module with
+"""Loss masks: one way of getting them a file; the file's name is `kind` of `[data.masks]`.
+
+A mask plug-in is a module with
 
     Options      a Table: the plug-in's own settings (`[data.masks] options`)
     READS_FILE   True where an image's own mask file (`Item.mask`) is needed
-    version      MaskConfig -> str, another one whenever masks may come out differently; loads no model
+    version      MaskConfig -> str, another one whenever masks may come out differently; loads no
+                 model
     load         MaskConfig -> Masker, which keeps its model and is called once an image
 
-A mask is a gray image of the size of the image as viewed. White (255) counts fully in the loss, black (0) not at all, gray
-in proportion. It is made before cropping, follows every crop, flip and zoom, and is stored at latent size.
+A mask is a gray image of the size of the image as viewed. White (255) counts fully in the loss,
+black (0) not at all, gray in proportion. It is made before cropping, follows every crop, flip and
+zoom, and is stored at latent size.
 """
 
 from __future__ import annotations
@@ -25,11 +29,13 @@ if TYPE_CHECKING:
 class Masker(Protocol):
     """Makes masks, with whatever model it loaded."""
 
-    def mask(self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
+    def mask(
+        self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None
+    ) -> Image.Image:
         """Return the mask (mode L) of an image (RGB, as viewed), of the image's size.
 
-        `file` is the image's own mask file (any mode) and `alpha` its transparency (mode L), each None where there is none.
-        BadImage where this image can have no mask.
+        `file` is the image's own mask file (any mode) and `alpha` its transparency (mode L), each
+        None where there is none. BadImage where this image can have no mask.
         """
 
 

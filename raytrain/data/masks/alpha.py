@@ -1,4 +1,5 @@
-"""Masks from an image's own transparency: what can be seen counts, what is transparent does not."""
+"""Masks from an image's own transparency: what can be seen counts,
+what is transparent does not."""
 
 from __future__ import annotations
 
@@ -27,6 +28,8 @@ def load(config: MaskConfig) -> Masker:
 
 
 class _Alpha:
-    def mask(self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
+    def mask(
+        self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None
+    ) -> Image.Image:
         """Return the alpha channel; an image without one counts everywhere."""
         return alpha if alpha is not None else Image.new("L", image.size, 255)

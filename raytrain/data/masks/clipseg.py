@@ -1,7 +1,9 @@
-"""Masks of what a text names, by CLIPSeg (Lüddecke & Ecker 2022, arXiv:2112.10003), for instance CIDAS/clipseg-rd64-refined.
+"""Masks of what a text names, by CLIPSeg (Lüddecke & Ecker 2022, arXiv:2112.10003),
+for instance CIDAS/clipseg-rd64-refined.
 
-The model says for each place how well it fits the prompt and how well it fits the empty text. The mask is the softmax of the two
-over `temperature`, raised by `bias` so that nothing counts for quite nothing, and scaled so that its largest value is white.
+The model says for each place how well it fits the prompt and how well it fits the empty text. The
+mask is the softmax of the two over `temperature`, raised by `bias` so that nothing counts for
+quite nothing, and scaled so that its largest value is white.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def load(config: MaskConfig) -> Masker:
     """Load CLIPSeg; UserError where there is no prompt."""
     if not config.prompt.strip():
         raise UserError(
-            'data.masks.prompt is empty, so CLIPSeg has nothing to look for; name it, for instance prompt = "face".'
+            "data.masks.prompt is empty, so CLIPSeg has nothing to look for; name it, for "
+            'instance prompt = "face".'
         )
     return _ClipSeg(config)
 
@@ -60,17 +63,27 @@ class _ClipSeg:
         tokenizer: Any = pretrained.part(CLIPTokenizer, config.path, "data.masks.path")
         length = self.model.config.text_config.max_position_embeddings
         self.text = tokenizer(
-            [config.prompt, ""], padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            [config.prompt, ""],
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
         ).to(self.model.device)
 
-    def mask(self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
+    def mask(
+        self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None
+    ) -> Image.Image:
         import torch
 
         pretrained.check(image)
-        pixels = self.processor(images=[image, image], return_tensors="pt")["pixel_values"].to(self.model.device)
+        pixels = self.processor(images=[image, image], return_tensors="pt")["pixel_values"].to(
+            self.model.device
+        )
         with torch.inference_mode():
             logits = self.model(pixel_values=pixels, **self.text).logits
-        fit = (torch.softmax(logits / self.options.temperature, dim=0)[0] + self.options.bias).clamp(0, 1)
+        fit = (
+            torch.softmax(logits / self.options.temperature, dim=0)[0] + self.options.bias
+        ).clamp(0, 1)
         if not torch.isfinite(fit).all():
             raise BadImage("CLIPSeg gave no number for it")
         values = (255 * fit / fit.max()).round().byte().cpu().numpy()
@@ -78,4 +91,8 @@ class _ClipSeg:
         if self.options.threshold:
             limit = 255 * self.options.threshold
             mask = mask.point(lambda value: 255 * (value >= limit))
-        return mask.filter(ImageFilter.GaussianBlur(self.options.blur * image.width)) if self.options.blur else mask
+        return (
+            mask.filter(ImageFilter.GaussianBlur(self.options.blur * image.width))
+            if self.options.blur
+            else mask
+        )

@@ -1,8 +1,9 @@
 """Masks of faces: white ovals around the frontal faces a detector finds.
 
-Detectors, by `detector`: empty, the cascade that scikit-image brings (multi-block local binary patterns, Liao et al. 2007); an
-`.xml` file, another cascade of that kind as OpenCV writes it (faces of drawn people, for instance); an `.onnx` file, YuNet (Wu et
-al. 2023, doi:10.1007/s11633-023-1423-y) through OpenCV, which finds turned and small faces too.
+Detectors, by `detector`: empty, the cascade that scikit-image brings (multi-block local binary
+patterns, Liao et al. 2007); an `.xml` file, another cascade of that kind as OpenCV writes it
+(faces of drawn people, for instance); an `.onnx` file, YuNet (Wu et al. 2023,
+doi:10.1007/s11633-023-1423-y) through OpenCV, which finds turned and small faces too.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Options(Table):
     detector: str = ""
     """Empty, an `.xml` cascade, or YuNet's `.onnx` file."""
     side: int = Field(256, ge=32)
-    """Longer side in pixels of the image the detector sees. More finds smaller faces, and with a cascade more that are none."""
+    """Longer side in pixels of the image the detector sees. More finds smaller faces,
+    and with a cascade more that are none."""
     smallest: int = Field(24, ge=8)
     """Shortest side of a face in pixels of that image."""
     certainty: float = Field(0.8, gt=0, lt=1)
@@ -73,11 +75,17 @@ def load(config: MaskConfig) -> Masker:
 class _Face:
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.detector = _YuNet(options) if options.detector.endswith(".onnx") else _Cascade(options)
+        self.detector = (
+            _YuNet(options) if options.detector.endswith(".onnx") else _Cascade(options)
+        )
 
-    def mask(self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
+    def mask(
+        self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None
+    ) -> Image.Image:
         scale = self.options.side / max(image.size)
-        seen = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+        seen = image.resize(
+            [max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS
+        )
         boxes = self.detector.find(np.asarray(seen))
         if not boxes:
             return self._none_found(image)
@@ -86,13 +94,31 @@ class _Face:
         for box in boxes:
             across, down = image.width / seen.width, image.height / seen.height
             center = (box.left + box.width / 2) * across, (box.top + box.height / 2) * down
-            half = box.width / 2 * across * self.options.grow, box.height / 2 * down * self.options.grow
-            draw.ellipse((center[0] - half[0], center[1] - half[1], center[0] + half[0], center[1] + half[1]), fill=255)
-        return mask.filter(ImageFilter.GaussianBlur(self.options.blur * image.width)) if self.options.blur else mask
+            half = (
+                box.width / 2 * across * self.options.grow,
+                box.height / 2 * down * self.options.grow,
+            )
+            draw.ellipse(
+                (
+                    center[0] - half[0],
+                    center[1] - half[1],
+                    center[0] + half[0],
+                    center[1] + half[1],
+                ),
+                fill=255,
+            )
+        return (
+            mask.filter(ImageFilter.GaussianBlur(self.options.blur * image.width))
+            if self.options.blur
+            else mask
+        )
 
     def _none_found(self, image: Image.Image) -> Image.Image:
         if self.options.none_found == "reject":
-            raise BadImage('no face was found in it; data.masks.options.none_found = "white" or "black" would keep it')
+            raise BadImage(
+                'no face was found in it; data.masks.options.none_found = "white" or "black" '
+                "would keep it"
+            )
         return Image.new("L", image.size, 255 if self.options.none_found == "white" else 0)
 
 
@@ -104,15 +130,17 @@ class _Cascade:
         file = options.detector or _bundled()
         if not file.endswith(".xml") or not storage.exists(file):
             raise UserError(
-                f"data.masks.options.detector must be the .xml file of a cascade or the .onnx file of YuNet, got {file!r}, "
-                "which is no such file. Correct the path, or leave it out for the detector that is built in."
+                "data.masks.options.detector must be the .xml file of a cascade or the .onnx file "
+                f"of YuNet, got {file!r}, which is no such file. Correct the path, or leave it "
+                "out for the detector that is built in."
             )
         try:
             self.cascade: Any = Cascade(storage.fetch(file))
         except (SyntaxError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             raise UserError(
-                f"data.masks.options.detector = {file!r} is no cascade of local binary patterns ({type(error).__name__}). "
-                "scikit-image reads these alone; Haar cascades are another kind."
+                f"data.masks.options.detector = {file!r} is no cascade of local binary patterns "
+                f"({type(error).__name__}). scikit-image reads these alone; Haar cascades are "
+                "another kind."
             ) from error
 
     def find(self, pixels: np.typing.NDArray[np.uint8]) -> list[Box]:
@@ -120,7 +148,11 @@ class _Cascade:
         if shorter < self.smallest:
             return []
         found = self.cascade.detect_multi_scale(
-            img=pixels, scale_factor=STEP, step_ratio=1, min_size=(self.smallest,) * 2, max_size=(shorter, shorter)
+            img=pixels,
+            scale_factor=STEP,
+            step_ratio=1,
+            min_size=(self.smallest,) * 2,
+            max_size=(shorter, shorter),
         )
         return [Box(box["c"], box["r"], box["width"], box["height"]) for box in found]
 
@@ -131,22 +163,33 @@ class _YuNet:
 
         self.smallest = options.smallest
         if not storage.exists(options.detector):
-            raise UserError(f"data.masks.options.detector = {options.detector!r} does not exist. Correct the path.")
+            raise UserError(
+                f"data.masks.options.detector = {options.detector!r} does not exist. Correct the "
+                "path."
+            )
         try:
             self.net: Any = cv2.FaceDetectorYN.create(
                 storage.fetch(options.detector), "", (320, 320), options.certainty
             )
         except cv2.error as error:
             raise UserError(
-                f"data.masks.options.detector = {options.detector!r} cannot be read by OpenCV as YuNet: {error.err}. "
-                "Take the face_detection_yunet model of OpenCV's model zoo."
+                f"data.masks.options.detector = {options.detector!r} cannot be read by OpenCV as "
+                f"YuNet: {error.err}. Take the face_detection_yunet model of OpenCV's model zoo."
             ) from error
 
     def find(self, pixels: np.typing.NDArray[np.uint8]) -> list[Box]:
         self.net.setInputSize((pixels.shape[1], pixels.shape[0]))
-        _, faces = self.net.detect(np.ascontiguousarray(pixels[..., ::-1]))  # OpenCV's channel order is BGR
-        boxes = [] if faces is None else [Box(*(float(value) for value in face[:4])) for face in faces]
-        return [box for box in boxes if math.isfinite(sum(box)) and min(box.width, box.height) >= self.smallest]
+        _, faces = self.net.detect(
+            np.ascontiguousarray(pixels[..., ::-1])
+        )  # OpenCV's channel order is BGR
+        boxes = (
+            [] if faces is None else [Box(*(float(value) for value in face[:4])) for face in faces]
+        )
+        return [
+            box
+            for box in boxes
+            if math.isfinite(sum(box)) and min(box.width, box.height) >= self.smallest
+        ]
 
 
 def _bundled() -> str:

@@ -37,7 +37,9 @@ class _Files:
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def mask(self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None) -> Image.Image:
+    def mask(
+        self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None
+    ) -> Image.Image:
         if file is not None:
             return fit(_to_gray(file), image.size, "mask")
         if self.options.missing == "white":
@@ -46,7 +48,8 @@ class _Files:
 
 
 def _to_gray(file: Image.Image) -> Image.Image:
-    """Return a mask file's luminance on black; where only the transparency differs from place to place, that is the mask."""
+    """Return a mask file's luminance on black; where only the transparency differs from place to
+    place, that is the mask."""
     if file.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in file.info:
         return gray(file)
     layer = file.convert("RGBA")

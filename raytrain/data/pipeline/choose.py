@@ -1,4 +1,5 @@
-"""Choose the images of the dataset: what is broken, too small, or there twice is left out and listed. SQL over all rows."""
+"""Choose the images of the dataset: what is broken, too small,
+or there twice is left out and listed. SQL over all rows."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ from raytrain.data.store import tables
 _SEEN = """
     CREATE TEMP TABLE seen AS
     WITH known AS (
-      SELECT i.number, i.path, l.width, l.height, l.appearance, coalesce(l.reason, 'was not looked at') AS reason,
+      SELECT i.number, i.path, l.width, l.height, l.appearance,
+        coalesce(l.reason, 'was not looked at') AS reason,
              first_value(i.path) OVER same AS first, row_number() OVER same AS place
-      FROM items i LEFT JOIN looks l USING (key) WINDOW same AS (PARTITION BY l.id ORDER BY i.number)),
+      FROM items i LEFT JOIN looks l USING (key)
+        WINDOW same AS (PARTITION BY l.id ORDER BY i.number)),
     ruled AS (
       SELECT *, CASE
         WHEN reason <> '' THEN 'broken'
@@ -25,29 +28,41 @@ _SEEN = """
         WHEN place > 1 THEN 'duplicate' ELSE '' END AS rule
       FROM known)
     SELECT number, path, appearance, rule, CASE rule
-      WHEN 'size' THEN format('{}x{}: a side is below data.quality.min_side = {}', width, height, $min_side)
-      WHEN 'ratio' THEN format('{}x{}: beyond data.quality.max_ratio = {}', width, height, $max_ratio)
+      WHEN 'size' THEN format('{}x{}: a side is below data.quality.min_side = {}', width, height,
+        $min_side)
+      WHEN 'ratio' THEN format('{}x{}: beyond data.quality.max_ratio = {}', width, height,
+        $max_ratio)
       WHEN 'duplicate' THEN 'duplicate of ' || first ELSE reason END AS reason,
       width / height AS ratio
     FROM ruled
 """
 _CHOSEN = """
-    SELECT i.number, l.id, l.mask_id, l.control_id, i.path, i.location, i.mask, i.control, i.prefix, i.suffix,
-           l.width, l.height, l.transparent, CASE WHEN len(l.texts) > 0 THEN l.texts ELSE i.captions END AS captions,
-           i.repeats, i.weight, i.regularization, []::DOUBLE[] AS scores, NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center
+    SELECT i.number, l.id, l.mask_id, l.control_id, i.path, i.location, i.mask, i.control,
+      i.prefix, i.suffix,
+           l.width, l.height, l.transparent, CASE WHEN len(l.texts) > 0 THEN l.texts
+             ELSE i.captions END AS captions,
+           i.repeats, i.weight, i.regularization, []::DOUBLE[] AS scores,
+           NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center
     FROM items i JOIN looks l USING (key) JOIN seen s ON s.number = i.number
     WHERE s.rule = '' ORDER BY i.number
 """
 
 
-def choose(items: str, looks: tuple[str, ...], quality: QualityConfig, images: str, rejected: str) -> dict[str, Any]:
-    """Write the chosen images and the rejected ones; return the number of chosen and the mean of width / height."""
+def choose(
+    items: str, looks: tuple[str, ...], quality: QualityConfig, images: str, rejected: str
+) -> dict[str, Any]:
+    """Write the chosen images and the rejected ones; return the number of chosen and the mean of
+    width / height."""
     with tables.database(items=(items, tables.ITEMS), all_looks=(looks, tables.LOOKS)) as sql:
         tables.once(sql, "looks", "all_looks")
-        sql.execute(_SEEN, {"min_side": quality.min_side, "max_ratio": quality.max_ratio or float("inf")})
+        sql.execute(
+            _SEEN, {"min_side": quality.min_side, "max_ratio": quality.max_ratio or float("inf")}
+        )
         if quality.near_duplicates is not None:
             _near_duplicates(sql, quality.near_duplicates)
-        lost = sql.sql("SELECT path, reason, rule, '' AS key FROM seen WHERE rule <> '' ORDER BY number")
+        lost = sql.sql(
+            "SELECT path, reason, rule, '' AS key FROM seen WHERE rule <> '' ORDER BY number"
+        )
         tables.write(rejected, lost.to_arrow_reader(tables.GROUP), tables.REJECTED)
         chosen = sql.sql(_CHOSEN)
         count = tables.write(images, chosen.to_arrow_reader(tables.GROUP), tables.IMAGES)
@@ -57,7 +72,9 @@ def choose(items: str, looks: tuple[str, ...], quality: QualityConfig, images: s
 
 def _near_duplicates(sql: Any, distance: int) -> None:
     """Reject what differs little from an earlier image that stays."""
-    found = sql.execute("SELECT number, appearance FROM seen WHERE rule = '' ORDER BY number").fetchnumpy()
+    found = sql.execute(
+        "SELECT number, appearance FROM seen WHERE rule = '' ORDER BY number"
+    ).fetchnumpy()
     numbers = np.asarray(found["number"])
     of = near_duplicates(np.asarray(found["appearance"], dtype=np.uint64), distance)
     double = np.flatnonzero(of >= 0)

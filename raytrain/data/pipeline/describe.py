@@ -1,6 +1,8 @@
-"""From chosen images to the rows a dataset should have: buckets, transforms, captions and content addresses. Tasks.
+"""From chosen images to the rows a dataset should have: buckets, transforms,
+captions and content addresses. Tasks.
 
-Pure arithmetic on each image's size, hash and captions: a million rows take seconds, and nothing is opened.
+Pure arithmetic on each image's size, hash and captions: a million rows take seconds, and nothing
+is opened.
 """
 
 from __future__ import annotations
@@ -23,9 +25,15 @@ FOLDERS = tables.DESCRIBED | {"rejected": tables.REJECTED}
 
 
 def describe(
-    job: dict[str, Any], data: DataConfig, fingerprint: Fingerprint, seed: int, mean_ratio: float, work: str
+    job: dict[str, Any],
+    data: DataConfig,
+    fingerprint: Fingerprint,
+    seed: int,
+    mean_ratio: float,
+    work: str,
 ) -> dict[str, Any]:
-    """Describe the images of one row group: parts of the tables `rows`, `arrays` and `rejected` under `work`."""
+    """Describe the images of one row group: parts of the tables `rows`,
+    `arrays` and `rejected` under `work`."""
     lines = tables.read_group(job["uri"], job["group"]).to_pylist()
     found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in FOLDERS}
     describer = _Describer(data, fingerprint, seed, mean_ratio)
@@ -41,17 +49,25 @@ def describe(
 
 
 class _Describer:
-    def __init__(self, data: DataConfig, fingerprint: Fingerprint, seed: int, mean_ratio: float) -> None:
+    def __init__(
+        self, data: DataConfig, fingerprint: Fingerprint, seed: int, mean_ratio: float
+    ) -> None:
         self.data, self.seed = data, seed
-        self.fits = functools.cache(lambda width, height: buckets.fits(width, height, data.buckets, mean_ratio))
-        self.prefixes = {transparent: fingerprint.prefixes(transparent) for transparent in (False, True)}
+        self.fits = functools.cache(
+            lambda width, height: buckets.fits(width, height, data.buckets, mean_ratio)
+        )
+        self.prefixes = {
+            transparent: fingerprint.prefixes(transparent) for transparent in (False, True)
+        }
         self.images = {name: columns.load(name) for name in fingerprint.names("image")}
         self.captions = fingerprint.names("caption")
 
     def add(self, line: dict[str, Any], found: dict[str, list[tuple[Any, ...]]]) -> None:
         fits = self.fits(line["width"], line["height"])
         if not fits:
-            reason = f"{line['width']}x{line['height']} fills no bucket and data.buckets.upscale is off"
+            reason = (
+                f"{line['width']}x{line['height']} fills no bucket and data.buckets.upscale is off"
+            )
             found["rejected"].append((line["path"], reason, "size", ""))
             return
         captions = compose(
@@ -72,16 +88,20 @@ class _Describer:
         for fit in fits:
             arrays = self._arrays(line, fit) + texts
             bucket = bucket_name(*fit.bucket)
-            row_key = address(line["id"], bucket.encode().ljust(16), *(key for _, _, key, *_ in arrays))
+            row_key = address(
+                line["id"], bucket.encode().ljust(16), *(key for _, _, key, *_ in arrays)
+            )
             found["arrays"] += [(row_key, *array) for array in arrays]
             found["rows"].append((
                 row_key, line["number"], line["id"], line["mask_id"], line["control_id"], bucket,
-                line["path"], line["location"], line["mask"], line["control"], line["height"], line["width"],
-                line["repeats"], line["weight"], line["regularization"], line["scores"], captions,
+                line["path"], line["location"], line["mask"], line["control"], line["height"],
+                line["width"], line["repeats"], line["weight"], line["regularization"],
+                line["scores"], captions,
             ))  # fmt: skip
 
     def _arrays(self, line: dict[str, Any], fit: buckets.Fit) -> list[tuple[Any, ...]]:
-        """Return (column, version, key, transform, crop top, crop left) of every array of an image in one bucket."""
+        """Return (column, version, key, transform, crop top, crop left)
+        of every array of an image in one bucket."""
         identity, prefixes, arrays = line["id"], self.prefixes[line["transparent"]], []
         versions = transforms(
             line["width"], line["height"], fit, self.data.buckets, self.data.augment,

@@ -1,7 +1,9 @@
-"""Encode images and captions into shards: a pool of Ray Data actors, one shard of each column a job.
+"""Encode images and captions into shards: a pool of Ray Data actors,
+one shard of each column a job.
 
-While the encoders work on one batch, threads read, decode and resize the next ones (Pillow releases the
-interpreter), so a shard costs what its VAE costs. Pixels and arrays never leave the actor: it writes its shard itself.
+While the encoders work on one batch, threads read, decode and resize the next ones (Pillow
+releases the interpreter), so a shard costs what its VAE costs. Pixels and arrays never leave the
+actor: it writes its shard itself.
 """
 
 from __future__ import annotations
@@ -45,20 +47,28 @@ class _Value(NamedTuple):
 
 
 class ShardEncoder:
-    """One worker: the encoders of the columns that its jobs ask for, on one device, and decoding threads."""
+    """One worker: the encoders of the columns that its jobs ask for, on one device,
+    and decoding threads."""
 
-    def __init__(self, config: Config, fingerprint: Fingerprint, faults: str, pieces: str, done: str) -> None:
+    def __init__(
+        self, config: Config, fingerprint: Fingerprint, faults: str, pieces: str, done: str
+    ) -> None:
         import torch  # here: the command that only names this class starts a second earlier
 
         encode = config.data.encode
         if encode.gpus_per_worker and not torch.cuda.is_available():
             raise UserError(
-                f"data.encode.gpus_per_worker = {encode.gpus_per_worker:g}, but PyTorch finds no GPU on this machine; nothing "
-                "was encoded. Set it to 0, or run where there is one."
+                f"data.encode.gpus_per_worker = {encode.gpus_per_worker:g}, but PyTorch finds no "
+                "GPU on this machine; nothing was encoded. Set it to 0, or run where there is one."
             )
         quiet()
         torch.set_num_threads(max(1, int(encode.cpus_per_worker)))
-        self.config, self.data, self.fingerprint, self.faults = config, config.data, fingerprint, faults
+        self.config, self.data, self.fingerprint, self.faults = (
+            config,
+            config.data,
+            fingerprint,
+            faults,
+        )
         self.pieces, self.done = pieces, done
         self.device = torch.device("cuda" if encode.gpus_per_worker > 0 else "cpu")
         self.dtype = torch.bfloat16 if encode.precision == "bf16" else torch.float32
@@ -66,7 +76,10 @@ class ShardEncoder:
         self._encoders: dict[str, Any] = {}
 
     def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Do one job: an "empty" caption, or a row group of missing "arrays" or "texts". Return what was made, by column."""
+        """Do one job: an "empty" caption, or a row group of missing "arrays" or "texts".
+
+        Return what was made, by column.
+        """
         if job["kind"] == "empty":
             return self._empty(job["store"])
         done = storage.join(self.done, f"{content_key(job['uri'], job['group'])}.json")
@@ -75,7 +88,9 @@ class ShardEncoder:
             return told
         lines = tables.read_group(job["uri"], job["group"]).to_pylist()
         pieces = storage.join(self.pieces, content_key([line["key"].hex() for line in lines]))
-        report = self._arrays(lines, pieces) if job["kind"] == "arrays" else self._texts(lines, pieces)
+        report = (
+            self._arrays(lines, pieces) if job["kind"] == "arrays" else self._texts(lines, pieces)
+        )
         storage.write_json(done, report)
         return report
 
@@ -85,25 +100,35 @@ class ShardEncoder:
             from raytrain import families
 
             family = families.load(self.config.model.family)
-            self._encoders[name] = columns.load(name).load(self.config, family, self.device, self.dtype)
+            self._encoders[name] = columns.load(name).load(
+                self.config, family, self.device, self.dtype
+            )
         return self._encoders[name]
 
     def _arrays(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
         bucket, names = lines[0]["bucket"], sorted({line["store"] for line in lines})
-        writers = {name: self._writer(f"{name}/bucket={bucket}", storage.join(pieces, name), len(lines))
-                   for name in names}  # fmt: skip
+        writers = {
+            name: self._writer(f"{name}/bucket={bucket}", storage.join(pieces, name), len(lines))
+            for name in names
+        }
         faults: list[dict[str, Any]] = []
         waiting: dict[str, list[_Value]] = {name: [] for name in names}
 
         def encode(name: str) -> None:
             for value, row in zip(waiting[name], self._encode(name, waiting[name]), strict=True):
                 if row is None:
-                    faults.append(_fault(value.line["key"], BadImage(f"the {self._maker(name)} {NOT_FINITE}")))
+                    faults.append(
+                        _fault(
+                            value.line["key"], BadImage(f"the {self._maker(name)} {NOT_FINITE}")
+                        )
+                    )
                 else:
                     writers[name].add(value.line["key"], row)
             waiting[name].clear()
 
-        for value in self._values([line for line in lines if line["key"] not in writers[line["store"]].made]):
+        for value in self._values(
+            [line for line in lines if line["key"] not in writers[line["store"]].made]
+        ):
             if isinstance(value.cut, BadImage):
                 faults.append(_fault(value.line["key"], value.cut))
                 continue
@@ -113,49 +138,74 @@ class ShardEncoder:
         for name in names:
             encode(name)
         self._write_faults(faults)
-        return {"rows": len(lines), "made": {name: rows for name in names if (rows := writers[name].close())}}
+        return {
+            "rows": len(lines),
+            "made": {name: rows for name in names if (rows := writers[name].close())},
+        }
 
     def _writer(self, folder: str, pieces: str, job_rows: int) -> PieceWriter:
         encode = self.data.encode
-        shards = shard.ShardWriter(self.config.dataset, folder, encode.group_rows, encode.shard_mb * 2**20)
+        shards = shard.ShardWriter(
+            self.config.dataset, folder, encode.group_rows, encode.shard_mb * 2**20
+        )
         return PieceWriter(shards, pieces, job_rows)
 
     def _values(self, lines: list[dict[str, Any]]) -> Iterator[_Value]:
         encoders = {name: self._encoder(name) for name in {line["store"] for line in lines}}
-        images = [list(group) for _, group in itertools.groupby(lines, key=lambda line: line["id"])]
-        for values in ahead(self.pool, lambda own: self._cuts(own, encoders), images, 3 * self.data.encode.batch):
+        images = [
+            list(group) for _, group in itertools.groupby(lines, key=lambda line: line["id"])
+        ]
+        for values in ahead(
+            self.pool, lambda own: self._cuts(own, encoders), images, 3 * self.data.encode.batch
+        ):
             yield from values
 
-    def _cuts(self, lines: list[dict[str, Any]], encoders: Mapping[str, ImageEncoder]) -> list[_Value]:
-        """Return what is to be encoded of one image, in the order of its lines; in a thread. It is decoded once."""
+    def _cuts(
+        self, lines: list[dict[str, Any]], encoders: Mapping[str, ImageEncoder]
+    ) -> list[_Value]:
+        """Return what is to be encoded of one image, in the order of its lines; in a thread.
+
+        It is decoded once.
+        """
         wanted = {line["store"]: encoders[line["store"]] for line in lines}
         needs = frozenset[str]().union(*(encoder.needs for encoder in wanted.values()))
         image = opened(lines[0], self.data, **{layer: layer in needs for layer in LAYERS})
         if isinstance(image, BadImage):
             return [_Value(line, image) for line in lines]
         layers = {name: _layer(encoder, image) for name, encoder in wanted.items()}
-        return [_Value(line, _cut(line, wanted[line["store"]], layers[line["store"]])) for line in lines]
+        return [
+            _Value(line, _cut(line, wanted[line["store"]], layers[line["store"]]))
+            for line in lines
+        ]
 
     def _encode(self, name: str, values: Sequence[_Value]) -> list[Row | None]:
         """Encode versions of one bucket for a column; None where an array is not finite."""
         if not values:
             return []
         bucket, column = values[0].line["bucket"], self.fingerprint.columns[name]
-        found = self._encoder(name).encode(_filled([value.cut for value in values], self.data.encode.batch))
+        found = self._encoder(name).encode(
+            _filled([value.cut for value in values], self.data.encode.batch)
+        )
         for array, content in found.items():
             expected = column.arrays[array]
-            if (content.shape[1:], content.dtype) != (expected.shape_in(bucket), np.dtype(expected.dtype)):
+            if (content.shape[1:], content.dtype) != (
+                expected.shape_in(bucket),
+                np.dtype(expected.dtype),
+            ):
                 raise UserError(
-                    f"Column {name!r} must store {array!r} of a {bucket} bucket as {expected.dtype} "
-                    f"{expected.shape_in(bucket)}, but its encoder gave {content.dtype} {content.shape[1:]}. Choose bucket "
-                    f"sizes that the {self._maker(name)} can encode (data.buckets.step)."
+                    f"Column {name!r} must store {array!r} of a {bucket} bucket as "
+                    f"{expected.dtype} {expected.shape_in(bucket)}, but its encoder gave "
+                    f"{content.dtype} {content.shape[1:]}. Choose bucket sizes that the "
+                    f"{self._maker(name)} can encode (data.buckets.step)."
                 )
         return _rows(found)[: len(values)]
 
     def _texts(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
         name = lines[0]["store"]
         writer, faults, cut = self._writer(name, storage.join(pieces, name), len(lines)), [], 0
-        for batch in tables.batched((line for line in lines if line["key"] not in writer.made), self.data.encode.batch):
+        for batch in tables.batched(
+            (line for line in lines if line["key"] not in writer.made), self.data.encode.batch
+        ):
             captions = [line["input"] for line in batch]
             cut += sum(self._encoder(name).too_long(captions))
             for line, row in zip(batch, self._encode_captions(name, captions), strict=True):
@@ -176,8 +226,9 @@ class ShardEncoder:
         row = _rows(found)[0]
         if row is None:
             raise UserError(
-                f"The {self._maker(name)} must give finite half-precision numbers, but gives NaN or larger ones for the "
-                'empty caption. Nothing can be trained on them; use data.encode.precision = "fp32" or another model.'
+                f"The {self._maker(name)} must give finite half-precision numbers, but gives NaN "
+                "or larger ones for the empty caption. Nothing can be trained on them; use "
+                'data.encode.precision = "fp32" or another model.'
             )
         arrays = {
             array: Array.model_validate({"dtype": str(content.dtype), "shape": content.shape[1:]})
@@ -202,7 +253,9 @@ def _layer(encoder: ImageEncoder, image: Opened) -> Image.Image | BadImage:
         return error
 
 
-def _cut(line: dict[str, Any], encoder: ImageEncoder, layer: Image.Image | BadImage) -> np.ndarray | BadImage:
+def _cut(
+    line: dict[str, Any], encoder: ImageEncoder, layer: Image.Image | BadImage
+) -> np.ndarray | BadImage:
     if isinstance(layer, BadImage):
         return layer
     return encoder.cut(layer, Transform.from_json(line["input"]), bucket_size(line["bucket"]))
@@ -211,14 +264,15 @@ def _cut(line: dict[str, Any], encoder: ImageEncoder, layer: Image.Image | BadIm
 def _filled(entries: Sequence[Any], size: int) -> list[Any]:
     """Repeat the last entry until a batch is full.
 
-    Encoders compute other bits for a batch of another size; with one size an image's arrays do not depend on where a job
-    began, and so not on what was killed when.
+    Encoders compute other bits for a batch of another size; with one size an image's arrays do not
+    depend on where a job began, and so not on what was killed when.
     """
     return [*entries, *[entries[-1]] * (size - len(entries))]
 
 
 def _rows(arrays: Mapping[str, np.ndarray]) -> list[Row | None]:
-    """Return the rows of arrays (n, ...) as raw little-endian bytes; None where a value is not finite."""
+    """Return the rows of arrays (n, ...) as raw little-endian bytes;
+    None where a value is not finite."""
     finite = np.all([_finite(array) for array in arrays.values()], axis=0)
     whole: Iterable[tuple[np.ndarray, ...]] = zip(*arrays.values(), strict=True)
     return [

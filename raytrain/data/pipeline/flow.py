@@ -1,7 +1,8 @@
-"""Run one stage: a single call, many tasks, or a pool of actors. Jobs and reports are small JSON values.
+"""Run one stage: a single call, many tasks, or a pool of actors.
 
-What a stage reads and writes lies on storage; a job only names it (a file and a row group of it), and so memory on the
-driver does not grow with the dataset. Ray Data starts, feeds, restarts and scales the workers; where this process is not
+Jobs and reports are small JSON values. What a stage reads and writes lies on storage; a job only
+names it (a file and a row group of it), and so memory on the driver does not grow with the
+dataset. Ray Data starts, feeds, restarts and scales the workers; where this process is not
 connected to Ray, processes of this machine do the same work (`on_machine`).
 """
 
@@ -44,7 +45,8 @@ def needs_ray(config: Config) -> bool:
 
 
 def call(function: Callable[..., Any], **settings: Any) -> Any:
-    """Call a function, in a Ray task where there is Ray, and return its result; a UserError of the task is raised here."""
+    """Call a function, in a Ray task where there is Ray, and return its result;
+    a UserError of the task is raised here."""
     if not local.connected():
         return function(**settings)
     from raytrain.data.pipeline import on_ray
@@ -52,15 +54,21 @@ def call(function: Callable[..., Any], **settings: Any) -> Any:
     return on_ray.call(function, settings)
 
 
-def map_tasks(jobs: Sequence[Job], function: Callable[..., Report], **settings: Any) -> Iterator[Report]:
+def map_tasks(
+    jobs: Sequence[Job], function: Callable[..., Report], **settings: Any
+) -> Iterator[Report]:
     """Call `function(job, **settings)` for every job in tasks; yield the reports as they come."""
     yield from _run(jobs, _Each, {"function": function, "settings": settings}, None)
 
 
 def map_actors(
-    jobs: Sequence[Job], actor: Callable[..., Worker], settings: Mapping[str, Any], encode: EncodeConfig
+    jobs: Sequence[Job],
+    actor: Callable[..., Worker],
+    settings: Mapping[str, Any],
+    encode: EncodeConfig,
 ) -> Iterator[Report]:
-    """Call `actor(**settings)(job)` for every job on a pool of actors between the bounds of `[data.encode]`."""
+    """Call `actor(**settings)(job)` for every job on a pool of actors between the bounds of
+    `[data.encode]`."""
     yield from _run(jobs, _Pooled, {"actor": actor, "settings": dict(settings)}, encode)
 
 
@@ -82,7 +90,8 @@ class _Pooled:
         self.error, self.worker = "", None
         try:
             self.worker = actor(**settings)
-        except UserError as error:  # reported by the first job: a constructor that raises would be restarted for ever
+        except UserError as error:
+            # reported by the first job: a constructor that raises would be restarted for ever
             self.error = str(error)
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -102,14 +111,22 @@ def _reports(block: pa.Table, function: Callable[[Job], Report]) -> pa.Table:
     return pa.table({"report": [json.dumps(report) for report in reports]})
 
 
-def _run(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None) -> Iterator[Report]:
-    """Do all jobs. A lost worker is replaced by Ray; where Ray itself lost a part, the jobs without a report begin anew."""
+def _run(
+    jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None
+) -> Iterator[Report]:
+    """Do all jobs.
+
+    A lost worker is replaced by Ray; where Ray itself lost a part, the jobs without a report begin
+    anew.
+    """
     left = dict(enumerate(jobs))
     idle = 0
     while left:
         before = len(left)
         try:
-            with closing(_stream([job | {NUMBER: n} for n, job in left.items()], worker, settings, pool)) as reports:
+            with closing(
+                _stream([job | {NUMBER: n} for n, job in left.items()], worker, settings, pool)
+            ) as reports:
                 for report in reports:
                     if "error" in report:
                         raise UserError(report["error"])
@@ -124,10 +141,11 @@ def _run(jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: Encod
                 continue
             tries = ROUNDS * (1 + RETRIES) if local.connected() else ROUNDS
             raise UserError(
-                f"Workers must not die, but {lost} came again and again, and none of the last {len(left)} jobs "
-                f"ended; each was tried {tries} times. Most likely the workers ran out of memory, or an image "
-                "crashes a decoder. What is finished is kept. Give workers more memory or a smaller data.encode.batch, look "
-                "into the workers' logs (log.worker_output = true), and run the same command again."
+                f"Workers must not die, but {lost} came again and again, and none of the last "
+                f"{len(left)} jobs ended; each was tried {tries} times. Most likely the workers "
+                "ran out of memory, or an image crashes a decoder. What is finished is kept. Give "
+                "workers more memory or a smaller data.encode.batch, look into the workers' logs "
+                "(log.worker_output = true), and run the same command again."
             ) from error
 
 
@@ -145,7 +163,10 @@ def _lost(error: Exception) -> str:
 def _stream(
     jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None
 ) -> Generator[Report, None, None]:
-    """Yield the reports of jobs as they come; raises what a worker was lost by. Closed, it ends its workers."""
+    """Yield the reports of jobs as they come; raises what a worker was lost by.
+
+    Closed, it ends its workers.
+    """
     if local.connected():
         from raytrain.data.pipeline import on_ray
 
@@ -156,7 +177,8 @@ def _stream(
 
 
 def check_room(encode: EncodeConfig) -> None:
-    """Raise UserError when nothing here has room for one encoding worker; call it where no autoscaler can add a node."""
+    """Raise UserError when nothing here has room for one encoding worker;
+    call it where no autoscaler can add a node."""
     if local.connected():
         from raytrain.data.pipeline import on_ray
 

@@ -20,9 +20,11 @@ BLOCK = 1024
 
 
 def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
-    """Write what the sources hold to the table `items`, and what they refuse to the table `rejected`; return the numbers.
+    """Write what the sources hold to the table `items`, and what they refuse to the table
+    `rejected`; return the numbers.
 
-    `number` follows the order of the subsets and, in each, that of the source: it decides which of two equal images stays.
+    `number` follows the order of the subsets and, in each, that of the source: it decides which of
+    two equal images stays.
     """
     rules = look_rules(data)
     refused: list[Rejected] = []
@@ -40,7 +42,9 @@ def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
     def flush() -> None:
         if refused:
             part = storage.join(rejected, f"{count['rejected']:09d}.parquet")
-            count["rejected"] += tables.write_rows(part, [item.model_dump() for item in refused], tables.REJECTED)
+            count["rejected"] += tables.write_rows(
+                part, [item.model_dump() for item in refused], tables.REJECTED
+            )
             refused.clear()
 
     count["items"] = tables.write_rows(items, lines(), tables.ITEMS, BLOCK)
@@ -61,8 +65,14 @@ def _each(subsets: tuple[SubsetConfig, ...]) -> Iterator[Item | Rejected]:
 
 def _line(item: Item, number: int, rules: str, trusted: bool) -> dict[str, Any]:
     stamp = item.stamp or ("" if trusted and is_web(item.location) else uuid.uuid4().hex)
-    # Without a stamp nothing says that the bytes are still the same: a fresh key has it looked at again.
-    line = item._asdict() | {"number": number, "captions": [text for text in item.captions if text.strip()]}
-    line["key"] = content_digest("look", rules, item.location, item.caption_file, item.mask, item.control, stamp)
+    # Without a stamp nothing says that the bytes are still the same: a fresh key has it looked at
+    # again.
+    line = item._asdict() | {
+        "number": number,
+        "captions": [text for text in item.captions if text.strip()],
+    }
+    line["key"] = content_digest(
+        "look", rules, item.location, item.caption_file, item.mask, item.control, stamp
+    )
     del line["stamp"]
     return line

@@ -1,6 +1,7 @@
-"""Look at every image once: content hash, size from the header, sidecar caption. Tasks all over the cluster.
+"""Look at every image once: content hash, size from the header, sidecar caption.
 
-What was seen is kept in the dataset's catalog under the file's stamp; a file whose stamp is known is not opened again.
+Tasks all over the cluster. What was seen is kept in the dataset's catalog under the file's stamp;
+a file whose stamp is known is not opened again.
 """
 
 from __future__ import annotations
@@ -36,14 +37,16 @@ def fetcher(config: FetchConfig) -> Fetcher:
 
 
 def write_unseen(items: str, catalog: str, unseen: str) -> int:
-    """Write the items that the catalog does not know to the table `unseen`; return their number."""
+    """Write the items that the catalog does not know to the table `unseen`;
+    return their number."""
     with tables.database(items=(items, tables.ITEMS), looks=(catalog, tables.LOOKS)) as sql:
         found = sql.sql("SELECT * FROM items ANTI JOIN looks USING (key) ORDER BY number")
         return tables.write(unseen, found.to_arrow_reader(BLOCK), tables.ITEMS, BLOCK)
 
 
 def look(job: dict[str, Any], data: DataConfig, catalog: str, passing: str) -> dict[str, Any]:
-    """Look at the images of one row group; write what was seen to `catalog`, faults that may pass to `passing`."""
+    """Look at the images of one row group; write what was seen to `catalog`,
+    faults that may pass to `passing`."""
     items = tables.read_group(job["uri"], job["group"]).to_pylist()
     with ThreadPoolExecutor(READERS) as pool:
         looks = list(pool.map(lambda item: _look(item, data), items))
@@ -56,15 +59,21 @@ def look(job: dict[str, Any], data: DataConfig, catalog: str, passing: str) -> d
 
 
 def caption_text(content: bytes) -> str:
-    """Decode a caption file: UTF-8, or any Unicode encoding with a byte order mark. BadImage says what is wrong."""
+    """Decode a caption file: UTF-8, or any Unicode encoding with a byte order mark.
+
+    BadImage says what is wrong.
+    """
     if len(content) > CAPTION_BYTES:
-        raise BadImage(f"its caption file has {len(content)} bytes, more than {CAPTION_BYTES}: no caption")
+        raise BadImage(
+            f"its caption file has {len(content)} bytes, more than {CAPTION_BYTES}: no caption"
+        )
     encoding = next((name for mark, name in _BOMS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         raise BadImage(
-            f"its caption file is no {encoding.removesuffix('-sig').upper()} text (byte {error.start}); save it as UTF-8"
+            f"its caption file is no {encoding.removesuffix('-sig').upper()} text (byte "
+            f"{error.start}); save it as UTF-8"
         ) from None
     if "\0" in text:
         raise BadImage("its caption file holds NUL characters: no text; save it as UTF-8")
@@ -86,7 +95,11 @@ def _seen(item: dict[str, Any], data: DataConfig) -> dict[str, Any]:
     read = fetcher(data.fetch).read
     content = read(item["location"])
     (width, height), transparent = image.header(content, data.max_pixels)
-    seen: dict[str, Any] = {"id": hashlib.sha256(content).digest(), "width": width, "height": height}
+    seen: dict[str, Any] = {
+        "id": hashlib.sha256(content).digest(),
+        "width": width,
+        "height": height,
+    }
     seen["transparent"] = transparent
     if item["caption_file"]:
         text = caption_text(read(item["caption_file"]))
@@ -97,5 +110,7 @@ def _seen(item: dict[str, Any], data: DataConfig) -> dict[str, Any]:
     if data.quality.near_duplicates is not None:
         from raytrain.data.pipeline.similar import perceptual_hash
 
-        seen["appearance"] = perceptual_hash(image.decode(content, data.max_pixels, data.background))
+        seen["appearance"] = perceptual_hash(
+            image.decode(content, data.max_pixels, data.background)
+        )
     return seen

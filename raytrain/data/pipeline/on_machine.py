@@ -1,4 +1,5 @@
-"""Stages without Ray: processes of this machine, each with a decoder and a model that may crash without the command."""
+"""Stages without Ray: processes of this machine, each with a decoder and a model that may crash
+without the command."""
 
 from __future__ import annotations
 
@@ -22,15 +23,20 @@ _stage: Any = None
 
 
 def reserve(config: Config) -> None:
-    """Start the encoder's process while images are still listed, where there is no dataset yet that may have them all."""
+    """Start the encoder's process while images are still listed,
+    where there is no dataset yet that may have them all."""
     if not storage.exists(storage.join(config.dataset, MANIFEST)):
         local.reserve(ENCODER, plugins.module_name("families", config.model.family), silent=True)
 
 
 def stream(
-    jobs: Sequence[dict[str, Any]], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None
+    jobs: Sequence[dict[str, Any]],
+    worker: Any,
+    settings: dict[str, Any],
+    pool: EncodeConfig | None,
 ) -> Generator[dict[str, Any], None, None]:
-    """Yield the reports of jobs in order: `worker(**settings)` maps a block of jobs to one of reports, one in each process.
+    """Yield the reports of jobs in order: `worker(**settings)` maps a block of jobs to one of
+    reports, one in each process.
 
     Raises local.Died when a process ends before its job.
     """

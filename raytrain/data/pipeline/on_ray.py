@@ -11,7 +11,13 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    WorkerCrashedError,
+)
 
 from raytrain.config.data import EncodeConfig
 from raytrain.errors import UserError
@@ -31,11 +37,18 @@ def call(function: Callable[..., Any], settings: dict[str, Any]) -> Any:
 
 
 def stream(
-    jobs: Sequence[dict[str, Any]], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None, retries: int
+    jobs: Sequence[dict[str, Any]],
+    worker: Any,
+    settings: dict[str, Any],
+    pool: EncodeConfig | None,
+    retries: int,
 ) -> Generator[dict[str, Any], None, None]:
-    """Yield the reports of jobs: `worker(**settings)` maps a block of jobs to one of reports, in tasks or on a pool of actors."""
+    """Yield the reports of jobs: `worker(**settings)` maps a block of jobs to one of reports,
+    in tasks or on a pool of actors."""
     for name in ("progress", "execution.streaming_executor", "execution.streaming_executor_state"):
-        logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.CRITICAL)  # we say the same
+        logging.getLogger(f"ray.data._internal.{name}").setLevel(
+            logging.CRITICAL
+        )  # we say the same
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -44,11 +57,16 @@ def stream(
         options: dict[str, Any] = {"num_cpus": 1, "max_retries": retries}
     else:
         stage = worker
-        options = _pool(pool, len(jobs)) | {"fn_constructor_kwargs": settings, "max_task_retries": retries}
+        options = _pool(pool, len(jobs)) | {
+            "fn_constructor_kwargs": settings,
+            "max_task_retries": retries,
+        }
     with DataContext.current(context):
         data = ray.data.from_arrow([pa.table({"job": [json.dumps(job)]}) for job in jobs])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a later Ray names the parameter for retries otherwise
+            warnings.simplefilter(
+                "ignore"
+            )  # that a later Ray names the parameter for retries otherwise
             data = data.map_batches(stage, batch_size=None, batch_format="pyarrow", **options)
         for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from (json.loads(report) for report in batch["report"].to_pylist())
@@ -71,7 +89,8 @@ def check_room(encode: EncodeConfig) -> None:
         return
     most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in needs}
     raise UserError(
-        f"An encoding worker asks for {encode.cpus_per_worker:g} CPUs and {encode.gpus_per_worker:g} GPUs "
-        f"(data.encode.cpus_per_worker, gpus_per_worker), but the largest node has {most['CPU']:g} CPUs and "
-        f"{most['GPU']:g} GPUs: it would wait for ever. Ask for less, or join a larger cluster."
+        f"An encoding worker asks for {encode.cpus_per_worker:g} CPUs and "
+        f"{encode.gpus_per_worker:g} GPUs (data.encode.cpus_per_worker, gpus_per_worker), but the "
+        f"largest node has {most['CPU']:g} CPUs and {most['GPU']:g} GPUs: it would wait for ever. "
+        "Ask for less, or join a larger cluster."
     )

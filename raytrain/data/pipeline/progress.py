@@ -1,4 +1,5 @@
-"""Progress of the stages of one preparation: bars on a terminal, a line now and then in a log file."""
+"""Progress of the stages of one preparation: bars on a terminal,
+a line now and then in a log file."""
 
 from __future__ import annotations
 
@@ -30,11 +31,18 @@ Bars = Callable[[str, int | None], AbstractContextManager[Advance]]
 
 @contextlib.contextmanager
 def bars(console: Console) -> Iterator[Bars]:
-    """Show the stages that are begun while the block runs: what is done, how fast, and how long it will take."""
+    """Show the stages that are begun while the block runs: what is done, how fast,
+    and how long it will take."""
     if not console.is_terminal:
         yield lambda name, total: _lines(console, name, total)
         return
-    columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
 
         @contextlib.contextmanager
@@ -62,14 +70,17 @@ def _lines(console: Console, name: str, total: int | None) -> Iterator[Advance]:
         if now - printed > LINE_SECONDS and total and done:
             printed, rate = now, done / (now - began)
             console.print(
-                f"{name}: {done}/{total}, {rate:.1f} a second, {(total - done) / rate:.0f} s left", highlight=False
+                f"{name}: {done}/{total}, {rate:.1f} a second, {(total - done) / rate:.0f} s left",
+                highlight=False,
             )
 
     yield advance
     seconds = time.monotonic() - began
     if total is None or total > 0:
         speed = f", {done / seconds:.1f} a second" if done and seconds > 0 else ""
-        console.print(f"{name}: {f'{done} ' if total else ''}done in {seconds:.1f} s{speed}", highlight=False)
+        console.print(
+            f"{name}: {f'{done} ' if total else ''}done in {seconds:.1f} s{speed}", highlight=False
+        )
 
 
 class _Rate(ProgressColumn):

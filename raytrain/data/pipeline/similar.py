@@ -1,4 +1,5 @@
-"""Near-duplicates: images that look the same although their bytes differ, by the distance of perceptual hashes."""
+"""Near-duplicates: images that look the same although their bytes differ,
+by the distance of perceptual hashes."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ BITS = 64
 LEAF = 512
 """So few hashes are compared each with each."""
 BANDS = range(3, 33)
-"""Into how many bands 64 bits may be cut: three have 22 bits at most, whose values make a table of four million entries."""
+"""Into how many bands 64 bits may be cut: three have 22 bits at most,
+whose values make a table of four million entries."""
 CHUNK = 2**22
 """Pairs in memory at once."""
 
@@ -24,25 +26,32 @@ Positions = NDArray[np.int64]
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """Return 64 bits that hardly change when an image is resized, recompressed or a little brighter: the "pHash" of the DCT.
+    """Return 64 bits that hardly change when an image is resized,
+    recompressed or a little brighter: the "pHash" of the DCT.
 
-    Luminance at 32x32, its discrete cosine transform, the 8x8 lowest frequencies without those of a row or column alone; a bit
-    says whether one is above their median (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions").
-    The image is averaged over areas, where Zauner blurs it with a 7x7 mean. A flat image's hash is 0.
+    Luminance at 32x32, its discrete cosine transform, the 8x8 lowest frequencies without those of
+    a row or column alone; a bit says whether one is above their median (Zauner 2010,
+    "Implementation and Benchmarking of Perceptual Image Hash Functions"). The image is averaged
+    over areas, where Zauner blurs it with a 7x7 mean. A flat image's hash is 0.
     """
     light = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=np.float64)
-    waves = fft.dctn(light, norm="ortho")[1:9, 1:9].round(6).ravel()  # without rounding a flat image's bits were noise
+    waves = (
+        fft.dctn(light, norm="ortho")[1:9, 1:9].round(6).ravel()
+    )  # without rounding a flat image's bits were noise
     return int.from_bytes(np.packbits(waves > np.median(waves)).tobytes())
 
 
 def near_duplicates(hashes: Hashes, distance: int) -> Positions:
-    """Return for each of N hashes the position of the earliest kept one within `distance` differing bits, -1 where it is kept.
+    """Return for each of N hashes the position of the earliest kept one within `distance`
+    differing bits, -1 where it is kept.
 
-    Greedy in order: a hash is dropped when an earlier one that is kept itself is near. So the first of its kind stays, and a
-    chain of small changes is not dropped as a whole. Exact for every distance of 0 to 63.
+    Greedy in order: a hash is dropped when an earlier one that is kept itself is near. So the
+    first of its kind stays, and a chain of small changes is not dropped as a whole. Exact for
+    every distance of 0 to 63.
 
-    Halving: the first half is settled, then the second half is compared with what the first one keeps, then what is left of it
-    is settled by itself. Only kept hashes are ever compared with, so that many copies of few images cost little.
+    Halving: the first half is settled, then the second half is compared with what the first one
+    keeps, then what is left of it is settled by itself. Only kept hashes are ever compared with,
+    so that many copies of few images cost little.
     """
     unique, first, copies = np.unique(hashes, return_index=True, return_inverse=True)
     order = np.argsort(first)
@@ -51,14 +60,17 @@ def near_duplicates(hashes: Hashes, distance: int) -> Positions:
     places = first[order]  # of the unique hashes, in order of their first occurrence
     near = np.where(found >= 0, places[found], -1)
     result = np.empty(len(unique), dtype=np.int64)
-    result[order] = np.where(near >= 0, near, places)  # for copies: what the first of them is near to, or that one
+    result[order] = np.where(
+        near >= 0, near, places
+    )  # for copies: what the first of them is near to, or that one
     answer: Positions = result[copies]
     answer[first[order[near < 0]]] = -1
     return answer
 
 
 def _settle(hashes: Hashes, members: Positions, distance: int, found: Positions) -> None:
-    """Settle `members`, ascending positions in `hashes` that are near to nothing kept before them; write into `found`."""
+    """Settle `members`, ascending positions in `hashes` that are near to nothing kept before them;
+    write into `found`."""
     if len(members) <= LEAF:
         _settle_few(hashes, members, distance, found)
         return
@@ -81,7 +93,8 @@ def _settle_few(hashes: Hashes, members: Positions, distance: int, found: Positi
 
 
 def _earliest(kept: Hashes, queries: Hashes, distance: int) -> Positions:
-    """Return for each query the least position in `kept` within `distance` bits, -1 where there is none."""
+    """Return for each query the least position in `kept` within `distance` bits,
+    -1 where there is none."""
     bands = min(BANDS, key=lambda number: _cost(number, distance, len(kept), len(queries)))
     if _cost(bands, distance, len(kept), len(queries)) < _PAIR * len(kept) * len(queries):
         match = _by_bands(kept, queries, distance, bands)
@@ -91,15 +104,17 @@ def _earliest(kept: Hashes, queries: Hashes, distance: int) -> Positions:
 
 
 _PAIR, _LOOKUP, _CANDIDATE, _ENTRY = 0.8, 20.0, 20.0, 20.0
-"""Nanoseconds, about, of comparing a pair in a matrix, of looking up a band, of checking a pair found so, of a table's entry."""
+"""Nanoseconds, about, of comparing a pair in a matrix, of looking up a band,
+of checking a pair found so, of a table's entry."""
 
 
 def _plan(bands: int, distance: int) -> Iterator[tuple[int, int, int]]:
     """Yield (shift, width, radius) of each band of the 64 bits.
 
-    Two hashes that differ in at most d = r * bands + a bits differ in at most r bits of one of the first a + 1 bands, or in at
-    most r - 1 bits of one of the others: otherwise they differed in (a + 1)(r + 1) + (bands - a - 1) r = d + 1 bits at least
-    (Norouzi et al. 2014, "Fast Exact Search in Hamming Space with Multi-Index Hashing", arXiv:1307.2982).
+    Two hashes that differ in at most d = r * bands + a bits differ in at most r bits of one of the
+    first a + 1 bands, or in at most r - 1 bits of one of the others: otherwise they differed in (a
+    + 1)(r + 1) + (bands - a - 1) r = d + 1 bits at least (Norouzi et al. 2014, "Fast Exact Search
+    in Hamming Space with Multi-Index Hashing", arXiv:1307.2982).
     """
     radius, more = divmod(distance, bands)
     for number in range(bands):
@@ -120,7 +135,8 @@ def _cost(bands: int, distance: int, kept: int, queries: int) -> float:
 
 
 def _by_bands(kept: Hashes, queries: Hashes, distance: int, bands: int) -> Positions | None:
-    """Compare a query with the kept hashes that nearly agree in a band; None when they are too many for it to be worth it."""
+    """Compare a query with the kept hashes that nearly agree in a band;
+    None when they are too many for it to be worth it."""
     none, budget = len(kept), _PAIR / _CANDIDATE * len(kept) * len(queries)
     match = np.full(len(queries), none, dtype=np.int64)
     for shift, width, radius in _plan(bands, distance):
@@ -145,7 +161,8 @@ def _by_bands(kept: Hashes, queries: Hashes, distance: int, bands: int) -> Posit
 
 
 def _pairs(starts: Positions, counts: Positions) -> Iterator[tuple[Positions, Positions]]:
-    """Yield (query, place) for every place in starts[query] ... + counts[query], some millions at a time."""
+    """Yield (query, place) for every place in starts[query] ... + counts[query],
+    some millions at a time."""
     asked = np.flatnonzero(counts)
     ends = counts[asked].cumsum()
     begin = 0

@@ -1,17 +1,20 @@
-"""Rewriters change captions: one a file, the file's name is its name in `[data.captions] rewriter`.
+"""Rewriters change captions: one a file, the file's name is its name in `[data.captions]
+rewriter`.
 
 A rewriter module offers
-    Options                                     a Table, the keys of `[data.captions] rewriter_options`
-    version(config: CaptionConfig) -> str       changes whenever a rewritten caption may; loads nothing
+    Options                                     a Table, the keys of `[data.captions]
+                                                rewriter_options`
+    version(config: CaptionConfig) -> str       changes whenever a rewritten caption may; loads
+                                                nothing
     load(config: CaptionConfig) -> Rewriter
 and a rewriter
     rewrite(captions: list[str]) -> list[str | BadImage]
-        One line for each caption, in order, or why this one cannot be rewritten. Many at once are quicker than one by one:
-        give it the captions of many images. Whatever is no fault of a caption is raised, as UserError where a person can
-        mend it.
+        One line for each caption, in order, or why this one cannot be rewritten. Many at once are
+        quicker than one by one: give it the captions of many images. Whatever is no fault of a
+        caption is raised, as UserError where a person can mend it.
 
-It sees captions as they were found or written: trigger, prefix and the like come after it, and the placeholder is a word as any
-other.
+It sees captions as they were found or written: trigger, prefix and the like come after it, and the
+placeholder is a word as any other.
 """
 
 from __future__ import annotations

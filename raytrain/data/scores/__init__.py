@@ -1,10 +1,14 @@
-"""Scores of images: one a file; the file's name is `kind` of `[[data.quality.scores]]`. A score plug-in is a module with
+"""Scores of images: one a file; the file's name is `kind` of `[[data.quality.scores]]`.
+
+A score plug-in is a module with
 
     Options   a Table: the plug-in's own settings (`options` of the score)
-    version   ScoreConfig -> str, another one whenever scores may come out differently; loads no model
+    version   ScoreConfig -> str, another one whenever scores may come out differently; loads no
+              model
     load      ScoreConfig -> Scorer, which keeps its model and is called with batches of images
 
-An image's score does not depend on the others of its batch. `least` and `most` of the config say which scores are kept.
+An image's score does not depend on the others of its batch. `least` and `most` of the config say
+which scores are kept.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ class Scorer(Protocol):
     """Scores images, with whatever model it loaded."""
 
     def score(self, images: list[Image.Image]) -> list[float]:
-        """Return one score an image (RGB, as viewed, any sizes); NaN where an image could not be scored."""
+        """Return one score an image (RGB, as viewed, any sizes);
+        NaN where an image could not be scored."""
 
 
 class Kind(Protocol):

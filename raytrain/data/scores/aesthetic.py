@@ -1,9 +1,10 @@
 """Aesthetic rating: how good people would find an image, predicted by one of two kinds of model.
 
-Without `head`, `path` is the safetensors file of the ResNet-50 predictor that `evaluate.aesthetic` takes: about 0.1 to 1.
-With `head`, `path` is a CLIP model and `head` a safetensors file of what LAION trained on its embeddings of unit length: a chain
-of linear layers with nothing between them (Schuhmann 2022, "LAION-Aesthetics": sac+logos+ava1-l14-linearMSE on CLIP ViT-L/14,
-or the single layer before it). That gives about 1 to 10.
+Without `head`, `path` is the safetensors file of the ResNet-50 predictor that `evaluate.aesthetic`
+takes: about 0.1 to 1. With `head`, `path` is a CLIP model and `head` a safetensors file of what
+LAION trained on its embeddings of unit length: a chain of linear layers with nothing between them
+(Schuhmann 2022, "LAION-Aesthetics": sac+logos+ava1-l14-linearMSE on CLIP ViT-L/14, or the single
+layer before it). That gives about 1 to 10.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class _ResNet:
         from raytrain import aesthetic
 
         self.device = pretrained.device()
-        self.model = aesthetic.load(config.path, f"path of the score {config.name!r}").to(self.device)
+        self.model = aesthetic.load(config.path, f"path of the score {config.name!r}").to(
+            self.device
+        )
 
     def score(self, images: list[Image.Image]) -> list[float]:
         import torch
@@ -70,14 +73,17 @@ class _OnClip:
         from raytrain.clip import ClipModel
 
         self.clip = ClipModel(
-            str(pretrained.folder(config.path)), pretrained.device(), setting=f"path of the score {config.name!r}"
+            str(pretrained.folder(config.path)),
+            pretrained.device(),
+            setting=f"path of the score {config.name!r}",
         )
         self.layers = _read_head(head, f"options.head of the score {config.name!r}")
         wide = self.clip.embed_images([Image.new("RGB", (8, 8))]).shape[1]
         if self.layers[0][0].shape[1] != wide:
             raise UserError(
-                f"options.head of the score {config.name!r} takes embeddings of {self.layers[0][0].shape[1]} numbers, and "
-                f"CLIP {config.path!r} gives {wide}. Take the CLIP model the head was trained on."
+                f"options.head of the score {config.name!r} takes embeddings of "
+                f"{self.layers[0][0].shape[1]} numbers, and CLIP {config.path!r} gives {wide}. "
+                "Take the CLIP model the head was trained on."
             )
 
     def score(self, images: list[Image.Image]) -> list[float]:
@@ -91,7 +97,8 @@ class _OnClip:
 
 
 def _read_head(file: str, setting: str) -> list[tuple[Tensor, Tensor]]:
-    """Return weight (out, in) and bias (out) of each linear layer, in their order, whatever their numbers and names are."""
+    """Return weight (out, in) and bias (out) of each linear layer, in their order,
+    whatever their numbers and names are."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -99,19 +106,29 @@ def _read_head(file: str, setting: str) -> list[tuple[Tensor, Tensor]]:
         tensors = load_file(storage.fetch(file))
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{setting} must be a .safetensors file, got {file!r}: {error}. Convert a .pth file once with "
-            "safetensors.torch.save_file(torch.load(file, weights_only=True), 'head.safetensors')."
+            f"{setting} must be a .safetensors file, got {file!r}: {error}. Convert a .pth file "
+            "once with safetensors.torch.save_file(torch.load(file, weights_only=True), "
+            "'head.safetensors')."
         ) from error
     names = sorted((name for name in tensors if name.endswith("weight")), key=_numbers)
     biases = [f"{name.removesuffix('weight')}bias" for name in names]
-    odd = not names or any(bias not in tensors for bias in biases) or len(tensors) != 2 * len(names)
-    layers = [] if odd else [(tensors[w].float(), tensors[b].float()) for w, b in zip(names, biases, strict=True)]
+    odd = (
+        not names or any(bias not in tensors for bias in biases) or len(tensors) != 2 * len(names)
+    )
+    layers = (
+        []
+        if odd
+        else [(tensors[w].float(), tensors[b].float()) for w, b in zip(names, biases, strict=True)]
+    )
     sizes = [weight.shape[0] for weight, _ in layers]
     fits = bool(layers) and all(weight.dim() == 2 for weight, _ in layers) and sizes[-1] == 1
-    if not fits or any(weight.shape[1] != size for (weight, _), size in zip(layers[1:], sizes, strict=False)):
+    if not fits or any(
+        weight.shape[1] != size for (weight, _), size in zip(layers[1:], sizes, strict=False)
+    ):
         raise UserError(
             f"{setting} = {file!r} is no chain of linear layers that ends in one number; it holds "
-            f"{', '.join(sorted(tensors)[:3])}. Take the weights of an aesthetic predictor on CLIP embeddings."
+            f"{', '.join(sorted(tensors)[:3])}. Take the weights of an aesthetic predictor on "
+            "CLIP embeddings."
         )
     return layers
 

@@ -1,4 +1,5 @@
-"""Probability of one label (a watermark, nudity, a drawing), by any image classification model of transformers."""
+"""Probability of one label (a watermark, nudity, a drawing),
+by any image classification model of transformers."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class _Classifier:
         label = Options(**config.options).label
         if not label:
             raise UserError(
-                f"options.label of the score {config.name!r} is empty; choose one of {', '.join(sorted(labels))}."
+                f"options.label of the score {config.name!r} is empty; choose one of "
+                f"{', '.join(sorted(labels))}."
             )
         if label not in labels:
             raise unknown(f"label (options.label of the score {config.name!r})", label, labels)
@@ -53,9 +55,13 @@ class _Classifier:
     def _scores(self, images: list[Image.Image]) -> list[float]:
         import torch
 
-        pixels = self.processor(images=images, return_tensors="pt")["pixel_values"].to(self.model.device)
+        pixels = self.processor(images=images, return_tensors="pt")["pixel_values"].to(
+            self.model.device
+        )
         with torch.inference_mode():
             logits = self.model(pixel_values=pixels).logits
-        independent = self.model.config.problem_type == "multi_label_classification" or logits.shape[1] == 1
+        independent = (
+            self.model.config.problem_type == "multi_label_classification" or logits.shape[1] == 1
+        )
         shares = torch.sigmoid(logits) if independent else torch.softmax(logits, dim=1)
         return [float(share) for share in shares[:, self.number].cpu()]

@@ -1,8 +1,10 @@
-"""Sharpness: the variance of the Laplacian, low for blurred images (Pech-Pacheco et al. 2000, "Diatom autofocusing").
+"""Sharpness: the variance of the Laplacian, low for blurred images
+(Pech-Pacheco et al. 2000, "Diatom autofocusing").
 
-Measured on luminance of 0..255 with the image's area brought to that of a square of `side` pixels, so that images of
-different sizes compare: an enlarged small image is a blurred one. At 512, eight photographs (of people, animals, things, the
-moon) score 65 to 1133, blurred with a radius of 2 pixels 2 to 18; a flat image 0. Noise counts as sharpness.
+Measured on luminance of 0..255 with the image's area brought to that of a square of `side` pixels,
+so that images of different sizes compare: an enlarged small image is a blurred one. At 512, eight
+photographs (of people, animals, things, the moon) score 65 to 1133, blurred with a radius of 2
+pixels 2 to 18; a flat image 0. Noise counts as sharpness.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Sources of images, a file each. A source names images and what is known of them; it opens none.
 
 A plug-in has
-    recognizes(source: str) -> bool                            whether `format = "auto"` should read this source with it
+    recognizes(source: str) -> bool                            whether `format = "auto"` should
+                                                               read this source with it
     items(subset: SubsetConfig) -> Iterator[Item | Rejected]   what `subset.source` holds
-It yields as it reads, in the same order every time, and holds at most one folder's names; a bad entry is a `Rejected`, a
-mistake in the source as a whole a `UserError`. It fills in what the source itself says; what the subset says is added here.
-Its helpers are modules with a leading underscore.
+It yields as it reads, in the same order every time, and holds at most one folder's names; a bad
+entry is a `Rejected`, a mistake in the source as a whole a `UserError`. It fills in what the
+source itself says; what the subset says is added here. Its helpers are modules with a leading
+underscore.
 """
 
 from __future__ import annotations
@@ -21,7 +23,16 @@ from raytrain.data.sources import _tree
 from raytrain.data.sources._seen import Seen
 from raytrain.errors import UserError
 
-ORDER = ("webdataset", "kohya", "parquet", "imagefolder", "caption_files", "table", "archive", "folder")
+ORDER = (
+    "webdataset",
+    "kohya",
+    "parquet",
+    "imagefolder",
+    "caption_files",
+    "table",
+    "archive",
+    "folder",
+)
 """Who is asked whether it recognizes a source: the most specific first."""
 
 
@@ -40,36 +51,46 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
             refused += 1
             yield found
         elif not seen.add(found.path):
-            yield Rejected(path=found.path, reason="the source names it twice; the first counts", rule="duplicate")
+            yield Rejected(
+                path=found.path,
+                reason="the source names it twice; the first counts",
+                rule="duplicate",
+            )
         else:
             empty = False
             yield attach(found)
     if empty:
         raise UserError(
-            f"data.source must hold at least one image, but {subset.source!r}, read as {name!r}, holds none"
-            f"{f' ({refused} entries were refused)' if refused else ''}. "
-            "There is nothing to prepare; correct data.source or data.format, or add images."
+            f"data.source must hold at least one image, but {subset.source!r}, read as {name!r}, "
+            f"holds none{f' ({refused} entries were refused)' if refused else ''}. There is "
+            "nothing to prepare; correct data.source or data.format, or add images."
         )
 
 
 def recognize(source: str) -> str:
     """Return the name of the plug-in that reads a source; UserError where none does."""
     if not source:
-        raise UserError("data.source is empty: preparation needs to know where the images are. Set data.source.")
+        raise UserError(
+            "data.source is empty: preparation needs to know where the images are. Set "
+            "data.source."
+        )
     if is_web(source):
         raise UserError(
-            f"data.source must lie on a disk or in an object store, but {source!r} is a web address. Nothing was fetched; "
-            "download it, or list the addresses of its images in a CSV or JSONL file."
+            f"data.source must lie on a disk or in an object store, but {source!r} is a web "
+            "address. Nothing was fetched; download it, or list the addresses of its images in a "
+            "CSV or JSONL file."
         )
     _tree.top.cache_clear()
     for name in ORDER:
         if plugins.load("data.sources", name).recognizes(source):
             return name
     found = look(absolute(source))
-    reason = "of no known format" if found.kind == "file" else found.reason or "no file and no folder"
+    reason = (
+        "of no known format" if found.kind == "file" else found.reason or "no file and no folder"
+    )
     raise UserError(
-        f"data.source {source!r} cannot be read: {reason}. There is nothing to prepare; correct data.source, or convert it to "
-        f"one of {', '.join(ORDER)}, which data.format may name."
+        f"data.source {source!r} cannot be read: {reason}. There is nothing to prepare; correct "
+        f"data.source, or convert it to one of {', '.join(ORDER)}, which data.format may name."
     )
 
 
@@ -77,8 +98,9 @@ def _check_folders(subset: SubsetConfig) -> None:
     for name, folder in (("masks", subset.masks), ("controls", subset.controls)):
         if folder and look(absolute(folder)).kind != "folder":
             raise UserError(
-                f"data.{name} must be a folder with an image of the same stem for each image of {subset.source!r}, "
-                f"but {folder!r} is none. No image would get one; correct the path or leave it out."
+                f"data.{name} must be a folder with an image of the same stem for each image of "
+                f"{subset.source!r}, but {folder!r} is none. No image would get one; correct the "
+                "path or leave it out."
             )
 
 
@@ -92,8 +114,12 @@ class _Attach:
 
     def __call__(self, item: Item) -> Item:
         subset = self.subset
-        mask, mask_stamp = self._layer(subset.masks, item.path) if not item.mask else (item.mask, "")
-        control, control_stamp = self._layer(subset.controls, item.path) if not item.control else (item.control, "")
+        mask, mask_stamp = (
+            self._layer(subset.masks, item.path) if not item.mask else (item.mask, "")
+        )
+        control, control_stamp = (
+            self._layer(subset.controls, item.path) if not item.control else (item.control, "")
+        )
         stamps = [stamp for stamp in (item.stamp, mask_stamp, control_stamp) if stamp]
         return item._replace(
             mask=mask,
@@ -107,7 +133,8 @@ class _Attach:
         )
 
     def _layer(self, folder: str, path: str) -> tuple[str, str]:
-        """Return location and stamp of the image of the same relative stem; an archive's own name may be left out."""
+        """Return location and stamp of the image of the same relative stem;
+        an archive's own name may be left out."""
         if not folder:
             return "", ""
         for relative in (path, path.removeprefix(self.source)):

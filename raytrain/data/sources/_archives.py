@@ -1,4 +1,5 @@
-"""The members of zips and tars, one after another, as addresses: nothing is unpacked to disk, nothing unsafe is named."""
+"""The members of zips and tars, one after another, as addresses: nothing is unpacked to disk,
+nothing unsafe is named."""
 
 from __future__ import annotations
 
@@ -20,13 +21,21 @@ from raytrain.errors import UserError
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 DAMAGE = (
-    tarfile.TarError, zipfile.BadZipFile, stream.TooLargeError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError,
-    OSError, NotImplementedError,
-)  # fmt: skip
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    stream.TooLargeError,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+)
 
 
 class Member(NamedTuple):
-    """A regular file in an archive; `read(limit)` gives its first bytes, until the next member is asked for."""
+    """A regular file in an archive; `read(limit)` gives its first bytes,
+    until the next member is asked for."""
 
     name: str
     part: Part
@@ -39,10 +48,12 @@ def is_archive(name: str) -> bool:
 
 
 def members(file: str, title: str, wanted: Callable[[str], bool]) -> Iterator[Member | Rejected]:
-    """Yield the wanted members of an archive in its order, and why others are refused; `title` is the archive's shown name.
+    """Yield the wanted members of an archive in its order, and why others are refused;
+    `title` is the archive's shown name.
 
-    A zip's directory is held in memory (about 0.5 GB for a million entries); a tar's is not. A compressed tar is unpacked
-    while it is listed, within the limits of `raytrain.data.files.stream`.
+    A zip's directory is held in memory (about 0.5 GB for a million entries); a tar's is not. A
+    compressed tar is unpacked while it is listed, within the limits of
+    `raytrain.data.files.stream`.
     """
     try:
         with stream.open_binary(file) as opened:
@@ -62,8 +73,14 @@ def members(file: str, title: str, wanted: Callable[[str], bool]) -> Iterator[Me
                 )
     except DAMAGE as error:
         if "://" in file and type(error) is OSError and look(file).kind == "file":
-            raise UserError(f"Reading the archive {file!r} failed: {error}. Run the same command again.") from error
-        reason = "not there" if isinstance(error, FileNotFoundError) else f"damaged archive, not read further: {error}"
+            raise UserError(
+                f"Reading the archive {file!r} failed: {error}. Run the same command again."
+            ) from error
+        reason = (
+            "not there"
+            if isinstance(error, FileNotFoundError)
+            else f"damaged archive, not read further: {error}"
+        )
         yield Rejected(path=title, reason=reason)
 
 
@@ -78,7 +95,10 @@ def _zip(opened: IO[bytes], wanted: Callable[[str], bool]) -> Iterator[Member | 
         if reason := _unsafe(entry.filename) or _why_not_entry(entry):
             yield Rejected(path=shown(name), reason=reason)
         elif total > stream.limit(size):
-            yield Rejected(path=shown(name), reason=f"the archive unpacks to more than {stream.limit(size)} bytes")
+            yield Rejected(
+                path=shown(name),
+                reason=f"the archive unpacks to more than {stream.limit(size)} bytes",
+            )
         else:
             part = Zipped(entry.header_offset, entry.compress_size, entry.file_size, entry.CRC)
             yield Member(name, part, lambda most, entry=entry: _read_entry(archive, entry, most))  # type: ignore[misc]
@@ -92,7 +112,10 @@ def _why_not_entry(entry: zipfile.ZipInfo) -> str:
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"packed by method {entry.compress_type}; pack with deflate, or unpack the archive"
     if entry.file_size > stream.limit(entry.compress_size):
-        return f"unpacks to {entry.file_size} bytes, more than {stream.limit(entry.compress_size)} allowed"
+        return (
+            f"unpacks to {entry.file_size} bytes, more than {stream.limit(entry.compress_size)} "
+            "allowed"
+        )
     return ""
 
 
@@ -133,7 +156,8 @@ def _read_member(archive: tarfile.TarFile, entry: tarfile.TarInfo, most: int) ->
 
 
 class _Header(tarfile.TarInfo):
-    """A tar header; a damaged one after the first is an error, where `tarfile` would take it for the archive's end."""
+    """A tar header; a damaged one after the first is an error,
+    where `tarfile` would take it for the archive's end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -148,7 +172,9 @@ def _plain(name: str) -> str:
 
 
 def _is_wanted(name: str, wanted: Callable[[str], bool]) -> bool:
-    return wanted(name) and all(part == ".." or is_visible(part) for part in name.split("/") if part)
+    return wanted(name) and all(
+        part == ".." or is_visible(part) for part in name.split("/") if part
+    )
 
 
 def _unsafe(name: str) -> str:

@@ -14,7 +14,18 @@ from raytrain.data.sources._rows import Row, rows
 from raytrain.data.sources._seen import Seen
 from raytrain.data.sources._tree import Places, images, walk, why_no_file
 
-FILES = ("path", "file", "file_name", "filename", "url", "image", "image_path", "image_file", "img", "img_path")
+FILES = (
+    "path",
+    "file",
+    "file_name",
+    "filename",
+    "url",
+    "image",
+    "image_path",
+    "image_file",
+    "img",
+    "img_path",
+)
 CAPTIONS = ("text", "caption", "prompt", "captions", "texts")
 MASKS = ("mask", "mask_path", "mask_file_name")
 CONTROLS = ("conditioning_image", "control", "control_path", "conditioning_image_file_name")
@@ -34,20 +45,24 @@ def value(record: Mapping[str, Any], wanted: Collection[str]) -> Any:
 
 
 def captions(content: Any) -> tuple[str, ...]:
-    """Return the captions of a field: none, one text, or a list of texts. ValueError for anything else."""
+    """Return the captions of a field: none, one text, or a list of texts.
+
+    ValueError for anything else.
+    """
     texts = [] if content is None else content if isinstance(content, list | tuple) else [content]
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"a caption must be text, got {text!r:.80}")
-        text.encode()  # a lone surrogate, which JSON can spell, is a UnicodeEncodeError: a ValueError
+        # a lone surrogate, which JSON can spell, is a UnicodeEncodeError: a ValueError
+        text.encode()
     return tuple(text for text in texts if text.strip())
 
 
 class Records:
     """Makes items of records whose paths count from `folder`.
 
-    `inside`: only paths below the folder are allowed (what comes with downloaded datasets); else also absolute paths, URIs and
-    web addresses. `title` is how the list itself is shown.
+    `inside`: only paths below the folder are allowed (what comes with downloaded datasets); else
+    also absolute paths, URIs and web addresses. `title` is how the list itself is shown.
     """
 
     def __init__(self, folder: str, title: str, inside: bool, prefix: str = "") -> None:
@@ -79,7 +94,9 @@ class Records:
         text, text_stamp = ("", "") if texts or is_web(file) else self.places.sidecar(file)
         stamp = " ".join(filter(None, [*stamps, text_stamp])) if all(stamps) else ""
         mask, control = (write(layer) if layer else "" for layer in layers)
-        return Item(path, write(file), texts, caption_file=text, mask=mask, control=control, stamp=stamp)
+        return Item(
+            path, write(file), texts, caption_file=text, mask=mask, control=control, stamp=stamp
+        )
 
     def _same(self, row: Row | Rejected) -> Any:
         cell = None if isinstance(row, Rejected) else value(row.record, FILES)
@@ -97,7 +114,9 @@ class Records:
         """Return the file that a cell names, and how it is shown."""
         if not isinstance(cell, str) or not cell.strip():
             raise ValueError(f"names no image; needs one of the columns {', '.join(FILES)}")
-        os.fsencode(cell)  # a lone surrogate, which JSON can spell, is a UnicodeEncodeError: a ValueError
+        os.fsencode(
+            cell
+        )  # a lone surrogate, which JSON can spell, is a UnicodeEncodeError: a ValueError
         if "\0" in cell:
             raise ValueError("a path with a NUL")
         leaves = "://" in cell or cell.startswith("/") or posixpath.normpath(cell).startswith("..")
@@ -109,7 +128,9 @@ class Records:
             return absolute(cell), shown(cell)
         if cell.startswith("/"):
             if "://" in self.folder:
-                raise ValueError(f"{shown(cell)!r} is a path of one machine in a list of an object store")
+                raise ValueError(
+                    f"{shown(cell)!r} is a path of one machine in a list of an object store"
+                )
             return posixpath.normpath(cell), shown(cell)
         folder, relative = self.folder, posixpath.normpath(cell)
         while relative.startswith("../"):
@@ -122,7 +143,8 @@ def described(
 ) -> Iterator[Item | Rejected]:
     """Yield what the lists in a tree of folders name, then the images there that none names.
 
-    `is_list` picks the lists by name. Where two lists name an image, the one of the deeper folder counts.
+    `is_list` picks the lists by name. Where two lists name an image, the one of the deeper folder
+    counts.
     """
     claimed = Seen()
     for folder in walk(root, skip):
@@ -136,7 +158,9 @@ def described(
                     yield found
                 elif not here.add(found.location):
                     yield Rejected(
-                        path=found.path, reason=f"{title} names it twice; the first counts", rule="duplicate"
+                        path=found.path,
+                        reason=f"{title} names it twice; the first counts",
+                        rule="duplicate",
                     )
                 elif claimed.add(found.location):
                     for layer in filter(None, (found.mask, found.control)):

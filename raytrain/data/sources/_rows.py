@@ -31,23 +31,34 @@ class Row(NamedTuple):
 
 
 def rows(file: str, title: str) -> Iterator[Row | Rejected]:
-    """Yield the records of a file by its extension, and its broken ones as Rejected; `title` is the file's shown name.
+    """Yield the records of a file by its extension, and its broken ones as Rejected;
+    `title` is the file's shown name.
 
-    A JSON file is a list of records, or an object {path: caption, captions, or record}, whose key becomes the field `path`.
-    CSV separates by comma, semicolon or tab, whichever its first line has most of. UserError when the file cannot be read.
+    A JSON file is a list of records, or an object {path: caption, captions, or record}, whose key
+    becomes the field `path`. CSV separates by comma, semicolon or tab, whichever its first line
+    has most of. UserError when the file cannot be read.
     """
     kind = os.path.splitext(title)[1].lower()
     try:
         with stream.open_binary(file) as opened:
-            found = {".json": _json, ".parquet": _parquet, ".jsonl": _lines, ".ndjson": _lines}.get(kind, _csv)(opened)
+            found = {
+                ".json": _json,
+                ".parquet": _parquet,
+                ".jsonl": _lines,
+                ".ndjson": _lines,
+            }.get(kind, _csv)(opened)
             for row in found:
                 yield Rejected(path=title, reason=row) if isinstance(row, str) else row
     except OSError as error:
-        raise UserError(f"The list of images {file!r} must be readable: {error}. Nothing of it was used.") from error
+        raise UserError(
+            f"The list of images {file!r} must be readable: {error}. Nothing of it was used."
+        ) from error
 
 
 def _csv(opened: IO[bytes]) -> Iterator[Row | str]:
-    text = io.TextIOWrapper(opened, "utf-8-sig", "surrogateescape", newline="")  # names of files may be any bytes
+    text = io.TextIOWrapper(
+        opened, "utf-8-sig", "surrogateescape", newline=""
+    )  # names of files may be any bytes
     first = text.readline()
     lines = csv.reader(text, delimiter=max(",;\t", key=first.count))
     names = next(csv.reader([first], delimiter=max(",;\t", key=first.count)), [])
@@ -60,7 +71,10 @@ def _csv(opened: IO[bytes]) -> Iterator[Row | str]:
         if cells is None:
             return
         if len(cells) > len(names):
-            yield f"line {lines.line_num + 1}: {len(cells)} cells for {len(names)} columns; put text with commas in quotes"
+            yield (
+                f"line {lines.line_num + 1}: {len(cells)} cells for {len(names)} columns; put "
+                "text with commas in quotes"
+            )
         elif cells:
             yield Row(f"line {lines.line_num + 1}", dict(zip(names, cells, strict=False)))
 
@@ -78,13 +92,25 @@ def _lines(opened: IO[bytes]) -> Iterator[Row | str]:
             except (ValueError, RecursionError) as error:
                 yield f"line {number}: no valid JSON: {error}"
                 continue
-            yield Row(f"line {number}", record) if isinstance(record, dict) else f"line {number}: no JSON object"
+            yield (
+                Row(f"line {number}", record)
+                if isinstance(record, dict)
+                else f"line {number}: no JSON object"
+            )
 
 
 def _json(opened: IO[bytes]) -> Iterator[Row | str]:
     try:
-        for number, (key, content) in enumerate(_members(io.TextIOWrapper(opened, "utf-8-sig")), 1):
-            record = content if isinstance(content, dict) else {"text": content} if key is not None else None
+        for number, (key, content) in enumerate(
+            _members(io.TextIOWrapper(opened, "utf-8-sig")), 1
+        ):
+            record = (
+                content
+                if isinstance(content, dict)
+                else {"text": content}
+                if key is not None
+                else None
+            )
             if record is None:
                 yield f"record {number}: no JSON object"
             else:
@@ -94,7 +120,8 @@ def _json(opened: IO[bytes]) -> Iterator[Row | str]:
 
 
 def _members(text: io.TextIOWrapper) -> Iterator[tuple[str | None, Any]]:
-    """Yield the (None, value) of a list or the (key, value) of an object, holding one at a time."""
+    """Yield the (None, value) of a list or the (key, value) of an object,
+    holding one at a time."""
     parser = _Json(text)
     kind = parser.mark("[{")
     end = "]" if kind == "[" else "}"
@@ -134,7 +161,9 @@ class _Json:
         while True:
             try:
                 content, end = self._decode(self._rest)
-                if end < len(self._rest) or not self._more():  # a number may go on in what was not read yet
+                if (
+                    end < len(self._rest) or not self._more()
+                ):  # a number may go on in what was not read yet
                     self._rest = self._rest[end:]
                     return content
             except json.JSONDecodeError:

@@ -1,4 +1,5 @@
-"""Folders of a disk or an object store, listed one at a time, and the images with their sidecars in them."""
+"""Folders of a disk or an object store, listed one at a time,
+and the images with their sidecars in them."""
 
 from __future__ import annotations
 
@@ -9,13 +10,40 @@ from functools import lru_cache
 
 from pyarrow import fs
 
-from raytrain.data.files.location import Found, absolute, base_name, child, look, of_info, parent, shown, store, write
+from raytrain.data.files.location import (
+    Found,
+    absolute,
+    base_name,
+    child,
+    look,
+    of_info,
+    parent,
+    shown,
+    store,
+    write,
+)
 from raytrain.data.item import Item, Rejected
 from raytrain.errors import UserError
 
+# Those that cannot be decoded are listed too, so that they are rejected with a reason and not
+# passed over.
 IMAGES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl")
-)  # those that cannot be decoded are listed too, so that they are rejected with a reason and not passed over
+    (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".jxl",
+    )
+)
 SIDECARS = (".txt", ".caption")
 JUNK = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"))
 
@@ -23,7 +51,8 @@ JUNK = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"))
 class Folder:
     """The visible names of one folder: `files` (all that is no folder) and `folders`, each sorted.
 
-    `file` is the folder's own; `relative` the path to it from where the walk began, "" or "a/b/". OSError when unreadable.
+    `file` is the folder's own; `relative` the path to it from where the walk began, "" or "a/b/".
+    OSError when unreadable.
     """
 
     def __init__(self, file: str, relative: str = "") -> None:
@@ -58,7 +87,8 @@ class Folder:
         return of_info(info) if info else Found("absent", reason="No such object")
 
     def sidecar(self, stem: str, extensions: Collection[str] = SIDECARS) -> str:
-        """Return the name of the text file of that stem, of the first extension there is; "" without one."""
+        """Return the name of the text file of that stem, of the first extension there is;
+        "" without one."""
         if self._sidecars is None:
             self._sidecars = {}
             for name in self.files:
@@ -79,14 +109,17 @@ def open_folder(file: str) -> Folder:
     try:
         return Folder(file)
     except OSError as error:
-        raise UserError(f"The folder {file!r} must be readable: {error}. Nothing of it was used.") from error
+        raise UserError(
+            f"The folder {file!r} must be readable: {error}. Nothing of it was used."
+        ) from error
 
 
 def walk(root: str, skip: Collection[str] = ()) -> Iterator[Folder | Rejected]:
     """Yield a folder and all below it, each after its own folders, in the order of their names.
 
-    `root` and `skip` are files as locations have them. Links to folders are followed out of the tree; a link back into the
-    tree (a loop among them) is refused, for what it leads to is read anyway.
+    `root` and `skip` are files as locations have them. Links to folders are followed out of the
+    tree; a link back into the tree (a loop among them) is refused, for what it leads to is read
+    anyway.
     """
     top = open_folder(root)
     entered = set() if "://" in root else {_identity(root)}
@@ -106,17 +139,27 @@ def images(
                 yield from image(folder, name, sidecars)
 
 
-def image(folder: Folder, name: str, sidecars: Collection[str] = SIDECARS) -> Iterator[Item | Rejected]:
-    """Yield the image of that name in a folder, or why it is none, and what is wrong with its sidecar."""
+def image(
+    folder: Folder, name: str, sidecars: Collection[str] = SIDECARS
+) -> Iterator[Item | Rejected]:
+    """Yield the image of that name in a folder, or why it is none,
+    and what is wrong with its sidecar."""
     path, found = shown(folder.relative + name), folder.look(name)
     if found.kind != "file":
         yield Rejected(path=path, reason=why_no_file(found))
         return
-    text, stamp = folder.sidecar(os.path.splitext(name)[0], sidecars) if sidecars else "", found.stamp
+    text, stamp = (
+        folder.sidecar(os.path.splitext(name)[0], sidecars) if sidecars else "",
+        found.stamp,
+    )
     if text:
         beside = folder.look(text)
-        if beside.kind != "file":  # trained without its caption it would be wrong, and nobody would notice
-            yield Rejected(path=path, reason=f"its caption file {shown(text)}: {why_no_file(beside)}")
+        if (
+            beside.kind != "file"
+        ):  # trained without its caption it would be wrong, and nobody would notice
+            yield Rejected(
+                path=path, reason=f"its caption file {shown(text)}: {why_no_file(beside)}"
+            )
             return
         stamp = f"{stamp} {beside.stamp}"
     place = write(child(folder.file, text)) if text else ""
@@ -135,7 +178,8 @@ def why_no_file(found: Found) -> str:
 
 
 class Places:
-    """Looks at single files anywhere; in an object store by listing their folders, of which the last few are kept."""
+    """Looks at single files anywhere; in an object store by listing their folders,
+    of which the last few are kept."""
 
     def __init__(self) -> None:
         self._folder = lru_cache(8)(_folder_or_none)
@@ -153,10 +197,13 @@ class Places:
         folder = self._folder(parent(file))
         name = folder.sidecar(os.path.splitext(base_name(file))[0]) if folder else ""
         found = folder.look(name) if folder and name else Found("absent")
-        return (write(child(parent(file), name)), found.stamp) if found.kind == "file" else ("", "")
+        return (
+            (write(child(parent(file), name)), found.stamp) if found.kind == "file" else ("", "")
+        )
 
     def of_stem(self, folder: str, stem: str) -> tuple[str, str]:
-        """Return the location and stamp of the image of this stem in a folder; empty where there is none."""
+        """Return the location and stamp of the image of this stem in a folder;
+        empty where there is none."""
         listed = self._stems(folder)
         name = listed[1].get(stem) if listed else None
         if listed is None or name is None:
@@ -172,7 +219,10 @@ class Places:
 
 @lru_cache(1)
 def top(source: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """Return the names of files and folders right in a source; None when it is no folder. For telling formats apart."""
+    """Return the names of files and folders right in a source; None when it is no folder.
+
+    For telling formats apart.
+    """
     file = absolute(source)
     if look(file).kind != "folder":
         return None
@@ -181,7 +231,10 @@ def top(source: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
 
 
 def below(source: str, folders: Iterable[str], most: int = 10) -> Iterator[str]:
-    """Yield the names of files in the first of these folders of a source. For telling formats apart."""
+    """Yield the names of files in the first of these folders of a source.
+
+    For telling formats apart.
+    """
     for name in itertools.islice(folders, most):
         folder = _folder_or_none(child(absolute(source), name))
         yield from folder.files if folder else ()
@@ -198,10 +251,14 @@ def _stems(file: str) -> tuple[Folder, dict[str, str]] | None:
     folder = _folder_or_none(file)
     if folder is None:
         return None
-    return folder, {os.path.splitext(name)[0]: name for name in reversed(folder.files) if is_image(name)}
+    return folder, {
+        os.path.splitext(name)[0]: name for name in reversed(folder.files) if is_image(name)
+    }
 
 
-def _below(top: Folder, root: str, skip: frozenset[str], entered: set[str]) -> Iterator[Folder | Rejected]:
+def _below(
+    top: Folder, root: str, skip: frozenset[str], entered: set[str]
+) -> Iterator[Folder | Rejected]:
     stack = [(top, iter(top.folders))]
     while stack:
         folder, names = stack[-1]

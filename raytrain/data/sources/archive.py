@@ -1,7 +1,9 @@
-"""A zip or tar (plain, or packed by gzip, bzip2, xz or zstd), on a disk or in an object store, or a folder of such.
+"""A zip or tar (plain, or packed by gzip, bzip2, xz or zstd), on a disk or in an object store,
+or a folder of such.
 
-`photos.zip` gives images named `photos.zip/a/b.png`. A caption is the text file of the same stem in the same folder of the
-archive. Links, encrypted entries, names that lead out, and what unpacks to far more than it is packed are refused one by one.
+`photos.zip` gives images named `photos.zip/a/b.png`. A caption is the text file of the same stem
+in the same folder of the archive. Links, encrypted entries, names that lead out, and what unpacks
+to far more than it is packed are refused one by one.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from raytrain.data.sources._archives import is_archive, members
 from raytrain.data.sources._tree import SIDECARS, is_image, top, walk
 
 LINES = """
-    SELECT name, part, (SELECT part FROM member AS text WHERE text.stem = image.stem AND text.extension IN ('.txt', '.caption')
+    SELECT name, part, (SELECT part FROM member AS text WHERE text.stem = image.stem
+      AND text.extension IN ('.txt', '.caption')
                         ORDER BY text.extension DESC, number LIMIT 1)
     FROM member AS image WHERE extension NOT IN ('.txt', '.caption') ORDER BY number
 """
 
 
 def recognizes(source: str) -> bool:
-    """Tell whether the source is an archive by its name, or a folder with archives but no image right in it."""
+    """Tell whether the source is an archive by its name, or a folder with archives but no image
+    right in it."""
     names = top(source)
     if names is None:
         return is_archive(base_name(absolute(source))) and look(absolute(source)).kind == "file"
@@ -46,17 +50,30 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
 
 
 def _images(file: str, title: str) -> Iterator[Item | Rejected]:
-    """Pair images and captions, wherever in the archive they are, by a temporary database on disk."""
+    """Pair images and captions, wherever in the archive they are,
+    by a temporary database on disk."""
     stamp = look(file).stamp
     sql = sqlite3.connect("")
-    sql.execute("CREATE TABLE member (number INTEGER PRIMARY KEY, stem BLOB, extension TEXT, name BLOB, part TEXT)")
-    for member in members(file, title, lambda name: is_image(name) or name.lower().endswith(SIDECARS)):
+    sql.execute(
+        "CREATE TABLE member (number INTEGER PRIMARY KEY, stem BLOB, extension TEXT, name BLOB, "
+        "part TEXT)"
+    )
+    for member in members(
+        file, title, lambda name: is_image(name) or name.lower().endswith(SIDECARS)
+    ):
         if isinstance(member, Rejected):
             yield member
         else:
             stem, extension = os.path.splitext(member.name)
-            line = (os.fsencode(stem), extension.lower(), os.fsencode(member.name), write("", member.part))
-            sql.execute("INSERT INTO member (stem, extension, name, part) VALUES (?, ?, ?, ?)", line)
+            line = (
+                os.fsencode(stem),
+                extension.lower(),
+                os.fsencode(member.name),
+                write("", member.part),
+            )
+            sql.execute(
+                "INSERT INTO member (stem, extension, name, part) VALUES (?, ?, ?, ?)", line
+            )
     sql.execute("CREATE INDEX by_stem ON member (stem, extension)")
     for name, part, text in sql.execute(LINES):
         yield Item(

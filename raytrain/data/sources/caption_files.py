@@ -1,11 +1,13 @@
 """Images with one file of all captions beside them, as several trainers write it.
 
-data.json                       [{"image": "a.png", "text": "a cat"}, ...], also with "conditioning_image"
+data.json                       [{"image": "a.png", "text": "a cat"}, ...], also with
+                                "conditioning_image"
 captions.json, image_captions.json   {"a.png": "a cat"}; a list is several captions
 captions.csv                    image_path, caption, and perhaps mask_path
 
-The source is the folder, or a JSON file of either form. Paths count from the file's folder and may be absolute. Images of the
-folder that are not named are taken too, with the text file beside them; masks and control images that are named are not.
+The source is the folder, or a JSON file of either form. Paths count from the file's folder and may
+be absolute. Images of the folder that are not named are taken too, with the text file beside them;
+masks and control images that are named are not.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ def recognizes(source: str) -> bool:
     names = top(source)
     if names is not None:
         return any(name in NAMES for name in names[0])
-    return base_name(absolute(source)).lower().endswith(".json") and look(absolute(source)).kind == "file"
+    return (
+        base_name(absolute(source)).lower().endswith(".json")
+        and look(absolute(source)).kind == "file"
+    )
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:

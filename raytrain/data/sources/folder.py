@@ -20,4 +20,7 @@ def recognizes(source: str) -> bool:
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the folder's images; its folders of masks and control images are left out."""
-    return images(absolute(subset.source), [absolute(folder) for folder in (subset.masks, subset.controls) if folder])
+    return images(
+        absolute(subset.source),
+        [absolute(folder) for folder in (subset.masks, subset.controls) if folder],
+    )

@@ -1,8 +1,10 @@
-"""The Hugging Face `imagefolder`: images in folders, with `metadata.jsonl`, `.csv` or `.parquet` beside or above them.
+"""The Hugging Face `imagefolder`: images in folders, with `metadata.jsonl`,
+`.csv` or `.parquet` beside or above them.
 
-Its rows have `file_name`, relative to the metadata file, and `text` (or caption, prompt). Splits are folders, each with its own
-metadata or none. Images that no row names are taken too, with the text file beside them. Paths that lead out are refused.
-`auto` sees metadata in the source itself and in the folders right in it.
+Its rows have `file_name`, relative to the metadata file, and `text` (or caption, prompt). Splits
+are folders, each with its own metadata or none. Images that no row names are taken too, with the
+text file beside them. Paths that lead out are refused. `auto` sees metadata in the source itself
+and in the folders right in it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 def recognizes(source: str) -> bool:
     """Tell whether the source is a folder with metadata in it or in one of its first folders."""
     names = top(source)
-    return names is not None and any(_is_metadata(name) for name in (*names[0], *below(source, names[1])))
+    return names is not None and any(
+        _is_metadata(name) for name in (*names[0], *below(source, names[1]))
+    )
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:

@@ -1,15 +1,18 @@
-"""What kohya's sd-scripts train on: a dataset config in TOML, or a folder of folders named `N_name`.
+"""What kohya's sd-scripts train on: a dataset config in TOML,
+or a folder of folders named `N_name`.
 
-`10_sks dog/` holds images to be shown 10 times an epoch, whose caption is `sks dog` where no text file is beside them. A folder
-of regularization images of that form is a subset of its own, with `regularization = true`. `auto` recognizes such a folder when
-it holds no image itself and all its folders are so named, with 1 to 999 repeats; `format = "folder"` reads it as any other.
+`10_sks dog/` holds images to be shown 10 times an epoch, whose caption is `sks dog` where no text
+file is beside them. A folder of regularization images of that form is a subset of its own, with
+`regularization = true`. `auto` recognizes such a folder when it holds no image itself and all its
+folders are so named, with 1 to 999 repeats; `format = "folder"` reads it as any other.
 
 Of the TOML are read, in [general], [[datasets]] and [[datasets.subsets]] (the nearer counts):
-image_dir (images right in it; relative to the TOML), num_repeats, caption_extension (default: .caption, then .txt),
-class_tokens, is_reg, metadata_file, caption_prefix, caption_suffix, conditioning_data_dir. A metadata file is JSON,
-{path: {"caption", "tags"}}, or JSONL, {"image_path", "caption", "tags"}; caption and tags are joined by a comma.
-What says how to train or augment (`IGNORED`) is raytrain's own configuration and is not taken from there. Any other key is
-an error. Source: sd-scripts' docs/config_README-en.md.
+image_dir (images right in it; relative to the TOML), num_repeats, caption_extension (default:
+.caption, then .txt), class_tokens, is_reg, metadata_file, caption_prefix, caption_suffix,
+conditioning_data_dir. A metadata file is JSON, {path: {"caption", "tags"}}, or JSONL,
+{"image_path", "caption", "tags"}; caption and tags are joined by a comma. What says how to train
+or augment (`IGNORED`) is raytrain's own configuration and is not taken from there. Any other key
+is an error. Source: sd-scripts' docs/config_README-en.md.
 """
 
 from __future__ import annotations
@@ -28,18 +31,27 @@ from raytrain.data.files.location import absolute, base_name, child, look, named
 from raytrain.data.item import Item, Rejected
 from raytrain.data.sources._records import FILES, Records, value
 from raytrain.data.sources._rows import Row, rows
-from raytrain.data.sources._tree import IMAGES, SIDECARS, Places, images, is_image, open_folder, top
+from raytrain.data.sources._tree import (
+    IMAGES,
+    SIDECARS,
+    Places,
+    images,
+    is_image,
+    open_folder,
+    top,
+)
 from raytrain.errors import UserError, unknown
 from raytrain.table import Table
 
 FOLDER = re.compile(r"([1-9]\d{0,2})_(.+)", re.DOTALL)
 # fmt: off
 IGNORED = frozenset((
-    "batch_size", "bucket_no_upscale", "bucket_reso_steps", "enable_bucket", "max_bucket_reso", "min_bucket_reso",
-    "resolution", "network_multiplier", "skip_image_resolution", "resize_interpolation", "color_aug",
-    "face_crop_aug_range", "flip_aug", "random_crop", "keep_tokens", "shuffle_caption", "caption_separator",
-    "caption_dropout_every_n_epochs", "caption_dropout_rate", "caption_tag_dropout_rate", "token_warmup_min",
-    "token_warmup_step", "cache_info", "validation_", "validation_seed",
+    "batch_size", "bucket_no_upscale", "bucket_reso_steps", "enable_bucket", "max_bucket_reso",
+    "min_bucket_reso", "resolution", "network_multiplier", "skip_image_resolution",
+    "resize_interpolation", "color_aug", "face_crop_aug_range", "flip_aug", "random_crop",
+    "keep_tokens", "shuffle_caption", "caption_separator", "caption_dropout_every_n_epochs",
+    "caption_dropout_rate", "caption_tag_dropout_rate", "token_warmup_min", "token_warmup_step",
+    "cache_info", "validation_", "validation_seed",
 ))
 # fmt: on
 
@@ -59,11 +71,19 @@ class Subset(Table):
 
 
 def recognizes(source: str) -> bool:
-    """Tell whether the source is a TOML file, or a folder with nothing but folders `N_name` for images."""
+    """Tell whether the source is a TOML file, or a folder with nothing but folders `N_name` for
+    images."""
     names = top(source)
     if names is None:
-        return base_name(absolute(source)).lower().endswith(".toml") and look(absolute(source)).kind == "file"
-    return bool(names[1]) and all(map(FOLDER.fullmatch, names[1])) and not any(map(is_image, names[0]))
+        return (
+            base_name(absolute(source)).lower().endswith(".toml")
+            and look(absolute(source)).kind == "file"
+        )
+    return (
+        bool(names[1])
+        and all(map(FOLDER.fullmatch, names[1]))
+        and not any(map(is_image, names[0]))
+    )
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
@@ -71,11 +91,17 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     file = absolute(subset.source)
     if look(file).kind == "file":
         for settings in _settings(file):
-            yield from _metadata(settings, parent(file)) if settings.metadata_file else _folder(settings, parent(file))
+            yield from (
+                _metadata(settings, parent(file))
+                if settings.metadata_file
+                else _folder(settings, parent(file))
+            )
         return
     for name in open_folder(file).folders:
         if match := FOLDER.fullmatch(name):
-            settings = Subset(image_dir=name, num_repeats=int(match[1]), class_tokens=shown(match[2]))
+            settings = Subset(
+                image_dir=name, num_repeats=int(match[1]), class_tokens=shown(match[2])
+            )
             yield from _folder(settings, file)
 
 
@@ -89,7 +115,8 @@ def _settings(file: str) -> Iterator[Subset]:
         ) from error
     if not isinstance(config.get("datasets"), list):
         raise UserError(
-            f"{file!r} must have [[datasets]] with [[datasets.subsets]], as sd-scripts reads it. Nothing was used."
+            f"{file!r} must have [[datasets]] with [[datasets.subsets]], as sd-scripts reads it. "
+            "Nothing was used."
         )
     _check_keys(file, config, {"general", "datasets"})
     for dataset in config["datasets"]:
@@ -97,7 +124,9 @@ def _settings(file: str) -> Iterator[Subset]:
             outer = {key: entry for key, entry in dataset.items() if key != "subsets"}
             merged = config.get("general", {}) | outer | subset
             _check_keys(file, merged, set(Subset.model_fields) | IGNORED)
-            yield _subset(file, {key: entry for key, entry in merged.items() if key not in IGNORED})
+            yield _subset(
+                file, {key: entry for key, entry in merged.items() if key not in IGNORED}
+            )
 
 
 def _subset(file: str, settings: dict[str, Any]) -> Subset:
@@ -106,13 +135,13 @@ def _subset(file: str, settings: dict[str, Any]) -> Subset:
     except ValidationError as error:
         fault = error.errors()[0]
         raise UserError(
-            f"{file!r}: the setting {fault['loc'][0]!r} must be right: {fault['msg']}, got {fault['input']!r}. "
-            "Nothing of the file was used; correct it."
+            f"{file!r}: the setting {fault['loc'][0]!r} must be right: {fault['msg']}, got "
+            f"{fault['input']!r}. Nothing of the file was used; correct it."
         ) from error
     if not subset.image_dir and not subset.metadata_file:
         raise UserError(
-            f"{file!r}: each of [[datasets.subsets]] needs image_dir or metadata_file, got {settings}. "
-            "Its images cannot be found; add one of them or remove the subset."
+            f"{file!r}: each of [[datasets.subsets]] needs image_dir or metadata_file, got "
+            f"{settings}. Its images cannot be found; add one of them or remove the subset."
         )
     return subset
 
@@ -127,16 +156,23 @@ def _folder(settings: Subset, base: str) -> Iterator[Item | Rejected]:
     folder = _place(base, settings.image_dir)
     if look(folder).kind != "folder":
         raise UserError(
-            f"image_dir must be a folder with images, but {settings.image_dir!r} (read as {folder!r}) is none."
+            f"image_dir must be a folder with images, but {settings.image_dir!r} (read as "
+            f"{folder!r}) is none."
         )
-    extensions = (settings.caption_extension,) if settings.caption_extension else tuple(reversed(SIDECARS))
+    extensions = (
+        (settings.caption_extension,) if settings.caption_extension else tuple(reversed(SIDECARS))
+    )
     add = _Add(settings, base)
     for found in images(folder, sidecars=extensions, deep=False):
         path = f"{shown(settings.image_dir).rstrip('/')}/{found.path}"
         if isinstance(found, Rejected):
             yield found.model_copy(update={"path": path})
         else:
-            texts = (settings.class_tokens,) if settings.class_tokens and not found.caption_file else ()
+            texts = (
+                (settings.class_tokens,)
+                if settings.class_tokens and not found.caption_file
+                else ()
+            )
             yield add(found._replace(path=path, captions=texts))
 
 
@@ -145,14 +181,21 @@ def _metadata(settings: Subset, base: str) -> Iterator[Item | Rejected]:
     folder = _place(base, settings.image_dir) if settings.image_dir else parent(file)
     title, add, places = shown(settings.metadata_file), _Add(settings, base), Places()
     prefix = f"{settings.image_dir.rstrip('/')}/" if settings.image_dir else ""
-    found = (row if isinstance(row, Rejected) else _row(row, folder, places) for row in rows(file, title))
+    found = (
+        row if isinstance(row, Rejected) else _row(row, folder, places)
+        for row in rows(file, title)
+    )
     for item in Records(folder, title, inside=False, prefix=prefix).items(found):
         yield item if isinstance(item, Rejected) else add(item)
 
 
 def _row(row: Row, folder: str, places: Places) -> Row:
-    """Join caption and tags; complete a name without extension, as older metadata has it, by the image of that stem."""
-    file, texts = value(row.record, FILES), [row.record.get(name) for name in ("caption", "text", "tags")]
+    """Join caption and tags; complete a name without extension, as older metadata has it,
+    by the image of that stem."""
+    file, texts = (
+        value(row.record, FILES),
+        [row.record.get(name) for name in ("caption", "text", "tags")],
+    )
     if isinstance(file, str) and os.path.splitext(file)[1].lower() not in IMAGES:
         inner, _, stem = file.rpartition("/")
         name = places.name_of_stem(child(folder, inner) if inner else folder, stem)
@@ -162,7 +205,11 @@ def _row(row: Row, folder: str, places: Places) -> Row:
 
 
 def _place(base: str, path: str) -> str:
-    return absolute(path) if "://" in path or os.path.isabs(path) else child(base, os.path.normpath(path))
+    return (
+        absolute(path)
+        if "://" in path or os.path.isabs(path)
+        else child(base, os.path.normpath(path))
+    )
 
 
 class _Add:
@@ -170,12 +217,16 @@ class _Add:
 
     def __init__(self, settings: Subset, base: str) -> None:
         self.settings, self.places = settings, Places()
-        self.controls = _place(base, settings.conditioning_data_dir) if settings.conditioning_data_dir else ""
+        self.controls = (
+            _place(base, settings.conditioning_data_dir) if settings.conditioning_data_dir else ""
+        )
 
     def __call__(self, item: Item) -> Item:
         settings = self.settings
         stem = os.path.splitext(named(item.path).rpartition("/")[2])[0]
-        control, stamp = self.places.of_stem(self.controls, stem) if self.controls else (item.control, "")
+        control, stamp = (
+            self.places.of_stem(self.controls, stem) if self.controls else (item.control, "")
+        )
         return item._replace(
             repeats=settings.num_repeats,
             regularization=settings.is_reg,

@@ -1,9 +1,11 @@
-"""Parquet files with the images in them, as Hugging Face `datasets` writes them: a file, or a folder of such.
+"""Parquet files with the images in them, as Hugging Face `datasets` writes them: a file,
+or a folder of such.
 
-The image is the column that the file's Hugging Face features call an Image, else the first struct with `bytes`, else a binary
-column; a struct without bytes names a file beside by its `path`. The caption is in text, caption or prompt (text or a list of
-texts). `mask` and `conditioning_image` (or control) may hold further images. A parquet file with a column of web addresses or
-paths instead is read as a table. Row groups are read one at a time, and of those only the captions.
+The image is the column that the file's Hugging Face features call an Image, else the first struct
+with `bytes`, else a binary column; a struct without bytes names a file beside by its `path`. The
+caption is in text, caption or prompt (text or a list of texts). `mask` and `conditioning_image`
+(or control) may hold further images. A parquet file with a column of web addresses or paths
+instead is read as a table. Row groups are read one at a time, and of those only the captions.
 """
 
 from __future__ import annotations
@@ -17,9 +19,26 @@ import pyarrow.parquet as pq
 
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files import stream
-from raytrain.data.files.location import Cell, absolute, base_name, child, look, parent, shown, write
+from raytrain.data.files.location import (
+    Cell,
+    absolute,
+    base_name,
+    child,
+    look,
+    parent,
+    shown,
+    write,
+)
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._records import CAPTIONS, CONTROLS, FILES, MASKS, Records, captions, field
+from raytrain.data.sources._records import (
+    CAPTIONS,
+    CONTROLS,
+    FILES,
+    MASKS,
+    Records,
+    captions,
+    field,
+)
 from raytrain.data.sources._rows import Row, rows
 from raytrain.data.sources._tree import below, is_image, top, walk
 
@@ -29,10 +48,13 @@ LARGEST_GROUP = 4 * 2**30
 
 
 def recognizes(source: str) -> bool:
-    """Tell whether the source is a parquet file, or a folder that holds (in itself or one below) such and no images."""
+    """Tell whether the source is a parquet file, or a folder that holds (in itself or one below)
+    such and no images."""
     names = top(source)
     if names is None:
-        return base_name(absolute(source)).endswith(ENDING) and look(absolute(source)).kind == "file"
+        return (
+            base_name(absolute(source)).endswith(ENDING) and look(absolute(source)).kind == "file"
+        )
     files = [*names[0], *below(source, names[1])]
     parquet = [name for name in files if name.endswith(ENDING) and name != "metadata.parquet"]
     return bool(parquet) and not any(map(is_image, files))
@@ -50,7 +72,9 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
             continue
         for name in folder.files:
             if name.endswith(ENDING):
-                yield from _file(child(folder.file, name), shown(folder.relative + name), folder.relative)
+                yield from _file(
+                    child(folder.file, name), shown(folder.relative + name), folder.relative
+                )
 
 
 def _file(file: str, title: str, prefix: str) -> Iterator[Item | Rejected]:
@@ -66,16 +90,27 @@ def _file(file: str, title: str, prefix: str) -> Iterator[Item | Rejected]:
         yield Rejected(path=title, reason=f"no readable parquet file: {error}")
         return
     if field(schema.names, FILES) is None:
-        yield Rejected(path=title, reason=f"has no column of images; its columns are {', '.join(schema.names)}")
+        yield Rejected(
+            path=title,
+            reason=f"has no column of images; its columns are {', '.join(schema.names)}",
+        )
     else:
-        yield from Records(parent(file), title, inside=False, prefix=prefix).items(rows(file, title))
+        yield from Records(parent(file), title, inside=False, prefix=prefix).items(
+            rows(file, title)
+        )
 
 
-def _groups(source: pq.ParquetFile, image: str, file: str, title: str, prefix: str) -> Iterator[Item | Rejected]:
+def _groups(
+    source: pq.ParquetFile, image: str, file: str, title: str, prefix: str
+) -> Iterator[Item | Rejected]:
     schema, stamp = source.schema_arrow, look(file).stamp
     caption = field(schema.names, CAPTIONS)
     columns = {name: _address(schema, name) for name in [image, *_layers(schema, image)] if name}
-    path = f"{image}.path" if columns[image] != image and schema.field(image).type.get_field_index("path") >= 0 else ""
+    path = (
+        f"{image}.path"
+        if columns[image] != image and schema.field(image).type.get_field_index("path") >= 0
+        else ""
+    )
     beside, number = Records(parent(file), title, inside=True, prefix=prefix), 0
     mask, control = _layers(schema, image)
     for group in range(source.num_row_groups):
@@ -84,8 +119,10 @@ def _groups(source: pq.ParquetFile, image: str, file: str, title: str, prefix: s
             count = source.metadata.row_group(group).num_rows
             yield Rejected(
                 path=f"{title}/{number}",
-                reason=f"row group {group} ({count} rows) holds {sizes[1]} bytes of images, above {LARGEST_GROUP}; "
-                "write the file with smaller row groups",
+                reason=(
+                    f"row group {group} ({count} rows) holds {sizes[1]} bytes of images, above "
+                    f"{LARGEST_GROUP}; write the file with smaller row groups"
+                ),
             )
             number += count
             continue
@@ -117,7 +154,9 @@ def _image_column(schema: pa.Schema) -> str | None:
     described: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = described.get("info", {}).get("features") or {}
     holding = [
-        name for name in schema.names if _holds_bytes(schema.field(name).type) and name.lower() not in MASKS + CONTROLS
+        name
+        for name in schema.names
+        if _holds_bytes(schema.field(name).type) and name.lower() not in MASKS + CONTROLS
     ]
     named = [name for name in holding if (features.get(name) or {}).get("_type") == "Image"]
     structs = [name for name in holding if pa.types.is_struct(schema.field(name).type)]
@@ -127,7 +166,9 @@ def _image_column(schema: pa.Schema) -> str | None:
 
 
 def _layers(schema: pa.Schema, image: str) -> tuple[str, str]:
-    holding = [name for name in schema.names if _holds_bytes(schema.field(name).type) and name != image]
+    holding = [
+        name for name in schema.names if _holds_bytes(schema.field(name).type) and name != image
+    ]
     return field(holding, MASKS) or "", field(holding, CONTROLS) or ""
 
 
@@ -135,7 +176,9 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         index = kind.get_field_index("bytes")
         return index >= 0 and _holds_bytes(kind.field(index).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
 
 
 def _address(schema: pa.Schema, name: str) -> str:
@@ -149,6 +192,10 @@ def _column_facts(source: pq.ParquetFile, group: int, address: str) -> tuple[boo
         column = facts.column(index)
         if column.path_in_schema == address:
             statistics = column.statistics
-            empty = statistics is not None and statistics.has_null_count and statistics.null_count == facts.num_rows
+            empty = (
+                statistics is not None
+                and statistics.has_null_count
+                and statistics.null_count == facts.num_rows
+            )
             return bool(empty), int(column.total_uncompressed_size)
     return False, 0

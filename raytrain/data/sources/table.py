@@ -1,8 +1,9 @@
 """A table of images: CSV, TSV or JSONL, an image a row, in a file on a disk or in an object store.
 
-The image is in the column path, file, file_name, filename, url or image: a path (from the table's folder), a URI or a web
-address. The caption is in text, caption or prompt; in JSONL a list is several captions, as are neighboring rows of the same
-image. A local image without a caption takes the text file beside it. mask and conditioning_image (or control) are layers.
+The image is in the column path, file, file_name, filename, url or image: a path (from the table's
+folder), a URI or a web address. The caption is in text, caption or prompt; in JSONL a list is
+several captions, as are neighboring rows of the same image. A local image without a caption takes
+the text file beside it. mask and conditioning_image (or control) are layers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 def recognizes(source: str) -> bool:
     """Tell whether the source is a file of that kind."""
-    return base_name(absolute(source)).lower().endswith(ENDINGS) and look(absolute(source)).kind == "file"
+    return (
+        base_name(absolute(source)).lower().endswith(ENDINGS)
+        and look(absolute(source)).kind == "file"
+    )
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:

@@ -1,8 +1,10 @@
-"""WebDataset: tar shards whose consecutive members of one key, `0001.jpg 0001.json 0001.txt`, are one sample.
+"""WebDataset: tar shards whose consecutive members of one key, `0001.jpg 0001.json 0001.txt`,
+are one sample.
 
-The source is a folder of shards, one shard, a pattern with `*`, or one with braces: `train-{000..009}.tar`. A sample's image
-is its first member with an image's extension; its caption is the member `txt` (or `caption`), else text, caption or prompt of
-the member `json`, else the member `cls` where that is a word. `mask.png` and `control.png` are its mask and control image.
+The source is a folder of shards, one shard, a pattern with `*`, or one with braces:
+`train-{000..009}.tar`. A sample's image is its first member with an image's extension; its caption
+is the member `txt` (or `caption`), else text, caption or prompt of the member `json`, else the
+member `cls` where that is a word. `mask.png` and `control.png` are its mask and control image.
 """
 
 from __future__ import annotations
@@ -32,19 +34,24 @@ METADATA_BYTES = 2**20
 
 
 def recognizes(source: str) -> bool:
-    """Tell whether the source is a pattern of tars, or a tar (or a folder of tars) with a `json` or `cls` among the first."""
+    """Tell whether the source is a pattern of tars, or a tar (or a folder of tars)
+    with a `json` or `cls` among the first."""
     if _is_pattern(source):
         return ".tar" in source or ".tgz" in source
     names = top(source)
     if names is not None and any(map(is_image, names[0])):
         return False
-    if names is None and not (_is_shard(base_name(absolute(source))) and look(absolute(source)).kind == "file"):
+    if names is None and not (
+        _is_shard(base_name(absolute(source))) and look(absolute(source)).kind == "file"
+    ):
         return False
     first = next((shard for shard in _shards(source) if not isinstance(shard, Rejected)), None)
     if first is None:
         return False
     found = itertools.islice(members(*first, lambda name: True), LOOKED_AT)
-    return any(isinstance(member, Member) and member.name.endswith((".json", ".cls")) for member in found)
+    return any(
+        isinstance(member, Member) and member.name.endswith((".json", ".cls")) for member in found
+    )
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
@@ -57,7 +64,8 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
 
 
 class _Entry(NamedTuple):
-    """A member, split at the first dot of its name, and its content where the sample's caption may be in it."""
+    """A member, split at the first dot of its name, and its content where the sample's caption may
+    be in it."""
 
     key: str
     extension: str
@@ -87,9 +95,14 @@ def _entries(file: str, title: str, refused: list[Rejected]) -> Iterator[_Entry]
         yield _Entry(f"{folder}{slash}{key}", extension.lower(), member, content)
 
 
-def _item(file: str, path: str, stamp: str, sample: dict[str, _Entry]) -> Iterator[Item | Rejected]:
+def _item(
+    file: str, path: str, stamp: str, sample: dict[str, _Entry]
+) -> Iterator[Item | Rejected]:
     place = {extension: write(file, entry.member.part) for extension, entry in sample.items()}
-    layers = {name: next((place[e] for e in place if e.startswith(name) and is_image(f"x.{e}")), "") for name in LAYERS}
+    layers = {
+        name: next((place[e] for e in place if e.startswith(name) and is_image(f"x.{e}")), "")
+        for name in LAYERS
+    }
     image = next((e for e in sample if is_image(f"x.{e}") and not e.startswith(LAYERS)), None)
     if image is None:
         return
@@ -144,7 +157,9 @@ def _matches(file: str, pattern: str) -> Iterator[tuple[str, str] | Rejected]:
     try:
         folder = Folder(parent(file))
     except OSError as error:
-        raise UserError(f"data.source {pattern!r}: its folder cannot be read: {error}. Correct data.source.") from error
+        raise UserError(
+            f"data.source {pattern!r}: its folder cannot be read: {error}. Correct data.source."
+        ) from error
     for match in fnmatch.filter(folder.files, name):
         yield child(folder.file, match), shown(match)
 
@@ -164,7 +179,9 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _is_pattern(source: str) -> bool:
-    return any(mark in source for mark in "*{") and ("://" in source or look(absolute(source)).kind == "absent")
+    return any(mark in source for mark in "*{") and (
+        "://" in source or look(absolute(source)).kind == "absent"
+    )
 
 
 def _is_shard(name: str) -> bool:

@@ -1,4 +1,5 @@
-"""Put together the rows of a snapshot, in order and in parts, from sorted tables: memory holds one part at a time."""
+"""Put together the rows of a snapshot, in order and in parts, from sorted tables:
+memory holds one part at a time."""
 
 from __future__ import annotations
 
@@ -16,22 +17,37 @@ from raytrain.data.store.schema import PLACES, Part, bucket_size, rows_schema
 
 PART_ROWS = 100_000
 _ORDER = "ORDER BY w.bucket, w.id"
-_USED = "SELECT DISTINCT s.shard, s.number FROM pieces p JOIN whole w USING (row_key) JOIN shards s ON s.number = p.place >> 32"
+_USED = (
+    "SELECT DISTINCT s.shard, s.number FROM pieces p JOIN whole w USING (row_key) JOIN shards s "
+    "ON s.number = p.place >> 32"
+)
 
 
 def write_rows(
     sql: Any, dataset: str, work: str, columns: Sequence[str]
 ) -> tuple[dict[str, tuple[str, ...]], tuple[Part, ...]]:
-    """Write the rows of table `whole`, with the places of their arrays from `pieces`; return the shards and the parts.
+    """Write the rows of table `whole`, with the places of their arrays from `pieces`;
+    return the shards and the parts.
 
-    Rows are sorted by image in each bucket; parts are named by their content. Shards are listed by column, in order of
-    their paths: a place counts into that list.
+    Rows are sorted by image in each bucket; parts are named by their content. Shards are listed by
+    column, in order of their paths: a place counts into that list.
     """
     used = dict(sql.execute(_USED).fetchall())
-    shards = {store: tuple(sorted(path for path in used if path.split("/")[0] == store)) for store in columns}
-    numbers = [(used[path], number) for paths in shards.values() for number, path in enumerate(paths)]
+    shards = {
+        store: tuple(sorted(path for path in used if path.split("/")[0] == store))
+        for store in columns
+    }
+    numbers = [
+        (used[path], number) for paths in shards.values() for number, path in enumerate(paths)
+    ]
     sql.register(
-        "numbers", pa.table({"number": [n for n, _ in numbers], "own": pa.array([n for _, n in numbers], pa.int32())})
+        "numbers",
+        pa.table(
+            {
+                "number": [n for n, _ in numbers],
+                "own": pa.array([n for _, n in numbers], pa.int32()),
+            }
+        ),
     )
     folder = storage.join(work, "assemble", uuid.uuid4().hex)
     facts = _sort_facts(sql, folder, columns)
@@ -42,12 +58,15 @@ def write_rows(
 
 
 def _sort_facts(sql: Any, folder: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield what is known of rows, sorted, with the number of arrays of each column, one bucket a table."""
+    """Yield what is known of rows, sorted, with the number of arrays of each column,
+    one bucket a table."""
     counts = ", ".join(f"count(*) FILTER (store = '{store}') AS \"{store}\"" for store in columns)
     found = sql.sql(f"""
-        SELECT w.bucket, w.row_key, w.id, w.split, r.path, r.location, r.original_height, r.original_width,
-               w.repeats, w.weight, w.regularization, r.scores, r.captions, {", ".join(f'c."{store}"' for store in columns)}
-        FROM whole w JOIN rows r USING (row_key) JOIN (SELECT row_key, {counts} FROM pieces GROUP BY row_key) c USING (row_key)
+        SELECT w.bucket, w.row_key, w.id, w.split, r.path, r.location, r.original_height,
+               r.original_width, w.repeats, w.weight, w.regularization, r.scores, r.captions,
+               {", ".join(f'c."{store}"' for store in columns)}
+        FROM whole w JOIN rows r USING (row_key)
+          JOIN (SELECT row_key, {counts} FROM pieces GROUP BY row_key) c USING (row_key)
         {_ORDER}""")
     uri = storage.join(folder, "facts.parquet")
     reader = found.to_arrow_reader(tables.GROUP)
@@ -71,7 +90,9 @@ def _sort_places(sql: Any, folder: str, store: str) -> str:
 def _part(dataset: str, facts: pa.Table, places: dict[str, _Sorted]) -> Part:
     """Write one part: the rows of `facts`, each with the next places of every column."""
     schema = rows_schema(places)
-    content: dict[str, Any] = {name: facts[name] for name in facts.column_names if name in schema.names}
+    content: dict[str, Any] = {
+        name: facts[name] for name in facts.column_names if name in schema.names
+    }
     for store, own in places.items():
         offsets = np.concatenate([[0], np.cumsum(facts[store].to_numpy())]).astype(np.int32)
         found = own.take(int(offsets[-1]))

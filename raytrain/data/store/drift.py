@@ -1,4 +1,5 @@
-"""What of `[data]` is no longer as it was when a dataset was made: what training should be told before it starts. Pure."""
+"""What of `[data]` is no longer as it was when a dataset was made:
+what training should be told before it starts. Pure."""
 
 from __future__ import annotations
 
@@ -6,24 +7,29 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-STORED = ("source", "format", "subsets", "held_out", "max_pixels", "background", "quality", "buckets", "augment", "captions",
-          "masks", "controls")  # fmt: skip
-"""Settings that change what a dataset holds; `encode.precision` is the one of [data.encode] that does."""
+STORED = ("source", "format", "subsets", "held_out", "max_pixels", "background", "quality",
+          "buckets", "augment", "captions", "masks", "controls")  # fmt: skip
+"""Settings that change what a dataset holds; `encode.precision` is the one of [data.encode] that
+does."""
 TOLD = 4
 """So many differences are named."""
 
 
 def differences(made_with: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """Return `data.key old -> new` for each setting that changes what is stored and differs, in the order of the config.
+    """Return `data.key old -> new` for each setting that changes what is stored and differs,
+    in the order of the config.
 
-    Both are `[data]` as plain trees. A setting that one of them does not know is passed over: it came with another version.
+    Both are `[data]` as plain trees. A setting that one of them does not know is passed over: it
+    came with another version.
     """
     found: list[str] = []
     for key in STORED:
         if key in made_with and key in settings:
             found += _compare(f"data.{key}", made_with[key], settings[key])
     precisions = [tree.get("encode", {}).get("precision") for tree in (made_with, settings)]
-    return found + (list(_compare("data.encode.precision", *precisions)) if all(precisions) else [])
+    return found + (
+        list(_compare("data.encode.precision", *precisions)) if all(precisions) else []
+    )
 
 
 def note(made_with: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

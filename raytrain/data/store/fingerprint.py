@@ -1,4 +1,5 @@
-"""All that decides what stored arrays hold, apart from image and caption; and the content addresses that follow."""
+"""All that decides what stored arrays hold, apart from image and caption;
+and the content addresses that follow."""
 
 from __future__ import annotations
 
@@ -23,7 +24,10 @@ class Fingerprint(Table):
 
     @classmethod
     def of(cls, config: Config) -> Fingerprint:
-        """Check the model folder, the buckets against its VAE and the plug-ins; hash what decides. No model is loaded."""
+        """Check the model folder, the buckets against its VAE and the plug-ins; hash what decides.
+
+        No model is loaded.
+        """
         from raytrain import families, pretrained
 
         family = families.load(config.model.family)
@@ -34,14 +38,16 @@ class Fingerprint(Table):
         for width, height in buckets.all_sizes(config.data.buckets):
             if width % multiple or height % multiple:
                 raise UserError(
-                    f"Every side of a bucket must be a multiple of {multiple}, which a {config.model.family} model "
-                    f"needs, but [data.buckets] gives {width}x{height}; it could not be encoded. Make `step` a multiple "
-                    f"of {multiple}."
+                    f"Every side of a bucket must be a multiple of {multiple}, which a "
+                    f"{config.model.family} model needs, but [data.buckets] gives "
+                    f"{width}x{height}; it could not be encoded. Make `step` a multiple of "
+                    f"{multiple}."
                 )
             if latent.largest and max(width, height) > latent.largest:
                 raise UserError(
-                    f"A {config.model.family} model has positions for {latent.largest} pixels a side, but [data.buckets] "
-                    f"gives {width}x{height}; it could not be trained on. Set `max_side` to at most {latent.largest}."
+                    f"A {config.model.family} model has positions for {latent.largest} pixels a "
+                    f"side, but [data.buckets] gives {width}x{height}; it could not be trained "
+                    f"on. Set `max_side` to at most {latent.largest}."
                 )
         found = {}
         for name in columns.stored(config):
@@ -56,7 +62,8 @@ class Fingerprint(Table):
         return tuple(name for name, column in self.columns.items() if column.of == of)
 
     def prefixes(self, transparent: bool = False) -> dict[str, bytes]:
-        """Return what the addresses of each column begin with; only transparent images depend on the background."""
+        """Return what the addresses of each column begin with; only transparent images depend on
+        the background."""
         background = self.background if transparent else ""
         return {name: prefix(name, column, background) for name, column in self.columns.items()}
 

@@ -1,9 +1,11 @@
-"""How a clean-up and preparations of one dataset at the same time stay apart, without waiting for each other.
+"""How a clean-up and preparations of one dataset at the same time stay apart,
+without waiting for each other.
 
-A clean-up announces the files it will delete, then reads the snapshots, then deletes what none of them names and nobody
-has written anew. A preparation writes its snapshot, then reads the announcements, then sees whether its files are there.
-So one of the two always sees the other: the clean-up keeps what the snapshot names, or the preparation makes again what is
-leaving. An announcement that a killed clean-up left costs the making of some arrays, and harms nothing.
+A clean-up announces the files it will delete, then reads the snapshots, then deletes what none of
+them names and nobody has written anew. A preparation writes its snapshot, then reads the
+announcements, then sees whether its files are there. So one of the two always sees the other: the
+clean-up keeps what the snapshot names, or the preparation makes again what is leaving. An
+announcement that a killed clean-up left costs the making of some arrays, and harms nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ FOLDER = "leaving"
 
 @contextlib.contextmanager
 def announced(dataset: str, files: Sequence[File]) -> Iterator[None]:
-    """Announce that files of the dataset (paths relative to it) are being deleted, for the length of a `with` block."""
+    """Announce that files of the dataset (paths relative to it) are being deleted,
+    for the length of a `with` block."""
     uri = storage.join(dataset, FOLDER, f"{uuid.uuid4().hex}.json")
     storage.write_json(uri, {file.path: file.modified for file in files})
     yield  # after a failure the announcement stays: what it names may be gone
@@ -29,7 +32,8 @@ def announced(dataset: str, files: Sequence[File]) -> Iterator[None]:
 
 
 def leaving(dataset: str) -> set[str]:
-    """Return the files that a clean-up is deleting; one written anew since it was announced is none of them."""
+    """Return the files that a clean-up is deleting; one written anew since it was announced is
+    none of them."""
     announcements: dict[str, float] = {}
     for name in storage.names(storage.join(dataset, FOLDER)):
         if name.endswith(".json"):
@@ -37,11 +41,16 @@ def leaving(dataset: str) -> set[str]:
                 announcements |= storage.read_json(storage.join(dataset, FOLDER, name))
     if not announcements:
         return set()
-    return {file.path for file in storage.files(dataset) if announcements.get(file.path) == file.modified}
+    return {
+        file.path
+        for file in storage.files(dataset)
+        if announcements.get(file.path) == file.modified
+    }
 
 
 def lost(dataset: str, manifest: Manifest) -> set[str]:
-    """Return the files of a snapshot that are gone or leaving; call it once the snapshot is written."""
+    """Return the files of a snapshot that are gone or leaving;
+    call it once the snapshot is written."""
     going = leaving(dataset)
     there = {file.path for file in storage.files(dataset)}
     return named(manifest) - (there - going)
@@ -51,4 +60,6 @@ def named(manifest: Manifest) -> set[str]:
     """Return every file that a snapshot needs, relative to the dataset."""
     shards = {path for paths in manifest.shards.values() for path in paths}
     empty = {column.empty for column in manifest.columns.values()}
-    return shards | {part.path for part in manifest.parts} | (empty | {manifest.rejected_path}) - {""}
+    return (
+        shards | {part.path for part in manifest.parts} | (empty | {manifest.rejected_path}) - {""}
+    )

@@ -1,9 +1,11 @@
-"""What an encoder has made of a shard that is not full yet, saved every few seconds: a kill costs seconds, not shards.
+"""What an encoder has made of a shard that is not full yet, saved every few seconds:
+a kill costs seconds, not shards.
 
     <dataset>/work/<run>/pieces/<job>/<store>/<number>.parquet
 
-A piece has the layout of a shard, but no snapshot names one. The attempt that follows on a killed worker begins with the
-pieces of its job; the preparation that follows on a killed one first makes shards of all that were left.
+A piece has the layout of a shard, but no snapshot names one. The attempt that follows on a killed
+worker begins with the pieces of its job; the preparation that follows on a killed one first makes
+shards of all that were left.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from raytrain import storage
 from raytrain.data.store import shard
 
 SECONDS = 2.0
-"""A piece is saved when this time has passed since the last one, or when a quarter of the job is new: so an actor that is
-killed loses a quarter of a shard at most, and small arrays, which fill a row group sooner than a disk has it safe, do not
-wait for it at every one."""
+"""A piece is saved when this time has passed since the last one, or when a quarter of the job is
+new: so an actor that is killed loses a quarter of a shard at most, and small arrays, which fill a
+row group sooner than a disk has it safe, do not wait for it at every one."""
 QUARTERS = 4
 _FOLDER = b"folder"
 """The metadata of a piece that names the folder of the shard it belongs to."""
@@ -50,7 +52,10 @@ class PieceWriter:
         self.keys.append(key)
         for name, content in arrays.items():
             self.columns.setdefault(name, []).append(content)
-        late = len(self.keys) >= self.shards.group_rows and time.monotonic() - self.saved_at >= SECONDS
+        late = (
+            len(self.keys) >= self.shards.group_rows
+            and time.monotonic() - self.saved_at >= SECONDS
+        )
         if late or len(self.keys) >= self.quarter:
             self._save()
         self.shards.add(key, arrays)
@@ -63,7 +68,9 @@ class PieceWriter:
 
     def _save(self) -> None:
         uri = storage.join(self.pieces, f"{self.saved:06d}.parquet")
-        shard.write_file(uri, self.keys, self.columns, len(self.keys), {"folder": self.shards.folder})
+        shard.write_file(
+            uri, self.keys, self.columns, len(self.keys), {"folder": self.shards.folder}
+        )
         self.keys, self.columns = [], {}
         self.saved, self.saved_at = self.saved + 1, time.monotonic()
 
@@ -71,7 +78,11 @@ class PieceWriter:
 def left(dataset: str, own: str) -> list[str]:
     """Return the folders of pieces of all runs but the one that works in the folder `own`."""
     work = storage.join(dataset, "work")
-    runs = [storage.join(work, run, "pieces") for run in storage.names(work) if storage.join(work, run) != own]
+    runs = [
+        storage.join(work, run, "pieces")
+        for run in storage.names(work)
+        if storage.join(work, run) != own
+    ]
     jobs = [storage.join(run, job) for run in runs for job in storage.names(run)]
     return [storage.join(job, store) for job in jobs for store in storage.names(job)]
 
@@ -79,7 +90,8 @@ def left(dataset: str, own: str) -> list[str]:
 def gather(dataset: str, left: Sequence[str], stored: str, group_rows: int) -> int:
     """Make shards of the pieces in folders, but for what is stored; return the number of arrays.
 
-    `stored` is the table of all arrays in shards. Nothing is deleted: a run that is still going on loses nothing.
+    `stored` is the table of all arrays in shards. Nothing is deleted: a run that is still going on
+    loses nothing.
     """
     known = pq.read_table(storage.fetch(stored), columns=["key"], partitioning=None)["key"]
     rows = 0
@@ -87,7 +99,9 @@ def gather(dataset: str, left: Sequence[str], stored: str, group_rows: int) -> i
         writer = None
         for table in _read(pieces):
             folder = table.schema.metadata[_FOLDER].decode()
-            writer = writer or shard.ShardWriter(dataset, folder, group_rows, full=2**62)  # a job fits into one shard
+            writer = writer or shard.ShardWriter(
+                dataset, folder, group_rows, full=2**62
+            )  # a job fits into one shard
             for key, arrays in _rows(table.filter(pc.invert(pc.is_in(table["key"], known)))):
                 writer.add(key, arrays)
         rows += writer.close() if writer else 0
@@ -95,7 +109,8 @@ def gather(dataset: str, left: Sequence[str], stored: str, group_rows: int) -> i
 
 
 def _read(pieces: str) -> Iterator[pa.Table]:
-    """Yield the pieces in a folder; one that cannot be read or is gone is left out, what it held is encoded again."""
+    """Yield the pieces in a folder; one that cannot be read or is gone is left out,
+    what it held is encoded again."""
     for name in storage.names(pieces):
         if name.endswith(".parquet"):
             filesystem, path = storage.resolve(storage.join(pieces, name))

@@ -1,20 +1,27 @@
 """The dataset on storage. THE contract between preparation and training.
 
-    <dataset>/<column>/bucket=<W>x<H>/<hash>.parquet   arrays made of images, by content address: latents, mask, control
+    <dataset>/<column>/bucket=<W>x<H>/<hash>.parquet   arrays made of images, by content address:
+                                                       latents, mask, control
     <dataset>/<column>/<hash>.parquet                  arrays made of captions: text, tokens
-    <dataset>/notes/<hash>.parquet                     what captioners and scorers said, by version and image
-    <dataset>/catalog/<hash>.parquet                   what looking at each source file found, by its stamp
+    <dataset>/notes/<hash>.parquet                     what captioners and scorers said, by version
+                                                       and image
+    <dataset>/catalog/<hash>.parquet                   what looking at each source file found, by
+                                                       its stamp
     <dataset>/rows/bucket=<W>x<H>/<hash>.parquet       rows of a snapshot: which arrays make a row
-    <dataset>/rejected/<hash>.parquet                  path, rule and reason of everything a snapshot left out
-    <dataset>/snapshots/<number>.json                  a version of the dataset: its rows, its shards, its settings
-    <dataset>/manifest.json                            the newest snapshot, written last: no dataset without it
+    <dataset>/rejected/<hash>.parquet                  path, rule and reason of everything a
+                                                       snapshot left out
+    <dataset>/snapshots/<number>.json                  a version of the dataset: its rows, its
+                                                       shards, its settings
+    <dataset>/manifest.json                            the newest snapshot, written last: no
+                                                       dataset without it
 
-Every array is stored once, under the hash of all it depends on; a row is a list of such addresses. Files are immutable and named
-by their content, so a run that is killed, repeated or run twice at once adds files and never harms one. Only `raytrain data gc`
-deletes.
+Every array is stored once, under the hash of all it depends on; a row is a list of such addresses.
+Files are immutable and named by their content, so a run that is killed, repeated or run twice at
+once adds files and never harms one. Only `raytrain data gc` deletes.
 
-Array columns hold raw little-endian bytes, required and of fixed size, uncompressed, one page a row group, so that a
-reader copies them into place without decoding; Arrow's list and Ray's tensor types read ten times slower.
+Array columns hold raw little-endian bytes, required and of fixed size, uncompressed, one page a
+row group, so that a reader copies them into place without decoding; Arrow's list and Ray's tensor
+types read ten times slower.
 """
 
 from __future__ import annotations
@@ -37,21 +44,31 @@ SNAPSHOTS = "snapshots"
 TRAIN, HELD_OUT = "train", "held_out"
 
 PLACES = pa.list_(
-    pa.struct([("shard", pa.int32()), ("row", pa.int32()), ("crop_top", pa.int32()), ("crop_left", pa.int32())])
+    pa.struct(
+        [
+            ("shard", pa.int32()),
+            ("row", pa.int32()),
+            ("crop_top", pa.int32()),
+            ("crop_left", pa.int32()),
+        ]
+    )
 )
 _HASH, _SIZE = pa.binary(32), pa.int32()
 ROWS = pa.schema({
-    "row_key": _HASH, "id": _HASH, "split": pa.string(), "path": pa.string(), "location": pa.string(),
-    "captions": pa.list_(pa.string()), "original_height": _SIZE, "original_width": _SIZE,
-    "repeats": pa.int32(), "weight": pa.float32(), "regularization": pa.bool_(), "scores": pa.list_(pa.float64()),
+    "row_key": _HASH, "id": _HASH, "split": pa.string(), "path": pa.string(),
+    "location": pa.string(), "captions": pa.list_(pa.string()), "original_height": _SIZE,
+    "original_width": _SIZE, "repeats": pa.int32(), "weight": pa.float32(),
+    "regularization": pa.bool_(), "scores": pa.list_(pa.float64()),
 })  # fmt: skip
-"""What is known of a snapshot's rows, which are sorted by id in each bucket. `row_key`: hash over all that the row is made of."""
+"""What is known of a snapshot's rows, which are sorted by id in each bucket. `row_key`:
+hash over all that the row is made of."""
 
 Shape = Annotated[tuple[int, ...], Field(strict=False)]
 
 
 def rows_schema(columns: Iterable[str]) -> pa.Schema:
-    """Return the columns of a snapshot's rows: `ROWS`, and for each column where the row's versions of its array are.
+    """Return the columns of a snapshot's rows: `ROWS`, and for each column where the row's
+    versions of its array are.
 
     `shard` counts into the manifest's shards of that column.
     """
@@ -65,7 +82,8 @@ class Array(Table):
     shape: Shape
     """Without the axes along the image."""
     cell: int = 0
-    """Pixels along one side of an element of the last two axes, which go along the image; 0: there are no such axes."""
+    """Pixels along one side of an element of the last two axes, which go along the image; 0:
+    there are no such axes."""
 
     def shape_in(self, bucket: str) -> tuple[int, ...]:
         """Return the whole shape in a bucket named `WxH`."""
@@ -120,7 +138,8 @@ class Manifest(Table):
     family: str
     columns: dict[str, Column]
     fingerprint: str
-    """Hash over all rows, their splits, repeats and weights: equal fingerprints mean equal training data."""
+    """Hash over all rows, their splits, repeats and weights: equal fingerprints mean equal
+    training data."""
     buckets: dict[str, BucketCount]
     """`WxH` -> rows."""
     parts: Annotated[tuple[Part, ...], Field(strict=False)]
@@ -146,7 +165,8 @@ def bucket_size(name: str) -> tuple[int, int]:
 
 
 def content_key(*parts: Any) -> str:
-    """Return the sha256 over JSON-able parts, in hexadecimal: the content address of whatever they determine."""
+    """Return the sha256 over JSON-able parts, in hexadecimal: the content address of whatever they
+    determine."""
     return content_digest(*parts).hex()
 
 

@@ -1,4 +1,5 @@
-"""Write a shard: arrays under their content addresses, in the layout that `raytrain.data.loading.read` reads without decoding."""
+"""Write a shard: arrays under their content addresses, in the layout that
+`raytrain.data.loading.read` reads without decoding."""
 
 from __future__ import annotations
 
@@ -22,11 +23,16 @@ _PLAIN: dict[str, Any] = {
 
 
 def write_shard(
-    dataset: str, folder: str, keys: Sequence[bytes], columns: Mapping[str, Sequence[bytes]], group_rows: int
+    dataset: str,
+    folder: str,
+    keys: Sequence[bytes],
+    columns: Mapping[str, Sequence[bytes]],
+    group_rows: int,
 ) -> str:
     """Write arrays as one parquet file named by its keys; return its path in the dataset.
 
-    `folder` is that of a column, or of a column and a bucket; `columns` holds each row's raw arrays, equally long in a column.
+    `folder` is that of a column, or of a column and a bucket; `columns` holds each row's raw
+    arrays, equally long in a column.
     """
     path = f"{folder}/{hashlib.sha256(b''.join(keys)).hexdigest()}.parquet"
     write_file(storage.join(dataset, path), keys, columns, group_rows, {})
@@ -34,7 +40,8 @@ def write_shard(
 
 
 class ShardWriter:
-    """Collects the arrays of one column; writes a shard whenever it is full, and one with the rest at the end."""
+    """Collects the arrays of one column; writes a shard whenever it is full,
+    and one with the rest at the end."""
 
     def __init__(self, dataset: str, folder: str, group_rows: int, full: int) -> None:
         self.dataset, self.folder, self.group_rows, self.full = dataset, folder, group_rows, full
@@ -63,9 +70,16 @@ class ShardWriter:
         self.keys, self.columns, self.bytes = [], {}, 0
 
 
-def write_empty(dataset: str, column: str, key: bytes, row: Mapping[str, bytes], arrays: Mapping[str, Array]) -> None:
-    """Write the empty caption of a column as a shard of its own, with the arrays' types and shapes as metadata."""
-    notes = {"arrays": json.dumps({name: array.model_dump(mode="json") for name, array in arrays.items()})}
+def write_empty(
+    dataset: str, column: str, key: bytes, row: Mapping[str, bytes], arrays: Mapping[str, Array]
+) -> None:
+    """Write the empty caption of a column as a shard of its own,
+    with the arrays' types and shapes as metadata."""
+    notes = {
+        "arrays": json.dumps(
+            {name: array.model_dump(mode="json") for name, array in arrays.items()}
+        )
+    }
     uri = storage.join(dataset, empty_path(column, key))
     write_file(uri, [key], {name: [value] for name, value in row.items()}, 1, notes)
 
@@ -76,17 +90,24 @@ def empty_path(column: str, key: bytes) -> str:
 
 
 def read_arrays(dataset: str, column: str, key: bytes) -> dict[str, Array] | None:
-    """Return what a caption column stores, from its empty caption's shard; None where there is none that can be read."""
+    """Return what a caption column stores, from its empty caption's shard;
+    None where there is none that can be read."""
     filesystem, path = storage.resolve(storage.join(dataset, empty_path(column, key)))
     try:
         notes = pq.read_schema(path, filesystem=filesystem).metadata or {}
-        return {name: Array.model_validate(tree) for name, tree in json.loads(notes[b"arrays"]).items()}
+        return {
+            name: Array.model_validate(tree) for name, tree in json.loads(notes[b"arrays"]).items()
+        }
     except (pa.ArrowException, OSError, KeyError):
         return None
 
 
 def write_file(
-    uri: str, keys: Sequence[bytes], columns: Mapping[str, Sequence[bytes]], group_rows: int, notes: dict[str, str]
+    uri: str,
+    keys: Sequence[bytes],
+    columns: Mapping[str, Sequence[bytes]],
+    group_rows: int,
+    notes: dict[str, str],
 ) -> None:
     """Write arrays as one parquet file in the layout of a shard; `notes` become its metadata."""
     widths = {"key": len(keys[0])} | {name: len(values[0]) for name, values in columns.items()}
@@ -99,4 +120,6 @@ def write_file(
                 pa.array(values[part], field.type)
                 for values, field in zip((keys, *columns.values()), fields, strict=True)
             ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=group_rows)
+            writer.write_table(
+                pa.Table.from_arrays(arrays, schema=schema), row_group_size=group_rows
+            )

@@ -1,8 +1,10 @@
-"""Free what no kept snapshot needs, while preparations may be going on. Killed at any moment, every kept snapshot stays whole.
+"""Free what no kept snapshot needs, while preparations may be going on.
 
-Deleted are shards, rows and lists of rejected images that no snapshot names, and the working files of preparations that
-were killed; never a file younger than `older_than` hours, since a running preparation may have written it. The catalog and
-the notes lose nothing: where they are many small parts, one large part takes their place. See `leaving` for the order.
+Killed at any moment, every kept snapshot stays whole. Deleted are shards, rows and lists of
+rejected images that no snapshot names, and the working files of preparations that were killed;
+never a file younger than `older_than` hours, since a running preparation may have written it. The
+catalog and the notes lose nothing: where they are many small parts, one large part takes their
+place. See `leaving` for the order.
 """
 
 from __future__ import annotations
@@ -52,8 +54,11 @@ class Freed(Table):
     """Files that no snapshot names, but too young to be deleted."""
 
 
-def collect(dataset: str, keep: int | None = None, older_than: float = HOURS, dry_run: bool = False) -> Freed:
-    """Delete what no snapshot needs; with `keep`, first drop all snapshots but that many newest and the dataset's own.
+def collect(
+    dataset: str, keep: int | None = None, older_than: float = HOURS, dry_run: bool = False
+) -> Freed:
+    """Delete what no snapshot needs; with `keep`, first drop all snapshots but that many newest
+    and the dataset's own.
 
     Raises UserError, with nothing deleted, where a snapshot cannot be read.
     """
@@ -88,21 +93,26 @@ def _named(dataset: str, without: Iterable[int] = ()) -> set[str]:
     """Return every file that a snapshot needs."""
     found: set[str] = set()
     numbers = [number for number in snapshot.snapshot_numbers(dataset) if number not in without]
-    for uri in (storage.join(dataset, schema.MANIFEST), *(snapshot.snapshot_path(dataset, n) for n in numbers)):
+    for uri in (
+        storage.join(dataset, schema.MANIFEST),
+        *(snapshot.snapshot_path(dataset, n) for n in numbers),
+    ):
         try:
             found |= leaving.named(Manifest.model_validate(storage.read_json(uri)))
         except FileNotFoundError:  # another clean-up has dropped it
             continue
         except (ValidationError, ValueError) as error:
             raise UserError(
-                f"What a snapshot needs must be known before anything is deleted, but {uri!r} cannot be read. Nothing was "
-                "deleted. Put the file back, or delete it if the snapshot may go."
+                f"What a snapshot needs must be known before anything is deleted, but {uri!r} "
+                "cannot be read. Nothing was deleted. Put the file back, or delete it if the "
+                "snapshot may go."
             ) from error
     return found
 
 
 def _waste(dataset: str, named: set[str], before: float) -> list[File]:
-    """Return the files that nothing kept needs, those of one working folder with one time, that of its last sign of life.
+    """Return the files that nothing kept needs, those of one working folder with one time,
+    that of its last sign of life.
 
     What was written since a preparation began that shows signs of life counts as written now.
     """
@@ -123,7 +133,9 @@ def _waste(dataset: str, named: set[str], before: float) -> list[File]:
         if file.modified < begun
         else file._replace(modified=math.inf)
         for file in files
-        if _run(file.path) or _UNFINISHED.search(file.path) or (_ours(file.path, folders) and file.path not in named)
+        if _run(file.path)
+        or _UNFINISHED.search(file.path)
+        or (_ours(file.path, folders) and file.path not in named)
     ]
 
 
@@ -139,7 +151,10 @@ def _begun(run: str) -> float:
 
 
 def _ours(path: str, folders: set[str]) -> bool:
-    """Tell whether only snapshots keep a file. Encoded empty captions, a few kilobytes a text encoder, always stay."""
+    """Tell whether only snapshots keep a file.
+
+    Encoded empty captions, a few kilobytes a text encoder, always stay.
+    """
     folder, name = path.split("/")[0], path.split("/")[-1]
     if folder == leaving.FOLDER:
         return name.endswith(".json")
@@ -174,15 +189,23 @@ def _delete_one(dataset: str, file: File) -> bool:
     return True
 
 
-def _merge(dataset: str, name: str, columns: Any, before: float, dry_run: bool) -> tuple[int, list[File]]:
-    """Put the parts of a table together where they are many, and delete parts that were put together before that time.
+def _merge(
+    dataset: str, name: str, columns: Any, before: float, dry_run: bool
+) -> tuple[int, list[File]]:
+    """Put the parts of a table together where they are many, and delete parts that were put
+    together before that time.
 
-    Readers leave out a part as soon as another says that it stands for it (`tables.parts_of`); a reader that listed the
-    folder before still finds it. Returns the number of parts put together, and the files deleted.
+    Readers leave out a part as soon as another says that it stands for it (`tables.parts_of`); a
+    reader that listed the folder before still finds it. Returns the number of parts put together,
+    and the files deleted.
     """
     folder = storage.join(dataset, name)
     files = {file.path: file for file in storage.files(folder)}
-    settled = {path for path, file in files.items() if file.modified < before and path.startswith(tables.MERGED)}
+    settled = {
+        path
+        for path, file in files.items()
+        if file.modified < before and path.startswith(tables.MERGED)
+    }
     replaced = {part for path in settled for part in tables.stands_for(storage.join(folder, path))}
     old = [files[part] for part in sorted(replaced & files.keys())]
     parts = tables.parts_of(folder)
@@ -191,7 +214,9 @@ def _merge(dataset: str, name: str, columns: Any, before: float, dry_run: bool) 
         for file in old:
             storage.remove(storage.join(folder, file.path))
         if count:
-            _write_merged(folder, sorted(path for path in files if path.endswith(".parquet")), columns)
+            _write_merged(
+                folder, sorted(path for path in files if path.endswith(".parquet")), columns
+            )
     return count, [file._replace(path=f"{name}/{file.path}") for file in old]
 
 
@@ -200,7 +225,12 @@ def _write_merged(folder: str, parts: list[str], columns: Any) -> None:
     described = columns.with_metadata({tables.MERGED: json.dumps(parts)})
     with tables.database(content=(folder, columns)) as sql:
         whole = sql.sql("SELECT DISTINCT * FROM content").to_arrow_reader(tables.GROUP)
-        tables.write(storage.join(folder, f"{tables.MERGED}-{digest[:32]}.parquet"), whole, described, 4 * tables.GROUP)
+        tables.write(
+            storage.join(folder, f"{tables.MERGED}-{digest[:32]}.parquet"),
+            whole,
+            described,
+            4 * tables.GROUP,
+        )
 
 
 def show(found: Freed) -> RenderableType:
@@ -210,11 +240,15 @@ def show(found: Freed) -> RenderableType:
     if found.snapshots:
         lines.append(f"{would}dropped: snapshot {', '.join(map(str, found.snapshots))}")
     lines += [f"{would}deleted: {count:,} of {kind}" for kind, count in found.files.items()]
-    lines += [f"{would}put together: {count:,} parts of {name}" for name, count in found.merged.items()]
-    lines.append(f"{size(found.bytes)} {would}freed" if found.files else "There is nothing to delete.")
+    lines += [
+        f"{would}put together: {count:,} parts of {name}" for name, count in found.merged.items()
+    ]
+    lines.append(
+        f"{size(found.bytes)} {would}freed" if found.files else "There is nothing to delete."
+    )
     if found.young:
         lines.append(
-            f"{found.young:,} files that no snapshot names are younger than --older-than and stay: a preparation may have "
-            "just written them."
+            f"{found.young:,} files that no snapshot names are younger than --older-than and "
+            "stay: a preparation may have just written them."
         )
     return Group(*lines)

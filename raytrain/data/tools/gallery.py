@@ -1,7 +1,9 @@
-"""A page of what training sees: some images of every bucket as they were cut, with captions, masks and all versions.
+"""A page of what training sees: some images of every bucket as they were cut, with captions,
+masks and all versions.
 
-No model is needed: each image is read where it was prepared from and cut again, and a cut is shown only if the content
-address that follows from it is that of the stored array. So the page shows the pixels the VAE was given, or says why not.
+No model is needed: each image is read where it was prepared from and cut again, and a cut is shown
+only if the content address that follows from it is that of the stored array. So the page shows the
+pixels the VAE was given, or says why not.
 """
 
 from __future__ import annotations
@@ -36,11 +38,14 @@ LATENTS = "latents"
 """The column whose cuts are shown."""
 PER_BUCKET = 12
 LARGE, SMALL = 512, 160
-"""Longest side in pixels at which an image and its further versions are drawn; larger ones are shrunk for the page."""
+"""Longest side in pixels at which an image and its further versions are drawn;
+larger ones are shrunk for the page."""
 THREADS = 4
 _SAMPLE = """
-    SELECT * EXCLUDE (place) FROM (SELECT *, row_number() OVER (PARTITION BY bucket, split ORDER BY id) AS place FROM rows)
-    WHERE place <= CASE WHEN split = $held_out THEN ceil($number / 4) ELSE $number END ORDER BY bucket, split DESC, id
+    SELECT * EXCLUDE (place) FROM (SELECT *,
+      row_number() OVER (PARTITION BY bucket, split ORDER BY id) AS place FROM rows)
+    WHERE place <= CASE WHEN split = $held_out THEN ceil($number / 4)
+      ELSE $number END ORDER BY bucket, split DESC, id
 """
 
 
@@ -68,9 +73,14 @@ class Shown:
 
 
 def write_gallery(
-    dataset: str, which: str = "latest", target: str = "", per_bucket: int = PER_BUCKET, seed: int = 0
+    dataset: str,
+    which: str = "latest",
+    target: str = "",
+    per_bucket: int = PER_BUCKET,
+    seed: int = 0,
 ) -> str:
-    """Write the page (default: `<dataset>/preview.html`) and return where it is; `seed` is that of the dataset's config.
+    """Write the page (default: `<dataset>/preview.html`) and return where it is;
+    `seed` is that of the dataset's config.
 
     Raises UserError where none of the images can be read any more.
     """
@@ -84,8 +94,9 @@ def write_gallery(
         found = list(pool.map(lambda row: _Drawer(dataset, manifest, data, seed).draw(row), rows))
     if not any(one.versions for one in found):
         raise UserError(
-            f"None of the {len(found)} images to show can be read where they were prepared from, the first "
-            f"({shown(found[0].row['path'])}) because: {found[0].problem}. Bring the source back, or prepare again."
+            f"None of the {len(found)} images to show can be read where they were prepared from, "
+            f"the first ({shown(found[0].row['path'])}) because: {found[0].problem}. Bring the "
+            "source back, or prepare again."
         )
     uri = target or storage.join(dataset, "preview.html")
     storage.write_bytes(uri, _render(dataset, manifest, found, per_bucket).encode())
@@ -98,7 +109,10 @@ class _Drawer:
         self.prefixes = []
         if LATENTS in manifest.columns:
             backgrounds = ("", data.background)
-            self.prefixes = [prefix(LATENTS, manifest.columns[LATENTS], background) for background in backgrounds]
+            self.prefixes = [
+                prefix(LATENTS, manifest.columns[LATENTS], background)
+                for background in backgrounds
+            ]
 
     def draw(self, row: Row) -> Shown:
         """Read a row's image and cut its versions again."""
@@ -111,10 +125,14 @@ class _Drawer:
             cuts = {one.to_json(): one for one in self._cuts(row, number)}
             transform = self._proven(row, _value(self.dataset, path, at, "key"), cuts | candidates)
             if transform is None:
-                result.versions.append(Version("not drawn: made with another seed or other settings", ""))
+                result.versions.append(
+                    Version("not drawn: made with another seed or other settings", "")
+                )
                 continue
             image = Image.fromarray(pixels(found.image, transform, bucket))
-            result.versions.append(Version(_name(transform, number), *_image(image, SMALL if number else LARGE)))
+            result.versions.append(
+                Version(_name(transform, number), *_image(image, SMALL if number else LARGE))
+            )
         if (mask := self._layer(row, MASK)) is not None:
             result.mask = _veil(mask)
         if (control := self._layer(row, CONTROL)) is not None:
@@ -122,7 +140,8 @@ class _Drawer:
         return result
 
     def _layer(self, row: Row, name: str) -> np.ndarray | None:
-        """Return the stored array of the first version in column `name`; None where there is no such column."""
+        """Return the stored array of the first version in column `name`;
+        None where there is no such column."""
         for path, at in places(row, self.manifest, name)[:1]:
             array = self.manifest.columns[name].arrays[name]
             content = np.frombuffer(_value(self.dataset, path, at, name), array.dtype)
@@ -133,16 +152,24 @@ class _Drawer:
         """Return the transform that gives the content address of the stored array."""
         bucket = row["bucket"].encode()
         for text, transform in candidates.items():
-            if any(address(prefix, row["id"], bucket, text.encode()) == key for prefix in self.prefixes):
+            if any(
+                address(prefix, row["id"], bucket, text.encode()) == key
+                for prefix in self.prefixes
+            ):
                 return transform
         return None
 
     def _fits(self, row: Row) -> list[buckets.Fit]:
-        """Return how the image may have been resized for its bucket: by the rule, or just covering it."""
+        """Return how the image may have been resized for its bucket: by the rule,
+        or just covering it."""
         wanted, config = bucket_size(row["bucket"]), self.data.buckets
         alone = config.model_copy(update={"sizes": (wanted,), "resolutions": (), "upscale": True})
         rules = (alone,) if buckets.needs_mean(config) else (config, alone)
-        found = (fit for rule in rules for fit in buckets.fits(row["original_width"], row["original_height"], rule))
+        found = (
+            fit
+            for rule in rules
+            for fit in buckets.fits(row["original_width"], row["original_height"], rule)
+        )
         return list(dict.fromkeys(fit for fit in found if fit.bucket == wanted))
 
     def _cuts(self, row: Row, number: int) -> Iterator[Transform]:
@@ -150,15 +177,23 @@ class _Drawer:
         place = row[LATENTS][number]
         for fit in self._fits(row):
             for flip in (False, True):
-                yield Transform(Placement(*fit.resized, place["crop_top"], place["crop_left"]), flip)
+                yield Transform(
+                    Placement(*fit.resized, place["crop_top"], place["crop_left"]), flip
+                )
 
     def _candidates(self, row: Row) -> Iterator[Transform]:
-        """Yield the augmented versions that the settings and the seed give, at every place that the row names too."""
+        """Yield the augmented versions that the settings and the seed give,
+        at every place that the row names too."""
         for fit in self._fits(row):
             for one in transforms(
-                row["original_width"], row["original_height"], fit, self.data.buckets, self.data.augment,
-                row["id"].hex(), self.seed,
-            ):  # fmt: skip
+                row["original_width"],
+                row["original_height"],
+                fit,
+                self.data.buckets,
+                self.data.augment,
+                row["id"].hex(),
+                self.seed,
+            ):
                 yield one
                 for place in row[LATENTS]:
                     at = {"top": place["crop_top"], "left": place["crop_left"]}
@@ -168,11 +203,16 @@ class _Drawer:
 @lru_cache(maxsize=64)
 def _column(dataset: str, path: str, name: str) -> list[bytes]:
     filesystem, inner = storage.resolve(storage.join(dataset, path))
-    return list(pq.read_table(inner, columns=[name], filesystem=filesystem, partitioning=None)[name].to_pylist())
+    return list(
+        pq.read_table(inner, columns=[name], filesystem=filesystem, partitioning=None)[
+            name
+        ].to_pylist()
+    )
 
 
 def _value(dataset: str, path: str, row: int, name: str) -> bytes:
-    """Return one value of a shard: a content address, or an array's bytes, of which only its row group is read."""
+    """Return one value of a shard: a content address, or an array's bytes,
+    of which only its row group is read."""
     if name == "key":
         return _column(dataset, path, name)[row]
     filesystem, inner = storage.resolve(storage.join(dataset, path))
@@ -200,7 +240,8 @@ def _image(image: Image.Image, longest: int) -> tuple[str, int, int]:
 
 
 def _veil(mask: np.ndarray) -> str:
-    """Return a mask (h, w) as a veil: the less a place counts in the loss, the more of it is covered."""
+    """Return a mask (h, w) as a veil: the less a place counts in the loss,
+    the more of it is covered."""
     veil = np.zeros((*mask.shape, 4), np.uint8)
     veil[..., 0], veil[..., 2] = 255, 90
     veil[..., 3] = (255 - mask.astype(np.int32)) * 7 // 10
@@ -221,7 +262,9 @@ def _render(dataset: str, manifest: Manifest, found: list[Shown], per_bucket: in
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    groups = {name: [one for one in found if one.row["bucket"] == name] for name in manifest.buckets}
+    groups = {
+        name: [one for one in found if one.row["bucket"] == name] for name in manifest.buckets
+    }
     rows = sum(count.train + count.held_out for count in manifest.buckets.values())
     return environment.get_template("gallery.html").render(
         name=dataset.rstrip("/"),
@@ -234,5 +277,7 @@ def _render(dataset: str, manifest: Manifest, found: list[Shown], per_bucket: in
         bytes=size(manifest.bytes),
         per_bucket=per_bucket,
         masks=any(one.mask for one in found),
-        scores=[score.name for score in DataConfig.model_validate(manifest.settings).quality.scores],
+        scores=[
+            score.name for score in DataConfig.model_validate(manifest.settings).quality.scores
+        ],
     )

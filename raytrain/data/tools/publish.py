@@ -1,11 +1,15 @@
-"""Hand a dataset on: its images and captions as a folder that the `datasets` library loads and the hub takes.
+"""Hand a dataset on: its images and captions as a folder that the `datasets` library loads and the
+hub takes.
 
-    imagefolder   <folder>/train/<id>.png ... train/metadata.jsonl, the same under test/ for what is held out
-    parquet       <folder>/data/train-00000-<hash>.parquet with a column `image` of the struct {bytes, path}
+    imagefolder   <folder>/train/<id>.png ... train/metadata.jsonl, the same under test/ for what
+                  is held out
+    parquet       <folder>/data/train-00000-<hash>.parquet with a column `image` of the struct
+                  {bytes, path}
 
-Formats: https://huggingface.co/docs/datasets/image_dataset, https://huggingface.co/docs/hub/datasets-cards. Images are the
-source files' own bytes, checked against the content hash they were prepared from. The card, README.md, is written last;
-run again, what is there is kept.
+Formats: https://huggingface.co/docs/datasets/image_dataset,
+https://huggingface.co/docs/hub/datasets-cards. Images are the source files' own bytes, checked
+against the content hash they were prepared from. The card, README.md, is written last; run again,
+what is there is kept.
 """
 
 from __future__ import annotations
@@ -47,17 +51,23 @@ SHARD_ROWS = 50_000
 PROBED = 64
 """Images whose mean size decides how many go into a shard."""
 FOLDER_FILES = 5000
-"""A split with more images has folders named by the first two digits of their hash; the hub takes 10,000 files a folder."""
+"""A split with more images has folders named by the first two digits of their hash;
+the hub takes 10,000 files a folder."""
 ROW_GROUP = 100
 """Rows of a parquet row group: what the hub's viewer reads at once."""
 ENDINGS = {"PNG": "png", "JPEG": "jpg", "WebP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tiff"}
-"""Formats that stay as they are, and the ending of their files; any other becomes PNG, since imagefolder lists no such file."""
-_OURS = re.compile(r"(train|test)/([0-9a-f]{2}/)?[0-9a-f]{64}\.\w+|data/(train|test)-\d{5}-[0-9a-f]{16}\.parquet")
+"""Formats that stay as they are, and the ending of their files; any other becomes PNG,
+since imagefolder lists no such file."""
+_OURS = re.compile(
+    r"(train|test)/([0-9a-f]{2}/)?[0-9a-f]{64}\.\w+|data/(train|test)-\d{5}-[0-9a-f]{16}\.parquet"
+)
 _IMAGES = """
     SELECT id, first(path ORDER BY bucket) AS path, first(location ORDER BY bucket) AS location,
            first(captions ORDER BY bucket) AS captions, first(scores ORDER BY bucket) AS scores,
-           first(original_width ORDER BY bucket) AS width, first(original_height ORDER BY bucket) AS height,
-           max(repeats) AS repeats, max(weight) AS weight, bool_or(regularization) AS regularization
+           first(original_width ORDER BY bucket) AS width,
+           first(original_height ORDER BY bucket) AS height,
+           max(repeats) AS repeats, max(weight) AS weight,
+           bool_or(regularization) AS regularization
     FROM rows WHERE split = $split GROUP BY id ORDER BY id
 """
 
@@ -77,11 +87,14 @@ class _Gone(Exception):  # noqa: N818 - a verdict on one image
     """An image that cannot be handed on, and why."""
 
 
-def publish(dataset: str, folder: str, which: str = "latest", format: str = "imagefolder") -> Published:
-    """Write a snapshot's images, each once, with their captions; memory does not grow with the dataset.
+def publish(
+    dataset: str, folder: str, which: str = "latest", format: str = "imagefolder"
+) -> Published:
+    """Write a snapshot's images, each once, with their captions;
+    memory does not grow with the dataset.
 
-    Raises UserError when the folder holds something else, cannot be written, or images are gone or have changed; what
-    was written stays for the next try, but there is no card.
+    Raises UserError when the folder holds something else, cannot be written, or images are gone or
+    have changed; what was written stays for the next try, but there is no card.
     """
     manifest = open_snapshot(dataset, which)
     _check_folder(folder)
@@ -102,14 +115,19 @@ def publish(dataset: str, folder: str, which: str = "latest", format: str = "ima
     for file in storage.files(folder):
         if _OURS.fullmatch(file.path) and file.path not in writer.files:
             storage.remove(storage.join(folder, file.path))  # of another snapshot or format
-    for name in {*SPLITS.values()} - {*writer.counts} if format == "imagefolder" else SPLITS.values():
+    for name in (
+        {*SPLITS.values()} - {*writer.counts} if format == "imagefolder" else SPLITS.values()
+    ):
         storage.remove(storage.join(folder, name, "metadata.jsonl"))
-    storage.write_bytes(storage.join(folder, CARD), _card(manifest, format, writer.counts).encode())
+    storage.write_bytes(
+        storage.join(folder, CARD), _card(manifest, format, writer.counts).encode()
+    )
     return Published(folder=folder, format=format, images=writer.counts, kept=writer.kept)
 
 
 class _Writer:
-    """What both formats share: reading an image, and remembering what was written and what is gone."""
+    """What both formats share: reading an image, and remembering what was written and what is
+    gone."""
 
     def __init__(self, folder: str, manifest: Manifest) -> None:
         self.folder = folder
@@ -139,8 +157,12 @@ class _Writer:
         """Return the columns beside the image."""
         captions = row["captions"] or []
         facts = {"text": next(iter(captions), ""), "captions": captions, "path": row["path"]}
-        facts |= {name: row[name] for name in ("width", "height", "repeats", "weight", "regularization")}
-        return facts | dict(zip((f"score_{name}" for name in self.scores), row["scores"] or (), strict=False))
+        facts |= {
+            name: row[name] for name in ("width", "height", "repeats", "weight", "regularization")
+        }
+        return facts | dict(
+            zip((f"score_{name}" for name in self.scores), row["scores"] or (), strict=False)
+        )
 
     def fail(self, row: dict[str, Any], error: _Gone) -> None:
         """Remember an image that is gone."""
@@ -150,7 +172,9 @@ class _Writer:
 class _Imagefolder(_Writer):
     def write(self, split: str, count: int, rows: Iterator[dict[str, Any]]) -> None:
         """Write the images of a split, then its metadata.jsonl, a line for each."""
-        names = {PurePosixPath(path).stem: path for path in self.there if path.startswith(f"{split}/")}
+        names = {
+            PurePosixPath(path).stem: path for path in self.there if path.startswith(f"{split}/")
+        }
         self.counts[split] = count
 
         def place(row: dict[str, Any]) -> str | _Gone:
@@ -177,7 +201,11 @@ class _Imagefolder(_Writer):
                     yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
         target = storage.join(self.folder, split, "metadata.jsonl")
-        with contextlib.suppress(_Gone), storage.atomic(target) as temporary, open(temporary, "wb") as file:
+        with (
+            contextlib.suppress(_Gone),
+            storage.atomic(target) as temporary,
+            open(temporary, "wb") as file,
+        ):
             file.writelines(lines())
             if self.gone:  # all are listed in the end; a list without them would look whole
                 raise _Gone
@@ -203,7 +231,9 @@ class _Parquet(_Writer):
         except _Gone as error:
             return error
 
-    def _shard(self, pool: ThreadPoolExecutor, split: str, number: int, rows: list[dict[str, Any]]) -> None:
+    def _shard(
+        self, pool: ThreadPoolExecutor, split: str, number: int, rows: list[dict[str, Any]]
+    ) -> None:
         facts = [{"id": row["id"].hex(), **self.facts(row)} for row in rows]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         path = f"data/{split}-{number:05d}-{digest[:16]}.parquet"
@@ -211,7 +241,12 @@ class _Parquet(_Writer):
         if path in self.there:
             self.kept += len(rows)
             return
-        found = ahead(pool, lambda pair: (pair, self._read(pair[0])), zip(rows, facts, strict=True), 4 * READERS)
+        found = ahead(
+            pool,
+            lambda pair: (pair, self._read(pair[0])),
+            zip(rows, facts, strict=True),
+            4 * READERS,
+        )
         before = len(self.gone)
 
         def lines() -> Iterator[dict[str, Any]]:
@@ -222,18 +257,35 @@ class _Parquet(_Writer):
                     yield {"image": {"bytes": read[1], "path": read[0]}, **facts}
 
         schema = self._schema()
-        with contextlib.suppress(_Gone), storage.atomic(storage.join(self.folder, path)) as temporary:
-            groups = (pa.Table.from_pylist(part, schema) for part in tables.batched(lines(), ROW_GROUP))
+        with (
+            contextlib.suppress(_Gone),
+            storage.atomic(storage.join(self.folder, path)) as temporary,
+        ):
+            groups = (
+                pa.Table.from_pylist(part, schema) for part in tables.batched(lines(), ROW_GROUP)
+            )
             _write_parquet(temporary, groups, schema)
-            if len(self.gone) > before:  # all are listed in the end; a shard without them would look whole
+            if (
+                len(self.gone) > before
+            ):  # all are listed in the end; a shard without them would look whole
                 raise _Gone
 
     def _schema(self) -> pa.Schema:
         """Return the columns; their metadata is how the `datasets` library knows an image."""
-        columns: dict[str, Any] = {"image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "id": pa.string()}
+        columns: dict[str, Any] = {
+            "image": pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+            "id": pa.string(),
+        }
         columns |= {"text": pa.string(), "captions": pa.list_(pa.string()), "path": pa.string()}
-        columns |= {"width": pa.int32(), "height": pa.int32(), "repeats": pa.int32(), "weight": pa.float32()}
-        columns |= {"regularization": pa.bool_()} | {f"score_{name}": pa.float64() for name in self.scores}
+        columns |= {
+            "width": pa.int32(),
+            "height": pa.int32(),
+            "repeats": pa.int32(),
+            "weight": pa.float32(),
+        }
+        columns |= {"regularization": pa.bool_()} | {
+            f"score_{name}": pa.float64() for name in self.scores
+        }
         names = {
             pa.string(): "string",
             pa.int32(): "int32",
@@ -242,20 +294,29 @@ class _Parquet(_Writer):
             pa.bool_(): "bool",
         }
         features: dict[str, Any] = {
-            name: {"dtype": names[kind], "_type": "Value"} for name, kind in columns.items() if kind in names
+            name: {"dtype": names[kind], "_type": "Value"}
+            for name, kind in columns.items()
+            if kind in names
         }
         features["image"] = {"_type": "Image"}
         features["captions"] = {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"}
         ordered = {name: features[name] for name in columns}
-        return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": ordered}})})
+        return pa.schema(
+            columns, metadata={"huggingface": json.dumps({"info": {"features": ordered}})}
+        )
 
 
-FORMATS: dict[str, type[_Imagefolder] | type[_Parquet]] = {"imagefolder": _Imagefolder, "parquet": _Parquet}
+FORMATS: dict[str, type[_Imagefolder] | type[_Parquet]] = {
+    "imagefolder": _Imagefolder,
+    "parquet": _Parquet,
+}
 
 
 def _write_parquet(path: str, groups: Iterator[pa.Table], schema: pa.Schema) -> None:
     with pq.ParquetWriter(
-        path, schema, compression={name: "none" if name == "image" else "zstd" for name in schema.names}
+        path,
+        schema,
+        compression={name: "none" if name == "image" else "zstd" for name in schema.names},
     ) as writer:
         for group in groups:
             writer.write_table(group)
@@ -271,17 +332,20 @@ def _check_folder(folder: str) -> None:
     names = storage.names(folder)
     if names and MARK not in names:
         raise UserError(
-            f"A dataset is published to a folder of its own, but {folder!r} holds {', '.join(names[:3])} and was not written "
-            "by this command; files could be mixed up. Give a new folder."
+            f"A dataset is published to a folder of its own, but {folder!r} holds "
+            f"{', '.join(names[:3])} and was not written by this command; files could be mixed "
+            "up. Give a new folder."
         )
 
 
 def _missing(gone: list[tuple[str, str]], manifest: Manifest) -> str:
     first = "\n".join(f"  {shown(path)}: {reason}" for path, reason in gone[:5])
     return (
-        f"{len(gone)} of the images of snapshot {manifest.number} cannot be read where they were prepared from:\n{first}\n"
-        "There is no card, so the folder is not published; what was written is kept. Bring the files back, or run "
-        "`raytrain prepare` so that a snapshot has only what is there, then publish again."
+        f"{len(gone)} of the images of snapshot {manifest.number} cannot be read where they were "
+        f"prepared from:\n{first}\n"
+        "There is no card, so the folder is not published; what was written is kept. Bring the "
+        "files back, or run `raytrain prepare` so that a snapshot has only what is there, then "
+        "publish again."
     )
 
 
@@ -296,9 +360,15 @@ def _card(manifest: Manifest, format: str, counts: dict[str, int]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("card.md").render(
-        manifest=manifest, format=format, counts=counts, total=total, size=_size_category(total), version=__version__,
-        captions=manifest.settings.get("captions", {}), held_out=manifest.settings.get("held_out"),
-    )  # fmt: skip
+        manifest=manifest,
+        format=format,
+        counts=counts,
+        total=total,
+        size=_size_category(total),
+        version=__version__,
+        captions=manifest.settings.get("captions", {}),
+        held_out=manifest.settings.get("held_out"),
+    )
 
 
 def _size_category(total: int) -> str:
@@ -308,5 +378,6 @@ def _size_category(total: int) -> str:
 
 
 def upload_command(published: Published) -> str:
-    """Return the hub client's own command that sends the folder; the name of the repository is the person's."""
+    """Return the hub client's own command that sends the folder;
+    the name of the repository is the person's."""
     return f"hf upload <user>/<name> {published.folder} . --repo-type dataset"

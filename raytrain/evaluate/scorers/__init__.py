@@ -1,12 +1,15 @@
-"""Scorers: one way of judging a file; the file name is the name in `evaluate.scorers`. A scorer is a module with
+"""Scorers: one way of judging a file; the file name is the name in `evaluate.scorers`.
+
+A scorer is a module with
 
     BETTER  "higher" or "lower"
     LABEL   the name people read
     score   Subject -> list[float], one value a sample (an image, or a held-out image)
 
-The mean of the values is the score, their spread gives its interval, so a scorer never averages by itself. Sample i
-means the same for every subject of one config (same prompt and seed, same held-out image): comparisons are paired.
-An empty list says "not applicable" (one image has no diversity) and leaves the scorer out of the report.
+The mean of the values is the score, their spread gives its interval, so a scorer never averages by
+itself. Sample i means the same for every subject of one config (same prompt and seed, same
+held-out image): comparisons are paired. An empty list says "not applicable" (one image has no
+diversity) and leaves the scorer out of the report.
 """
 
 from __future__ import annotations

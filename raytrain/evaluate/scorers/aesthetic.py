@@ -1,4 +1,5 @@
-"""Aesthetic rating: the mean rating people of an AVA-like survey would give, predicted by a ResNet-50, over 10."""
+"""Aesthetic rating: the mean rating people of an AVA-like survey would give,
+predicted by a ResNet-50, over 10."""
 
 from __future__ import annotations
 
@@ -19,5 +20,7 @@ def score(subject: Subject) -> list[float]:
     for start in range(0, len(subject.images), BATCH):
         pixels = torch.stack([prepare(image) for image in subject.images[start : start + BATCH]])
         with torch.inference_mode():
-            ratings += [float(v) for v in subject.judges.aesthetic(pixels.to(subject.judges.device)).cpu()]
+            ratings += [
+                float(v) for v in subject.judges.aesthetic(pixels.to(subject.judges.device)).cpu()
+            ]
     return ratings

@@ -1,6 +1,8 @@
-"""Training alignment: how much each image resembles the training images, its mean CLIP cosine with them.
+"""Training alignment: how much each image resembles the training images,
+its mean CLIP cosine with them.
 
-High is what style training wants; high together with low text alignment or diversity is overfitting.
+High is what style training wants; high together with low text alignment or diversity is
+overfitting.
 """
 
 from __future__ import annotations
@@ -16,4 +18,6 @@ def score(subject: Subject) -> list[float]:
     """Return N values, one an image; their mean is the mean cosine over all N x R pairs."""
     if not subject.images or not len(subject.reference_embeddings):
         return []
-    return [float(v) for v in (subject.image_embeddings @ subject.reference_embeddings.T).mean(dim=1)]
+    return [
+        float(v) for v in (subject.image_embeddings @ subject.reference_embeddings.T).mean(dim=1)
+    ]

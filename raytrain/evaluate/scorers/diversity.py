@@ -1,7 +1,9 @@
-"""Diversity: how much the images differ from each other, the mean of 1 - cos over all pairs of CLIP embeddings.
+"""Diversity: how much the images differ from each other, the mean of 1 - cos over all pairs of
+CLIP embeddings.
 
-The published evaluation sums over the pairs but divides by N^2 instead of N(N-1)/2, so that more images score higher;
-`evaluate.legacy` repeats it. Four images with all cosines 0.5 score 0.5, legacy 0.1875.
+The published evaluation sums over the pairs but divides by N^2 instead of N(N-1)/2, so that more
+images score higher; `evaluate.legacy` repeats it. Four images with all cosines 0.5 score 0.5,
+legacy 0.1875.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ LABEL = "Diversity"
 
 
 def score(subject: Subject) -> list[float]:
-    """Return N values, one an image, whose mean is the mean over pairs; two images are one pair and one value.
+    """Return N values, one an image, whose mean is the mean over pairs;
+    two images are one pair and one value.
 
-    A pair belongs to two images, so the images' mean distances to the others vary half as much as is honest for an
-    interval. The values are therefore jackknife pseudo-values of the pair mean U (Efron & Stein 1981, "The Jackknife
-    Estimate of Variance"): U + 2(N-1)/(N-2) (g_i - U), where g_i is image i's mean distance to the others.
+    A pair belongs to two images, so the images' mean distances to the others vary half as much as
+    is honest for an interval. The values are therefore jackknife pseudo-values of the pair mean U
+    (Efron & Stein 1981, "The Jackknife Estimate of Variance"): U + 2(N-1)/(N-2) (g_i - U), where
+    g_i is image i's mean distance to the others.
     """
     count = len(subject.images)
     if count < 2:

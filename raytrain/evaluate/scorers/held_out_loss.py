@@ -1,4 +1,5 @@
-"""Held-out loss: the denoising loss on images kept out of training, always with the same noise and timesteps."""
+"""Held-out loss: the denoising loss on images kept out of training,
+always with the same noise and timesteps."""
 
 from __future__ import annotations
 

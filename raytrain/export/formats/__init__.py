@@ -1,1 +1,2 @@
-"""Export formats, a file each: `write(bundle, folder)` as `raytrain.export` says; the file's name is the format's."""
+"""Export formats, a file each: `write(bundle, folder)` as `raytrain.export` says;
+the file's name is the format's."""

@@ -14,7 +14,17 @@ from raytrain.artifacts import Weights
 from raytrain.errors import UserError
 from raytrain.export.bundle import Bundle, write_safetensors
 
-_NO_WEIGHTS_OF_OURS = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb")
+_NO_WEIGHTS_OF_OURS = (
+    ".bin",
+    ".ckpt",
+    ".pt",
+    ".pth",
+    ".msgpack",
+    ".h5",
+    ".onnx",
+    ".onnx_data",
+    ".pb",
+)
 _PLAIN = re.compile(r"[\w-]+\.safetensors(\.index\.json)?")
 
 
@@ -25,7 +35,9 @@ def write(bundle: Bundle, learned: Sequence[Weights], path: str) -> str:
         index = _copy_parts(bundle, {weights.part for weights in learned}, target)
         for weights in learned:
             _write_part(bundle, weights, target / weights.part)
-        (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (target / "model_index.json").write_text(
+            json.dumps(index, indent=2) + "\n", encoding="utf-8"
+        )
     return path
 
 
@@ -35,7 +47,12 @@ def _copy_parts(bundle: Bundle, learned: set[str], target: Path) -> dict[str, An
     root = pretrained.folder(model)
     index = dict(pretrained.read_config(root, "model_index.json"))
     for name, value in list(index.items()):
-        if name.startswith("_") or not isinstance(value, list) or name in learned or value[0] is None:
+        if (
+            name.startswith("_")
+            or not isinstance(value, list)
+            or name in learned
+            or value[0] is None
+        ):
             continue
         source = root / name
         if name == "vae":
@@ -44,16 +61,24 @@ def _copy_parts(bundle: Bundle, learned: set[str], target: Path) -> dict[str, An
         if source.is_dir():
             _copy(source, target / name, model.variant)
         elif name in family.PARTS:
-            raise UserError(f"The base model {model.path!r} has no {name!r}, without which no pipeline can be written.")
+            raise UserError(
+                f"The base model {model.path!r} has no {name!r}, without which no pipeline can be "
+                "written."
+            )
         else:
             index[name] = [None, None]  # an optional part, such as the safety checker
     return index
 
 
 def _copy(source: Path, target: Path, variant: str | None) -> None:
-    """Copy a part's folder without pickles; of several weights take those that `variant` names, under plain names."""
+    """Copy a part's folder without pickles; of several weights take those that `variant` names,
+    under plain names."""
     target.mkdir(parents=True)
-    files = [file for file in source.iterdir() if file.is_file() and file.suffix not in _NO_WEIGHTS_OF_OURS]
+    files = [
+        file
+        for file in source.iterdir()
+        if file.is_file() and file.suffix not in _NO_WEIGHTS_OF_OURS
+    ]
     weights = [file for file in files if ".safetensors" in file.name]
     tag = f".{variant}"
     chosen = [file for file in weights if variant and tag in file.name]
@@ -78,4 +103,8 @@ def _write_part(bundle: Bundle, learned: Weights, target: Path) -> None:
         tensors = bundle.family.load(model, part, bundle.dtype).state_dict() | tensors
     target.mkdir()
     shutil.copyfile(pretrained.folder(model) / part / "config.json", target / "config.json")
-    write_safetensors(str(target / "diffusion_pytorch_model.safetensors"), tensors, {**bundle.header, "format": "pt"})
+    write_safetensors(
+        str(target / "diffusion_pytorch_model.safetensors"),
+        tensors,
+        {**bundle.header, "format": "pt"},
+    )

@@ -1,6 +1,8 @@
-"""Embeddings as the Stable Diffusion web UIs, ComfyUI and kohya read them: a safetensors file named after each word.
+"""Embeddings as the Stable Diffusion web UIs, ComfyUI and kohya read them:
+a safetensors file named after each word.
 
-With one text encoder its vectors' key is `emb_params`; with several each has its own, such as `clip_l` and `clip_g`.
+With one text encoder its vectors' key is `emb_params`; with several each has its own, such as
+`clip_l` and `clip_g`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""kohya's and LyCORIS' file, which ComfyUI and the Stable Diffusion web UIs load: one safetensors named after the run.
+"""kohya's and LyCORIS' file, which ComfyUI and the Stable Diffusion web UIs load:
+one safetensors named after the run.
 
-Every layer has `<prefix>_<name>.lora_down.weight`, `.lora_up.weight` (or LyCORIS' `.hada_*`, `.lokr_*`) and its own `.alpha`,
-kept in float32 so that the scale alpha / rank is exact at any export precision.
+Every layer has `<prefix>_<name>.lora_down.weight`, `.lora_up.weight` (or LyCORIS' `.hada_*`,
+`.lokr_*`) and its own `.alpha`, kept in float32 so that the scale alpha / rank is exact at any
+export precision.
 """
 
 from __future__ import annotations
@@ -35,11 +37,15 @@ def write(bundle: Bundle, folder: str) -> list[Written]:
     training = {key: _text(value) for key, value in _training(bundle, updates, skeleton).items()}
     header = {**bundle.header, **training, **_hashes(tensors, training)}
     path = write_safetensors(storage.join(folder, f"{bundle.name}.safetensors"), tensors, header)
-    lines = [f'ComfyUI: copy it to models/loras, add the node "Load LoRA" and choose {bundle.name}.safetensors.']
+    lines = [
+        'ComfyUI: copy it to models/loras, add the node "Load LoRA" and choose '
+        f"{bundle.name}.safetensors."
+    ]
     if any(_magnitude(update) is not None for update in updates):
         lines.append(
-            "It is a DoRA: LyCORIS applies it as it was trained; ComfyUI and Forge divide by the norms of the base's weights "
-            "instead of the updated ones, so their images differ a little. diffusers does not read this file."
+            "It is a DoRA: LyCORIS applies it as it was trained; ComfyUI and Forge divide by the "
+            "norms of the base's weights instead of the updated ones, so their images differ a "
+            "little. diffusers does not read this file."
         )
     return [Written(path, tuple(lines))]
 
@@ -49,8 +55,9 @@ def _tensors(bundle: Bundle, updates: Sequence[Update], skeleton: Skeleton) -> d
     for update in updates:
         if update.part not in bundle.family.KOHYA:
             raise UserError(
-                f"Format 'kohya' has no name for the {update.part} of a {bundle.config.model.family} model, which learned; "
-                'the file would lack it. Set export.formats = ["diffusers"].'
+                f"Format 'kohya' has no name for the {update.part} of a "
+                f"{bundle.config.model.family} model, which learned; the file would lack it. Set "
+                'export.formats = ["diffusers"].'
             )
         prefix, rename = bundle.family.KOHYA[update.part]
         name = f"{prefix}_{rename(update.layer, skeleton(update.part))}"
@@ -63,8 +70,9 @@ def _tensors(bundle: Bundle, updates: Sequence[Update], skeleton: Skeleton) -> d
 def _own(update: Update) -> tuple[dict[str, Tensor], float]:
     """Return one layer's tensors by kohya's or LyCORIS' names, and alpha."""
     if isinstance(update, Factors):
-        # Alpha is not read where both Kronecker factors are whole, and LyCORIS multiplies the scale in twice where it merges:
-        # in the first factor, with alpha = rank, it is right for all.
+        # Alpha is not read where both Kronecker factors are whole, and LyCORIS multiplies the
+        # scale in twice where it merges: in the first factor, with alpha = rank, it is right for
+        # all.
         first = next(key for key in ("hada_w1_a", "lokr_w1", "lokr_w1_a") if key in update.tensors)
         return {**update.tensors, first: update.tensors[first] * update.scale}, float(update.rank)
     assert isinstance(update, LowRank)
@@ -109,13 +117,16 @@ def _training(bundle: Bundle, updates: Sequence[Update], skeleton: Skeleton) -> 
         "ss_noise_offset": objective.noise_offset,
         "ss_caption_dropout_rate": objective.caption_dropout,
         "ss_cache_latents": True,
-        "ss_training_comment": f"raytrain {bundle.header['raytrain.version']}; its settings are in raytrain.config",
+        "ss_training_comment": (
+            f"raytrain {bundle.header['raytrain.version']}; its settings are in raytrain.config"
+        ),
     }
     return {key: value for key, value in values.items() if value is not None}
 
 
 def _network(updates: Sequence[Update], skeleton: Skeleton) -> dict[str, object]:
-    """Return what kind of network the file holds, in kohya's words; convolutions are those of kernels above 1."""
+    """Return what kind of network the file holds, in kohya's words;
+    convolutions are those of kernels above 1."""
     wide: list[Update] = []
     narrow: list[Update] = []
     for update in updates:
@@ -145,7 +156,11 @@ def _text_rate(bundle: Bundle, updates: Sequence[Update]) -> float | None:
     if not parts:
         return None
     groups = methods.load(bundle.config.method).groups(bundle.config.method)
-    factors = [group.rate for prefix, group in groups.items() if any(part.startswith(prefix) for part in parts)]
+    factors = [
+        group.rate
+        for prefix, group in groups.items()
+        if any(part.startswith(prefix) for part in parts)
+    ]
     return bundle.config.train.learning_rate * next(iter(factors), 1.0)
 
 
@@ -161,8 +176,11 @@ def _text(value: object) -> str:
 
 
 def _hashes(tensors: Mapping[str, Tensor], training: Mapping[str, str]) -> dict[str, str]:
-    """Return the hashes by which web UIs recognize the file, computed as if it held the `ss_` metadata alone."""
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=dict(training))
+    """Return the hashes by which web UIs recognize the file, computed as if it held the `ss_`
+    metadata alone."""
+    content = save(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=dict(training)
+    )
     start = 8 + int.from_bytes(content[:8], "little")
     whole = hashlib.sha256(content[start:]).hexdigest()
     return {

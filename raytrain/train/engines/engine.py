@@ -1,7 +1,8 @@
-"""Engines: how gradients of several micro-batches and workers become one optimizer step. Few verbs, one shape.
+"""Engines: how gradients of several micro-batches and workers become one optimizer step.
 
-`plain` is PyTorch alone on one worker; `ddp` is the same on several, each holding everything (Li et al. 2020,
-arXiv:2006.15704); `zero1` to `zero3` are DeepSpeed on any number (`raytrain.train.engines.zero`).
+Few verbs, one shape. `plain` is PyTorch alone on one worker; `ddp` is the same on several, each
+holding everything (Li et al. 2020, arXiv:2006.15704); `zero1` to `zero3` are DeepSpeed on any
+number (`raytrain.train.engines.zero`).
 """
 
 from __future__ import annotations
@@ -24,51 +25,63 @@ from raytrain.optimizers import Group, _state
 from raytrain.train.engines.loss_scale import LossScale
 
 State = Iterator[tuple[str, Tensor]]
-"""Tensors by name, one at a time, so that a worker that does not need them need not hold them all."""
+"""Tensors by name, one at a time, so that a worker that does not need them need not hold them
+all."""
 NO_GROUPS: Mapping[str, Group] = {}
 TRAINING = "training"
-"""State of a weight: what training goes on from where a checkpoint's weights are those for inference."""
+"""State of a weight: what training goes on from where a checkpoint's weights are those for
+inference."""
 
 
 class Engine(Protocol):
-    """What a step, a checkpoint and a moving average need of an engine. Names are the weights' public ones."""
+    """What a step, a checkpoint and a moving average need of an engine.
+
+    Names are the weights' public ones.
+    """
 
     model: nn.Module
     """The model as the loss must call it."""
     sharded: bool
-    """Every worker holds a part of each weight alone, so that all must take part in whatever the model computes."""
+    """Every worker holds a part of each weight alone, so that all must take part in whatever the
+    model computes."""
     scale: LossScale | None
     """Of fp16, else None."""
     waits: bool
-    """Whether a step waits for its device anyway, so that its numbers may as well be read at once."""
+    """Whether a step waits for its device anyway, so that its numbers may as well be read at
+    once."""
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients; the last of a step also averages them over workers."""
 
     def step(self, learning_rate: float, loss: Tensor, number: int) -> Tensor:
-        """Clip, update the weights, forget the gradients; returns the gradient's norm before clipping.
+        """Clip, update the weights, forget the gradients; returns the gradient's norm before
+        clipping.
 
-        `number` counts steps from 0; a group of weights has the learning rate times its own factor.
-        Where it or the loss is not finite, no weight is changed; without `waits` in no later step either.
+        `number` counts steps from 0; a group of weights has the learning rate times its own
+        factor. Where it or the loss is not finite, no weight is changed; without `waits` in no
+        later step either.
         """
 
     def forget(self) -> None:
         """Forget the gradients that were added, to begin the step again."""
 
     def inference(self) -> AbstractContextManager[None]:
-        """Have the weights for inference in the model meanwhile, where the optimizer trains others; may be nested."""
+        """Have the weights for inference in the model meanwhile,
+        where the optimizer trains others; may be nested."""
 
     def local(self) -> dict[str, Tensor]:
         """Return this worker's part of every trainable weight: all of it, or a flat shard."""
 
     def whole(self, part: Tensor, name: str) -> Tensor:
-        """Return a weight's whole from what each worker has of it (`local`, or a tensor of that shape); a collective."""
+        """Return a weight's whole from what each worker has of it
+        (`local`, or a tensor of that shape); a collective."""
 
     def part(self, whole: Tensor, name: str) -> Tensor:
         """Return this worker's part of a tensor shaped as a weight."""
 
     def optimizer_state(self) -> State:
-        """Return the optimizer's whole state as tensors by name (`raytrain.optimizers._state`); a collective."""
+        """Return the optimizer's whole state as tensors by name (`raytrain.optimizers._state`);
+        a collective."""
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
         """Put such a state back, whatever engine and number of workers it came from."""
@@ -79,7 +92,9 @@ class PlainEngine:
 
     sharded = False
 
-    def __init__(self, model: Model, config: TrainConfig, groups: Mapping[str, Group] = NO_GROUPS) -> None:
+    def __init__(
+        self, model: Model, config: TrainConfig, groups: Mapping[str, Group] = NO_GROUPS
+    ) -> None:
         self.model: nn.Module = model
         self.clip = config.clip or math.inf
         self.scale = LossScale() if config.precision == "fp16" else None
@@ -91,7 +106,11 @@ class PlainEngine:
             self._optimizer.train()  # type: ignore[attr-defined]
         self._training: dict[str, Tensor] | None = None
         device = next(iter(self._names.values())).device
-        self.waits = device.type == "cpu" or self.scale is not None or not self._optimizer.defaults.get("fused")
+        self.waits = (
+            device.type == "cpu"
+            or self.scale is not None
+            or not self._optimizer.defaults.get("fused")
+        )
         self._broken = torch.zeros((), device=device)
 
     def backward(self, loss: Tensor) -> None:
@@ -99,7 +118,8 @@ class PlainEngine:
         (loss * self.scale.value if self.scale else loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, learning_rate: float, loss: Tensor, number: int) -> Tensor:
-        """Clip, update the weights where all is finite, forget the gradients; returns their norm before clipping."""
+        """Clip, update the weights where all is finite, forget the gradients;
+        returns their norm before clipping."""
         for (group, weights), own in zip(self._groups, self._optimizer.param_groups, strict=True):
             own["lr"] = learning_rate * group.rate
             if group.freeze_after is not None and number >= group.freeze_after:
@@ -110,7 +130,8 @@ class PlainEngine:
             torch._foreach_mul_(gradients, 1 / self.scale.value)
         norm = nn.utils.clip_grad_norm_(self._names.values(), self.clip, foreach=True)
         finite = norm.isfinite() & loss.isfinite()
-        if not self.waits:  # the fused kernel itself leaves the weights alone where it is told of something infinite
+        # the fused kernel itself leaves the weights alone where it is told of something infinite
+        if not self.waits:
             self._broken = self._broken.maximum((~finite).float())
             self._optimizer.found_inf = self._broken  # type: ignore[attr-defined]
             self._optimizer.step()
@@ -127,11 +148,13 @@ class PlainEngine:
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Have the weights for inference in the model meanwhile, where the optimizer trains others."""
+        """Have the weights for inference in the model meanwhile,
+        where the optimizer trains others."""
         if not self._averages or self._training is not None:
             yield
             return
-        # There and back rounds: what is kept makes a run's bits the same however often it is looked at.
+        # There and back rounds: what is kept makes a run's bits the same however often it is
+        # looked at.
         self._training = {name: weight.detach().clone() for name, weight in self._names.items()}
         self._optimizer.eval()  # type: ignore[attr-defined]
         try:
@@ -159,7 +182,8 @@ class PlainEngine:
         return whole.to(self._names[name].device)
 
     def optimizer_state(self) -> State:
-        """Return the optimizer's state, and the weights it trains where others are in the model."""
+        """Return the optimizer's state, and the weights it trains where others are in the
+        model."""
         yield from _state.tensors(self._optimizer, self._names)
         for name, weight in (self._training or {}).items():
             yield f"{name}|{TRAINING}", weight
@@ -167,19 +191,36 @@ class PlainEngine:
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
         """Put such a state back."""
         ending = f"|{TRAINING}"
-        _state.load(self._optimizer, self._names, {name: v for name, v in tensors.items() if not name.endswith(ending)})
+        _state.load(
+            self._optimizer,
+            self._names,
+            {name: v for name, v in tensors.items() if not name.endswith(ending)},
+        )
         if self._averages:
-            self._train_on({name.removesuffix(ending): v for name, v in tensors.items() if name.endswith(ending)})
+            self._train_on(
+                {
+                    name.removesuffix(ending): v
+                    for name, v in tensors.items()
+                    if name.endswith(ending)
+                }
+            )
 
 
 class ParallelEngine(PlainEngine):
-    """The same on several workers, which average their gradients while the last backward pass of a step goes on."""
+    """The same on several workers, which average their gradients while the last backward pass of a
+    step goes on."""
 
     def __init__(
-        self, model: Model, config: TrainConfig, accumulation: int, groups: Mapping[str, Group] = NO_GROUPS
+        self,
+        model: Model,
+        config: TrainConfig,
+        accumulation: int,
+        groups: Mapping[str, Group] = NO_GROUPS,
     ) -> None:
         super().__init__(model, config, groups)
-        self.model = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        self.model = DistributedDataParallel(
+            model, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
         self._accumulation = accumulation
         self._expect(0)
 
@@ -194,7 +235,8 @@ class ParallelEngine(PlainEngine):
         self._expect(0)
 
     def _expect(self, added: int) -> None:
-        """Let only the last micro-batch of a step talk to the other workers; DDP must know before its forward pass."""
+        """Let only the last micro-batch of a step talk to the other workers;
+        DDP must know before its forward pass."""
         self._added = added
         self.model.require_backward_grad_sync = added == self._accumulation - 1  # type: ignore[assignment]
 
@@ -210,16 +252,21 @@ def build(
 ) -> Engine:
     """Return the engine for `slots` images per worker and step, `micro_batch` of them at a time.
 
-    `groups` says how weights whose names begin with a prefix are trained otherwise than the config has it.
+    `groups` says how weights whose names begin with a prefix are trained otherwise than the config
+    has it.
     """
     if name == "plain":
         return PlainEngine(model, config, groups)
     if not dist.is_initialized():  # one process without a Ray session
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")  # what a launcher sets and DeepSpeed asks for
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1"
+        )  # what a launcher sets and DeepSpeed asks for
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     accumulation = -(-slots // micro_batch)
     if name == "ddp":
         return ParallelEngine(model, config, accumulation, groups)
     from raytrain.train.engines.zero import ZeroEngine
 
-    return ZeroEngine(model, config, int(name.removeprefix("zero")), offload, micro_batch, accumulation, groups)
+    return ZeroEngine(
+        model, config, int(name.removeprefix("zero")), offload, micro_batch, accumulation, groups
+    )

@@ -1,4 +1,5 @@
-"""Dynamic loss scaling for fp16, whose smallest gradients would vanish (Micikevicius et al. 2018, arXiv:1710.03740)."""
+"""Dynamic loss scaling for fp16, whose smallest gradients would vanish
+(Micikevicius et al. 2018, arXiv:1710.03740)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ class LossScale:
     """Since it last changed."""
 
     def update(self, finite: bool) -> None:
-        """Halve it after a step whose gradients were too large for fp16, double it after many that were not."""
+        """Halve it after a step whose gradients were too large for fp16,
+        double it after many that were not."""
         self.finite_steps = self.finite_steps + 1 if finite else 0
         if not finite:
             self.value /= 2

@@ -1,4 +1,5 @@
-"""What a worker's device must hold, what it can hold, and the lowest engine that fits in between."""
+"""What a worker's device must hold, what it can hold, and the lowest engine that fits in
+between."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from raytrain import optimizers
 from raytrain.config import Config, TrainConfig
 
 OVERHEAD = 1.15
-"""Allocator and framework share on top of counted bytes: between the counts and peaks measured on the toy world."""
+"""Allocator and framework share on top of counted bytes: between the counts and peaks measured on
+the toy world."""
 USABLE = 0.9
 """Share of a device's memory that a plan may fill."""
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -30,7 +32,8 @@ class Sizes:
     frozen_bytes: float
     """Bytes of those that do not, quantized or not."""
     activations: int | None
-    """Bytes that one row of the largest bucket keeps for the backward pass; None where they were not counted."""
+    """Bytes that one row of the largest bucket keeps for the backward pass;
+    None where they were not counted."""
 
 
 class Choice(NamedTuple):
@@ -43,14 +46,22 @@ class Choice(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        offload = {"none": "", "optimizer": ", the optimizer's state on the host", "weights": ", all state on the host"}
+        offload = {
+            "none": "",
+            "optimizer": ", the optimizer's state on the host",
+            "weights": ", all state on the host",
+        }
         return f"{self.engine}{offload[self.offload]}: {self.reason}"
 
 
-def estimate(config: Config, engine: str, offload: str, sizes: Sizes, world: int, micro_batch: int) -> int:
-    """Estimate a worker's peak bytes on its device: weights, gradients, optimizer, moving average, activations.
+def estimate(
+    config: Config, engine: str, offload: str, sizes: Sizes, world: int, micro_batch: int
+) -> int:
+    """Estimate a worker's peak bytes on its device: weights, gradients, optimizer, moving average,
+    activations.
 
-    ZeRO shards by stage (Rajbhandari et al. 2020, table 1): 1 optimizer, 2 also gradients, 3 also weights.
+    ZeRO shards by stage (Rajbhandari et al. 2020, table 1): 1 optimizer, 2 also gradients, 3 also
+    weights.
     """
     train, learn = config.train, sizes.trainable
     stage = int(engine.removeprefix("zero")) if engine.startswith("zero") else 0
@@ -75,23 +86,45 @@ def estimate(config: Config, engine: str, offload: str, sizes: Sizes, world: int
         optimizer = 0
     if offload == "weights":
         frozen, weights, average = 0, 0, 0
-    return int(OVERHEAD * (frozen + weights + gradients + optimizer + average + micro_batch * (sizes.activations or 0)))
+    return int(
+        OVERHEAD
+        * (
+            frozen
+            + weights
+            + gradients
+            + optimizer
+            + average
+            + micro_batch * (sizes.activations or 0)
+        )
+    )
 
 
-def choose(config: Config, sizes: Sizes, world: int, micro_batch: int, memory: int | None) -> Choice:
-    """Return the lowest engine that fits: shards cost traffic and offload costs more, and are for what does not fit.
+def choose(
+    config: Config, sizes: Sizes, world: int, micro_batch: int, memory: int | None
+) -> Choice:
+    """Return the lowest engine that fits: shards cost traffic and offload costs more,
+    and are for what does not fit.
 
-    `memory` is what a worker's device holds, in bytes; None where that is not known, as on a machine that only plans.
+    `memory` is what a worker's device holds, in bytes; None where that is not known, as on a
+    machine that only plans.
     """
     train = config.train
     named = [
-        each for each in _ladder(world) if train.engine in ("auto", each[0]) and train.offload in ("auto", each[1])
+        each
+        for each in _ladder(world)
+        if train.engine in ("auto", each[0]) and train.offload in ("auto", each[1])
     ]
     if config.model.quantize != "none":
-        named = [each for each in named if each[0] != "zero3"]  # it would cut packed bits off their scales
+        named = [
+            each for each in named if each[0] != "zero3"
+        ]  # it would cut packed bits off their scales
     if train.engine != "auto" and not named:  # such as zero1 on one worker, which only tests want
         named = [(train.engine, "none" if train.offload == "auto" else train.offload)]
-    if not optimizers.facts(train.optimizer).shards or train.weights == "bf16" or train.engine != "auto":
+    if (
+        not optimizers.facts(train.optimizer).shards
+        or train.weights == "bf16"
+        or train.engine != "auto"
+    ):
         named = named[:1]  # cannot be cut into shards, or was asked for
     room = None if memory is None else int(USABLE * memory)
     needs = [estimate(config, *each, sizes, world, micro_batch) for each in named]
@@ -100,18 +133,22 @@ def choose(config: Config, sizes: Sizes, world: int, micro_batch: int, memory: i
         if room is None:
             return Choice(engine, offload, need, f"{what} about {_gib(need)} a worker")
         if need <= room:
-            return Choice(engine, offload, need, f"{what} about {_gib(need)} of {_gib(room)} a worker")
+            return Choice(
+                engine, offload, need, f"{what} about {_gib(need)} of {_gib(room)} a worker"
+            )
     assert room is not None
     least = min(range(len(named)), key=needs.__getitem__)
     return Choice(
         *named[least],
         needs[least],
-        f"{what} about {_gib(needs[least])} of {_gib(room)} a worker, the least of all: it may not fit",
+        f"{what} about {_gib(needs[least])} of {_gib(room)} a worker, the least of all: it may "
+        "not fit",
     )
 
 
 def device_memory(train: TrainConfig, world: int) -> int | None:
-    """Return the bytes of a worker's device: the GPU's, or a share of this machine's memory; None where a GPU is elsewhere."""
+    """Return the bytes of a worker's device: the GPU's, or a share of this machine's memory;
+    None where a GPU is elsewhere."""
     if train.memory_gb is not None:
         return int(train.memory_gb * 2**30)
     if train.gpus_per_worker:
@@ -129,10 +166,20 @@ def _host_memory() -> int:
 
 def _ladder(world: int) -> Iterator[tuple[str, str]]:
     if world == 1:
-        yield from (("plain", "none"), ("ddp", "none"), ("zero2", "optimizer"), ("zero3", "weights"))
+        yield from (
+            ("plain", "none"),
+            ("ddp", "none"),
+            ("zero2", "optimizer"),
+            ("zero3", "weights"),
+        )
     else:
         yield from (("ddp", "none"), ("zero1", "none"), ("zero2", "none"), ("zero3", "none"))
-        yield from (("zero1", "optimizer"), ("zero2", "optimizer"), ("zero3", "optimizer"), ("zero3", "weights"))
+        yield from (
+            ("zero1", "optimizer"),
+            ("zero2", "optimizer"),
+            ("zero3", "optimizer"),
+            ("zero3", "weights"),
+        )
 
 
 def _width(kind: str) -> int:

@@ -1,7 +1,8 @@
-"""How the denoiser's kernels are chosen: memory format, compiled blocks, TensorFloat-32. Nothing here changes a weight's name.
+"""How the denoiser's kernels are chosen: memory format, compiled blocks, TensorFloat-32.
 
-cuDNN's benchmark mode stays off: it times the kernels of every new shape, and since another launch may choose another kernel, a
-resumed run would no longer repeat the bits of an unbroken one.
+Nothing here changes a weight's name. cuDNN's benchmark mode stays off: it times the kernels of
+every new shape, and since another launch may choose another kernel, a resumed run would no longer
+repeat the bits of an unbroken one.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from raytrain.errors import UserError
 from raytrain.model import Model
 
 SHAPES = 64
-"""Compiled forms of a block kept at most: one for each width, bucket, type and for training and evaluation."""
+"""Compiled forms of a block kept at most: one for each width, bucket,
+type and for training and evaluation."""
 
 
 def prepare(model: Model, config: TrainConfig, device: torch.device) -> None:
-    """Set up a model on its device, adapters included, in place; UserError where its blocks cannot be compiled."""
-    if config.memory_format == "channels_last" or (config.memory_format == "auto" and device.type == "cuda"):
+    """Set up a model on its device, adapters included, in place;
+    UserError where its blocks cannot be compiled."""
+    if config.memory_format == "channels_last" or (
+        config.memory_format == "auto" and device.type == "cuda"
+    ):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for weight in model.parameters():
             if weight.requires_grad and optimizers.facts(config.optimizer).contiguous:
@@ -36,8 +41,9 @@ def _compile(denoiser: nn.Module) -> None:
     kinds = getattr(denoiser, "_repeated_blocks", None)
     if not kinds:
         raise UserError(
-            f"train.compile needs a denoiser that names its repeated blocks (`_repeated_blocks`), and "
-            f"{type(denoiser).__name__} names none; nothing was trained. Set train.compile = false."
+            "train.compile needs a denoiser that names its repeated blocks (`_repeated_blocks`), "
+            f"and {type(denoiser).__name__} names none; nothing was trained. Set train.compile = "
+            "false."
         )
     torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
     for block in denoiser.modules():

@@ -1,5 +1,6 @@
-"""DeepSpeed's ZeRO as an engine (Rajbhandari et al. 2020, arXiv:1910.02054): 1 cuts the optimizer's state into shards, 2 also the
-gradients, 3 also the weights; with `offload` the host keeps the optimizer's state, or all weights too (arXiv:2101.06840)."""
+"""DeepSpeed's ZeRO as an engine (Rajbhandari et al. 2020, arXiv:1910.02054): 1 cuts the
+optimizer's state into shards, 2 also the gradients, 3 also the weights; with `offload` the host
+keeps the optimizer's state, or all weights too (arXiv:2101.06840)."""
 
 from __future__ import annotations
 
@@ -25,13 +26,19 @@ class ZeroEngine:
     """DeepSpeed ZeRO 1 to 3 over the process group that is already there."""
 
     def __init__(
-        self, model: Model, config: TrainConfig, stage: int, offload: str, micro_batch: int, accumulation: int,
+        self,
+        model: Model,
+        config: TrainConfig,
+        stage: int,
+        offload: str,
+        micro_batch: int,
+        accumulation: int,
         groups: Mapping[str, Group] = NO_GROUPS,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if any(group.freeze_after is not None for group in groups.values()):
             raise UserError(
-                "ZeRO cannot stop training a part of the weights (`freeze_after`): it clips and updates them as one flat "
-                'tensor. Set train.engine = "ddp" or "plain".'
+                "ZeRO cannot stop training a part of the weights (`freeze_after`): it clips and "
+                'updates them as one flat tensor. Set train.engine = "ddp" or "plain".'
             )
         deepspeed = import_deepspeed()
         self._names: dict[str, Any] = dict(model.learning())
@@ -47,13 +54,16 @@ class ZeroEngine:
             "gradient_clipping": config.clip or 0.0,
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,  # PyTorch's AdamW works on the host too, without minutes of compiling
+            # PyTorch's AdamW works on the host too, without minutes of compiling
+            "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
         }
         self._stage = stage
         self.sharded, self.waits = stage == 3, True
         self.scale = LossScale() if config.precision == "fp16" else None
-        for weight in model.parameters():  # DeepSpeed sends and cuts weights as flat memory: channels_last will not do
+        for weight in (
+            model.parameters()
+        ):  # DeepSpeed sends and cuts weights as flat memory: channels_last will not do
             if weight.dim() == 4:
                 weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         self._engine, *_ = deepspeed.initialize(
@@ -74,7 +84,8 @@ class ZeroEngine:
             self._engine.step()
 
     def step(self, learning_rate: float, loss: Tensor, number: int) -> Tensor:
-        """Clip, update the weights where all is finite, forget the gradients; returns their norm before clipping."""
+        """Clip, update the weights where all is finite, forget the gradients;
+        returns their norm before clipping."""
         if not loss.isfinite():
             self.forget()
             return loss
@@ -85,7 +96,9 @@ class ZeroEngine:
         self._engine.step()
         for group, count in zip(zero.param_groups, counts, strict=True):
             if "step" in group and not zero.overflow:
-                group["step"] = count + 1  # ZeRO-3 steps once for each group, and every one counts it
+                group["step"] = (
+                    count + 1
+                )  # ZeRO-3 steps once for each group, and every one counts it
         if self.scale:
             self.scale.update(not zero.overflow)
         norm = None if zero.overflow else self._engine.get_global_grad_norm()
@@ -96,14 +109,17 @@ class ZeroEngine:
         self._engine.zero_grad()
 
     def inference(self) -> AbstractContextManager[None]:
-        """Return a context in which nothing changes: no optimizer that ZeRO can shard trains other weights."""
+        """Return a context in which nothing changes: no optimizer that ZeRO can shard trains other
+        weights."""
         return nullcontext()
 
     def local(self) -> dict[str, Tensor]:
-        """Return this worker's part of every trainable weight: under ZeRO-3 a flat shard, else all of it."""
+        """Return this worker's part of every trainable weight: under ZeRO-3 a flat shard,
+        else all of it."""
         return {
-            name: (weight.ds_tensor if self.sharded else weight).detach() for name, weight in self._names.items()
-        }  # fmt: skip
+            name: (weight.ds_tensor if self.sharded else weight).detach()
+            for name, weight in self._names.items()
+        }
 
     def whole(self, part: Tensor, name: str) -> Tensor:
         """Return a weight's whole from every worker's part; a collective under ZeRO-3."""
@@ -142,9 +158,22 @@ class ZeroEngine:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         inner, zero = self._inner(), self._engine.optimizer
-        flats = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
-        step = next((value for name, value in tensors.items() if name.endswith("|step") and name[0] != "|"), None)
-        for flat in flats:  # an optimizer fills its state at the first step; a resumed one must have it before
+        flats = (
+            zero.fp32_partitioned_groups_flat
+            if self._stage == 3
+            else zero.single_partition_of_fp32_groups
+        )
+        step = next(
+            (
+                value
+                for name, value in tensors.items()
+                if name.endswith("|step") and name[0] != "|"
+            ),
+            None,
+        )
+        for flat in (
+            flats
+        ):  # an optimizer fills its state at the first step; a resumed one must have it before
             inner.state[flat] = {key: torch.zeros_like(flat) for key in self._moments}
             if step is not None:
                 inner.state[flat]["step"] = step.to(flat.device, copy=True)
@@ -152,7 +181,9 @@ class ZeroEngine:
             zero._lazy_init_hp_params_optimizer_state()
         for name, weight in self._names.items():
             for key in self._moments:
-                safe_set_full_optimizer_state(weight, tensors[f"{name}|{key}"].to(flats[0].device), key)
+                safe_set_full_optimizer_state(
+                    weight, tensors[f"{name}|{key}"].to(flats[0].device), key
+                )
         for name, tensor in tensors.items():
             if name.startswith(_state.GROUP):
                 _state.load_group(inner, *_state.decoded(name, tensor))
@@ -163,7 +194,8 @@ class ZeroEngine:
 
 
 def import_deepspeed() -> Any:
-    """Import DeepSpeed quietly; on a CPU without its compiled collectives, which take a minute to build and save little."""
+    """Import DeepSpeed quietly; on a CPU without its compiled collectives,
+    which take a minute to build and save little."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import logging

@@ -18,7 +18,8 @@ EXIT_CODE = 75
 
 
 class Watchdog(threading.Thread):
-    """Ends this process when it has not beaten for a while; where every thread was is written to `<output>/hangs` first."""
+    """Ends this process when it has not beaten for a while; where every thread was is written to
+    `<output>/hangs` first."""
 
     def __init__(self, output: str, rank: int, seconds: float) -> None:
         super().__init__(name="watchdog", daemon=True)
@@ -45,8 +46,9 @@ class Watchdog(threading.Thread):
                     self._tell()
                 except Exception:  # nothing may keep a stuck worker: it ends, and says this too
                     traceback.print_exc()
-                # The others stopped at the same place: a worker that ended at once would break their connections, and the one
-                # to blame might be ended before it had said where it was.
+                # The others stopped at the same place: a worker that ended at once would break
+                # their connections, and the one to blame might be ended before it had said where
+                # it was.
                 time.sleep(2 * pause)
                 os._exit(EXIT_CODE)
 
@@ -57,11 +59,15 @@ class Watchdog(threading.Thread):
             file.seek(0)
             storage.write_bytes(path, file.read())
         frame = sys._current_frames()[self._main]
-        where = f"{frame.f_code.co_name} ({os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno})"
+        where = (
+            f"{frame.f_code.co_name} "
+            f"({os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno})"
+        )
         text = (
-            f"Worker {self._rank} made no progress for {self._seconds:.0f} s in {self._doing}, at {where}; it was ended. Where "
-            f"its threads were is in {path}. Look whether another worker or the network was lost; set train.hang_minutes "
-            "higher where a step may take that long."
+            f"Worker {self._rank} made no progress for {self._seconds:.0f} s in {self._doing}, at "
+            f"{where}; it was ended. Where its threads were is in {path}. Look whether another "
+            "worker or the network was lost; set train.hang_minutes higher where a step may take "
+            "that long."
         )
         notices.tell(self._output, text, self._rank)
         print(text, file=sys.stderr, flush=True)

@@ -13,13 +13,15 @@ SIGNS = (
     "out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
     "can't allocate memory", "could not create a primitive", "could not create a memory object",
 )  # fmt: skip
-"""What CUDA, and on a CPU PyTorch's allocator and oneDNN say (the latter measured under a limit of the address space)."""
+"""What CUDA, and on a CPU PyTorch's allocator and oneDNN say
+(the latter measured under a limit of the address space)."""
 REMEDY = (
-    "Set train.gradient_checkpointing, a smaller data.buckets.resolution, a higher train.engine or train.offload, or use "
-    "a larger device."
+    "Set train.gradient_checkpointing, a smaller data.buckets.resolution, a higher train.engine "
+    "or train.offload, or use a larger device."
 )
 KILLS = Path("/proc/vmstat")
-"""Where Linux counts, as `oom_kill`, the processes it ended because memory ran out (proc_vmstat(5))."""
+"""Where Linux counts, as `oom_kill`, the processes it ended because memory ran out
+(proc_vmstat(5))."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -32,7 +34,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def kernel_kills() -> int:
-    """Return how many processes this machine's kernel has ended because memory ran out; 0 where it does not say."""
+    """Return how many processes this machine's kernel has ended because memory ran out;
+    0 where it does not say."""
     with suppress(OSError):
         counts = dict(line.split() for line in KILLS.read_text().splitlines())
         return int(counts.get("oom_kill", 0))
@@ -40,7 +43,8 @@ def kernel_kills() -> int:
 
 
 def micro_batch(config: Config, world: int) -> int:
-    """Return how many images a worker takes at a time: what the config asks for, or fewer where that did not fit."""
+    """Return how many images a worker takes at a time: what the config asks for,
+    or fewer where that did not fit."""
     slots, path = -(-config.train.global_batch // world), storage.join(config.output, FILE)
     fits = storage.read_json(path)["micro_batch"] if storage.exists(path) else slots
     return min(config.train.micro_batch or slots, int(fits), slots)

@@ -1,4 +1,5 @@
-"""Checks around the first step of every launch: what must change did, what must not did not, and all workers agree."""
+"""Checks around the first step of every launch: what must change did, what must not did not,
+and all workers agree."""
 
 from __future__ import annotations
 
@@ -34,21 +35,28 @@ class SelfTest:
             problems.append(f"{len(moved)} frozen weights changed, such as {moved[0]}")
         if not changed & learning:
             problems.append(
-                f"none of the {len(learning)} trainable weights changed: the gradients are zero, or a step is smaller than "
-                "the weights' type resolves (train.learning_rate, train.weights, train.rounding)"
+                f"none of the {len(learning)} trainable weights changed: the gradients are zero, "
+                "or a step is smaller than the weights' type resolves (train.learning_rate, "
+                "train.weights, train.rounding)"
             )
         own = (problems, None if self._engine.sharded else [after[name] for name in learning])
         everyone: list[Any] = [own]
         if self._world > 1:
             everyone = [None] * self._world
             dist.all_gather_object(everyone, own)
-        if apart := [str(rank) for rank, (_, sums) in enumerate(everyone) if sums != everyone[0][1]]:
+        if apart := [
+            str(rank) for rank, (_, sums) in enumerate(everyone) if sums != everyone[0][1]
+        ]:
             problems.append(
-                f"the weights of workers {', '.join(apart)} differ from worker 0's: gradients were not shared"
+                f"the weights of workers {', '.join(apart)} differ from worker 0's: gradients "
+                "were not shared"
             )
-        if found := sorted({problem for problems_of, _ in everyone for problem in problems_of} | set(problems)):
+        if found := sorted(
+            {problem for problems_of, _ in everyone for problem in problems_of} | set(problems)
+        ):
             raise SelfTestFailed(
-                f"The first step was not sound: {'; '.join(found)}. Training stopped before anything was saved."
+                f"The first step was not sound: {'; '.join(found)}. Training stopped before "
+                "anything was saved."
             )
 
     def _checksums(self) -> dict[str, int]:
@@ -61,4 +69,6 @@ class SelfTest:
 def checksum(values: Tensor) -> int:
     """Return the sum of a tensor's bits, taken as integers: any change of one value changes it."""
     flat = values.detach().contiguous().flatten()
-    return int(flat.view(torch.uint8 if flat.element_size() % 2 else torch.int16).sum(dtype=torch.int64))
+    return int(
+        flat.view(torch.uint8 if flat.element_size() % 2 else torch.int16).sum(dtype=torch.int64)
+    )

@@ -1,4 +1,5 @@
-"""How a run is asked to end in order: by a file in its folder, which its first worker looks for between steps."""
+"""How a run is asked to end in order: by a file in its folder,
+which its first worker looks for between steps."""
 
 from __future__ import annotations
 

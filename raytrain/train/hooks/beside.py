@@ -1,9 +1,11 @@
 """Images and scores on a Ray actor of their own, while training goes on: `train.beside = true`.
 
-The first worker hands over a copy of what learns, with its step, and goes on. The actor is busy with one step at a time; one
-more may wait, and a newer replaces it. What arrives is recorded under the step it belongs to, at the latest at the run's end.
-Steps that were skipped, or failed because the actor died or a scorer raised, are noted in `<output>/beside.json` and told at
-the end of the run: they say nothing about the weights, so they end no training. A dead actor is replaced for the next step.
+The first worker hands over a copy of what learns, with its step, and goes on. The actor is busy
+with one step at a time; one more may wait, and a newer replaces it. What arrives is recorded under
+the step it belongs to, at the latest at the run's end. Steps that were skipped, or failed because
+the actor died or a scorer raised, are noted in `<output>/beside.json` and told at the end of the
+run: they say nothing about the weights, so they end no training. A dead actor is replaced for the
+next step.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from raytrain.train.run import Run, load_model
 
 NOTES = "beside.json"
 BUSY = (
-    "the actor was still busy with an earlier step. Ask more seldom (train.sample_every, train.score_every), or give it "
-    "more (train.beside_cpus, train.beside_gpus)."
+    "the actor was still busy with an earlier step. Ask more seldom (train.sample_every, "
+    "train.score_every), or give it more (train.beside_cpus, train.beside_gpus)."
 )
 PLACE_SECONDS = 600.0
 """The cluster may take so long to find a place for the actor, a new machine included."""
@@ -75,7 +77,11 @@ class Maker:
         # Loaded here and not in `__init__`, where Ray would hide which error it was.
         self._model.load({name: torch.tensor(value) for name, value in request.weights.items()})
         sheet = self._images.write(request.step) if request.images else None
-        scores = self._images.score(request.step, request.scorers, request.losses) if request.scorers else {}
+        scores = (
+            self._images.score(request.step, request.scorers, request.losses)
+            if request.scorers
+            else {}
+        )
         return Made(sheet, scores)
 
     @cached_property
@@ -89,10 +95,11 @@ class Maker:
 
 
 class Beside:
-    """A run's side of it. Every worker has one, since sharded weights are gathered together; only the first asks the actor.
+    """A run's side of it.
 
-    A context: its end waits for what is outstanding, unless an exception ends it. Raises UserError without a Ray session,
-    or where the cluster has no room for the actor.
+    Every worker has one, since sharded weights are gathered together; only the first asks the
+    actor. A context: its end waits for what is outstanding, unless an exception ends it. Raises
+    UserError without a Ray session, or where the cluster has no room for the actor.
     """
 
     def __init__(self, run: Run) -> None:
@@ -103,7 +110,9 @@ class Beside:
         self._waiting: Request | None = None
         self._busy: tuple[int, Future[Made]] | None = None
         self._actor: Any = None
-        self._thread = ThreadPoolExecutor(1, "beside")  # everything that takes time, so that no step waits for it
+        self._thread = ThreadPoolExecutor(
+            1, "beside"
+        )  # everything that takes time, so that no step waits for it
 
     def want_images(self) -> None:
         """Have this step's validation images made."""
@@ -115,7 +124,8 @@ class Beside:
             self._wanted |= {"scorers": tuple(scorers), "losses": losses}
 
     def turn(self, run: Run) -> None:
-        """Record what has arrived, and hand over this step's weights where something is wanted: then it is a collective."""
+        """Record what has arrived, and hand over this step's weights where something is wanted:
+        then it is a collective."""
         self._take()
         if not self._wanted:
             return
@@ -123,7 +133,8 @@ class Beside:
         if run.leads:
             if self._waiting is not None:
                 self._note(self._waiting.step, BUSY)
-            # Arrays pass Ray's object store in a fifteenth of the time of tensors (measured); float() changes no value.
+            # Arrays pass Ray's object store in a fifteenth of the time of tensors (measured);
+            # float() changes no value.
             arrays = {name: value.float().numpy() for name, value in weights.items()}
             self._waiting = Request(run.step, arrays, **self._wanted)
             self._take()
@@ -173,7 +184,8 @@ class Beside:
         storage.write_json(self._uri, self._notes)
 
     def _ask(self, request: Request) -> Made:
-        """Have one request answered, by a new actor where there is none or the last one died; runs in the thread."""
+        """Have one request answered, by a new actor where there is none or the last one died;
+        runs in the thread."""
         import ray
 
         try:
@@ -192,27 +204,38 @@ class Beside:
 
         train = self._run.config.train
         # DEFAULT: outside the workers' placement group, whose resources are all theirs.
-        options = {"num_cpus": train.beside_cpus, "num_gpus": train.beside_gpus, "scheduling_strategy": "DEFAULT"}
-        actor = self._actor = ray.remote(Maker).options(**options).remote(self._run.config.values())
+        options = {
+            "num_cpus": train.beside_cpus,
+            "num_gpus": train.beside_gpus,
+            "scheduling_strategy": "DEFAULT",
+        }
+        actor = self._actor = (
+            ray.remote(Maker).options(**options).remote(self._run.config.values())
+        )
         try:
             ray.get(actor.ready.remote(), timeout=PLACE_SECONDS)
         except ray.exceptions.GetTimeoutError:
             ray.kill(actor)
             self._actor = None
             raise UserError(
-                f"The cluster had no place for train.beside_cpus = {train.beside_cpus:g} and train.beside_gpus = "
-                f"{train.beside_gpus:g} within {PLACE_SECONDS:g} s, since others hold its resources."
+                f"The cluster had no place for train.beside_cpus = {train.beside_cpus:g} and "
+                f"train.beside_gpus = {train.beside_gpus:g} within {PLACE_SECONDS:g} s, since "
+                "others hold its resources."
             ) from None
         return actor
 
 
 def notes(output: str) -> list[str]:
-    """Say of which steps of a run no images or scores were made, and why; a line for each reason."""
+    """Say of which steps of a run no images or scores were made, and why;
+    a line for each reason."""
     uri = storage.join(output, NOTES)
     found: dict[str, list[str]] = {}
     for step, why in (storage.read_json(uri) if storage.exists(uri) else {}).items():
         found.setdefault(why, []).append(step)
-    return [f"The images or scores of step {', '.join(steps)} are missing: {why}" for why, steps in found.items()]
+    return [
+        f"The images or scores of step {', '.join(steps)} are missing: {why}"
+        for why, steps in found.items()
+    ]
 
 
 def _kept(run: Run) -> dict[str, str]:
@@ -220,7 +243,11 @@ def _kept(run: Run) -> dict[str, str]:
     uri = storage.join(run.config.output, NOTES)
     if not storage.exists(uri):
         return {}
-    old = {step: why for step, why in storage.read_json(uri).items() if run.step and int(step) <= run.step}
+    old = {
+        step: why
+        for step, why in storage.read_json(uri).items()
+        if run.step and int(step) <= run.step
+    }
     storage.write_json(uri, old)
     return old
 
@@ -237,15 +264,20 @@ def _check_room(train: TrainConfig, world: int) -> None:
 
     if not ray.is_initialized():
         raise UserError(
-            "train.beside = true makes images and scores on a Ray actor, but this process is not connected to Ray, so "
-            "there is none to be had. Train with `raytrain train`, or set train.beside = false."
+            "train.beside = true makes images and scores on a Ray actor, but this process is not "
+            "connected to Ray, so there is none to be had. Train with `raytrain train`, or set "
+            "train.beside = false."
         )
     there = ray.cluster_resources()
-    asked = {"CPU": (train.beside_cpus, train.cpus_per_worker), "GPU": (train.beside_gpus, train.gpus_per_worker)}
+    asked = {
+        "CPU": (train.beside_cpus, train.cpus_per_worker),
+        "GPU": (train.beside_gpus, train.gpus_per_worker),
+    }
     for kind, (own, each) in asked.items():
         if own and there.get(kind, 0) < own + world * each:
             raise UserError(
-                f"train.beside_{kind.lower()}s = {own:g} must be free beside the {world * each:g} {kind}s of the workers, but "
-                f"the cluster has {there.get(kind, 0):g}, so the actor would wait for ever. Lower it or train.workers, add "
-                "a machine, or set train.beside = false."
+                f"train.beside_{kind.lower()}s = {own:g} must be free beside the {world * each:g} "
+                f"{kind}s of the workers, but the cluster has {there.get(kind, 0):g}, so the "
+                "actor would wait for ever. Lower it or train.workers, add a machine, or set "
+                "train.beside = false."
             )

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Counts from its making on; hooks are not counted, so that one slower than its period does not stop training."""
+    """Counts from its making on; hooks are not counted, so that one slower than its period does
+    not stop training."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()

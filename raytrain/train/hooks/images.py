@@ -1,4 +1,5 @@
-"""Validation images and scores of one model: the same code in a worker and on an actor beside it."""
+"""Validation images and scores of one model: the same code in a worker and on an actor beside
+it."""
 
 from __future__ import annotations
 
@@ -24,7 +25,10 @@ WITHOUT_IMAGES = ("held_out_loss",)
 
 
 class Images:
-    """Images of a model whose weights change. The pipeline around it is built once, a step's images drawn once."""
+    """Images of a model whose weights change.
+
+    The pipeline around it is built once, a step's images drawn once.
+    """
 
     def __init__(
         self,
@@ -39,7 +43,8 @@ class Images:
         self._drawn: tuple[int, list[Image.Image]] = (-1, [])
 
     def draw(self, step: int) -> list[Image.Image]:
-        """Return the images of the prompts with the weights of `step`; where weights are sharded, a collective."""
+        """Return the images of the prompts with the weights of `step`; where weights are sharded,
+        a collective."""
         if self._drawn[0] != step:
             prompts = self._prompts  # first: a mistake in them is told before a pipeline is built
             with torch.no_grad(), autocast(self._config.train, self._device):

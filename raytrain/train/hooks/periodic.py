@@ -1,4 +1,5 @@
-"""Everything periodic in a run: log, held-out loss, validation images, scores, checkpoints; each a hook with a period."""
+"""Everything periodic in a run: log, held-out loss, validation images, scores, checkpoints;
+each a hook with a period."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ Report = Callable[[dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Hook:
-    """Something done when a multiple of `every` is reached (0: never in between), and at the start and the end where asked."""
+    """Something done when a multiple of `every` is reached (0: never in between),
+    and at the start and the end where asked."""
 
     name: str
     call: Callable[[Run], None]
@@ -44,13 +46,15 @@ class Hook:
 
 @contextmanager
 def build(run: Run, report: Report | None) -> Iterator[list[Hook]]:
-    """Make a run's hooks; the block's end waits for what is made beside the run, unless an exception ends it."""
+    """Make a run's hooks; the block's end waits for what is made beside the run,
+    unless an exception ends it."""
     with Beside(run) if run.config.train.beside else nullcontext() as beside:
         yield _hooks(run, report, beside)
 
 
 def _hooks(run: Run, report: Report | None, beside: Beside | None) -> list[Hook]:
-    """Return the hooks in the order they run; the checkpoint is last, so that it holds the others' metrics."""
+    """Return the hooks in the order they run; the checkpoint is last,
+    so that it holds the others' metrics."""
     train = run.config.train
     tell = {"tell": run.tell} if run.leads else {}
     images = Images(run.config, run.dataset, run.model, run.device, **tell)
@@ -58,12 +62,25 @@ def _hooks(run: Run, report: Report | None, beside: Beside | None) -> list[Hook]
     if train.held_out_every.number or not train.score_every.number:
         hooks.append(Hook("held_out", held_out_loss, train.held_out_every, at_start=True))
     if train.sample_every.number or not train.score_every.number:
-        hooks.append(Hook("sample", lambda run: _sample(run, images, beside), train.sample_every, at_start=True))
+        hooks.append(
+            Hook(
+                "sample",
+                lambda run: _sample(run, images, beside),
+                train.sample_every,
+                at_start=True,
+            )
+        )
     if train.score_every.number:
-        hooks.append(Hook("score", lambda run: _score(run, images, beside, report), train.score_every))
+        hooks.append(
+            Hook("score", lambda run: _score(run, images, beside, report), train.score_every)
+        )
     if beside is not None:
         hooks.append(Hook("beside", beside.turn, Every(1), at_start=True))
-    return [*hooks, Hook("log", _send, train.log_every), Hook("checkpoint", Run.save, train.checkpoint_every)]
+    return [
+        *hooks,
+        Hook("log", _send, train.log_every),
+        Hook("checkpoint", Run.save, train.checkpoint_every),
+    ]
 
 
 def held_out_loss(run: Run) -> None:
@@ -86,7 +103,8 @@ def _sample(run: Run, images: Images, beside: Beside | None) -> None:
 
 
 def _score(run: Run, images: Images, beside: Beside | None, report: Report | None) -> None:
-    """Record the scorers' means and hand them to `report`; what is scored beside the run arrives later, unreported."""
+    """Record the scorers' means and hand them to `report`; what is scored beside the run arrives
+    later, unreported."""
     losses = _held_out_losses(run)
     scorers = run.config.evaluate.scorers
     here = [name for name in scorers if beside is None or name in WITHOUT_IMAGES]
@@ -104,7 +122,9 @@ def _score(run: Run, images: Images, beside: Beside | None, report: Report | Non
 
 def _held_out_losses(run: Run) -> list[float]:
     with run.autocast():
-        return held_out.losses(run.model, run.dataset, run.config.evaluate, rank=run.rank, world=run.world)
+        return held_out.losses(
+            run.model, run.dataset, run.config.evaluate, rank=run.rank, world=run.world
+        )
 
 
 def _send(run: Run) -> None:

@@ -22,18 +22,25 @@ ROWS = 40
 
 
 def hooks(run: Run) -> list[Hook]:
-    """Return the hook that records, on the first worker where the config asks for it; to be called before the first step."""
-    return [Hook("profile", Profile(run), Every(1))] if run.config.train.profile and run.leads else []
+    """Return the hook that records, on the first worker where the config asks for it;
+    to be called before the first step."""
+    return (
+        [Hook("profile", Profile(run), Every(1))] if run.config.train.profile and run.leads else []
+    )
 
 
 class Profile:
-    """Records `train.profile` steps of a launch, or as many as are left; called after every step."""
+    """Records `train.profile` steps of a launch, or as many as are left;
+    called after every step."""
 
     def __init__(self, run: Run) -> None:
         steps, left = run.config.train.profile, run.total_steps - run.step
         self._first = run.step + min(WARM_UP, max(0, left - steps))
         self._last = min(self._first + steps, run.total_steps)
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if run.device.type == "cuda" else [])]
+        activities = [
+            ProfilerActivity.CPU,
+            *([ProfilerActivity.CUDA] if run.device.type == "cuda" else []),
+        ]
         self._profile = profile(activities=activities, profile_memory=True)
         self._begin(run)
 

@@ -1,7 +1,8 @@
 """Recompute what a run was to train on, and check that it did and what was promised of it.
 
-A run's batches are a function of its config, the snapshot it is pinned to and the number of steps it has done, so all of
-them can be computed again, and compared with the trail that its workers wrote as they went.
+A run's batches are a function of its config, the snapshot it is pinned to and the number of steps
+it has done, so all of them can be computed again, and compared with the trail that its workers
+wrote as they went.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from raytrain.train.run import ledger_of
 
 
 class EpochSeen(Table):
-    """What one epoch showed, over all buckets; a bucket's epochs follow each other without a gap."""
+    """What one epoch showed, over all buckets; a bucket's epochs follow each other without a
+    gap."""
 
     epoch: int
     planned: int
@@ -40,7 +42,8 @@ class EpochSeen(Table):
     rows: int
     """Different rows among them."""
     wrong: int
-    """Entries of a whole epoch that were not shown exactly as often as they should, or more often in one that goes on."""
+    """Entries of a whole epoch that were not shown exactly as often as they should,
+    or more often in one that goes on."""
 
 
 class Audit(Table):
@@ -57,7 +60,8 @@ class Audit(Table):
 
 
 def audit(config: Config) -> Audit:
-    """Audit the run in `config.output` up to its last checkpoint; UserError where there is none, or its snapshot is gone."""
+    """Audit the run in `config.output` up to its last checkpoint; UserError where there is none,
+    or its snapshot is gone."""
     folder = checkpoint.find(config.output)
     assert folder is not None
     state = checkpoint.read_state(folder)
@@ -97,34 +101,50 @@ def config_of(where: str, overrides: tuple[str, ...] = ()) -> Config:
     kept = storage.join(where, "config.toml")
     if not storage.exists(kept):
         raise UserError(
-            f"{where!r} is no run: it has no config.toml. Give a run's folder (`output`) or its config file."
+            f"{where!r} is no run: it has no config.toml. Give a run's folder (`output`) or its "
+            "config file."
         )
     config = load(storage.fetch(kept), overrides)
     return config.model_copy(
-        update={"output": where, "data": config.data.model_copy(update={"dataset": config.dataset})}
+        update={
+            "output": where,
+            "data": config.data.model_copy(update={"dataset": config.dataset}),
+        }
     )
 
 
-def _files(config: Config, state: dict[str, Any], dataset: Dataset, ledger: Ledger) -> Iterator[str]:
+def _files(
+    config: Config, state: dict[str, Any], dataset: Dataset, ledger: Ledger
+) -> Iterator[str]:
     """Yield what the run's files contradict."""
     if state["dataset"] != dataset.manifest.fingerprint:
         yield (
-            f"the checkpoint was trained on rows with the fingerprint {state['dataset'][:12]}, but snapshot "
-            f"{dataset.manifest.number} has {dataset.manifest.fingerprint[:12]}"
+            f"the checkpoint was trained on rows with the fingerprint {state['dataset'][:12]}, "
+            f"but snapshot {dataset.manifest.number} has {dataset.manifest.fingerprint[:12]}"
         )
     try:
         checkpoint.check_same_run(state, config, state["dataset"], config.output)
     except UserError as error:
         yield f"the config is not the run's: {error}"
     if state["step"] > ledger.total_steps:
-        yield f"the checkpoint is at step {state['step']}, but the plan ends after {ledger.total_steps}"
-    logged = [row["step"] for row in read_metrics(config.output) if "loss" in row and row["step"] <= state["step"]]
+        yield (
+            f"the checkpoint is at step {state['step']}, but the plan ends after "
+            f"{ledger.total_steps}"
+        )
+    logged = [
+        row["step"]
+        for row in read_metrics(config.output)
+        if "loss" in row and row["step"] <= state["step"]
+    ]
     if len(logged) != len(set(logged)) or logged != sorted(logged):
         yield "metrics.jsonl has steps twice or out of order"
 
 
-def _seen(ledger: Ledger, steps: int) -> tuple[dict[tuple[str, int], np.ndarray], dict[str, np.ndarray]]:
-    """Return how often each entry of a bucket was shown in each of its epochs, and which entries of a bucket ever were."""
+def _seen(
+    ledger: Ledger, steps: int
+) -> tuple[dict[tuple[str, int], np.ndarray], dict[str, np.ndarray]]:
+    """Return how often each entry of a bucket was shown in each of its epochs,
+    and which entries of a bucket ever were."""
     seen: dict[tuple[str, int], np.ndarray] = {}
     trained = {bucket: np.zeros(count, bool) for bucket, count in ledger.counts.items()}
     for step in range(steps):
@@ -143,8 +163,12 @@ def _epoch(ledger: Ledger, seen: dict[tuple[str, int], np.ndarray], epoch: int) 
     own = {bucket: shown for (bucket, number), shown in seen.items() if number == epoch}
     wrong = 0
     for bucket, shown in own.items():
-        gone_on = (bucket, epoch + 1) in seen or int(shown.sum()) >= ledger.counts[bucket] * ledger.repeats
-        wrong += int((shown != ledger.repeats).sum() if gone_on else (shown > ledger.repeats).sum())
+        gone_on = (bucket, epoch + 1) in seen or int(shown.sum()) >= ledger.counts[
+            bucket
+        ] * ledger.repeats
+        wrong += int(
+            (shown != ledger.repeats).sum() if gone_on else (shown > ledger.repeats).sum()
+        )
     return EpochSeen(
         epoch=epoch,
         planned=ledger.rows_per_epoch,
@@ -157,7 +181,9 @@ def _epoch(ledger: Ledger, seen: dict[tuple[str, int], np.ndarray], epoch: int) 
 def _departures(trodden: pa.Table, dataset: Dataset, ledger: Ledger, steps: int) -> Iterator[str]:
     """Yield where the trail leaves the plan: its first step of other rows."""
     found = np.split(
-        np.stack([trodden["id"].to_numpy(), trodden["occurrence"].to_numpy().astype(np.uint64)], axis=1),
+        np.stack(
+            [trodden["id"].to_numpy(), trodden["occurrence"].to_numpy().astype(np.uint64)], axis=1
+        ),
         np.searchsorted(trodden["step"].to_numpy(), np.arange(1, steps)),
     )
     for step in range(steps):
@@ -165,23 +191,31 @@ def _departures(trodden: pa.Table, dataset: Dataset, ledger: Ledger, steps: int)
         index = dataset.index(plan.bucket)
         ids = index.ids[index.entries[plan.rows], :8].copy().view(">u8")[:, 0].astype(np.uint64)
         planned = np.stack(
-            [ids, dataset.occurrences(plan.bucket, plan.rows, plan.occurrences).astype(np.uint64)], axis=1
+            [ids, dataset.occurrences(plan.bucket, plan.rows, plan.occurrences).astype(np.uint64)],
+            axis=1,
         )
         if not np.array_equal(planned[np.lexsort(planned.T[::-1])], found[step]):
             yield (
-                f"step {step + 1}: by their trail the workers have trained on {len(found[step])} rows, "
-                f"not on the {len(planned)} that were planned, or on others"
+                f"step {step + 1}: by their trail the workers have trained on {len(found[step])} "
+                f"rows, not on the {len(planned)} that were planned, or on others"
             )
             return
 
 
 def _held_out_trained_on(dataset: Dataset, trained: dict[str, np.ndarray]) -> int:
-    """Return how many held-out images are, by content, among those trained on, in whatever bucket."""
-    out = {row.tobytes() for bucket in dataset.manifest.buckets for row in dataset.index(bucket, HELD_OUT).ids}
+    """Return how many held-out images are, by content, among those trained on,
+    in whatever bucket."""
+    out = {
+        row.tobytes()
+        for bucket in dataset.manifest.buckets
+        for row in dataset.index(bucket, HELD_OUT).ids
+    }
     found: set[bytes] = set()
     for bucket, shown in trained.items():
         index = dataset.index(bucket, TRAIN)
-        found |= out & {row.tobytes() for row in index.ids[np.unique(index.entries[np.flatnonzero(shown)])]}
+        found |= out & {
+            row.tobytes() for row in index.ids[np.unique(index.entries[np.flatnonzero(shown)])]
+        }
     return len(found)
 
 
@@ -189,14 +223,29 @@ def show(found: Audit) -> RenderableType:
     """Return an audit as a table and a verdict."""
     grid = Grid("epoch", "entries of an epoch", "shown", "different entries", "not as promised")
     for one in found.epochs:
-        grid.add_row(str(one.epoch + 1), f"{one.planned:,}", f"{one.shown:,}", f"{one.rows:,}", f"{one.wrong:,}")
+        grid.add_row(
+            str(one.epoch + 1),
+            f"{one.planned:,}",
+            f"{one.shown:,}",
+            f"{one.rows:,}",
+            f"{one.wrong:,}",
+        )
     verdict = [f"BROKEN: {escape(text)}" for text in found.broken] or [
-        "As promised: each entry exactly once an epoch for each repeat, and nothing that is held out was trained on."
+        "As promised: each entry exactly once an epoch for each repeat, and nothing that is held "
+        "out was trained on."
     ]
     if found.ranks is None:
-        verdict.append("The run left no trail: this is its plan, and not seen is that its workers followed it.")
+        verdict.append(
+            "The run left no trail: this is its plan, and not seen is that its workers followed "
+            "it."
+        )
     else:
-        rows = ", ".join(f"{rows:,} by worker {rank}" for rank, rows in sorted(found.ranks.items()))
+        rows = ", ".join(
+            f"{rows:,} by worker {rank}" for rank, rows in sorted(found.ranks.items())
+        )
         verdict.append(f"By their own trail the workers have trained on these rows: {rows}.")
-    title = f"{escape(found.output)}: {found.steps:,} of {found.total_steps:,} steps on snapshot {found.snapshot}"
+    title = (
+        f"{escape(found.output)}: {found.steps:,} of {found.total_steps:,} steps on snapshot "
+        f"{found.snapshot}"
+    )
     return Group(title, grid, *verdict)

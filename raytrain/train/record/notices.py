@@ -1,4 +1,5 @@
-"""What a person must be told while a run goes on: written by workers into its folder, printed by the command that waits for it.
+"""What a person must be told while a run goes on: written by workers into its folder,
+printed by the command that waits for it.
 
 <output>/notices/<nanoseconds>-<rank>.txt
 """
@@ -28,6 +29,10 @@ class Notices:
     def new(self) -> list[str]:
         """Return the texts that came since, oldest first."""
         found = sorted(set(storage.names(self._folder)) - self._seen)
-        texts = [storage.read_bytes(storage.join(self._folder, name)).decode() for name in found if "." in name]
+        texts = [
+            storage.read_bytes(storage.join(self._folder, name)).decode()
+            for name in found
+            if "." in name
+        ]
         self._seen |= set(found)
         return texts

@@ -1,4 +1,5 @@
-"""The console's progress: one bar (or, without a terminal, a line now and then) that follows a run's `metrics.jsonl`."""
+"""The console's progress: one bar (or, without a terminal, a line now and then)
+that follows a run's `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ LINE_SECONDS = 10.0
 
 @contextlib.contextmanager
 def follow(output: str, total_steps: int) -> Iterator[None]:
-    """Show the progress of the run in `output`, and what its workers want to be told, until the block ends."""
+    """Show the progress of the run in `output`, and what its workers want to be told,
+    until the block ends."""
     stop = threading.Event()
     arguments = (output, total_steps, Notices(output), stop)
     thread = threading.Thread(target=_follow, args=arguments, name="progress", daemon=True)
@@ -48,13 +50,24 @@ def _follow(output: str, total: int, notices: Notices, stop: threading.Event) ->
             latest: dict[str, float] = {}
             for row in rows:
                 latest |= {name: row[name] for name in SHOWN if name in row}
-            update(step, rate, "  ".join(f"{name} {value:.4g}" for name, value in latest.items()), done)
+            update(
+                step,
+                rate,
+                "  ".join(f"{name} {value:.4g}" for name, value in latest.items()),
+                done,
+            )
 
 
 @contextlib.contextmanager
 def _bar(total: int) -> Iterator[Any]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("train"),

@@ -2,8 +2,9 @@
 
 <output>/trail/<launch>-<rank>-<first step>.parquet     a worker's rows since the checkpoint before
 
-A part is written before the checkpoint that its steps lead to. Steps done again after a failure are there twice, once for
-each launch; `read` gives those that count, the ones that the last checkpoint goes back to.
+A part is written before the checkpoint that its steps lead to. Steps done again after a failure
+are there twice, once for each launch; `read` gives those that count, the ones that the last
+checkpoint goes back to.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ SCHEMA = pa.schema([
     ("launch", pa.int64()), ("start", pa.int32()), ("rank", pa.int32()), ("step", pa.int32()),
     ("id", pa.uint64()), ("occurrence", pa.int32()),
 ])  # fmt: skip
-"""`launch` is when the workers began, in nanoseconds since 1970, and `start` the steps that were done then; `id` the first
-eight bytes of the image's, `occurrence` how often it had been trained on before."""
+"""`launch` is when the workers began, in nanoseconds since 1970, and `start` the steps that were
+done then; `id` the first eight bytes of the image's, `occurrence` how often it had been trained on
+before."""
 
 
 class Trail:
@@ -42,7 +44,9 @@ class Trail:
         """Note the rows of a step that has been trained on, padding left out."""
         rows = np.flatnonzero(step.live)
         ids = np.array([int(step.batch.ids[row][:16], 16) for row in rows], np.uint64)
-        self._steps.append((step.number, ids, np.array([step.batch.occurrences[row] for row in rows], np.int32)))
+        self._steps.append(
+            (step.number, ids, np.array([step.batch.occurrences[row] for row in rows], np.int32))
+        )
 
     def write(self) -> None:
         """Write what was noted since the last time."""
@@ -63,14 +67,24 @@ class Trail:
 
 
 def read(output: str, steps: int) -> pa.Table | None:
-    """Return the rows of a run's first `steps` steps, by step, id and occurrence; None where the run left no trail."""
-    names = [name for name in storage.names(storage.join(output, FOLDER)) if name.endswith(".parquet")]
+    """Return the rows of a run's first `steps` steps, by step, id and occurrence;
+    None where the run left no trail."""
+    names = [
+        name for name in storage.names(storage.join(output, FOLDER)) if name.endswith(".parquet")
+    ]
     if not names:
         return None
-    parts = [pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(output, FOLDER, name)))) for name in names]
+    parts = [
+        pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(output, FOLDER, name))))
+        for name in names
+    ]
     table = pa.concat_tables(parts)
     launch, start, step = (table[name].to_numpy() for name in ("launch", "start", "step"))
     counts = step < steps
-    for later in np.unique(launch):  # whatever a launch began with is what counts of those before it
+    for later in np.unique(
+        launch
+    ):  # whatever a launch began with is what counts of those before it
         counts &= (launch >= later) | (step < start[launch == later].min())
-    return table.filter(counts).sort_by([("step", "ascending"), ("id", "ascending"), ("occurrence", "ascending")])
+    return table.filter(counts).sort_by(
+        [("step", "ascending"), ("id", "ascending"), ("occurrence", "ascending")]
+    )

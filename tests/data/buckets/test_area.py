@@ -24,7 +24,9 @@ def test_768_gives_the_known_eleven_buckets() -> None:
 
 def test_1024_gives_the_known_thirteen_buckets() -> None:
     tall = {(704, 1408), (768, 1344), (768, 1280), (832, 1216), (896, 1152), (960, 1088)}
-    assert set(all_sizes(BucketConfig(resolution=1024))) == tall | {(h, w) for w, h in tall} | {(1024, 1024)}
+    assert set(all_sizes(BucketConfig(resolution=1024))) == tall | {(h, w) for w, h in tall} | {
+        (1024, 1024)
+    }
 
 
 def test_a_ratio_of_one_gives_the_square_alone() -> None:
@@ -32,7 +34,8 @@ def test_a_ratio_of_one_gives_the_square_alone() -> None:
 
 
 def test_a_lower_longest_side_keeps_extreme_shapes_with_fewer_pixels() -> None:
-    # By hand: 768^2 / 640 = 921 -> 896; 576 and 512 would reach 1024 and 1152, cut to 896; 448 * 2 = 896 ends it.
+    # By hand: 768^2 / 640 = 921 -> 896; 576 and 512 would reach 1024 and 1152, cut to 896; 448 * 2
+    # = 896 ends it.
     tall = {(448, 896), (512, 896), (576, 896), (640, 896), (704, 832)}
     expected = tall | {(h, w) for w, h in tall} | {(768, 768)}
     assert set(all_sizes(BucketConfig(resolution=768, max_side=896))) == expected
@@ -44,11 +47,21 @@ def test_the_shortest_side_is_a_limit() -> None:
     )  # fmt: skip
 
 
-@given(st.integers(2, 32), st.sampled_from([8, 16, 64]), st.floats(1.0, 4.0), st.integers(1, 16), st.integers(1, 40))
-def test_every_bucket_keeps_the_promises(cells: int, step: int, max_ratio: float, less: int, more: int) -> None:
+@given(
+    st.integers(2, 32),
+    st.sampled_from([8, 16, 64]),
+    st.floats(1.0, 4.0),
+    st.integers(1, 16),
+    st.integers(1, 40),
+)
+def test_every_bucket_keeps_the_promises(
+    cells: int, step: int, max_ratio: float, less: int, more: int
+) -> None:
     resolution = cells * step
     least, most = max(16, resolution - less * step), resolution + more * step
-    config = BucketConfig(resolution=resolution, step=step, max_ratio=max_ratio, min_side=least, max_side=most)
+    config = BucketConfig(
+        resolution=resolution, step=step, max_ratio=max_ratio, min_side=least, max_side=most
+    )
     sizes = all_sizes(config)
     assert (resolution, resolution) in sizes
     for width, height in sizes:
@@ -89,11 +102,22 @@ def test_listed_sizes_replace_the_rule() -> None:
     assert all_sizes(BucketConfig(sizes=((640, 512), (512, 512)))) == ((512, 512), (640, 512))
 
 
-@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([512, 768, 1024]), st.floats(1.0, 4.0))
-def test_the_choice_is_the_plain_minimum_over_all_sizes(width: int, height: int, resolution: int, ratio: float) -> None:
+@given(
+    st.integers(1, 5000),
+    st.integers(1, 5000),
+    st.sampled_from([512, 768, 1024]),
+    st.floats(1.0, 4.0),
+)
+def test_the_choice_is_the_plain_minimum_over_all_sizes(
+    width: int, height: int, resolution: int, ratio: float
+) -> None:
     config = BucketConfig(resolution=resolution, max_ratio=ratio)
 
     def apart(size: tuple[int, int]) -> tuple[float, int, tuple[int, int]]:
-        return round(abs(math.log(size[0] / size[1]) - math.log(width / height)), 9), -size[0] * size[1], size
+        return (
+            round(abs(math.log(size[0] / size[1]) - math.log(width / height)), 9),
+            -size[0] * size[1],
+            size,
+        )
 
     assert fits(width, height, config)[0].bucket == min(all_sizes(config), key=apart)

@@ -1,4 +1,5 @@
-"""Every bucket rule against the numbers its source gives or that follow from its formula by hand, and its promises."""
+"""Every bucket rule against the numbers its source gives or that follow from its formula by hand,
+and its promises."""
 
 from __future__ import annotations
 
@@ -14,13 +15,15 @@ from raytrain.errors import UserError
 RULES = plugins.names("data.buckets")
 
 
-def bucket_of(width: int, height: int, config: BucketConfig, mean: float | None = None) -> tuple[int, int]:
+def bucket_of(
+    width: int, height: int, config: BucketConfig, mean: float | None = None
+) -> tuple[int, int]:
     """The one bucket of an image."""
     ((bucket, _),) = fits(width, height, config, mean)
     return bucket
 
 
-# fixed ---------------------------------------------------------------------------------------------------------------
+# fixed -------------------------------------------------------------------------------------------
 
 
 def test_fixed_at_1024_is_the_list() -> None:
@@ -30,7 +33,8 @@ def test_fixed_at_1024_is_the_list() -> None:
 
 
 def test_fixed_is_scaled_down_to_the_step() -> None:
-    # By hand, halves: 576x448, 608x416, 672x384, 640x384; a step of 64 rounds 608 to 576, 416 to 384 and 672 to 640.
+    # By hand, halves: 576x448, 608x416, 672x384, 640x384; a step of 64 rounds 608 to 576, 416 to
+    # 384 and 672 to 640.
     fine = {(448, 576), (416, 608), (384, 672), (384, 640)}
     config = BucketConfig(rule="fixed", resolution=512, step=32)
     assert set(all_sizes(config)) == fine | {(h, w) for w, h in fine} | {(512, 512)}
@@ -40,7 +44,8 @@ def test_fixed_is_scaled_down_to_the_step() -> None:
 
 
 def test_fixed_chooses_by_the_difference_of_ratios() -> None:
-    # 768 / 1280 = 0.6, 832 / 1216 = 0.68421: their middle is 0.64211, by logarithm it would be 0.64072.
+    # 768 / 1280 = 0.6, 832 / 1216 = 0.68421: their middle is 0.64211, by logarithm it would be
+    # 0.64072.
     config = BucketConfig(rule="fixed", resolution=1024)
     assert bucket_of(6414, 10000, config) == (768, 1280)
     assert bucket_of(6422, 10000, config) == (832, 1216)
@@ -48,11 +53,17 @@ def test_fixed_chooses_by_the_difference_of_ratios() -> None:
 
 def test_listed_sizes_keep_the_order_that_decides_ties() -> None:
     # 1.25 is as far from 1 as from 1.5.
-    assert bucket_of(1250, 1000, BucketConfig(rule="fixed", sizes=((384, 256), (512, 512)))) == (384, 256)
-    assert bucket_of(1250, 1000, BucketConfig(rule="fixed", sizes=((512, 512), (384, 256)))) == (512, 512)
+    assert bucket_of(1250, 1000, BucketConfig(rule="fixed", sizes=((384, 256), (512, 512)))) == (
+        384,
+        256,
+    )
+    assert bucket_of(1250, 1000, BucketConfig(rule="fixed", sizes=((512, 512), (384, 256)))) == (
+        512,
+        512,
+    )
 
 
-# kohya ---------------------------------------------------------------------------------------------------------------
+# kohya -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -68,20 +79,33 @@ def test_kohya_gives_the_known_numbers_of_buckets(config: BucketConfig, number: 
 
 
 def test_kohya_at_512_by_hand() -> None:
-    # 512^2 / width: 256 1024, 320 819, 384 682, 448 585, 576 455, 640 409, 704 372, 768 341, 832 315, 896 292, 960 273, 1024 256;
-    # the heights are rounded down to 64, and every pair also stands the other way.
-    wide = {(576, 448), (640, 384), (704, 320), (768, 320), (832, 256), (896, 256), (960, 256), (1024, 256)}
-    assert set(all_sizes(BucketConfig(rule="kohya", resolution=512))) == wide | {(h, w) for w, h in wide} | {(512, 512)}
+    # 512^2 / width: 256 1024, 320 819, 384 682, 448 585, 576 455, 640 409, 704 372, 768 341, 832
+    # 315, 896 292, 960 273, 1024 256; the heights are rounded down to 64, and every pair also
+    # stands the other way.
+    wide = {
+        (576, 448),
+        (640, 384),
+        (704, 320),
+        (768, 320),
+        (832, 256),
+        (896, 256),
+        (960, 256),
+        (1024, 256),
+    }
+    assert set(all_sizes(BucketConfig(rule="kohya", resolution=512))) == wide | {
+        (h, w) for w, h in wide
+    } | {(512, 512)}
 
 
 def test_kohya_with_enlarging() -> None:
     config = BucketConfig(rule="kohya", resolution=512)
-    # 3:2 -> 640x384 (1.667) or 576x448 (1.286): 1.5 is closer to 1.667. By height: 384 / 1000 * 1500 = 576 < 640, so by width:
-    # 640 / 1500 * 1000 = 426.67, rounded to 427.
+    # 3:2 -> 640x384 (1.667) or 576x448 (1.286): 1.5 is closer to 1.667. By height: 384 / 1000 *
+    # 1500 = 576 < 640, so by width: 640 / 1500 * 1000 = 426.67, rounded to 427.
     assert fits(1500, 1000, config) == (Fit((640, 384), (640, 427)),)
     # 300x200 is enlarged; the same shape.
     assert fits(300, 200, config) == (Fit((640, 384), (640, 427)),)
-    # An image of a bucket's own size stays as it is, although 1024x256 = 4 is no closer than itself.
+    # An image of a bucket's own size stays as it is, although 1024x256 = 4 is no closer than
+    # itself.
     assert fits(320, 704, config) == (Fit((320, 704), (320, 704)),)
 
 
@@ -91,19 +115,23 @@ def test_kohya_with_enlarging() -> None:
         # At most the area: its own size, cut to the step.
         ((500, 300), Fit((448, 256), (500, 300))),
         ((512, 512), Fit((512, 512), (512, 512))),
-        # 1500x1000: sqrt(512^2 * 1.5) = 627.07 x 418.05. By width 576: 576/1.5 = 384, ratio 1.5 exactly; by height 384: the same
-        # ratio. No smaller error by width, so by height: 384 * 1.5 = 576.
+        # 1500x1000: sqrt(512^2 * 1.5) = 627.07 x 418.05. By width 576: 576/1.5 = 384, ratio 1.5
+        # exactly; by height 384: the same ratio. No smaller error by width, so by height: 384 *
+        # 1.5 = 576.
         ((1500, 1000), Fit((576, 384), (576, 384))),
-        # 1600x900 (1.7778): 682.67 x 384. By width: 640, 640 / 1.7778 = 360 -> 320, ratio 2, error 0.222. By height: 384,
-        # 682.67 -> 683 -> 640, ratio 1.667, error 0.111. So by height: 384 * 1.7778 = 682.67 -> 683.
+        # 1600x900 (1.7778): 682.67 x 384. By width: 640, 640 / 1.7778 = 360 -> 320, ratio 2, error
+        # 0.222. By height: 384, 682.67 -> 683 -> 640, ratio 1.667, error 0.111. So by height: 384
+        # * 1.7778 = 682.67 -> 683.
         ((1600, 900), Fit((640, 384), (683, 384))),
-        # 1000x1100 (0.90909): 488.17 x 536.99. By width: 448, 492.8 -> 448, ratio 1, error 0.0909. By height: 537 -> 512,
-        # 465.45 -> 448, ratio 0.875, error 0.0341. So by height: 465.45 -> 465.
+        # 1000x1100 (0.90909): 488.17 x 536.99. By width: 448, 492.8 -> 448, ratio 1, error 0.0909.
+        # By height: 537 -> 512, 465.45 -> 448, ratio 0.875, error 0.0341. So by height: 465.45 ->
+        # 465.
         ((1000, 1100), Fit((448, 512), (465, 512))),
-        # 2000x1000: 724.08 x 362.04. By width: 704, 352 -> 320, ratio 2.2, error 0.2. By height: 320, 640, ratio 2, error 0.
+        # 2000x1000: 724.08 x 362.04. By width: 704, 352 -> 320, ratio 2.2, error 0.2. By height:
+        # 320, 640, ratio 2, error 0.
         ((2000, 1000), Fit((640, 320), (640, 320))),
-        # 950x1000 (0.95): 499.04 x 525.31. By width: 448, 471.6 -> 448, 1, error 0.05. By height: 512, 486.4 -> 448, 0.875, error
-        # 0.075. So by width: 448 / 0.95 = 471.58 -> 472.
+        # 950x1000 (0.95): 499.04 x 525.31. By width: 448, 471.6 -> 448, 1, error 0.05. By height:
+        # 512, 486.4 -> 448, 0.875, error 0.075. So by width: 448 / 0.95 = 471.58 -> 472.
         ((950, 1000), Fit((448, 448), (448, 472))),
     ],
 )
@@ -130,12 +158,15 @@ def test_a_resolution_beyond_kohyas_sides_is_refused() -> None:
     assert (2048, 2048) in all_sizes(BucketConfig(rule="kohya", resolution=2048, max_side=4096))
 
 
-# novelai -------------------------------------------------------------------------------------------------------------
+# novelai -----------------------------------------------------------------------------------------
 
 
 def test_novelai_at_512_gives_the_known_31_buckets() -> None:
-    # By hand, area 768 * 512: 256 1536, 320 1216, 384 1024, 448 832, 512 768, 576 640, and for heights the largest widths.
-    tall = {(256, h) for h in (1280, 1344, 1408, 1472, 1536)} | {(320, h) for h in (1088, 1152, 1216)}
+    # By hand, area 768 * 512: 256 1536, 320 1216, 384 1024, 448 832, 512 768, 576 640, and for
+    # heights the largest widths.
+    tall = {(256, h) for h in (1280, 1344, 1408, 1472, 1536)} | {
+        (320, h) for h in (1088, 1152, 1216)
+    }
     tall |= {(384, 896), (384, 960), (384, 1024), (448, 832), (512, 704), (512, 768), (576, 640)}
     sizes = set(all_sizes(BucketConfig(rule="novelai")))
     assert len(sizes) == 31
@@ -157,14 +188,15 @@ def test_novelai_leaves_out_extreme_shapes_of_both_orientations() -> None:
     assert fits(10_000, 1000, config) == fits(1000, 10_000, config) == ()
 
 
-# mean ----------------------------------------------------------------------------------------------------------------
+# mean --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("ratio", "resolution", "size"),
     [
         (1.0, 512, (512, 512)),
-        # sqrt(512^2 * 1.5) = 627.07 = 9.80 steps -> 640; 512^2 / 627.07 = 418.05 = 6.53 steps -> 448.
+        # sqrt(512^2 * 1.5) = 627.07 = 9.80 steps -> 640; 512^2 / 627.07 = 418.05 = 6.53 steps ->
+        # 448.
         (1.5, 512, (640, 448)),
         # 1024 * sqrt(0.75) = 886.81 = 13.86 -> 896; 1024^2 / 886.81 = 1182.41 = 18.48 -> 1152.
         (0.75, 1024, (896, 1152)),
@@ -173,7 +205,9 @@ def test_novelai_leaves_out_extreme_shapes_of_both_orientations() -> None:
 def test_mean_by_hand(ratio: float, resolution: int, size: tuple[int, int]) -> None:
     config = BucketConfig(rule="mean", resolution=resolution)
     assert all_sizes(config, ratio) == (size,)
-    assert {bucket_of(w, h, config, ratio) for w, h in ((100, 900), (900, 100), (3000, 2000))} == {size}
+    assert {bucket_of(w, h, config, ratio) for w, h in ((100, 900), (900, 100), (3000, 2000))} == {
+        size
+    }
     assert size in all_sizes(config)
 
 
@@ -197,13 +231,20 @@ def test_mean_takes_no_side_limits() -> None:
         all_sizes(BucketConfig(rule="mean", min_side=256))
 
 
-# every rule ----------------------------------------------------------------------------------------------------------
+# every rule --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("upscale", [True, False])
 @pytest.mark.parametrize("rule", RULES)
-@given(width=st.integers(1, 20_000), height=st.integers(1, 20_000), step=st.sampled_from([16, 64]), many=st.booleans())
-def test_every_fit_is_a_promise_kept(rule: str, upscale: bool, width: int, height: int, step: int, many: bool) -> None:
+@given(
+    width=st.integers(1, 20_000),
+    height=st.integers(1, 20_000),
+    step=st.sampled_from([16, 64]),
+    many=st.booleans(),
+)
+def test_every_fit_is_a_promise_kept(
+    rule: str, upscale: bool, width: int, height: int, step: int, many: bool
+) -> None:
     resolutions = (256, 512, 768) if many else ()
     config = BucketConfig(rule=rule, step=step, upscale=upscale, resolutions=resolutions)
     mean = 1.3 if rule == "mean" else None
@@ -230,7 +271,11 @@ def test_listed_sizes_replace_those_of_every_rule(rule: str) -> None:
 
 def test_several_resolutions_as_far_as_the_image_reaches() -> None:
     config = BucketConfig(resolutions=(1024, 512, 768))
-    assert [fit.bucket for fit in fits(1024, 1024, config)] == [(512, 512), (768, 768), (1024, 1024)]
+    assert [fit.bucket for fit in fits(1024, 1024, config)] == [
+        (512, 512),
+        (768, 768),
+        (1024, 1024),
+    ]
     assert [fit.bucket for fit in fits(1023, 1024, config)] == [(512, 512), (768, 768)]
     assert [fit.bucket for fit in fits(100, 100, config)] == [(512, 512)]
 

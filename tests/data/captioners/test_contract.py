@@ -43,7 +43,9 @@ def test_images_are_captioned_in_order_the_same_in_any_batch(
     captioner = plugins.load("data.captioners", name).load(config)
     captions = captioner.caption(images)
     assert [type(caption) for caption in captions] == [str] * len(images)
-    assert len(set(captions)) > 1, "tiny weights must tell the images apart, or this test sees no order"
+    assert len(set(captions)) > 1, (
+        "tiny weights must tell the images apart, or this test sees no order"
+    )
     assert captions == [captioner.caption([image])[0] for image in images]
     assert captioner.caption(images[::-1]) == captions[::-1]
     assert captioner.caption([]) == []
@@ -68,7 +70,8 @@ def test_a_image_that_cannot_be_read_is_no_caption_and_no_abort(
 
 def test_checking_a_config_imports_no_model_library() -> None:
     code = (
-        "import sys; from raytrain.plugins import load, names; [load('data.captioners', n) for n in names('data.captioners')];"
-        "found = {'torch', 'transformers', 'onnxruntime', 'diffusers'} & set(sys.modules); assert not found, found"
+        "import sys; from raytrain.plugins import load, names; [load('data.captioners', n) for n "
+        "in names('data.captioners')];found = {'torch', 'transformers', 'onnxruntime', "
+        "'diffusers'} & set(sys.modules); assert not found, found"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,5 @@
-"""Captioners on tiny random weights of the real classes: what they write is what transformers' own call writes."""
+"""Captioners on tiny random weights of the real classes: what they write is what transformers' own
+call writes."""
 
 from __future__ import annotations
 
@@ -42,9 +43,13 @@ MODELS: dict[str, Any] = {
 BEAMS = {"num_beams": 5, "max_new_tokens": 7}
 
 
-def written(name: str, path: str, images: list[Image.Image], **settings: Any) -> list[str | BadImage]:
+def written(
+    name: str, path: str, images: list[Image.Image], **settings: Any
+) -> list[str | BadImage]:
     config = CaptionConfig(captioner=name, path=path, **{**BEAMS, **settings})
-    captions: list[str | BadImage] = plugins.load("data.captioners", name).load(config).caption(images)
+    captions: list[str | BadImage] = (
+        plugins.load("data.captioners", name).load(config).caption(images)
+    )
     return captions
 
 
@@ -61,12 +66,17 @@ def reference(name: str, path: str, image: Image.Image, dtype: torch.dtype = tor
     else:
         inputs = AutoImageProcessor.from_pretrained(path)(images=image, return_tensors="pt")
     model = MODELS[name].from_pretrained(path, dtype=dtype).eval()
-    inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    inputs = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
     with torch.no_grad():
         tokens = model.generate(**inputs, **BEAMS, do_sample=False)
     if name == "chat_vlm":
         tokens = tokens[:, inputs["input_ids"].shape[1] :]
-    text: str = AutoTokenizer.from_pretrained(path).batch_decode(tokens, skip_special_tokens=True)[0]
+    text: str = AutoTokenizer.from_pretrained(path).batch_decode(tokens, skip_special_tokens=True)[
+        0
+    ]
     return " ".join(text.split())
 
 
@@ -80,7 +90,9 @@ def test_a_caption_is_what_the_library_generates(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_half_precision_is_the_library_s(name: str, folder: Callable[[str], str], images: list[Image.Image]) -> None:
+def test_half_precision_is_the_library_s(
+    name: str, folder: Callable[[str], str], images: list[Image.Image]
+) -> None:
     [caption] = written(name, folder(name), images[1:2], options={"precision": "bf16"})
     assert caption == reference(name, folder(name), images[1], torch.bfloat16)
 
@@ -93,14 +105,25 @@ def test_the_version_follows_weights_prompt_and_settings(
     base = CaptionConfig(captioner=name, path=folder(name))
     shutil.copytree(folder(name), tmp_path / "same")
     module.tiny(str(tmp_path / "other"), seed=1)
-    changes: list[dict[str, Any]] = [{"path": str(tmp_path / "other")}, {"num_beams": 1}, {"max_new_tokens": 3}]
-    changes += [{"options": {"sample": True}}, {"options": {"precision": "bf16"}}, {"path": "owner/name"}]
+    changes: list[dict[str, Any]] = [
+        {"path": str(tmp_path / "other")},
+        {"num_beams": 1},
+        {"max_new_tokens": 3},
+    ]
+    changes += [
+        {"options": {"sample": True}},
+        {"options": {"precision": "bf16"}},
+        {"path": "owner/name"},
+    ]
     changes += [{"path": "owner/name", "revision": "v2"}]
     changes += [{"prompt": "<CAPTION>"}] if name != "vit_gpt2" else []
     versions = [module.version(base.model_copy(update=change)) for change in [{}, *changes]]
     assert len(set(versions)) == len(versions)
     assert module.version(base.model_copy(update={"path": str(tmp_path / "same")})) == versions[0]
-    assert module.version(base.model_copy(update={"prompt": module.PROMPT, "trigger": "sks"})) == versions[0]
+    assert (
+        module.version(base.model_copy(update={"prompt": module.PROMPT, "trigger": "sks"}))
+        == versions[0]
+    )
     weights = tmp_path / "same" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -112,16 +135,22 @@ def test_the_version_follows_weights_prompt_and_settings(
 def test_drawn_captions_belong_to_the_image_and_the_seed(
     name: str, folder: Callable[[str], str], images: list[Image.Image]
 ) -> None:
-    config = CaptionConfig(captioner=name, path=folder(name), options={"sample": True, "temperature": 3.0, "seed": 3})
+    config = CaptionConfig(
+        captioner=name, path=folder(name), options={"sample": True, "temperature": 3.0, "seed": 3}
+    )
     captioner = plugins.load("data.captioners", name).load(config)
     state = torch.random.get_rng_state()
     captions = captioner.caption(images)
     assert torch.equal(state, torch.random.get_rng_state())
     assert captions == captioner.caption(images[::-1])[::-1]
-    assert captions != written(name, folder(name), images, options={"sample": True, "temperature": 3.0})
+    assert captions != written(
+        name, folder(name), images, options={"sample": True, "temperature": 3.0}
+    )
 
 
-def test_blip_continues_its_prompt(folder: Callable[[str], str], images: list[Image.Image]) -> None:
+def test_blip_continues_its_prompt(
+    folder: Callable[[str], str], images: list[Image.Image]
+) -> None:
     captions = written("blip", folder("blip"), images, prompt="a red star")
     assert all(str(caption).startswith("a red star") for caption in captions)
 
@@ -162,7 +191,9 @@ def test_a_damaged_folder_is_one_message(
     assert str(root) in str(caught.value)
 
 
-def test_weights_that_are_missing_are_not_made_up(folder: Callable[[str], str], tmp_path: Path) -> None:
+def test_weights_that_are_missing_are_not_made_up(
+    folder: Callable[[str], str], tmp_path: Path
+) -> None:
     from safetensors.torch import load_file, save_file
 
     root = tmp_path / "blip"
@@ -186,7 +217,9 @@ def test_a_path_that_is_neither_folder_nor_hub_id_is_one_message(path: str) -> N
         blip.version(CaptionConfig(captioner="blip", path=path))
 
 
-def test_a_processor_with_videos_does_without_torchvision(images: list[Image.Image], tmp_path: Path) -> None:
+def test_a_processor_with_videos_does_without_torchvision(
+    images: list[Image.Image], tmp_path: Path
+) -> None:
     _tiny.write_qwen2_vl(str(tmp_path), seed=0)
     config = CaptionConfig(captioner="chat_vlm", path=str(tmp_path), **BEAMS)
     captioner = chat_vlm.load(config)
@@ -195,16 +228,23 @@ def test_a_processor_with_videos_does_without_torchvision(images: list[Image.Ima
     assert "aspect ratio" in str(captions[-1])
     assert captions[:-1] == [captioner.caption([image])[0] for image in images]
 
-    look, words = AutoImageProcessor.from_pretrained(tmp_path, backend="pil"), AutoTokenizer.from_pretrained(tmp_path)
+    look, words = (
+        AutoImageProcessor.from_pretrained(tmp_path, backend="pil"),
+        AutoTokenizer.from_pretrained(tmp_path),
+    )
     seen = look(images=[images[0]], return_tensors="pt")
     marks = "<|image_pad|>" * int(seen["image_grid_thw"][0].prod() // 4)
     asked = words(f"<|vision_start|>{marks}<|vision_end|> {chat_vlm.PROMPT} ", return_tensors="pt")
     kinds = (asked["input_ids"] == words.convert_tokens_to_ids("<|image_pad|>")).int()
     model = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
     tokens = model.generate(
-        **seen, input_ids=asked["input_ids"], attention_mask=asked["attention_mask"], mm_token_type_ids=kinds, **BEAMS,
+        **seen,
+        input_ids=asked["input_ids"],
+        attention_mask=asked["attention_mask"],
+        mm_token_type_ids=kinds,
+        **BEAMS,
         do_sample=False,
-    )  # fmt: skip
+    )
     answer = words.decode(tokens[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
     assert captions[0] == " ".join(answer.split())
 
@@ -212,7 +252,9 @@ def test_a_processor_with_videos_does_without_torchvision(images: list[Image.Ima
 def test_a_size_the_model_refuses_costs_this_image_alone(
     folder: Callable[[str], str], images: list[Image.Image]
 ) -> None:
-    captioner = chat_vlm.load(CaptionConfig(captioner="chat_vlm", path=folder("chat_vlm"), max_new_tokens=4))
+    captioner = chat_vlm.load(
+        CaptionConfig(captioner="chat_vlm", path=folder("chat_vlm"), max_new_tokens=4)
+    )
     inputs = captioner.inputs  # type: ignore[attr-defined]
 
     def refusing(batch: list[Image.Image]) -> dict[str, Any]:

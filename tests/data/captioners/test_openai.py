@@ -39,7 +39,9 @@ def color(question: dict[str, Any]) -> str:
     return f"a {max((red, 'red'), (green, 'green'), (blue, 'blue'))[1]}\n image "
 
 
-IMAGES = [Image.new("RGB", (8, 8), name) for name in ("red", "lime", "blue", "lime", "red", "blue")]
+IMAGES = [
+    Image.new("RGB", (8, 8), name) for name in ("red", "lime", "blue", "lime", "red", "blue")
+]
 SAID = [f"a {name} image" for name in ("red", "green", "blue", "green", "red", "blue")]
 
 
@@ -50,9 +52,14 @@ def test_captions_come_in_order_after_failures() -> None:
         assert len(server.questions) == len(IMAGES) + 3
         assert server.most_at_once <= 3
         assert set(server.paths) == {"/v1/chat/completions"}
-        assert {key: server.questions[0][key] for key in ("model", "temperature", "max_tokens", "seed")} == {
-            "model": "eye", "temperature": 0.0, "max_tokens": 60, "seed": 0,
-        }  # fmt: skip
+        assert {
+            key: server.questions[0][key] for key in ("model", "temperature", "max_tokens", "seed")
+        } == {
+            "model": "eye",
+            "temperature": 0.0,
+            "max_tokens": 60,
+            "seed": 0,
+        }
 
 
 def test_questions_are_asked_at_once() -> None:
@@ -70,7 +77,10 @@ def test_questions_are_asked_at_once() -> None:
 def test_what_is_sent_is_small_and_in_colors() -> None:
     with serving(lambda question: str(shown(question).size)) as server:
         captioner = openai.load(config(server, max_side=64, detail="low"))
-        assert captioner.caption([Image.new("RGBA", (640, 320)), Image.new("L", (20, 30))]) == ["(64, 32)", "(20, 30)"]
+        assert captioner.caption([Image.new("RGBA", (640, 320)), Image.new("L", (20, 30))]) == [
+            "(64, 32)",
+            "(20, 30)",
+        ]
         assert server.questions[0]["messages"][0]["content"][1]["image_url"]["detail"] == "low"
 
 
@@ -152,11 +162,14 @@ def test_the_server_s_wish_to_wait_is_granted() -> None:
 def test_spending_stops_at_the_cap_and_keeps_what_was_paid_for() -> None:
     with serving(color) as server:
         # an answer costs 1000 * 2 / 1e6 + 10 * 100 / 1e6 = 0.003
-        captioner = openai.load(config(server, max_cost=0.008, input_price=2.0, output_price=100.0))
+        captioner = openai.load(
+            config(server, max_cost=0.008, input_price=2.0, output_price=100.0)
+        )
         assert captioner.caption(IMAGES[:2]) == SAID[:2]
         assert captioner.caption(IMAGES[2:4]) == SAID[2:4]
         with pytest.raises(
-            UserError, match=r"max_cost = 0.008 is reached: 4 answers cost 0.012 \(4000 tokens in, 40 out\)"
+            UserError,
+            match=r"max_cost = 0.008 is reached: 4 answers cost 0.012 \(4000 tokens in, 40 out\)",
         ):
             captioner.caption(IMAGES[4:])
         assert len(server.questions) == 4
@@ -185,14 +198,17 @@ def test_the_key_is_sent_and_stays_out_of_the_version(monkeypatch: pytest.Monkey
 def test_the_version_follows_what_an_answer_depends_on() -> None:
     base = config("http://here/v1")
     others = [
-        config("http://here/v1", **change) for change in ({"model": "b"}, {"max_side": 512}, {"temperature": 1.0})
+        config("http://here/v1", **change)
+        for change in ({"model": "b"}, {"max_side": 512}, {"temperature": 1.0})
     ]
     others += [config("http://there/v1"), base.model_copy(update={"prompt": "tags"})]
     others += [base.model_copy(update={"max_new_tokens": 5})]
     versions = [openai.version(settings) for settings in (base, *others)]
     assert len(set(versions)) == len(versions)
     assert (
-        openai.version(config("http://here/v1/", concurrency=1, retries=0, max_cost=1.0, input_price=1.0))
+        openai.version(
+            config("http://here/v1/", concurrency=1, retries=0, max_cost=1.0, input_price=1.0)
+        )
         == versions[0]
     )
 

@@ -1,4 +1,5 @@
-"""The tagger on a tiny ONNX model: thresholds, order and spelling of tags, and the input the real ones were trained with."""
+"""The tagger on a tiny ONNX model: thresholds, order and spelling of tags,
+and the input the real ones were trained with."""
 
 from __future__ import annotations
 
@@ -21,20 +22,36 @@ from raytrain.data.captioners.wd14 import Options, Tag, choose, spoken
 from raytrain.errors import UserError
 
 
-def config(path: str | Path, options: dict[str, Any] | None = None, **settings: Any) -> CaptionConfig:
+def config(
+    path: str | Path, options: dict[str, Any] | None = None, **settings: Any
+) -> CaptionConfig:
     return CaptionConfig(captioner="wd14", path=str(path), options=options or {}, **settings)
 
 
-TAGS = [Tag("general", 9), Tag("sensitive", 9), Tag("explicit", 9), Tag("1girl", 0), Tag("long hair", 0)]
+TAGS = [
+    Tag("general", 9),
+    Tag("sensitive", 9),
+    Tag("explicit", 9),
+    Tag("1girl", 0),
+    Tag("long hair", 0),
+]
 TAGS += [Tag("miku", 4), Tag("vocaloid", 3), Tag("someone", 1), Tag("highres", 5)]
 
 
 @pytest.mark.parametrize(
     ("likely", "options", "expected"),
     [
-        ([0.9, 0.1, 0.2, 0.35, 0.9, 0.75, 0.4, 0.5, 0.6], {}, "miku, vocaloid, someone, long hair, 1girl, highres"),
+        (
+            [0.9, 0.1, 0.2, 0.35, 0.9, 0.75, 0.4, 0.5, 0.6],
+            {},
+            "miku, vocaloid, someone, long hair, 1girl, highres",
+        ),
         ([0.9, 0.1, 0.2, 0.34, 0.9, 0.74, 0.3, 0.3, 0.3], {}, "long hair"),
-        ([0.1, 0.9, 0.2, 0.4, 0.9, 0.1, 0.1, 0.1, 0.1], {"rating": True}, "questionable, long hair, 1girl"),
+        (
+            [0.1, 0.9, 0.2, 0.4, 0.9, 0.1, 0.1, 0.1, 0.1],
+            {"rating": True},
+            "questionable, long hair, 1girl",
+        ),
         ([0.1, 0.1, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], {"rating": True}, "nsfw"),
         ([0.9, 0.1, 0.2, 0.4, 0.4, 0.1, 0.1, 0.1, 0.1], {"thresholds": {"general": 0.5}}, ""),
         (
@@ -44,14 +61,22 @@ TAGS += [Tag("miku", 4), Tag("vocaloid", 3), Tag("someone", 1), Tag("highres", 5
         ),
     ],
 )
-def test_tags_reach_their_category_s_threshold(likely: list[float], options: dict[str, Any], expected: str) -> None:
+def test_tags_reach_their_category_s_threshold(
+    likely: list[float], options: dict[str, Any], expected: str
+) -> None:
     assert ", ".join(choose(TAGS, likely, Options(**options))) == expected
 
 
 def test_underscores_are_spaces_but_for_faces() -> None:
-    assert [spoken(name) for name in ("long_hair", "^_^", "||_||", "hatsune_miku_(cosplay)", ">_<")] == [
-        "long hair", "^_^", "||_||", "hatsune miku (cosplay)", ">_<",
-    ]  # fmt: skip
+    assert [
+        spoken(name) for name in ("long_hair", "^_^", "||_||", "hatsune_miku_(cosplay)", ">_<")
+    ] == [
+        "long hair",
+        "^_^",
+        "||_||",
+        "hatsune miku (cosplay)",
+        ">_<",
+    ]
 
 
 def reference(path: str, image: Image.Image) -> list[float]:
@@ -59,18 +84,27 @@ def reference(path: str, image: Image.Image) -> list[float]:
     side = max(image.size)
     square = Image.new("RGB", (side, side), "white")
     square.paste(image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2))
-    pixels = np.asarray(square.resize((_tiny_tagger.SIDE,) * 2, Image.Resampling.BICUBIC), dtype=np.float32)[
-        None, ..., ::-1
-    ]
-    session = onnxruntime.InferenceSession(f"{path}/model.onnx", providers=["CPUExecutionProvider"])
+    pixels = np.asarray(
+        square.resize((_tiny_tagger.SIDE,) * 2, Image.Resampling.BICUBIC), dtype=np.float32
+    )[None, ..., ::-1]
+    session = onnxruntime.InferenceSession(
+        f"{path}/model.onnx", providers=["CPUExecutionProvider"]
+    )
     return [float(share) for share in session.run(None, {"input": pixels})[0][0]]
 
 
-def test_tags_are_those_of_the_model(folder: Callable[[str], str], images: list[Image.Image]) -> None:
+def test_tags_are_those_of_the_model(
+    folder: Callable[[str], str], images: list[Image.Image]
+) -> None:
     opaque = images[:4]
-    path, options = folder("wd14"), {"thresholds": {"general": 0.5, "character": 0.5}, "rating": True}
+    path, options = (
+        folder("wd14"),
+        {"thresholds": {"general": 0.5, "character": 0.5}, "rating": True},
+    )
     tags = [Tag(spoken(name), category) for name, category in _tiny_tagger.TAGS]
-    expected = [", ".join(choose(tags, reference(path, image), Options(**options))) for image in opaque]
+    expected = [
+        ", ".join(choose(tags, reference(path, image), Options(**options))) for image in opaque
+    ]
     assert wd14.load(config(path, options)).caption(opaque) == expected
     assert len(set(expected)) > 1
 
@@ -102,13 +136,22 @@ def test_a_model_of_a_fixed_batch_is_fed_so(
         assert wd14.load(config(root)).caption(images) == expected
 
 
-def test_the_version_follows_weights_tags_and_options(folder: Callable[[str], str], tmp_path: Path) -> None:
+def test_the_version_follows_weights_tags_and_options(
+    folder: Callable[[str], str], tmp_path: Path
+) -> None:
     base = config(folder("wd14"))
     wd14.tiny(str(tmp_path / "weights"), seed=1)
     shutil.copytree(folder("wd14"), tmp_path / "tags")
     (tmp_path / "tags" / "selected_tags.csv").write_text("tag_id,name,category,count\n")
-    others = [config(tmp_path / "weights"), config(tmp_path / "tags"), config(base.path, separator=";")]
-    others += [config(base.path, {"thresholds": {"general": 0.4}}), config(base.path, {"rating": True})]
+    others = [
+        config(tmp_path / "weights"),
+        config(tmp_path / "tags"),
+        config(base.path, separator=";"),
+    ]
+    others += [
+        config(base.path, {"thresholds": {"general": 0.4}}),
+        config(base.path, {"rating": True}),
+    ]
     versions = [wd14.version(settings) for settings in (base, *others)]
     assert len(set(versions)) == len(versions)
     with pytest.raises(UserError, match="cannot be asked anything"):
@@ -135,7 +178,10 @@ def of_another_input(root: Path) -> None:
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), root / "model.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
+        root / "model.onnx",
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,7 +204,9 @@ def test_a_damaged_folder_is_one_message(
         wd14.load(config(root))
 
 
-def test_a_missing_library_is_named(folder: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(
+    folder: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"pip install 'raytrain\[tagger\]'"):
         wd14.load(config(folder("wd14")))
@@ -166,7 +214,10 @@ def test_a_missing_library_is_named(folder: Callable[[str], str], monkeypatch: p
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"thresholds": {"general": 1.5}}, "from 0 to 1"), ({"thresholds": {"cats": 0.5}}, "character")],
+    [
+        ({"thresholds": {"general": 1.5}}, "from 0 to 1"),
+        ({"thresholds": {"cats": 0.5}}, "character"),
+    ],
 )
 def test_options_are_checked_with_the_config(
     options: dict[str, Any], message: str, folder: Callable[[str], str]

@@ -22,7 +22,8 @@ from tests.data import tiny_models
 
 KINDS = plugins.names("data.controls")
 COCO = (6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
-"""OpenPose's joints after nose and neck (right arm, left arm, right leg, left leg, eyes, ears) in COCO's numbers."""
+"""OpenPose's joints after nose and neck (right arm, left arm, right leg, left leg, eyes, ears)
+in COCO's numbers."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,9 @@ def coffee() -> Image.Image:
     return Image.fromarray(data.coffee())
 
 
-def make(config: ControlConfig, image: Image.Image, file: Image.Image | None = None) -> Image.Image:
+def make(
+    config: ControlConfig, image: Image.Image, file: Image.Image | None = None
+) -> Image.Image:
     return controls.load(config.kind).load(config).make(image, file=file)
 
 
@@ -89,9 +92,17 @@ def test_the_version_is_a_stable_hash(kind: str, config: Callable[..., ControlCo
     assert len(module.version(config(kind))) == 64
 
 
-def test_the_version_follows_weights_and_options(config: Callable[..., ControlConfig], tmp_path: Path) -> None:
+def test_the_version_follows_weights_and_options(
+    config: Callable[..., ControlConfig], tmp_path: Path
+) -> None:
     other = ControlConfig(kind="depth", path=tiny_models.depth(tmp_path, seed=1))
-    configs = [config("canny"), config("canny", low=50.0), config("depth"), config("depth", metric=True), other]
+    configs = [
+        config("canny"),
+        config("canny", low=50.0),
+        config("depth"),
+        config("depth", metric=True),
+        other,
+    ]
     configs += [config("pose"), config("pose", certainty=0.5), config("folder")]
     assert len({controls.load(one.kind).version(one) for one in configs}) == len(configs)
 
@@ -100,9 +111,13 @@ def test_canny_is_the_libraries_call() -> None:
     import cv2
 
     edges = np.asarray(make(ControlConfig(kind="canny"), coffee()))
-    assert np.array_equal(edges, np.repeat(cv2.Canny(data.coffee(), 100, 200)[..., None], 3, axis=2))
+    assert np.array_equal(
+        edges, np.repeat(cv2.Canny(data.coffee(), 100, 200)[..., None], 3, axis=2)
+    )
     assert set(np.unique(edges)) == {0, 255}
-    more = np.asarray(make(ControlConfig(kind="canny", options={"low": 20.0, "high": 60.0}), coffee()))
+    more = np.asarray(
+        make(ControlConfig(kind="canny", options={"low": 20.0, "high": 60.0}), coffee())
+    )
     assert more.mean() > edges.mean() > 0
 
 
@@ -111,10 +126,16 @@ def test_depth_is_the_reference_pipeline(models: dict[str, str]) -> None:
     from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
 
     path = models["depth"]
-    model, processor = AutoModelForDepthEstimation.from_pretrained(path), DPTImageProcessorPil.from_pretrained(path)
+    model, processor = (
+        AutoModelForDepthEstimation.from_pretrained(path),
+        DPTImageProcessorPil.from_pretrained(path),
+    )
     expected = DepthEstimationPipeline(model=model, image_processor=processor)(coffee())["depth"]
     depth = make(ControlConfig(kind="depth", path=path), coffee())
-    assert np.abs(np.asarray(depth, dtype=int) - np.asarray(expected.convert("RGB"), dtype=int)).max() <= 1
+    assert (
+        np.abs(np.asarray(depth, dtype=int) - np.asarray(expected.convert("RGB"), dtype=int)).max()
+        <= 1
+    )
     assert np.asarray(depth).min() == 0
     assert np.asarray(depth).max() == 255
 
@@ -122,7 +143,9 @@ def test_depth_is_the_reference_pipeline(models: dict[str, str]) -> None:
 def test_near_is_white_for_models_of_distances_too(tmp_path: Path) -> None:
     path = tiny_models.depth(tmp_path, kind="metric")
     itself, inverse, distance = (
-        np.asarray(make(ControlConfig(kind="depth", path=path, options=options), coffee()), dtype=int)
+        np.asarray(
+            make(ControlConfig(kind="depth", path=path, options=options), coffee()), dtype=int
+        )
         for options in ({}, {"metric": True}, {"metric": False})
     )
     assert np.array_equal(itself, inverse)
@@ -130,7 +153,9 @@ def test_near_is_white_for_models_of_distances_too(tmp_path: Path) -> None:
     assert np.ptp(distance) == 255
 
 
-def test_depths_that_are_no_numbers_reject_the_image_and_equal_ones_are_black(tmp_path: Path) -> None:
+def test_depths_that_are_no_numbers_reject_the_image_and_equal_ones_are_black(
+    tmp_path: Path,
+) -> None:
     path = tiny_models.depth(tmp_path)
     maker: Any = controls.load("depth").load(ControlConfig(kind="depth", path=path))
     for weight in maker.model.head.parameters():
@@ -164,7 +189,9 @@ def test_a_control_file_is_taken_as_it_is_and_must_show_the_same_view() -> None:
         make(config, file)
 
 
-def test_published_dpt_files_lack_what_no_computation_reads_and_may_lack_nothing_else(tmp_path: Path) -> None:
+def test_published_dpt_files_lack_what_no_computation_reads_and_may_lack_nothing_else(
+    tmp_path: Path,
+) -> None:
     from safetensors.torch import load_file, save_file
 
     path, file = tiny_models.depth(tmp_path), tmp_path / "model.safetensors"
@@ -172,9 +199,15 @@ def test_published_dpt_files_lack_what_no_computation_reads_and_may_lack_nothing
     before, weights = make(config, coffee()), load_file(file)
     unread = [name for name in weights if "fusion_stage.layers.0.residual_layer1." in name]
     assert len(unread) == 4
-    save_file({name: weights[name] for name in weights if name not in unread}, file, {"format": "pt"})
+    save_file(
+        {name: weights[name] for name in weights if name not in unread}, file, {"format": "pt"}
+    )
     assert make(config, coffee()).tobytes() == before.tobytes()
-    save_file({name: weights[name] for name in weights if name != "head.conv1.bias"}, file, {"format": "pt"})
+    save_file(
+        {name: weights[name] for name in weights if name != "head.conv1.bias"},
+        file,
+        {"format": "pt"},
+    )
     with pytest.raises(UserError, match=r"lacks 1 of its weights, for instance head\.conv1\.bias"):
         make(config, coffee())
 
@@ -184,7 +217,10 @@ def test_the_pose_is_the_reference_models_joints(experts: int, tmp_path: Path) -
     from transformers import VitPoseForPoseEstimation
     from transformers.models.vitpose.image_processing_pil_vitpose import VitPoseImageProcessorPil
 
-    path, image = tiny_models.pose(tmp_path, experts=experts), Image.fromarray(data.astronaut()).resize((300, 400))
+    path, image = (
+        tiny_models.pose(tmp_path, experts=experts),
+        Image.fromarray(data.astronaut()).resize((300, 400)),
+    )
     processor, boxes = VitPoseImageProcessorPil.from_pretrained(path), [[[0.0, 0.0, 300.0, 400.0]]]
     inputs = processor(image, boxes=boxes, return_tensors="pt")
     which = {"dataset_index": torch.tensor([0])} if experts > 1 else {}
@@ -198,9 +234,12 @@ def test_the_pose_is_the_reference_models_joints(experts: int, tmp_path: Path) -
         sure = found["scores"] >= certainty
         which_joints = [bool(sure[0]), bool(sure[5] and sure[6]), *(bool(sure[n]) for n in COCO)]
         expected = draw(
-            [joint if known else None for joint, known in zip(joints, which_joints, strict=True)], (300, 400)
+            [joint if known else None for joint, known in zip(joints, which_joints, strict=True)],
+            (300, 400),
         )
-        drawn = make(ControlConfig(kind="pose", path=path, options={"certainty": certainty}), image)
+        drawn = make(
+            ControlConfig(kind="pose", path=path, options={"certainty": certainty}), image
+        )
         assert drawn.tobytes() == expected.tobytes()
         assert np.asarray(drawn).any() == (certainty < 1)
 
@@ -216,7 +255,11 @@ def test_a_body_is_drawn_in_openposes_colors() -> None:
         COLORS[1],
         COLORS[2],
     ]
-    assert body.getpixel((206, 100)) == (153, 0, 0)  # neck to right shoulder: the first limb, at 60 %
+    assert body.getpixel((206, 100)) == (
+        153,
+        0,
+        0,
+    )  # neck to right shoulder: the first limb, at 60 %
     assert body.getpixel((256, 70)) == (0, 0, 153)  # neck to nose: the thirteenth
     assert body.getpixel((300, 100)) == (0, 0, 0)
     assert not np.asarray(draw([None] * 18, (9, 9))).any()

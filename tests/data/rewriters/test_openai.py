@@ -15,7 +15,9 @@ from raytrain.table import Table
 from tests.data.chat_server import Reply, serving
 
 
-def config(url: str = "http://here/v1", tables: dict[str, Any] | None = None, **options: Any) -> CaptionConfig:
+def config(
+    url: str = "http://here/v1", tables: dict[str, Any] | None = None, **options: Any
+) -> CaptionConfig:
     options = {"base_url": url, "model": "pen", "backoff": 0.01, "timeout": 5.0, **options}
     return CaptionConfig(rewriter="openai", rewriter_options=options, **(tables or {}))
 
@@ -68,12 +70,19 @@ def test_the_cost_cap_is_the_rewriter_s_own() -> None:
     with serving(shouted) as server:
         rewriter = openai.load(config(server.url, max_cost=0.001, input_price=2.0))
         assert rewriter.rewrite(["a cat"]) == ["A CAT"]
-        with pytest.raises(UserError, match=r"rewriter_options.max_cost = 0.001 is reached: 1 answers cost 0.002"):
+        with pytest.raises(
+            UserError, match=r"rewriter_options.max_cost = 0.001 is reached: 1 answers cost 0.002"
+        ):
             rewriter.rewrite(["a dog"])
 
 
 def test_the_version_follows_what_an_answer_depends_on() -> None:
-    changes: list[dict[str, Any]] = [{"model": "b"}, {"concept": "a fox"}, {"instruction": "shout"}, {"max_tokens": 5}]
+    changes: list[dict[str, Any]] = [
+        {"model": "b"},
+        {"concept": "a fox"},
+        {"instruction": "shout"},
+        {"max_tokens": 5},
+    ]
     changes += [{"seed": 1}, {"concept": "a fox", "tables": {"placeholder": "FOX"}}]
     versions = [openai.version(config(**change)) for change in [{}, *changes]]
     assert len(set(versions)) == len(versions)

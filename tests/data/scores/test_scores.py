@@ -26,7 +26,10 @@ CLIP = str(Path(plugins.__file__).parent / "toy" / "weights" / "clip")
 
 
 def head(
-    file: Path, sizes: tuple[int, ...], prefix: str = "layers.", numbers: tuple[int, ...] = (0, 2, 4, 6, 7)
+    file: Path,
+    sizes: tuple[int, ...],
+    prefix: str = "layers.",
+    numbers: tuple[int, ...] = (0, 2, 4, 6, 7),
 ) -> str:
     """Write a chain of linear layers as LAION's predictor names them."""
     draws = torch.Generator().manual_seed(0)
@@ -67,7 +70,8 @@ def config(model: str, width: int, tmp_path: Path) -> Callable[..., ScoreConfig]
 
 def photographs() -> list[Image.Image]:
     return [
-        Image.fromarray(getattr(data, name)()).convert("RGB") for name in ("coffee", "astronaut", "chelsea", "rocket")
+        Image.fromarray(getattr(data, name)()).convert("RGB")
+        for name in ("coffee", "astronaut", "chelsea", "rocket")
     ]
 
 
@@ -80,7 +84,9 @@ def test_the_known_kinds_are_there() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_image_gets_its_own_score_whatever_batch_it_is_in(kind: str, config: Callable[..., ScoreConfig]) -> None:
+def test_every_image_gets_its_own_score_whatever_batch_it_is_in(
+    kind: str, config: Callable[..., ScoreConfig]
+) -> None:
     scorer = scores.load(kind).load(config(kind))
     together = scorer.score(photographs())
     assert len(together) == 4
@@ -113,12 +119,18 @@ def test_the_version_follows_weights_and_options(
         config("classifier"),
         config("classifier", label="logo"),
     ]
-    configs += [other, config("aesthetic"), config("aesthetic", head=head(tmp_path / "b.safetensors", (width, 1)))]
+    configs += [
+        other,
+        config("aesthetic"),
+        config("aesthetic", head=head(tmp_path / "b.safetensors", (width, 1))),
+    ]
     assert len({scores.load(one.kind).version(one) for one in configs}) == len(configs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_strips_and_single_pixels_harm_nothing(kind: str, config: Callable[..., ScoreConfig]) -> None:
+def test_strips_and_single_pixels_harm_nothing(
+    kind: str, config: Callable[..., ScoreConfig]
+) -> None:
     scorer, image = scores.load(kind).load(config(kind)), photographs()[0]
     odd = [image.resize(size) for size in ((1, 1), (20_000, 1), (1, 20_000), (900, 31))]
     found = scorer.score([*odd, image])
@@ -131,8 +143,16 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
     """The 3x3 stencil written out (OpenCV mirrors at the border) on an image of 512 x 512."""
     image = Image.fromarray(data.astronaut())
     light = np.pad(np.asarray(image.convert("L"), dtype=float), 1, mode="reflect")
-    laplacian = light[:-2, 1:-1] + light[2:, 1:-1] + light[1:-1, :-2] + light[1:-1, 2:] - 4 * light[1:-1, 1:-1]
-    assert score(ScoreConfig(name="s", kind="sharpness"), [image])[0] == pytest.approx(laplacian.var(), rel=1e-9)
+    laplacian = (
+        light[:-2, 1:-1]
+        + light[2:, 1:-1]
+        + light[1:-1, :-2]
+        + light[1:-1, 2:]
+        - 4 * light[1:-1, 1:-1]
+    )
+    assert score(ScoreConfig(name="s", kind="sharpness"), [image])[0] == pytest.approx(
+        laplacian.var(), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -147,16 +167,25 @@ def test_blur_lowers_sharpness_and_size_hardly_matters(number: int) -> None:
     assert score(config, [Image.new("RGB", (900, 20), "red")]) == [0.0]
 
 
-def test_the_classifier_is_the_reference_pipeline(model: str, config: Callable[..., ScoreConfig]) -> None:
+def test_the_classifier_is_the_reference_pipeline(
+    model: str, config: Callable[..., ScoreConfig]
+) -> None:
     from transformers import AutoModelForImageClassification, ImageClassificationPipeline
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
     network = AutoModelForImageClassification.from_pretrained(model)
-    reference = ImageClassificationPipeline(model=network, image_processor=ViTImageProcessorPil.from_pretrained(model))
-    answers = [{answer["label"]: answer["score"] for answer in reference(image)} for image in photographs()]
+    reference = ImageClassificationPipeline(
+        model=network, image_processor=ViTImageProcessorPil.from_pretrained(model)
+    )
+    answers = [
+        {answer["label"]: answer["score"] for answer in reference(image)}
+        for image in photographs()
+    ]
     for label in ("watermark", "clean"):
         expected = [answer[label] for answer in answers]
-        assert score(config("classifier", label=label), photographs()) == pytest.approx(expected, abs=1e-5)
+        assert score(config("classifier", label=label), photographs()) == pytest.approx(
+            expected, abs=1e-5
+        )
 
 
 def test_labels_that_do_not_exclude_each_other_have_their_own_probability(tmp_path: Path) -> None:
@@ -169,7 +198,9 @@ def test_labels_that_do_not_exclude_each_other_have_their_own_probability(tmp_pa
     assert np.abs(sums - 1).max() > 0.05
 
 
-def test_an_unknown_label_is_one_message_that_names_the_nearest(config: Callable[..., ScoreConfig]) -> None:
+def test_an_unknown_label_is_one_message_that_names_the_nearest(
+    config: Callable[..., ScoreConfig],
+) -> None:
     module = scores.load("classifier")
     with pytest.raises(UserError, match=r"'watermak' does not exist\. Did you mean 'watermark'"):
         module.load(config("classifier", label="watermak"))
@@ -184,7 +215,8 @@ def test_a_score_that_is_no_number_stays_none(config: Callable[..., ScoreConfig]
 
 
 def test_the_aesthetic_head_is_laions_network(tmp_path: Path) -> None:
-    """A CLIP of width 768, as ViT-L/14's, under the predictor as its authors wrote it: linear layers and dropout."""
+    """A CLIP of width 768, as ViT-L/14's, under the predictor as its authors wrote it:
+    linear layers and dropout."""
     from torch import nn
     from transformers import CLIPConfig, CLIPModel, CLIPProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -194,15 +226,28 @@ def test_the_aesthetic_head_is_laions_network(tmp_path: Path) -> None:
     torch.manual_seed(0)
     vision = tiny_models.SHAPE | {"image_size": 32, "patch_size": 8}
     text = tiny_models.SHAPE | {"vocab_size": 150}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)).save_pretrained(tmp_path / "clip")
+    CLIPModel(
+        CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)
+    ).save_pretrained(tmp_path / "clip")
     tokenizer(tmp_path / "clip")
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path / "clip")
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32).save_pretrained(
+        tmp_path / "clip"
+    )
     sizes = (768, 1024, 128, 64, 16, 1)
     network = nn.Sequential(
-        nn.Linear(768, 1024), nn.Dropout(0.2), nn.Linear(1024, 128), nn.Dropout(0.2), nn.Linear(128, 64), nn.Dropout(0.1),
-        nn.Linear(64, 16), nn.Linear(16, 1),
-    ).eval()  # fmt: skip
-    save_file({f"layers.{name}": value for name, value in network.state_dict().items()}, tmp_path / "head.safetensors")
+        nn.Linear(768, 1024),
+        nn.Dropout(0.2),
+        nn.Linear(1024, 128),
+        nn.Dropout(0.2),
+        nn.Linear(128, 64),
+        nn.Dropout(0.1),
+        nn.Linear(64, 16),
+        nn.Linear(16, 1),
+    ).eval()
+    save_file(
+        {f"layers.{name}": value for name, value in network.state_dict().items()},
+        tmp_path / "head.safetensors",
+    )
     assert [tuple(v.shape) for n, v in network.state_dict().items() if "weight" in n] == list(
         zip(sizes[1:], sizes, strict=False)
     )
@@ -233,9 +278,13 @@ def test_without_a_head_the_aesthetic_score_is_the_one_of_evaluation(tmp_path: P
 
 def test_weights_of_another_kind_are_one_message(tmp_path: Path, width: int) -> None:
     def load(file: str, path: str = CLIP) -> None:
-        scores.load("aesthetic").load(ScoreConfig(name="mine", kind="aesthetic", path=path, options={"head": file}))
+        scores.load("aesthetic").load(
+            ScoreConfig(name="mine", kind="aesthetic", path=path, options={"head": file})
+        )
 
-    with pytest.raises(UserError, match=rf"takes embeddings of {width + 1} numbers, and CLIP .* gives {width}"):
+    with pytest.raises(
+        UserError, match=rf"takes embeddings of {width + 1} numbers, and CLIP .* gives {width}"
+    ):
         load(head(tmp_path / "wide.safetensors", (width + 1, 1)))
     with pytest.raises(UserError, match="no chain of linear layers"):
         load(head(tmp_path / "two.safetensors", (width, 2)))

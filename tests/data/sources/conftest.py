@@ -38,9 +38,13 @@ def listed(source: str | Path, **settings: Any) -> tuple[list[Item], list[Reject
     found = list(sources.items(SubsetConfig(source=str(source), **settings)))
     again = list(sources.items(SubsetConfig(source=str(source), **settings)))
     assert found == again, "a source must yield the same in the same order every time"
-    assert len({item.path for item in found if isinstance(item, Item)}) == sum(isinstance(f, Item) for f in found)
+    assert len({item.path for item in found if isinstance(item, Item)}) == sum(
+        isinstance(f, Item) for f in found
+    )
     for item in found:
-        "".join(item.model_dump_json() if isinstance(item, Rejected) else map(str, item)).encode("utf-8")
+        "".join(item.model_dump_json() if isinstance(item, Rejected) else map(str, item)).encode(
+            "utf-8"
+        )
     return [f for f in found if isinstance(f, Item)], [f for f in found if isinstance(f, Rejected)]
 
 
@@ -52,6 +56,7 @@ def read(tmp_path: Path) -> Callable[[str], bytes]:
 
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[tuple[Any, str]]:
-    """An S3 store on this machine: its client, and the query that names it in a URI of the bucket `images`."""
+    """An S3 store on this machine: its client, and the query that names it in a URI of the bucket
+    `images`."""
     with s3("images") as (client, query):
         yield client, query

@@ -45,7 +45,9 @@ def pack(path: Path, files: dict[str, bytes]) -> Path:
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
     content = stream.getvalue()
-    path.write_bytes(pa.compress(content, "zstd", asbytes=True) if path.suffix == ".zst" else content)
+    path.write_bytes(
+        pa.compress(content, "zstd", asbytes=True) if path.suffix == ".zst" else content
+    )
     return path
 
 
@@ -80,26 +82,48 @@ def test_an_object_store(tmp_path: Path, bucket: tuple[Any, str], read: Read) ->
     for name in ("x.zip", "x.tar", "x.tgz"):
         client.upload_file(str(pack(tmp_path / name, FILES)), "images", f"archives/{name}")
         items, rejected = listed(f"s3://images/archives/{name}{query}")
-        assert [(read(item.location), read(item.caption_file)) for item in items] == [(png(1), b"b"), (png(2), b"c")]
+        assert [(read(item.location), read(item.caption_file)) for item in items] == [
+            (png(1), b"b"),
+            (png(2), b"c"),
+        ]
         assert not rejected
 
 
 def test_what_is_unsafe_in_a_tar_is_refused_one_by_one(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        for name in ("../up.png", "/abs.png", "a/../../b.png", "c:\\d.png", "good.png", "twice.png", "twice.png"):
+        for name in (
+            "../up.png",
+            "/abs.png",
+            "a/../../b.png",
+            "c:\\d.png",
+            "good.png",
+            "twice.png",
+            "twice.png",
+        ):
             entry = tarfile.TarInfo(name)
             entry.size = 3
             tar.addfile(entry, io.BytesIO(b"abc"))
-        for name, kind in (("sym.png", tarfile.SYMTYPE), ("hard.png", tarfile.LNKTYPE), ("fifo.png", tarfile.FIFOTYPE),
-                           ("dev.png", tarfile.CHRTYPE)):  # fmt: skip
+        for name, kind in (
+            ("sym.png", tarfile.SYMTYPE),
+            ("hard.png", tarfile.LNKTYPE),
+            ("fifo.png", tarfile.FIFOTYPE),
+            ("dev.png", tarfile.CHRTYPE),
+        ):
             entry = tarfile.TarInfo(name)
             entry.type, entry.linkname = kind, "good.png"
             tar.addfile(entry)
         odd = tarfile.TarInfo("caf\udce9.png")
         tar.addfile(odd, io.BytesIO())
     items, rejected = listed(tmp_path / "x.tar")
-    assert [item.path for item in items] == ["x.tar/good.png", "x.tar/twice.png", "x.tar/caf\\xe9.png"]
-    assert {item.path.removeprefix("x.tar/"): item.reason.split(";")[0].split(" (")[0] for item in rejected} == {
+    assert [item.path for item in items] == [
+        "x.tar/good.png",
+        "x.tar/twice.png",
+        "x.tar/caf\\xe9.png",
+    ]
+    assert {
+        item.path.removeprefix("x.tar/"): item.reason.split(";")[0].split(" (")[0]
+        for item in rejected
+    } == {
         "../up.png": "a name that leads out of the archive",
         "a/../../b.png": "a name that leads out of the archive",
         "/abs.png": "an absolute name in an archive",
@@ -112,7 +136,9 @@ def test_what_is_unsafe_in_a_tar_is_refused_one_by_one(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_unsafe_in_a_zip_is_refused_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_unsafe_in_a_zip_is_refused_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stream, "SLACK", 2**20)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("good.png", b"abc")
@@ -124,29 +150,44 @@ def test_what_is_unsafe_in_a_zip_is_refused_one_by_one(tmp_path: Path, monkeypat
         archive.writestr("lzma.png", b"abc", zipfile.ZIP_LZMA)
         archive.writestr("secret.png", b"abc")
     content = (tmp_path / "x.zip").read_bytes()
-    at = content.rindex(b"PK\x01\x02")  # the last entry's line of the directory: set its flag "encrypted"
+    at = content.rindex(
+        b"PK\x01\x02"
+    )  # the last entry's line of the directory: set its flag "encrypted"
     (tmp_path / "x.zip").write_bytes(content[: at + 8] + b"\x01" + content[at + 9 :])
     items, rejected = listed(tmp_path / "x.zip")
     assert [item.path for item in items] == ["x.zip/good.png"]
     reasons = {item.path.removeprefix("x.zip/"): item.reason for item in rejected}
     assert {name: reason.split()[1] for name, reason in reasons.items()} == {
-        "../up.png": "name", "bomb.png": "to", "link.png": "link;", "lzma.png": "by", "secret.png": "unpack"}  # fmt: skip
+        "../up.png": "name",
+        "bomb.png": "to",
+        "link.png": "link;",
+        "lzma.png": "by",
+        "secret.png": "unpack",
+    }
 
 
-def test_many_small_entries_that_unpack_to_too_much_end_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_small_entries_that_unpack_to_too_much_end_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stream, "SLACK", 10_000)
     monkeypatch.setattr(stream, "RATIO", 2)
-    items, rejected = listed(pack(tmp_path / "x.zip", {f"{n:02}.png": b"\0" * 9000 for n in range(20)}))
+    items, rejected = listed(
+        pack(tmp_path / "x.zip", {f"{n:02}.png": b"\0" * 9000 for n in range(20)})
+    )
     assert 0 < len(items) < 20 == len(items) + len(rejected)
     assert "unpacks to more than" in rejected[0].reason
-    items, rejected = listed(pack(tmp_path / "x.tgz", {f"{n:02}.png": b"\0" * 9000 for n in range(20)}))
+    items, rejected = listed(
+        pack(tmp_path / "x.tgz", {f"{n:02}.png": b"\0" * 9000 for n in range(20)})
+    )
     assert 0 < len(items) < 20
     assert "unpacks to more than" in rejected[0].reason
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tgz"])
 def test_a_damaged_archive_gives_what_comes_before(tmp_path: Path, read: Read, name: str) -> None:
-    whole = pack(tmp_path / name, {f"{n}.png": bytes([n]) * 20_000 + png(n) for n in range(5)}).read_bytes()
+    whole = pack(
+        tmp_path / name, {f"{n}.png": bytes([n]) * 20_000 + png(n) for n in range(5)}
+    ).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) * 3 // 5])
     if name == "x.zip":  # its directory is at its end
         with pytest.raises(UserError, match="1 entries were refused"):
@@ -158,7 +199,9 @@ def test_a_damaged_archive_gives_what_comes_before(tmp_path: Path, read: Read, n
 
 
 def test_a_tar_damaged_in_the_middle_does_not_end_silently(tmp_path: Path) -> None:
-    content = bytearray(pack(tmp_path / "x.tar", {f"{n}.png": b"x" * 600 for n in range(5)}).read_bytes())
+    content = bytearray(
+        pack(tmp_path / "x.tar", {f"{n}.png": b"x" * 600 for n in range(5)}).read_bytes()
+    )
     content[1536 * 2 + 10] ^= 0xFF
     (tmp_path / "x.tar").write_bytes(content)
     items, rejected = listed(tmp_path / "x.tar")

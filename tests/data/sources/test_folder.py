@@ -22,14 +22,38 @@ from tests.data.sources.conftest import fill, listed, png
 Read = Callable[[str], bytes]
 
 
-def test_images_come_in_the_order_of_their_paths_with_their_sidecars(tmp_path: Path, read: Read) -> None:
-    names = ["b.png", "a/z.JPG", "a/b/c.webp", "e.tiff", "note.md", ".hidden.png", ".cache/d.png", "__MACOSX/b.png"]
+def test_images_come_in_the_order_of_their_paths_with_their_sidecars(
+    tmp_path: Path, read: Read
+) -> None:
+    names = [
+        "b.png",
+        "a/z.JPG",
+        "a/b/c.webp",
+        "e.tiff",
+        "note.md",
+        ".hidden.png",
+        ".cache/d.png",
+        "__MACOSX/b.png",
+    ]
     fill(tmp_path, {name: name for name in names})
-    fill(tmp_path, {"b.txt": "b", "b.caption": "no", "a/z.caption": "z", "Thumbs.db": "x", "other.txt": "x"})
+    fill(
+        tmp_path,
+        {"b.txt": "b", "b.caption": "no", "a/z.caption": "z", "Thumbs.db": "x", "other.txt": "x"},
+    )
     items, rejected = listed(tmp_path)
     assert [item.path for item in items] == ["a/b/c.webp", "a/z.JPG", "b.png", "e.tiff"]
-    assert [read(item.location).decode() for item in items] == ["a/b/c.webp", "a/z.JPG", "b.png", "e.tiff"]
-    assert [read(item.caption_file) if item.caption_file else b"" for item in items] == [b"", b"z", b"b", b""]
+    assert [read(item.location).decode() for item in items] == [
+        "a/b/c.webp",
+        "a/z.JPG",
+        "b.png",
+        "e.tiff",
+    ]
+    assert [read(item.caption_file) if item.caption_file else b"" for item in items] == [
+        b"",
+        b"z",
+        b"b",
+        b"",
+    ]
     assert not rejected
 
 
@@ -75,17 +99,28 @@ def test_links_are_followed_but_no_loop_pipe_socket_or_device(tmp_path: Path, re
     assert all(not item.caption_file for item in items)
 
 
-def test_what_the_subset_says_is_added_and_masks_are_found_by_stem(tmp_path: Path, read: Read) -> None:
+def test_what_the_subset_says_is_added_and_masks_are_found_by_stem(
+    tmp_path: Path, read: Read
+) -> None:
     source = fill(
-        tmp_path / "source", {"a/x.jpg": "x", "y.png": "y", "masks/y.webp": "mask y", "masks/a/x.png": "mask x"}
+        tmp_path / "source",
+        {"a/x.jpg": "x", "y.png": "y", "masks/y.webp": "mask y", "masks/a/x.png": "mask x"},
     )
     fill(tmp_path / "controls", {"y.png": "control y", "note.txt": "x"})
     items, _ = listed(
-        source, masks=str(source / "masks"), controls=str(tmp_path / "controls"), repeats=3, weight=0.5,
-        regularization=True, prefix="p", suffix="s",
-    )  # fmt: skip
-    assert [(item.path, item.repeats, item.weight, item.regularization, item.prefix, item.suffix) for item in items] == [
-        ("a/x.jpg", 3, 0.5, True, "p", "s"), ("y.png", 3, 0.5, True, "p", "s")]  # fmt: skip
+        source,
+        masks=str(source / "masks"),
+        controls=str(tmp_path / "controls"),
+        repeats=3,
+        weight=0.5,
+        regularization=True,
+        prefix="p",
+        suffix="s",
+    )
+    assert [
+        (item.path, item.repeats, item.weight, item.regularization, item.prefix, item.suffix)
+        for item in items
+    ] == [("a/x.jpg", 3, 0.5, True, "p", "s"), ("y.png", 3, 0.5, True, "p", "s")]
     assert [read(item.mask) for item in items] == [b"mask x", b"mask y"]
     assert [read(item.control) if item.control else b"" for item in items] == [b"", b"control y"]
 
@@ -96,7 +131,9 @@ def test_a_stamp_tells_of_a_change_of_image_caption_or_mask(tmp_path: Path, chan
     before = {item.path: item.stamp for item in listed(tmp_path, masks=str(tmp_path / "masks"))[0]}
     status = (tmp_path / changed).stat()
     (tmp_path / changed).write_bytes(b"n")
-    os.utime(tmp_path / changed, ns=(status.st_atime_ns, status.st_mtime_ns))  # same size, same time of writing
+    os.utime(
+        tmp_path / changed, ns=(status.st_atime_ns, status.st_mtime_ns)
+    )  # same size, same time of writing
     after = {item.path: item.stamp for item in listed(tmp_path, masks=str(tmp_path / "masks"))[0]}
     assert before["y.png"] != after["y.png"]
     assert before["z.png"] == after["z.png"] != ""
@@ -105,11 +142,23 @@ def test_a_stamp_tells_of_a_change_of_image_caption_or_mask(tmp_path: Path, chan
 def test_an_object_store(tmp_path: Path, bucket: tuple[Any, str], read: Read) -> None:
     client, query = bucket
     fill(
-        tmp_path, {"a b/c%.png": png(1), "a b/c%.txt": "c", "d.png": png(2), ".x/e.png": png(3), "masks/d.png": png(4)}
+        tmp_path,
+        {
+            "a b/c%.png": png(1),
+            "a b/c%.txt": "c",
+            "d.png": png(2),
+            ".x/e.png": png(3),
+            "masks/d.png": png(4),
+        },
     )
     upload(client, "images", tmp_path, "my folder")
-    items, rejected = listed(f"s3://images/my folder{query}", masks=f"s3://images/my folder/masks{query}")
-    assert [(item.path, read(item.location)) for item in items] == [("a b/c%.png", png(1)), ("d.png", png(2))]
+    items, rejected = listed(
+        f"s3://images/my folder{query}", masks=f"s3://images/my folder/masks{query}"
+    )
+    assert [(item.path, read(item.location)) for item in items] == [
+        ("a b/c%.png", png(1)),
+        ("d.png", png(2)),
+    ]
     assert read(items[0].caption_file) == b"c"
     assert read(items[1].mask) == png(4)
     assert all(item.stamp for item in items)
@@ -126,8 +175,12 @@ def test_the_store_of_the_environment_is_used(
     assert [read(item.location) for item in items] == [b"a"]
 
 
-@pytest.mark.parametrize("kind", ["", "missing", "file", "empty", "pipes", "http://example.org/x", "s3"])
-def test_a_source_without_images_is_a_user_error(tmp_path: Path, bucket: tuple[Any, str], kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind", ["", "missing", "file", "empty", "pipes", "http://example.org/x", "s3"]
+)
+def test_a_source_without_images_is_a_user_error(
+    tmp_path: Path, bucket: tuple[Any, str], kind: str
+) -> None:
     fill(tmp_path, {"file": "x", "empty/readme.md": "x", "pipes/x": "x"})
     os.mkfifo(tmp_path / "pipes/a.png")
     source = {"": "", "s3": f"s3://images/nothing{bucket[1]}"}.get(
@@ -143,7 +196,9 @@ def test_masks_that_are_no_folder_are_a_user_error(tmp_path: Path) -> None:
         listed(tmp_path, masks=str(tmp_path / "nothing"))
 
 
-def test_an_unreadable_folder_is_refused_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_refused_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(tmp_path, {"a.png": "x", "locked/b.png": "x"})
     scandir = os.scandir
 
@@ -155,7 +210,9 @@ def test_an_unreadable_folder_is_refused_alone(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "scandir", refuse)
     items, rejected = listed(tmp_path)
     assert [item.path for item in items] == ["a.png"]
-    assert [(item.path, item.reason) for item in rejected] == [("locked/", "cannot be read: Permission denied")]
+    assert [(item.path, item.reason) for item in rejected] == [
+        ("locked/", "cannot be read: Permission denied")
+    ]
 
 
 def test_very_deep_folders(tmp_path: Path) -> None:
@@ -170,7 +227,8 @@ def test_very_deep_folders(tmp_path: Path) -> None:
     os.close(here)
     try:
         items, rejected = listed(tmp_path)
-    finally:  # pytest's own cleaning recurses, and such a tree would break it in every later session
+    finally:
+        # pytest's own cleaning recurses, and such a tree would break it in every later session
         subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)
     assert [item.path for item in items] == ["d/" * depth + "a.png"]
     assert not rejected

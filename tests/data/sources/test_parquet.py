@@ -23,7 +23,11 @@ def hub(path: Path, number: int = 7, rows: int = 3) -> Path:
     """Write a dataset as `datasets` does, with the images' bytes in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     features = datasets.Features(
-        {"label": datasets.Value("int64"), "image": datasets.Image(), "text": datasets.Value("string")}
+        {
+            "label": datasets.Value("int64"),
+            "image": datasets.Image(),
+            "text": datasets.Value("string"),
+        }
     )
     records = {
         "label": list(range(number)),
@@ -42,11 +46,15 @@ def test_a_file_of_the_datasets_library(tmp_path: Path, read: Read) -> None:
         (f"train-0.parquet/{n}", (f"text {n}",)) for n in range(7)
     ]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(read, [item.location for item in items])) == [png(n) for n in range(7)]
+        assert list(pool.map(read, [item.location for item in items])) == [
+            png(n) for n in range(7)
+        ]
     assert not rejected
 
 
-def test_a_folder_of_splits_in_an_object_store(tmp_path: Path, bucket: tuple[Any, str], read: Read) -> None:
+def test_a_folder_of_splits_in_an_object_store(
+    tmp_path: Path, bucket: tuple[Any, str], read: Read
+) -> None:
     client, query = bucket
     fill(tmp_path, {"README.md": "x"})
     hub(tmp_path / "data/train-0.parquet")
@@ -61,12 +69,22 @@ def test_a_folder_of_splits_in_an_object_store(tmp_path: Path, bucket: tuple[Any
 
 
 def test_plain_binary_columns_with_masks_and_several_captions(tmp_path: Path, read: Read) -> None:
-    table = pa.table({"mask": [png(3), None], "jpg": [png(1), b""], "conditioning_image": [png(4), png(5)],
-                      "prompt": [["a", "b"], None]})  # fmt: skip
+    table = pa.table(
+        {
+            "mask": [png(3), None],
+            "jpg": [png(1), b""],
+            "conditioning_image": [png(4), png(5)],
+            "prompt": [["a", "b"], None],
+        }
+    )
     pq.write_table(table, tmp_path / "x.parquet")
     items, rejected = listed(tmp_path / "x.parquet")
     assert [item.captions for item in items] == [("a", "b"), ()]
-    assert (read(items[0].location), read(items[0].mask), read(items[0].control)) == (png(1), png(3), png(4))
+    assert (read(items[0].location), read(items[0].mask), read(items[0].control)) == (
+        png(1),
+        png(3),
+        png(4),
+    )
     with pytest.raises(BadImage, match="no image"):
         read(items[1].mask)
     assert not rejected
@@ -76,17 +94,29 @@ def test_images_that_are_files_beside(tmp_path: Path, read: Read) -> None:
     fill(tmp_path, {"d/a.png": png(1)})
     fill(tmp_path.parent, {"outside.png": png(2)})
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    images = pa.array([{"bytes": None, "path": path} for path in ("a.png", "../../outside.png", "none.png")], kind)
-    pq.write_table(pa.table({"image": images, "caption": ["a", "b", "c"]}), tmp_path / "d/x.parquet")
+    images = pa.array(
+        [{"bytes": None, "path": path} for path in ("a.png", "../../outside.png", "none.png")],
+        kind,
+    )
+    pq.write_table(
+        pa.table({"image": images, "caption": ["a", "b", "c"]}), tmp_path / "d/x.parquet"
+    )
     items, rejected = listed(tmp_path / "d/x.parquet")
-    assert [(item.path, item.captions, read(item.location)) for item in items] == [("a.png", ("a",), png(1))]
+    assert [(item.path, item.captions, read(item.location)) for item in items] == [
+        ("a.png", ("a",), png(1))
+    ]
     assert ["leads out" in item.reason for item in rejected] == [True, False]
 
 
 def test_a_table_of_addresses(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"URL": ["http://h.invalid/a.jpg", None], "TEXT": ["a", "b"]}), tmp_path / "x.parquet")
+    pq.write_table(
+        pa.table({"URL": ["http://h.invalid/a.jpg", None], "TEXT": ["a", "b"]}),
+        tmp_path / "x.parquet",
+    )
     items, rejected = listed(tmp_path / "x.parquet")
-    assert [(item.location, item.captions) for item in items] == [("http://h.invalid/a.jpg", ("a",))]
+    assert [(item.location, item.captions) for item in items] == [
+        ("http://h.invalid/a.jpg", ("a",))
+    ]
     assert [item.reason.split(":")[0] for item in rejected] == ["row 2"]
 
 

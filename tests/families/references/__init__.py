@@ -1,7 +1,7 @@
 """One file a family: the loss of a training step, written with the library's public parts alone.
 
-A file has `TARGETS`, the layers that the official script gives a LoRA, `OBJECTIVES`, the tables `[objective]` to compare
-under, and `loss(pipe, batch, draws, config)`, the mean loss of the rows.
+A file has `TARGETS`, the layers that the official script gives a LoRA, `OBJECTIVES`, the tables
+`[objective]` to compare under, and `loss(pipe, batch, draws, config)`, the mean loss of the rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from raytrain.batch import Batch, Columns
 
 def names() -> list[str]:
     """Return the families that have a reference."""
-    return sorted(each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_"))
+    return sorted(
+        each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_")
+    )
 
 
 def load(name: str) -> Any:
@@ -31,7 +33,8 @@ def cases() -> list[tuple[str, dict[str, Any]]]:
 
 
 def sampled(batch: Batch, draws: Columns) -> Tensor:
-    """Return the VAE's latents of a batch: its stored posterior, sampled with the batch's own draws."""
+    """Return the VAE's latents of a batch: its stored posterior,
+    sampled with the batch's own draws."""
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
     posterior = DiagonalGaussianDistribution(batch.columns["latents"].float())

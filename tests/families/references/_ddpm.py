@@ -29,7 +29,11 @@ def loss(pipe: Any, batch: Batch, draws: Columns, config: Any, **added: Any) -> 
     text = batch.columns["text"].float()
     predicted = pipe.unet(noisy, timesteps, encoder_hidden_states=text, **added).sample
     v_prediction = scheduler.config.prediction_type == "v_prediction"
-    target = scheduler.get_velocity(latents, draws["noise"], timesteps) if v_prediction else draws["noise"]
+    target = (
+        scheduler.get_velocity(latents, draws["noise"], timesteps)
+        if v_prediction
+        else draws["noise"]
+    )
     errors = torch.nn.functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
     gamma = config.objective.min_snr_gamma
     if gamma is not None:

@@ -1,4 +1,5 @@
-"""Stable Diffusion 3 as diffusers' train_dreambooth_lora_sd3.py trains it, with `--precondition_outputs 0`."""
+"""Stable Diffusion 3 as diffusers' train_dreambooth_lora_sd3.py trains it,
+with `--precondition_outputs 0`."""
 
 from __future__ import annotations
 
@@ -26,8 +27,11 @@ def loss(pipe: Any, batch: Batch, draws: Columns, config: Any) -> Tensor:
     sigmas = scheduler.sigmas[indices].view(-1, 1, 1, 1)
     noisy = (1.0 - sigmas) * latents + sigmas * draws["noise"]
     predicted = pipe.transformer(
-        hidden_states=noisy, timestep=timesteps, encoder_hidden_states=batch.columns["text"].float(),
-        pooled_projections=batch.columns["pooled"].float(), return_dict=False,
-    )[0]  # fmt: skip
+        hidden_states=noisy,
+        timestep=timesteps,
+        encoder_hidden_states=batch.columns["text"].float(),
+        pooled_projections=batch.columns["pooled"].float(),
+        return_dict=False,
+    )[0]
     target = draws["noise"] - latents
     return (predicted - target).square().reshape(len(target), -1).mean(1).mean()
