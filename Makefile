@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # The pin is in pyproject.toml alone. Installed first, torch resolves by itself to the machine's plain build.
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: help venv quickstart lint test bench engines scale soak clean
+.PHONY: help venv quickstart lint test bench engines slow scale soak clean
 
 help:
 	@echo "make venv        create $(VENV) and install everything (again only when pyproject.toml changed)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test        lint, types, spelling and all tests"
 	@echo "make lint        ruff, mypy and codespell alone"
 	@echo "make bench       measure the figures of the README"
+	@echo "make slow        the tests that take half a minute and more each"
 	@echo "make engines     every engine's loss curve, and every engine's checkpoint under every other"
 	@echo "make scale       prepare ten thousand to a million rows: seconds, memory"
 	@echo "make soak        kill a stage -9 again and again: STAGE=prepare KILLS=20"
@@ -53,7 +54,10 @@ soak: venv
 	$(BIN)/python -m tests.soak --stage $(STAGE) --kills $(KILLS)
 
 engines: venv
-	RAYTRAIN_WHOLE_MATRIX=1 $(BIN)/python -m pytest tests/train/test_engines.py
+	RAYTRAIN_WHOLE_MATRIX=1 $(BIN)/python -m pytest -m slow tests/train/test_engines.py
+
+slow: venv
+	$(BIN)/python -m pytest -m slow
 
 scale: venv
 	$(BIN)/python -m tests.bench.scale

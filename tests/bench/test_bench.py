@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 NAMES = ("loader", "dataset_read", "prepare")
 """The others start Ray or train, which other tests do at length."""
 
 
+@pytest.mark.slow
 def test_benchmark_writes_its_figures(tmp_path: Path) -> None:
     output = tmp_path / "bench.json"
     command = [

@@ -14,6 +14,7 @@ from diffusers import UNet2DConditionModel
 from tests.bench import gpu
 
 
+@pytest.mark.slow
 def test_tiny_on_a_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

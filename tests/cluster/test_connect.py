@@ -138,6 +138,7 @@ def test_a_wrong_token_is_one_clear_error_at_once(running_head, tmp_path):
     assert len(shown.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_two_heads_on_one_machine_do_not_disturb_each_other(running_head):
     with head(num_cpus=3, object_store_mb=100) as second:
         assert second.address != running_head.address

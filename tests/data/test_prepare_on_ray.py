@@ -127,6 +127,7 @@ class Joined:
         return {"process": os.getpid()}
 
 
+@pytest.mark.slow
 def test_a_pool_grows_from_its_least_to_its_most_workers(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:

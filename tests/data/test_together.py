@@ -71,6 +71,7 @@ def contents(config: Config, number: int | str = "latest") -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("images")
 def test_equal_preparations_at_once_make_one_dataset(
     ray: None, make_config: Callable[..., Config], start: Callable[..., subprocess.Popen[str]]

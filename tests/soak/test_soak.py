@@ -29,6 +29,7 @@ GOOD = Kill(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_soak_of_one_kill(tmp_path: Path) -> None:
     output = tmp_path / "soak.json"
     command = [

@@ -75,7 +75,9 @@ def with_seed(tables: dict[str, Any], root: Path, seed: int) -> Config:
     return parse({**tables, "output": str(root / str(seed)), "seed": seed, "train": train})
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))]
+)
 def test_tuned_beats_base_beyond_the_intervals(
     tables: dict[str, Any], tmp_path: Path, seed: int
 ) -> None:
@@ -91,6 +93,7 @@ def test_tuned_beats_base_beyond_the_intervals(
     assert tuned["clip_text"]["low"] > base["clip_text"]["high"]
 
 
+@pytest.mark.slow
 def test_sweep_stops_a_hundredfold_rate_and_beats_the_default(
     ray: None, tables: dict[str, Any], tmp_path: Path
 ) -> None:

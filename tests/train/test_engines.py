@@ -56,6 +56,7 @@ def train_all(configs: Sequence[Config], folder: Path, until: int | None = None)
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "precision"), COMBINATIONS)
 def test_one_loss_curve(
     run_config: Callable[..., Config], tmp_path: Path, method: str, precision: str

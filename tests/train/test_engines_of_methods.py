@@ -21,7 +21,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "controlnet": {"name": "controlnet"},
     "text encoder": {"name": "lora", "rank": 4, "text_rank": 4},
 }
-ENGINES = ("plain", "ddp", "zero2", "zero3")
+ENGINES = ("plain", "ddp", "zero1", "zero2", "zero3")
 REFUSED = {("text encoder", "zero3"): "misreads"}
 
 

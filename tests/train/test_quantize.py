@@ -102,7 +102,10 @@ def test_layers_move_whole_to_a_device(run_config: Callable[..., Config]) -> Non
 
 @pytest.mark.parametrize(
     ("kind", "train"),
-    [("nf4", {"precision": "bf16", "gradient_checkpointing": True}), ("int8", {})],
+    [
+        ("nf4", {"precision": "bf16", "gradient_checkpointing": True}),
+        pytest.param("int8", {}, marks=pytest.mark.slow),
+    ],
 )
 def test_resume_is_bit_for_bit(
     run_config: Callable[..., Config],

@@ -20,20 +20,16 @@ from raytrain.train.launch import launch
 from tests.conftest import losses
 from tests.train import group
 
-ENGINES = ("ddp", "zero3")
-STEPS = 15
+STEPS = 10
 DEAD_SECONDS = 15.0
 """Within which the command knows of a dead run."""
 
 
-def train_all(trees: list[dict[str, Any]]) -> None:
-    """Train several configs one after the other in one worker group:
-    starting one takes longer than they do."""
+def train_by_ray(tree: dict[str, Any]) -> None:
     import ray.train
 
     context = ray.train.get_context()
-    for tree in trees:
-        worker.train(parse(tree), rank=context.get_world_rank(), world=context.get_world_size())
+    worker.train(parse(tree), rank=context.get_world_rank(), world=context.get_world_size())
 
 
 def test_one_and_two_workers_agree(ray: None, run_config: Callable[..., Config]) -> None:
@@ -44,7 +40,7 @@ def test_one_and_two_workers_agree(ray: None, run_config: Callable[..., Config])
     # run come short
     train = {
         "steps": None,
-        "epochs": 3,
+        "epochs": 2,
         "global_batch": 4,
         "learning_rate": 3e-3,
         "checkpoint_every": 1000,
@@ -53,28 +49,25 @@ def test_one_and_two_workers_agree(ray: None, run_config: Callable[..., Config])
     worker.train(one)
     expected = losses(one)
     assert len(expected) >= STEPS
-    two = [
-        run_config(
-            name=engine, train={**train, "engine": engine, "workers": 2, "cpus_per_worker": 0.5}
-        )
-        for engine in ENGINES
-    ]
+    two = run_config(
+        name="two", train={**train, "engine": "ddp", "workers": 2, "cpus_per_worker": 0.5}
+    )
     TorchTrainer(
-        train_all,
-        train_loop_config=[config.values() for config in two],  # type: ignore[arg-type]
+        train_by_ray,
+        train_loop_config=two.values(),
         scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5}),
         torch_config=TorchConfig(backend="gloo"),
-        run_config=RunConfig(name="engines", storage_path=f"{one.output}/ray"),
+        run_config=RunConfig(name="two", storage_path=f"{one.output}/ray"),
     ).fit()
-    for config in two:
-        assert losses(config) == pytest.approx(expected, abs=1e-4), config.train.engine
+    assert losses(two) == pytest.approx(expected, abs=1e-4)
     held_out = [
         [row["held_out_loss"] for row in read_metrics(config.output) if "held_out_loss" in row][-1]
-        for config in (one, *two)
+        for config in (one, two)
     ]
-    assert held_out == pytest.approx([held_out[0]] * len(held_out), abs=1e-4)
+    assert held_out[1] == pytest.approx(held_out[0], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_one_too_many_ends_the_command(
     ray: None, run_config: Callable[..., Config], tmp_path: Path
 ) -> None:

@@ -215,6 +215,7 @@ def wait(
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_with_the_same_command(ray: None, tmp_path: Path) -> None:
     """Ctrl-C first, then kill -9, then to the end: exactly the wanted number of trials,
     finished ones kept."""

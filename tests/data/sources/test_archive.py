@@ -216,6 +216,7 @@ def test_a_stamp_tells_of_a_changed_archive(tmp_path: Path) -> None:
     assert stamps[0] != stamps[1]
 
 
+@pytest.mark.slow
 def test_twenty_thousand_members_stream_with_flat_memory(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         for number in range(20_000):

@@ -234,6 +234,7 @@ def test_very_deep_folders(tmp_path: Path) -> None:
     assert not rejected
 
 
+@pytest.mark.slow
 def test_twenty_thousand_files_stream_with_flat_memory(tmp_path: Path) -> None:
     for number in range(100):
         (tmp_path / f"{number:03}").mkdir()
