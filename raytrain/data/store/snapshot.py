@@ -42,8 +42,8 @@ _PIECES = """
 _WHOLE = """
     CREATE TEMP TABLE whole AS
     SELECT r.row_key, r.bucket, r.id, r.repeats, r.weight, r.regularization, CASE
-      WHEN NOT r.regularization AND ('0x' || substr(hex(r.id), 1,
-        8))::BIGINT < $limit THEN $held_out ELSE $train END AS split
+      WHEN NOT r.regularization AND ('0x' || substr(hex(r.id), 1, 8))::BIGINT < $limit
+        THEN $held_out ELSE $train END AS split
     FROM rows r JOIN (SELECT row_key FROM pieces GROUP BY row_key HAVING count(place) = count(*))
       USING (row_key)
 """
@@ -95,8 +95,8 @@ def publish(
         # In an order of its own: the file's name is a hash of what it lists, and a query's rows
         # come in any order.
         lost = sql.sql(
-            f"SELECT * FROM refused UNION ALL SELECT * FROM ({_REJECTED}) ORDER BY path, rule, "
-            "reason"
+            f"SELECT * FROM refused UNION ALL SELECT * FROM ({_REJECTED}) "
+            "ORDER BY path, rule, reason"
         )
         summary = _write_rejected(dataset, lost)
         result = {"rows": rows, "uncaptioned": uncaptioned}
@@ -175,8 +175,8 @@ def _balance(sql: Any) -> None:
     """Raise the repeats of regularization rows until an epoch shows as many of them as of the
     others (kohya's rule)."""
     shown = (
-        f"SELECT coalesce(sum(repeats), 0) FROM whole WHERE split = '{TRAIN}' AND regularization "
-        "= $other"
+        f"SELECT coalesce(sum(repeats), 0) FROM whole WHERE split = '{TRAIN}' "
+        "AND regularization = $other"
     )
     own, [other] = (
         sql.execute(shown, {"other": False}).fetchall()[0][0],

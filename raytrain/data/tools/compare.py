@@ -30,8 +30,8 @@ _PAIR = """
     WITH o AS (SELECT number, {keys},
       row_number() OVER (PARTITION BY {keys} ORDER BY id, bucket, path) AS place
                FROM old ANTI JOIN (SELECT old AS number FROM pairs) USING (number)),
-         n AS (SELECT number, {keys}, row_number() OVER (PARTITION BY {keys} ORDER BY id, bucket,
-           path) AS place
+         n AS (SELECT number, {keys}, row_number() OVER (PARTITION BY {keys}
+           ORDER BY id, bucket, path) AS place
                FROM new ANTI JOIN (SELECT new AS number FROM pairs) USING (number))
     SELECT o.number, n.number FROM o JOIN n USING ({keys}, place)
 """
