@@ -133,4 +133,7 @@ def workers(config: Config, needs_ray: bool, *reserve: Callable[[Config], None])
     local.show(config.log.worker_output)
     for start in reserve:
         start(config)
-    yield
+    try:
+        yield
+    finally:
+        local.end_idle()

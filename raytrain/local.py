@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -52,12 +53,15 @@ class Process:
     def __init__(self, *modules: str, silent: bool = False) -> None:
         self._pipe, theirs = Pipe()
         self._said: IO[bytes] | None = tempfile.TemporaryFile() if silent and not _shown else None  # noqa: SIM115
+        self._outputs = [os.dup(1), os.dup(2)] if self._said else []  # for `unmute`
         command = [sys.executable, "-m", "raytrain.local", str(theirs.fileno()), *modules]
         self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL,
-            stdout=self._said, stderr=self._said, env=_environment(),
+            command, pass_fds=[theirs.fileno(), *self._outputs], start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said, env=_environment(),
         )  # fmt: skip
         theirs.close()
+        for output in self._outputs:
+            os.close(output)
 
     def call(self, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
         """Return what a function of a module returns there, or raise what it raises;
@@ -70,6 +74,16 @@ class Process:
         if raised:
             raise value
         return value
+
+    def alive(self) -> bool:
+        """Tell whether the process runs."""
+        return self._process.poll() is None
+
+    def unmute(self) -> None:
+        """Show what a silent process prints from now on."""
+        if self._said is not None:
+            self.call(_redirect, *self._outputs)
+            self._said = None
 
     def end(self) -> None:
         """End the process now."""
@@ -93,7 +107,9 @@ class Process:
         return f"{how}, after it had said:\n{said}\n" if said else how
 
 
-_reserved: dict[str, Process] = {}
+MODELS, TASKS, TRAINED = "models", "tasks", "trained"
+"""Roles of processes: encodes and trains; runs tasks without a model; has trained."""
+_idle: defaultdict[str, list[Process]] = defaultdict(list)
 _shown = False
 
 
@@ -103,16 +119,37 @@ def show(wanted: bool) -> None:
     _shown = wanted
 
 
-def reserve(*modules: str, silent: bool = False) -> None:
-    """Start the process that `take` will hand out for the first of these modules,
-    so that it imports them meanwhile."""
-    if modules[0] not in _reserved:
-        _reserved[modules[0]] = Process(*modules, silent=silent)
+def reserve(role: str, *modules: str, silent: bool = False) -> None:
+    """Start a process for a role, where none is idle, so that it imports while nobody waits."""
+    if not _idle[role]:
+        _idle[role].append(Process(*modules, silent=silent))
 
 
-def take(*modules: str, silent: bool = False) -> Process:
-    """Return the process that was reserved for the first of these modules, or a new one."""
-    return _reserved.pop(modules[0], None) or Process(*modules, silent=silent)
+def take(role: str, *modules: str, silent: bool = False) -> Process:
+    """Return an idle process of a role, or start one.
+
+    Imports take seconds, so one process does what stages need one after the other.
+    """
+    while _idle[role]:
+        process = _idle[role].pop()
+        if process.alive():
+            if not silent:
+                process.unmute()
+            return process
+        process.end()
+    return Process(*modules, silent=silent)
+
+
+def give_back(role: str, process: Process) -> None:
+    """Keep a process for the next `take` of a role."""
+    _idle[role].append(process)
+
+
+def end_idle(*roles: str) -> None:
+    """End the idle processes of these roles, or of all."""
+    for role in roles or tuple(_idle):
+        while _idle[role]:
+            _idle[role].pop().end()
 
 
 def connected() -> bool:
@@ -143,6 +180,14 @@ def main() -> None:
                 importlib.import_module(needed)
     while True:
         pipe.send(_answer(calls.get()))
+
+
+def _redirect(stdout: int, stderr: int) -> None:
+    """Print to other file descriptors from now on."""
+    for stream, descriptor in ((sys.stdout, stdout), (sys.stderr, stderr)):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+        os.close(descriptor)
 
 
 def _receive(pipe: Connection, calls: queue.SimpleQueue[bytes]) -> None:

@@ -38,6 +38,15 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def no_idle_processes() -> Iterator[None]:
+    """End the processes that a test leaves idle: the next one's may need another environment."""
+    from raytrain import local
+
+    yield
+    local.end_idle()
+
+
 @pytest.fixture(scope="session")
 def ray() -> Iterator[None]:
     from cluster.connect import connect

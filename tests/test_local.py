@@ -66,12 +66,27 @@ def test_a_dead_process_says_how_it_ended_and_a_silent_one_its_last_words() -> N
                 process.call(die, "no more memory")
 
 
-def test_a_reserved_process_is_handed_out_once() -> None:
-    local.reserve("tests.test_local", "json")
-    with local.take("tests.test_local") as first, local.take("tests.test_local") as second:
+def test_an_idle_process_is_taken_once_and_a_dead_one_never(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    local.reserve("sums", "tests.test_local", "json", silent=True)
+    local.reserve("sums", "tests.test_local")  # one is idle already
+    with local.take("sums", silent=True) as first, local.take("sums") as second:
         pids = {process.call(os.getpid) for process in (first, second)}
+        first.call(print, "unheard")
+        local.give_back("sums", first)
+        with local.take("sums") as again:
+            assert again is first
+            again.call(print, "heard", flush=True)
+            with pytest.raises(local.Died):
+                again.call(die, "aloud")
+            local.give_back("sums", again)
+            with local.take("sums", silent=True) as new:
+                assert new is not first
     assert len(pids) == 2
     assert not any(map(psutil.pid_exists, pids))
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("heard\n", "aloud\n")
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])

@@ -28,11 +28,7 @@ def reserve(config: Config) -> None:
     """Start the worker's process while the command still checks,
     where there is something to train."""
     if not storage.exists(storage.join(config.output, "train.json")):
-        local.reserve(*_modules(config))
-
-
-_trained: list[local.Process] = []
-"""The process of the last run that ended well."""
+        local.reserve(local.MODELS, *_modules(config))
 
 
 def call(config: Config, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -40,7 +36,7 @@ def call(config: Config, function: Callable[..., Any], *arguments: Any) -> Any:
     in this process."""
     if local.connected():
         return function(*arguments)
-    with _trained.pop() if _trained else local.take(*_modules(config)) as process:
+    with local.take(local.TRAINED, *_modules(config)) as process:
         return process.call(function, *arguments)
 
 
@@ -70,9 +66,9 @@ class AloneTrainer:
 
     def _run(self) -> str | None:
         """Train in a new process; returns how it ended, if it did before its time."""
-        while _trained:  # of a run before: every run has a process of its own
-            _trained.pop().end()
-        process, kills = local.take(*_modules(self._config)), out_of_memory.kernel_kills()
+        local.end_idle(local.TRAINED)  # no run goes on in the process of another
+        process = local.take(local.MODELS, *_modules(self._config))
+        kills = out_of_memory.kernel_kills()
         try:
             process.call(_train, self._config.values())
         except local.Died as died:
@@ -82,7 +78,7 @@ class AloneTrainer:
                 if how == "SIGKILL" and out_of_memory.kernel_kills() > kills
                 else how
             )
-        _trained.append(process)
+        local.give_back(local.TRAINED, process)
         return None
 
     def _for_memory(self) -> str:

@@ -3,8 +3,10 @@ without the command."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import sys
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -26,7 +28,8 @@ def reserve(config: Config) -> None:
     """Start the encoder's process while images are still listed,
     where there is no dataset yet that may have them all."""
     if not storage.exists(storage.join(config.dataset, MANIFEST)):
-        local.reserve(ENCODER, plugins.module_name("families", config.model.family), silent=True)
+        family = plugins.module_name("families", config.model.family)
+        local.reserve(local.MODELS, ENCODER, family, silent=True)
 
 
 def stream(
@@ -42,7 +45,8 @@ def stream(
     """
     size = min(len(jobs), pool.workers if pool else os.cpu_count() or 1)
     module = (settings["actor"] if pool else settings["function"]).__module__
-    processes = [local.take(module, silent=True) for _ in range(size)]
+    role = local.MODELS if pool else local.TASKS
+    processes = [local.take(role, module, silent=True) for _ in range(size)]
     idle: SimpleQueue[local.Process] = SimpleQueue()
 
     def begin(process: local.Process) -> None:
@@ -62,6 +66,10 @@ def stream(
             list(threads.map(begin, processes))
             for reports in threads.map(do, jobs):
                 yield from map(json.loads, reports)
+            for process in processes:
+                process.call(_end)
+                local.give_back(role, process)
+            processes = []
         finally:
             for process in processes:
                 process.end()
@@ -70,6 +78,15 @@ def stream(
 def _begin(worker: Any, settings: dict[str, Any]) -> None:
     global _stage
     _stage = worker(**settings)
+
+
+def _end() -> None:
+    """Free the memory of the stage."""
+    global _stage
+    _stage = None
+    gc.collect()
+    if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_initialized():
+        cuda.empty_cache()
 
 
 def _do(job: str) -> list[str]:
