@@ -1,11 +1,11 @@
 """Images in, dataset out: `prepare(config)` brings the dataset folder to what the sources and the
 settings say.
 
-    list -> look -> choose -> notes -> describe -> missing <-> encode -> publish (manifest last)
+    list -> scan -> filter -> annotate -> plan rows -> plan encoding <-> encode -> publish
 
-Each stage reads tables and writes tables on storage; this module only starts them, so the driver's
-memory does not grow with the dataset. What is missing is found by content address, so only that is
-made, whatever happened before. Several preparations of one folder at once are safe: files are
+The manifest is written last. Each stage reads tables and writes tables on storage; this module
+only starts them, so the driver's memory does not grow with the dataset. What is missing is found
+by content address, so only that is made, whatever happened before. Several preparations of one folder at once are safe: files are
 immutable, and none but working files is deleted here.
 """
 
@@ -21,7 +21,7 @@ from rich.console import Console
 
 from raytrain import storage
 from raytrain.config import Config, ModelConfig
-from raytrain.data.annotate import notes
+from raytrain.data.annotate import annotations
 from raytrain.data.item import Rejected
 from raytrain.data.pipeline import choose, describe, flow, listing, look, missing
 from raytrain.data.pipeline.encode import ShardEncoder
@@ -51,16 +51,16 @@ class Preparation:
         self.work = storage.join(
             self.dataset, "work", f"{int(time.time())}-{uuid.uuid4().hex[:8]}"
         )
-        self.catalog, self.notes = (
+        self.catalog, self.annotations = (
             storage.join(self.dataset, "catalog"),
-            storage.join(self.dataset, "notes"),
+            storage.join(self.dataset, "annotations"),
         )
         self.passing = self._at("looks")
         self.faults = self._at("faults")
         self.counts: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
         self.cut: Counter[str] = Counter()
-        self.noted: dict[str, int] = {}
+        self.annotated: dict[str, int] = {}
         self.mean_ratio = 1.0
         self.beaten = -BEAT_SECONDS
         self._beat()
@@ -115,26 +115,34 @@ class Preparation:
         return images
 
     def _annotate(self, images: str) -> str:
-        for number, stage in enumerate(notes.stages(self.data)):
+        for number, stage in enumerate(annotations.stages(self.data)):
             needed, faults = (
                 self._at(f"needed-{number}.parquet"),
-                self._at(f"note-faults-{number}"),
+                self._at(f"annotation-faults-{number}"),
             )
-            reads = {"stage": stage, "images": images, "notes": self.notes}
-            count = flow.call(notes.write_needed, **reads, needed=needed)
+            reads = {"stage": stage, "images": images, "annotations": self.annotations}
+            count = flow.call(annotations.write_needed, **reads, needed=needed)
             encode = self.data.encode
-            settings = {"data": self.data, "stage": stage, "notes": self.notes, "faults": faults,
+            settings = {"data": self.data, "stage": stage, "annotations": self.annotations,
+                        "faults": faults,
                         "threads": max(1, int(encode.cpus_per_worker))}  # fmt: skip
-            reports = flow.map_actors(tables.groups_of(needed), notes.NoteWriter, settings, encode)
-            self.noted[stage.name] = sum(
+            reports = flow.map_actors(
+                tables.groups_of(needed), annotations.AnnotationWriter, settings, encode
+            )
+            self.annotated[stage.name] = sum(
                 report["made"] for report in self._each(stage.name, count, reports)
             )
-            noted = self._at(f"images-{number}.parquet")
-            rejected = self._at("rejected", f"note-{number}.parquet")
+            annotated = self._at(f"images-{number}.parquet")
+            rejected = self._at("rejected", f"annotation-{number}.parquet")
             flow.call(
-                notes.apply, **reads, data=self.data, faults=faults, noted=noted, rejected=rejected
+                annotations.apply,
+                **reads,
+                data=self.data,
+                faults=faults,
+                annotated=annotated,
+                rejected=rejected,
             )
-            images = noted
+            images = annotated
         return images
 
     def _describe(self, images: str) -> None:
@@ -307,7 +315,7 @@ def _report(
         looked=done.counts["looked"],
         kept=published["rows"],
         made=dict(done.made),
-        noted=done.noted,
+        annotated=done.annotated,
         reused=done.counts["reused"],
         uncaptioned=published["uncaptioned"],
         cut=cut,

@@ -104,7 +104,9 @@ def test_old_snapshots_are_dropped_with_all_that_only_they_need(dataset: str) ->
     assert {
         name for name in after if name.split("/")[0] in ("latents", "text", "rows", "rejected")
     } == needed
-    assert {name for name in before if name.startswith(("notes/", "catalog/"))} <= after.keys()
+    assert {
+        name for name in before if name.startswith(("annotations/", "catalog/"))
+    } <= after.keys()
 
 
 def test_the_snapshot_that_the_dataset_points_at_stays(dataset: str) -> None:

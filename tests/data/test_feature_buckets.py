@@ -170,7 +170,7 @@ def test_every_filter_counts_and_names_what_it_leaves_out(
     assert report.found == len(images) + sum(report.rules.values()) == len(list(folder.iterdir()))
     assert images | set(said) == {path.name for path in folder.iterdir()}
     assert all(row["scores"][0] >= 200 for (path, _), row in kept.items() if path)
-    assert report.noted == {"sharp": 6}, "what the cheap filters left out is not scored"
+    assert report.annotated == {"sharp": 6}, "what the cheap filters left out is not scored"
     assert (
         sum(count.train + count.held_out for count in report.buckets.values()) == report.kept == 5
     )

@@ -212,7 +212,7 @@ class Case:
     made: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Latents, masks, control images, captions."""
     looked: int = 0
-    noted: dict[str, int] = field(default_factory=dict)
+    annotated: dict[str, int] = field(default_factory=dict)
     start: Callable[[World], None] = nothing
     same: bool = False
     """The dataset's content stays the same."""
@@ -246,7 +246,7 @@ CASES = {
     "bucket rule": Case(put("buckets", rule="mean"), (4, 4, 4, 0)),
     "crop": Case(put("buckets", crop="random"), (2, 2, 2, 0)),  # the other two draw the center
     "crop by the masks": Case(
-        put("buckets", crop="salience"), (4, 4, 4, 0), noted={"folder": COUNT}
+        put("buckets", crop="salience"), (4, 4, 4, 0), annotated={"folder": COUNT}
     ),
     "flip": Case(put("augment", flip=True), (6, 6, 6, 0)),
     "colors": Case(put("augment", colors=1), (6, 0, 0, 0)),
@@ -256,7 +256,7 @@ CASES = {
     "background of what is scored": Case(
         both(put("", background="black"), sharp(0.0)),
         (2, 2, 2, 0),
-        noted={"sharp": 2},
+        annotated={"sharp": 2},
         start=both(transparent, sharp(0.0)),
     ),
     "precision": Case(put("encode", precision="bf16"), (6, 0, 0, 6)),
@@ -273,7 +273,7 @@ CASES = {
         put("quality", near_duplicates=16), start=put("quality", near_duplicates=0)
     ),
     "least side": Case(put("quality", min_side=60)),
-    "a score": Case(sharp(1.1), noted={"sharp": COUNT}),
+    "a score": Case(sharp(1.1), annotated={"sharp": COUNT}),
     "limit of a score": Case(sharp(1.1), start=sharp(0.0)),
     "masks off": Case(put("masks", kind="none")),
     "other masks": Case(put("masks", kind="alpha"), (0, 6, 0, 0)),
@@ -337,7 +337,7 @@ def test_another_prompt_makes_the_notes_and_captions_again_but_no_array(
     change(world)
     report = prepare(world.config())
     after = {row["captions"][0] for row in contents(world.config()).values() if "path" in row}
-    assert report.noted == {"blip": 4}
+    assert report.annotated == {"blip": 4}
     assert made(report) == (0, 0, 0, len(after - before))
     assert len(after - before) > 0
     still(world, report)
@@ -346,14 +346,14 @@ def test_another_prompt_makes_the_notes_and_captions_again_but_no_array(
 def test_a_rewriter_and_its_instruction(world: World, endpoint: Server) -> None:
     options = {"base_url": endpoint.url, "model": "pen", "instruction": "please"}
     write_again = {"rewriter": "openai", "rewriter_options": options}
-    check(Case(put("captions", **write_again), (0, 0, 0, 6), noted={"openai": 6}), world)
+    check(Case(put("captions", **write_again), (0, 0, 0, 6), annotated={"openai": 6}), world)
     asked = len(endpoint.questions)
     assert asked == 2 * COUNT, "once for the dataset, once for the one from nothing"
     options = {**options, "instruction": "kindly"}
     put("captions", rewriter_options=options)(world)
-    assert prepare(world.config()).noted == {"openai": 6}
+    assert prepare(world.config()).annotated == {"openai": 6}
     write("2.txt", "one anew")(world)
-    assert prepare(world.config()).noted == {"openai": 1}
+    assert prepare(world.config()).annotated == {"openai": 1}
     assert len(endpoint.questions) == asked + COUNT + 1
     assert contents(world.config())["2.png", "48x80"]["captions"] == ["kindly one anew"]
 
@@ -367,7 +367,7 @@ def check(case: Case, world: World) -> None:
     report = prepare(world.config())
     assert made(report) == case.made
     assert report.looked == case.looked
-    assert {name: count for name, count in report.noted.items() if count} == case.noted
+    assert {name: count for name, count in report.annotated.items() if count} == case.annotated
     assert (report.fingerprint == first.fingerprint) == case.same
     still(world, report)
 
@@ -375,7 +375,11 @@ def check(case: Case, world: World) -> None:
 def still(world: World, report: PrepareReport) -> None:
     """A further preparation makes nothing and changes nothing; one from nothing gives the same."""
     again = prepare(world.config())
-    assert (again.looked, made(again), set(again.noted.values()) - {0}) == (0, (0, 0, 0, 0), set())
+    assert (again.looked, made(again), set(again.annotated.values()) - {0}) == (
+        0,
+        (0, 0, 0, 0),
+        set(),
+    )
     assert (again.snapshot, again.fingerprint) == (report.snapshot, report.fingerprint)
     fresh = prepare(world.config("fresh"))
     assert fresh.fingerprint == report.fingerprint

@@ -27,7 +27,7 @@ class PrepareReport(Table):
     """Rows of the dataset."""
     made: dict[str, int]
     """Arrays encoded now, by column: `latents`, `mask`, `control`, `text`, `tokens`."""
-    noted: dict[str, int]
+    annotated: dict[str, int]
     """Scores and captions made now, by the name of their maker."""
     reused: int
     """Arrays it needs that were on storage before."""
@@ -62,7 +62,7 @@ def show(report: PrepareReport, console: Console) -> None:
     console.print(grid)
     made = ", ".join(
         f"{count} {name} {verb}"
-        for counts, verb in ((report.noted, "notes"), (report.made, "encoded"))
+        for counts, verb in ((report.annotated, "annotations"), (report.made, "encoded"))
         for name, count in counts.items()
     )
     console.print(

@@ -3,7 +3,7 @@
     <dataset>/<column>/bucket=<W>x<H>/<hash>.parquet   arrays made of images, by content address:
                                                        latents, mask, control
     <dataset>/<column>/<hash>.parquet                  arrays made of captions: text, tokens
-    <dataset>/notes/<hash>.parquet                     what captioners and scorers said, by version
+    <dataset>/annotations/<hash>.parquet               what captioners and scorers said, by version
                                                        and image
     <dataset>/catalog/<hash>.parquet                   what looking at each source file found, by
                                                        its stamp

@@ -89,9 +89,9 @@ the order of [[data.quality.scores]], the one that quality tags read, and the ce
 (x, y) fractions."""
 
 NEEDED = IMAGES.append(pa.field("key", KEY))
-"""Images that still need a note, and its address."""
+"""Images that still need an annotation, and its address."""
 
-NOTES = _columns(key=KEY, id=KEY, maker=TEXT, texts=TEXTS, numbers=REALS)
+ANNOTATIONS = _columns(key=KEY, id=KEY, maker=TEXT, texts=TEXTS, numbers=REALS)
 """What a captioner or scorer said of an image, by the content address of (its version, the image);
 `maker` is its name, weights, prompt and version as JSON."""
 
@@ -118,7 +118,7 @@ STORED = _columns(store=TEXT, shard=TEXT, row=SHORT, key=KEY)
 """Where every stored array is."""
 
 FAULTS = _columns(key=KEY, reason=TEXT, lasting=FLAG)
-"""Notes and arrays that could not be made; a lasting fault would come again."""
+"""Annotations and arrays that could not be made; a lasting fault would come again."""
 
 DESCRIBED = {"rows": ROWS, "arrays": ARRAYS}
 """The tables that describe the rows a dataset should have, by the name of their folder."""
