@@ -5,8 +5,8 @@ settings say.
 
 The manifest is written last. Each stage reads tables and writes tables on storage; this module
 only starts them, so the driver's memory does not grow with the dataset. What is missing is found
-by content address, so only that is made, whatever happened before. Several preparations of one folder at once are safe: files are
-immutable, and none but working files is deleted here.
+by content address, so only that is made, whatever happened before. Several preparations of one
+folder at once are safe: files are immutable, and only working files are deleted here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from raytrain import storage
 from raytrain.config import Config, ModelConfig
 from raytrain.data.annotate import annotations
 from raytrain.data.item import Rejected
-from raytrain.data.pipeline import choose, describe, flow, listing, look, missing
+from raytrain.data.pipeline import choose, describe, flow, listing, missing, scan
 from raytrain.data.pipeline.encode import ShardEncoder
 from raytrain.data.pipeline.flow import Report
 from raytrain.data.pipeline.progress import Bars, bars
@@ -55,7 +55,7 @@ class Preparation:
             storage.join(self.dataset, "catalog"),
             storage.join(self.dataset, "annotations"),
         )
-        self.passing = self._at("looks")
+        self.passing = self._at("scans")
         self.faults = self._at("faults")
         self.counts: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
@@ -92,21 +92,21 @@ class Preparation:
         return items
 
     def _choose(self, items: str) -> str:
-        unseen = self._at("unseen.parquet")
-        self.counts["looked"] = flow.call(
-            look.write_unseen, items=items, catalog=self.catalog, unseen=unseen
+        unscanned = self._at("unscanned.parquet")
+        self.counts["scanned"] = flow.call(
+            scan.write_unscanned, items=items, catalog=self.catalog, unscanned=unscanned
         )
         settings = {"data": self.data, "catalog": self.catalog, "passing": self.passing}
         self._each(
-            "look",
-            self.counts["looked"],
-            flow.map_tasks(tables.groups_of(unseen), look.look, **settings),
+            "scan",
+            self.counts["scanned"],
+            flow.map_tasks(tables.groups_of(unscanned), scan.scan, **settings),
         )
         images = self._at("images.parquet")
         chosen = flow.call(
             choose.choose,
             items=items,
-            looks=(self.catalog, self.passing),
+            scans=(self.catalog, self.passing),
             quality=self.data.quality,
             images=images,
             rejected=self._at("rejected", "choose.parquet"),
@@ -312,7 +312,7 @@ def _report(
     cut = max(done.cut.values(), default=0)  # the same captions in every column
     return PrepareReport(
         found=done.counts["found"],
-        looked=done.counts["looked"],
+        scanned=done.counts["scanned"],
         kept=published["rows"],
         made=dict(done.made),
         annotated=done.annotated,

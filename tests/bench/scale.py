@@ -7,7 +7,7 @@ nothing to do. The encoders are those of `no_model`, so what is measured is the 
 each process's peak resident size (VmHWM); for all processes together it is the largest sum of
 their proportional shares, sampled.
 
-`plan` is all that decides what to encode once the images have been looked at: choose, describe,
+`plan` is all that decides what to encode once the images have been scanned: choose, describe,
 and compare with what is stored. Prints the curve and writes `scale.json`; nothing passes or fails
 on time.
 """
@@ -39,7 +39,7 @@ SHAPES = ((8, 8), (16, 8), (8, 16), (12, 8), (8, 12), (16, 12), (12, 16))
 FILE_ROWS, GROUP_ROWS = 100_000, 1_000
 STAGES = {
     "list": ("write_items",),
-    "look": ("write_unseen", "look"),
+    "scan": ("write_unscanned", "scan"),
     "plan": ("choose", "plan", "write_stored", "write_known_faults", "write_missing"),
     "encode": ("encoders", "encode"),
     "publish": ("publish",),

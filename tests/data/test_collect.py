@@ -295,7 +295,7 @@ def test_many_small_parts_become_one_and_lose_nothing(
 
     def content() -> set[bytes]:
         return set(
-            tables.open_table(catalog, tables.LOOKS).to_table(columns=["key"])["key"].to_pylist()
+            tables.open_table(catalog, tables.SCANS).to_table(columns=["key"])["key"].to_pylist()
         )
 
     known, parts = content(), storage.names(catalog)
@@ -306,7 +306,7 @@ def test_many_small_parts_become_one_and_lose_nothing(
     )
     assert content() == known
     assert len(pq.read_table(merged)) == len(known)
-    assert prepare(config).looked == 0
+    assert prepare(config).scanned == 0
     assert collect(config.dataset).files == {}
     assert collect(config.dataset, older_than=0).files == {"catalog": 5}
     assert storage.names(catalog) == [merged.rsplit("/", 1)[1]]
@@ -316,4 +316,4 @@ def test_many_small_parts_become_one_and_lose_nothing(
         prepare(config)
     assert collect(config.dataset, older_than=0).merged == {"catalog": 5}
     assert len(content()) == len(known) + 4
-    assert prepare(config).looked == 0
+    assert prepare(config).scanned == 0

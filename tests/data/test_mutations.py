@@ -211,7 +211,7 @@ class Case:
     change: Callable[[World], None]
     made: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Latents, masks, control images, captions."""
-    looked: int = 0
+    scanned: int = 0
     annotated: dict[str, int] = field(default_factory=dict)
     start: Callable[[World], None] = nothing
     same: bool = False
@@ -220,26 +220,26 @@ class Case:
 
 CASES = {
     "nothing": Case(nothing, same=True),
-    "one pixel": Case(one_pixel("2.png"), (1, 1, 1, 0), looked=1),
-    "one pixel of a mask": Case(one_pixel("masks/2.png"), (0, 1, 0, 0), looked=1),
-    "one pixel of a control image": Case(one_pixel("controls/2.png"), (0, 0, 1, 0), looked=1),
-    "one caption": Case(write("2.txt", "another"), (0, 0, 0, 1), looked=1),
-    "one caption like another's": Case(write("2.txt", "image 3, red, round"), looked=1),
+    "one pixel": Case(one_pixel("2.png"), (1, 1, 1, 0), scanned=1),
+    "one pixel of a mask": Case(one_pixel("masks/2.png"), (0, 1, 0, 0), scanned=1),
+    "one pixel of a control image": Case(one_pixel("controls/2.png"), (0, 0, 1, 0), scanned=1),
+    "one caption": Case(write("2.txt", "another"), (0, 0, 0, 1), scanned=1),
+    "one caption like another's": Case(write("2.txt", "image 3, red, round"), scanned=1),
     "a caption is taken away": Case(
-        lambda world: world.path("2.txt").unlink(), (0, 0, 0, 0), looked=1
+        lambda world: world.path("2.txt").unlink(), (0, 0, 0, 0), scanned=1
     ),
     "one image more": Case(
-        lambda world: world.add("9.png", 9, SIZES[1], "new"), (1, 1, 1, 1), looked=1
+        lambda world: world.add("9.png", 9, SIZES[1], "new"), (1, 1, 1, 1), scanned=1
     ),
     "a copy of an image more": Case(
-        lambda world: world.add("9.png", 3, SIZES[0], "new"), looked=1, same=True
+        lambda world: world.add("9.png", 3, SIZES[0], "new"), scanned=1, same=True
     ),
     "one image less": Case(delete),
-    "one file renamed": Case(lambda world: world.move("2.png", "aa.png"), looked=1, same=True),
+    "one file renamed": Case(lambda world: world.move("2.png", "aa.png"), scanned=1, same=True),
     "only the time of a file": Case(
-        lambda world: os.utime(world.path("2.png"), (1, 1)), looked=1, same=True
+        lambda world: os.utime(world.path("2.png"), (1, 1)), scanned=1, same=True
     ),
-    "the source moved": Case(move_source, looked=COUNT, same=True),
+    "the source moved": Case(move_source, scanned=COUNT, same=True),
     "resolution": Case(put("buckets", resolution=80), (6, 6, 6, 0)),
     "a second resolution": Case(put("buckets", resolutions=[32, 64]), (6, 6, 6, 0)),
     "sizes": Case(put("buckets", sizes=[[64, 64]]), (4, 4, 4, 0)),
@@ -268,7 +268,7 @@ CASES = {
     "repeats": Case(subset(repeats=3)),
     "weight": Case(subset(weight=0.5)),
     "shard rows": Case(put("encode", shard_rows=2, group_rows=1), same=True),
-    "near-duplicates": Case(put("quality", near_duplicates=0), looked=COUNT, same=True),
+    "near-duplicates": Case(put("quality", near_duplicates=0), scanned=COUNT, same=True),
     "limit of near-duplicates": Case(
         put("quality", near_duplicates=16), start=put("quality", near_duplicates=0)
     ),
@@ -301,7 +301,7 @@ CASES = {
         1,
         start=damage("2.png"),
     ),
-    "an image damaged": Case(damage("2.png"), looked=1),
+    "an image damaged": Case(damage("2.png"), scanned=1),
 }
 
 
@@ -366,7 +366,7 @@ def check(case: Case, world: World) -> None:
     pretrained._hash_folders.cache_clear()
     report = prepare(world.config())
     assert made(report) == case.made
-    assert report.looked == case.looked
+    assert report.scanned == case.scanned
     assert {name: count for name, count in report.annotated.items() if count} == case.annotated
     assert (report.fingerprint == first.fingerprint) == case.same
     still(world, report)
@@ -375,7 +375,7 @@ def check(case: Case, world: World) -> None:
 def still(world: World, report: PrepareReport) -> None:
     """A further preparation makes nothing and changes nothing; one from nothing gives the same."""
     again = prepare(world.config())
-    assert (again.looked, made(again), set(again.annotated.values()) - {0}) == (
+    assert (again.scanned, made(again), set(again.annotated.values()) - {0}) == (
         0,
         (0, 0, 0, 0),
         set(),

@@ -16,9 +16,9 @@ _SEEN = """
     CREATE TEMP TABLE seen AS
     WITH known AS (
       SELECT i.number, i.path, l.width, l.height, l.appearance,
-        coalesce(l.reason, 'was not looked at') AS reason,
+        coalesce(l.reason, 'was not scanned') AS reason,
              first_value(i.path) OVER same AS first, row_number() OVER same AS place
-      FROM items i LEFT JOIN looks l USING (key)
+      FROM items i LEFT JOIN scans l USING (key)
         WINDOW same AS (PARTITION BY l.id ORDER BY i.number)),
     ruled AS (
       SELECT *, CASE
@@ -43,18 +43,18 @@ _CHOSEN = """
              ELSE i.captions END AS captions,
            i.repeats, i.weight, i.regularization, []::DOUBLE[] AS scores,
            NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center
-    FROM items i JOIN looks l USING (key) JOIN seen s ON s.number = i.number
+    FROM items i JOIN scans l USING (key) JOIN seen s ON s.number = i.number
     WHERE s.rule = '' ORDER BY i.number
 """
 
 
 def choose(
-    items: str, looks: tuple[str, ...], quality: QualityConfig, images: str, rejected: str
+    items: str, scans: tuple[str, ...], quality: QualityConfig, images: str, rejected: str
 ) -> dict[str, Any]:
     """Write the chosen images and the rejected ones; return the number of chosen and the mean of
     width / height."""
-    with tables.database(items=(items, tables.ITEMS), all_looks=(looks, tables.LOOKS)) as sql:
-        tables.once(sql, "looks", "all_looks")
+    with tables.database(items=(items, tables.ITEMS), all_scans=(scans, tables.SCANS)) as sql:
+        tables.once(sql, "scans", "all_scans")
         sql.execute(
             _SEEN, {"min_side": quality.min_side, "max_ratio": quality.max_ratio or float("inf")}
         )

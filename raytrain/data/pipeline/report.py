@@ -21,7 +21,7 @@ class PrepareReport(Table):
 
     found: int
     """Images the sources list, those refused at once included."""
-    looked: int
+    scanned: int
     """Images opened because nothing was known of them or they had changed."""
     kept: int
     """Rows of the dataset."""
@@ -66,7 +66,7 @@ def show(report: PrepareReport, console: Console) -> None:
         for name, count in counts.items()
     )
     console.print(
-        f"{report.found} found, {report.looked} opened, {made or 'nothing encoded'}, "
+        f"{report.found} found, {report.scanned} opened, {made or 'nothing encoded'}, "
         f"{report.reused} reused"
     )
     for note in report.notes:

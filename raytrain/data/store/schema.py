@@ -5,7 +5,7 @@
     <dataset>/<column>/<hash>.parquet                  arrays made of captions: text, tokens
     <dataset>/annotations/<hash>.parquet               what captioners and scorers said, by version
                                                        and image
-    <dataset>/catalog/<hash>.parquet                   what looking at each source file found, by
+    <dataset>/catalog/<hash>.parquet                   what scanning each source file found, by
                                                        its stamp
     <dataset>/rows/bucket=<W>x<H>/<hash>.parquet       rows of a snapshot: which arrays make a row
     <dataset>/rejected/<hash>.parquet                  path, rule and reason of everything a

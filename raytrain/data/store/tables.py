@@ -56,9 +56,9 @@ _WORDS = {"prefix": TEXT, "suffix": TEXT, "captions": TEXTS}
 
 ITEMS = _columns(key=KEY, number=LONG, **_PLACE, caption_file=TEXT, **_WORDS, **_SHARE)
 """One line for each image the sources list; `number` is its place in the listing,
-`key` the address of its look."""
+`key` the address of its scan."""
 
-LOOKS = _columns(
+SCANS = _columns(
     key=KEY,
     reason=TEXT,
     **_HASHES,
@@ -68,7 +68,7 @@ LOOKS = _columns(
     appearance=pa.uint64(),
     texts=TEXTS,
 )
-"""What looking at an image found: content hashes, size as viewed, whether it needs a background,
+"""What scanning an image found: content hashes, size as viewed, whether it needs a background,
 its captions, its perceptual hash, or why it is broken."""
 
 IMAGES = _columns(

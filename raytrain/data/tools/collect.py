@@ -3,7 +3,8 @@
 Killed at any moment, every kept snapshot stays whole. Deleted are shards, rows and lists of
 rejected images that no snapshot names, and the working files of preparations that were killed;
 never a file younger than `older_than` hours, since a running preparation may have written it. The
-catalog and the annotations lose nothing: many small parts of them are merged into one large part. See `leaving` for the order.
+catalog and the annotations lose nothing: many small parts of them are merged into one large part.
+See `leaving` for the order.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ HOURS = 24.0
 PARTS = 64
 """A table of more parts than this is put together."""
 DELETERS = 16
-_TABLES = {"catalog": tables.LOOKS, "annotations": tables.ANNOTATIONS}
+_TABLES = {"catalog": tables.SCANS, "annotations": tables.ANNOTATIONS}
 _UNFINISHED = re.compile(r"\.(tmp|new)(-[0-9a-f]{8})?(\.tmp-[0-9a-f]{8})?$")
 """What writers that were killed leave behind."""
 
