@@ -21,14 +21,14 @@ from rich.console import Console
 
 from raytrain import storage
 from raytrain.config import Config, ModelConfig
-from raytrain.data.annotate import annotations
+from raytrain.data.annotate import annotator
 from raytrain.data.item import Rejected
 from raytrain.data.pipeline import choose, describe, flow, listing, missing, scan
 from raytrain.data.pipeline.encode import ShardEncoder
 from raytrain.data.pipeline.flow import Report
 from raytrain.data.pipeline.progress import Bars, bars
 from raytrain.data.pipeline.report import SHOWN, PrepareReport, show
-from raytrain.data.store import pieces, shard, snapshot, tables
+from raytrain.data.store import partial_shards, shard, snapshot, tables
 from raytrain.data.store.fingerprint import Fingerprint
 from raytrain.data.store.schema import Manifest
 from raytrain.errors import UserError
@@ -115,19 +115,19 @@ class Preparation:
         return images
 
     def _annotate(self, images: str) -> str:
-        for number, stage in enumerate(annotations.stages(self.data)):
+        for number, stage in enumerate(annotator.stages(self.data)):
             needed, faults = (
                 self._at(f"needed-{number}.parquet"),
                 self._at(f"annotation-faults-{number}"),
             )
             reads = {"stage": stage, "images": images, "annotations": self.annotations}
-            count = flow.call(annotations.write_needed, **reads, needed=needed)
+            count = flow.call(annotator.write_needed, **reads, needed=needed)
             encode = self.data.encode
             settings = {"data": self.data, "stage": stage, "annotations": self.annotations,
                         "faults": faults,
                         "threads": max(1, int(encode.cpus_per_worker))}  # fmt: skip
             reports = flow.map_actors(
-                tables.groups_of(needed), annotations.AnnotationWriter, settings, encode
+                tables.groups_of(needed), annotator.Annotator, settings, encode
             )
             self.annotated[stage.name] = sum(
                 report["made"] for report in self._each(stage.name, count, reports)
@@ -135,7 +135,7 @@ class Preparation:
             annotated = self._at(f"images-{number}.parquet")
             rejected = self._at("rejected", f"annotation-{number}.parquet")
             flow.call(
-                annotations.apply,
+                annotator.apply,
                 **reads,
                 data=self.data,
                 faults=faults,
@@ -155,10 +155,10 @@ class Preparation:
     def _encode(self) -> None:
         """Make what is missing, until nothing is; first save what runs that were killed had made
         of their shards."""
-        if left := pieces.left(self.dataset, self.work):
+        if left := partial_shards.left(self.dataset, self.work):
             rows = self.data.encode.group_rows
             flow.call(
-                pieces.gather,
+                partial_shards.gather,
                 dataset=self.dataset,
                 left=left,
                 stored=self._stored(),
@@ -203,7 +203,8 @@ class Preparation:
 
     def _run_encoders(self, jobs: list[flow.Job], name: str, total: int | None) -> list[Report]:
         settings = {"config": self.config, "fingerprint": self.fingerprint, "faults": self.faults,
-                    "pieces": self._at("pieces"), "done": self._at("done")}  # fmt: skip
+                    "partial_shards": self._at("partial_shards"),
+                    "done": self._at("done")}  # fmt: skip
         reports = flow.map_actors(jobs, ShardEncoder, settings, self.data.encode)
         return self._each(name, total, self._publishing(reports))
 

@@ -152,7 +152,7 @@ def apply(
         return tables.write(annotated, kept.to_arrow_reader(tables.GROUP), tables.IMAGES)
 
 
-class AnnotationWriter:
+class Annotator:
     """One worker: the model of one stage; writes the annotations of a block of images."""
 
     def __init__(
