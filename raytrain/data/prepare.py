@@ -23,8 +23,9 @@ from raytrain import storage
 from raytrain.config import Config, ModelConfig
 from raytrain.data.annotate import annotator
 from raytrain.data.item import Rejected
-from raytrain.data.pipeline import choose, describe, flow, listing, missing, scan
+from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
 from raytrain.data.pipeline.encode import ShardEncoder
+from raytrain.data.pipeline.filter import filter_images
 from raytrain.data.pipeline.flow import Report
 from raytrain.data.pipeline.progress import Bars, bars
 from raytrain.data.pipeline.report import SHOWN, PrepareReport, show
@@ -67,8 +68,9 @@ class Preparation:
 
     def run(self) -> Report:
         """Do all stages; return what the last one published."""
-        images = self._annotate(self._choose(self._list()))
-        self._describe(images)
+        items = self._list()
+        self._scan(items)
+        self._plan_rows(self._annotate(self._filter(items)))
         for _ in range(PASSES):
             self._encode()
             published = self._publish(complete=True)
@@ -91,7 +93,7 @@ class Preparation:
         self.counts["found"] = count["items"] + count["rejected"]
         return items
 
-    def _choose(self, items: str) -> str:
+    def _scan(self, items: str) -> None:
         unscanned = self._at("unscanned.parquet")
         self.counts["scanned"] = flow.call(
             scan.write_unscanned, items=items, catalog=self.catalog, unscanned=unscanned
@@ -102,16 +104,18 @@ class Preparation:
             self.counts["scanned"],
             flow.map_tasks(tables.groups_of(unscanned), scan.scan, **settings),
         )
+
+    def _filter(self, items: str) -> str:
         images = self._at("images.parquet")
-        chosen = flow.call(
-            choose.choose,
+        kept = flow.call(
+            filter_images,
             items=items,
             scans=(self.catalog, self.passing),
             quality=self.data.quality,
             images=images,
-            rejected=self._at("rejected", "choose.parquet"),
+            rejected=self._at("rejected", "filter.parquet"),
         )
-        self.mean_ratio = chosen["mean_ratio"] or 1.0
+        self.mean_ratio = kept["mean_ratio"] or 1.0
         return images
 
     def _annotate(self, images: str) -> str:
@@ -145,12 +149,12 @@ class Preparation:
             images = annotated
         return images
 
-    def _describe(self, images: str) -> None:
+    def _plan_rows(self, images: str) -> None:
         jobs = tables.groups_of(images)
         settings = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.config.seed,
                     "mean_ratio": self.mean_ratio, "work": self.work}  # fmt: skip
         total = sum(job["rows"] for job in jobs)
-        self._each("plan", total, flow.map_tasks(jobs, describe.describe, **settings))
+        self._each("plan", total, flow.map_tasks(jobs, plan_rows.plan_rows, **settings))
 
     def _encode(self) -> None:
         """Make what is missing, until nothing is; first save what runs that were killed had made
@@ -165,7 +169,7 @@ class Preparation:
                 group_rows=rows,
             )
         for number in itertools.count():
-            found = self._missing(number)
+            found = self._plan_encoding(number)
             total = found["arrays"] + found["captions"]
             self.counts["reused"] += found["there"] if number == 0 else 0
             empty = [name for name in self.fingerprint.names("caption") if self._no_empty(name)]
@@ -189,11 +193,11 @@ class Preparation:
         """Tell whether the empty caption of a column is not encoded."""
         return shard.read_arrays(self.dataset, name, self.fingerprint.empty_key(name)) is None
 
-    def _missing(self, number: int) -> Report:
+    def _plan_encoding(self, number: int) -> Report:
         stored = self._stored()
         settings = {"fingerprint": self.fingerprint, "encode": self.data.encode, "number": number}
         result: Report = flow.call(
-            missing.write_missing,
+            plan_encoding.write_jobs,
             work=self.work,
             stored=stored,
             faults=(self.faults, self._known()),
@@ -238,7 +242,7 @@ class Preparation:
     def _stored(self) -> str:
         stored = self._at("stored", f"{uuid.uuid4().hex}.parquet")
         flow.call(
-            missing.write_stored,
+            plan_encoding.write_stored,
             dataset=self.dataset,
             stored=stored,
             columns=tuple(self.fingerprint.columns),

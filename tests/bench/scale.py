@@ -7,8 +7,8 @@ nothing to do. The encoders are those of `no_model`, so what is measured is the 
 each process's peak resident size (VmHWM); for all processes together it is the largest sum of
 their proportional shares, sampled.
 
-`plan` is all that decides what to encode once the images have been scanned: choose, describe,
-and compare with what is stored. Prints the curve and writes `scale.json`; nothing passes or fails
+`plan` is all that decides what to encode once the images have been scanned: filter, plan the
+rows, and compare with what is stored. Prints the curve and writes `scale.json`; nothing passes or fails
 on time.
 """
 
@@ -40,7 +40,7 @@ FILE_ROWS, GROUP_ROWS = 100_000, 1_000
 STAGES = {
     "list": ("write_items",),
     "scan": ("write_unscanned", "scan"),
-    "plan": ("choose", "plan", "write_stored", "write_known_faults", "write_missing"),
+    "plan": ("filter_images", "plan", "write_stored", "write_known_faults", "write_jobs"),
     "encode": ("encoders", "encode"),
     "publish": ("publish",),
 }

@@ -207,7 +207,7 @@ def test_killed_anywhere_every_kept_snapshot_is_readable(
     assert count > 6, "deleting was interrupted at several places"
 
 
-@pytest.mark.parametrize("moment", ["_publish", "_encode", "_describe"])
+@pytest.mark.parametrize("moment", ["_publish", "_encode", "_plan_rows"])
 def test_a_preparation_at_the_same_time_ends_whole(
     dataset: str, source: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

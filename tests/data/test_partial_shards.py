@@ -12,7 +12,7 @@ import pytest
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.data.loading.read import Dataset
-from raytrain.data.pipeline import missing
+from raytrain.data.pipeline import plan_encoding
 from raytrain.data.pipeline.encode import Row, ShardEncoder
 from raytrain.data.prepare import prepare
 from raytrain.data.store import partial_shards, tables
@@ -91,7 +91,7 @@ def test_what_is_stored_is_not_stored_again(
             prepare(config)
     encoded(None)
     prepare(config)
-    paths = missing.shards_of(config.dataset, "latents")
+    paths = plan_encoding.shards_of(config.dataset, "latents")
     keys = [key for path in paths for key in _keys(storage.join(config.dataset, path))]
     assert len(keys) == len(set(keys)) == 30
 
@@ -123,7 +123,7 @@ def test_the_next_attempt_at_a_job_continues_from_its_partial_shards(
     assert len(set(first) & set(second)) == 14 % GROUP
     assert len(second) == 30 - 12
     assert report.made["latents"] == 30
-    [path] = missing.shards_of(config.dataset, "latents")
+    [path] = plan_encoding.shards_of(config.dataset, "latents")
     assert len(set(_keys(storage.join(config.dataset, path)))) == 30
     assert not storage.names(storage.join(config.dataset, "work"))
 

@@ -74,7 +74,7 @@ def publish(
     snapshot: `lost` is true.
     """
     reads: dict[str, Any] = {
-        name: (storage.join(work, name), schema) for name, schema in tables.DESCRIBED.items()
+        name: (storage.join(work, name), schema) for name, schema in tables.PLANNED.items()
     }
     reads |= {"all_stored": (stored, tables.STORED), "all_faults": (faults, tables.FAULTS)}
     with tables.database(**reads, refused=(rejected, tables.REJECTED)) as sql:

@@ -120,8 +120,8 @@ STORED = _columns(store=TEXT, shard=TEXT, row=SHORT, key=KEY)
 FAULTS = _columns(key=KEY, reason=TEXT, lasting=FLAG)
 """Annotations and arrays that could not be made; a lasting fault would come again."""
 
-DESCRIBED = {"rows": ROWS, "arrays": ARRAYS}
-"""The tables that describe the rows a dataset should have, by the name of their folder."""
+PLANNED = {"rows": ROWS, "arrays": ARRAYS}
+"""The tables of the rows a dataset should have, by the name of their folder."""
 
 REJECTED = _columns(**dict.fromkeys(Rejected.model_fields, TEXT))
 
