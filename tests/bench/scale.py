@@ -8,8 +8,8 @@ each process's peak resident size (VmHWM); for all processes together it is the 
 their proportional shares, sampled.
 
 `plan` is all that decides what to encode once the images have been scanned: filter, plan the
-rows, and compare with what is stored. Prints the curve and writes `scale.json`; nothing passes or fails
-on time.
+rows, and compare with what is stored. Prints the curve and writes `scale.json`; nothing passes or
+fails on time.
 """
 
 from __future__ import annotations

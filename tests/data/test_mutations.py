@@ -179,8 +179,8 @@ def long_captions(world: World) -> None:
     world.tables["model"] = {**world.tables["model"], "max_tokens": 150}
 
 
-def sharp(least: float) -> Callable[[World], None]:
-    return put("quality", scores=[{"name": "sharp", "kind": "sharpness", "least": least}])
+def sharp(min: float) -> Callable[[World], None]:
+    return put("quality", scores=[{"name": "sharp", "kind": "sharpness", "min": min}])
 
 
 def damage(name: str) -> Callable[[World], None]:
@@ -272,7 +272,7 @@ CASES = {
     "limit of near-duplicates": Case(
         put("quality", near_duplicates=16), start=put("quality", near_duplicates=0)
     ),
-    "least side": Case(put("quality", min_side=60)),
+    "shortest side": Case(put("quality", min_side=60)),
     "a score": Case(sharp(1.1), annotated={"sharp": COUNT}),
     "limit of a score": Case(sharp(1.1), start=sharp(0.0)),
     "masks off": Case(put("masks", kind="none")),

@@ -300,19 +300,15 @@ def _verdict(stage: Stage, data: DataConfig) -> tuple[str, str, str]:
         raise UserError(
             f"[[data.quality.scores]] needs a name of letters, digits and _, got {score.name!r}."
         )
-    least = "-infinity" if score.least is None else repr(score.least)
-    most = "infinity" if score.most is None else repr(score.most)
+    low = "-infinity" if score.min is None else repr(score.min)
+    high = "infinity" if score.max is None else repr(score.max)
     outside = (
         "value IS NULL OR isnan(value)"
-        if score.least is not None or score.most is not None
+        if score.min is not None or score.max is not None
         else "false"
     )
-    bad = (
-        f"reason IS NOT NULL OR {outside} OR value < '{least}'::DOUBLE OR value > '{most}'::DOUBLE"
-    )
-    said = (
-        f"format('{score.name} is {{:.4g}}, outside of least = {least} to most = {most}', value)"
-    )
+    bad = f"reason IS NOT NULL OR {outside} OR value < '{low}'::DOUBLE OR value > '{high}'::DOUBLE"
+    said = f"format('{score.name} is {{:.4g}}, outside of min = {low} to max = {high}', value)"
     return (
         bad,
         f"coalesce(reason, {said})",

@@ -7,7 +7,7 @@ A score plug-in is a module with
               model
     load      ScoreConfig -> Scorer, which keeps its model and is called with batches of images
 
-An image's score does not depend on the others of its batch. `least` and `most` of the config say
+An image's score does not depend on the others of its batch. `min` and `max` of the config say
 which scores are kept.
 """
 
