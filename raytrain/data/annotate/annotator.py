@@ -260,7 +260,7 @@ def _rewritten(rewrite: Callable[[list[str]], list[Any]], captions: list[list[st
 def _centers(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
     import numpy as np
 
-    from raytrain.data.image.transform import center_of_mass
+    from raytrain.data.image.render import center_of_mass
 
     masker = plugins.load("data.masks", data.masks.kind).load(data.masks)
 
