@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute, base_name, look, parent, shown
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._records import Records, described
-from raytrain.data.sources._rows import rows
-from raytrain.data.sources._tree import top
+from raytrain.data.sources._shared.records import Records, described
+from raytrain.data.sources._shared.rows import rows
+from raytrain.data.sources._shared.tree import top
 
 NAMES = ("data.json", "captions.json", "image_captions.json", "captions.csv")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._tree import images, top
+from raytrain.data.sources._shared.tree import images, top
 
 
 def recognizes(source: str) -> bool:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._records import described
-from raytrain.data.sources._tree import below, top
+from raytrain.data.sources._shared.records import described
+from raytrain.data.sources._shared.tree import below, top
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 

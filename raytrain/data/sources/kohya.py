@@ -29,9 +29,9 @@ from raytrain.config.data import SubsetConfig
 from raytrain.data.files import stream
 from raytrain.data.files.location import absolute, base_name, child, look, named, parent, shown
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._records import FILES, Records, value
-from raytrain.data.sources._rows import Row, rows
-from raytrain.data.sources._tree import (
+from raytrain.data.sources._shared.records import FILES, Records, value
+from raytrain.data.sources._shared.rows import Row, rows
+from raytrain.data.sources._shared.tree import (
     IMAGES,
     SIDECARS,
     Places,

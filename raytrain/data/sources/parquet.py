@@ -30,7 +30,7 @@ from raytrain.data.files.location import (
     write,
 )
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._records import (
+from raytrain.data.sources._shared.records import (
     CAPTIONS,
     CONTROLS,
     FILES,
@@ -39,8 +39,8 @@ from raytrain.data.sources._records import (
     captions,
     field,
 )
-from raytrain.data.sources._rows import Row, rows
-from raytrain.data.sources._tree import below, is_image, top, walk
+from raytrain.data.sources._shared.rows import Row, rows
+from raytrain.data.sources._shared.tree import below, is_image, top, walk
 
 ENDING = ".parquet"
 LARGEST_GROUP = 4 * 2**30

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute, base_name, look, parent, shown
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._records import Records
-from raytrain.data.sources._rows import rows
+from raytrain.data.sources._shared.records import Records
+from raytrain.data.sources._shared.rows import rows
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
