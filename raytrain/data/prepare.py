@@ -157,8 +157,8 @@ class Preparation:
         self._each("plan", total, flow.map_tasks(jobs, plan_rows.plan_rows, **settings))
 
     def _encode(self) -> None:
-        """Make what is missing, until nothing is; first save what runs that were killed had made
-        of their shards."""
+        """Encode what is missing until nothing is; first recover the partial shards of runs that
+        were killed."""
         if left := partial_shards.left(self.dataset, self.work):
             rows = self.data.encode.group_rows
             flow.call(
@@ -250,7 +250,7 @@ class Preparation:
         return stored
 
     def _known(self) -> str:
-        """Return the table of faults of earlier preparations that would come again with the same
+        """Return the table of faults of earlier preparations that would recur with the same
         bytes and settings."""
         known = self._at("known.parquet")
         if not storage.exists(known):
@@ -268,8 +268,8 @@ class Preparation:
         return found
 
     def _beat(self) -> None:
-        """Say now and then that this run is alive, so that no other one takes its working files
-        for left ones."""
+        """Signal periodically that this run is alive, so that no other run treats its files as
+        abandoned."""
         if time.monotonic() - self.beaten > BEAT_SECONDS:
             storage.write_bytes(self._at(ALIVE), b"")
             self.beaten = time.monotonic()
@@ -310,8 +310,8 @@ def _report(
         raise UserError(
             f"A dataset needs at least one usable image, but all {done.counts['found']} of the "
             "source were left out:\n"
-            f"{reasons}\nNo dataset was written; an earlier one is as it was. Mend or replace the "
-            "images, or change [data.quality]."
+            f"{reasons}\nNo dataset was written; an earlier one is unchanged. Repair or replace "
+            "the images, or change [data.quality]."
         )
     manifest = snapshot.read_snapshot(done.dataset, published["number"])
     cut = max(done.cut.values(), default=0)  # the same captions in every column

@@ -1,5 +1,5 @@
 """Cleaning up a dataset: what snapshots need stays readable at every moment,
-killed or beside preparations."""
+killed, or while preparations run."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_what_is_being_deleted_is_made_again(
     dataset: str, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clean-up has read the snapshots; a preparation then wants what it is about to delete,
-    and writes it anew."""
+    and writes it again."""
     for number in (1, 2):
         storage.remove(snapshot.snapshot_path(dataset, number))
     real, made = collecting._named, []

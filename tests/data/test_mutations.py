@@ -1,4 +1,4 @@
-"""Change one thing, prepare again: exactly what it affects is encoded anew,
+"""Change one thing, prepare again: exactly what it affects is encoded again,
 and nothing stale stays.
 
 The check for staleness is a preparation of the changed source from nothing: it must hold the same,

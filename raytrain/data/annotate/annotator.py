@@ -38,13 +38,13 @@ class Stage(NamedTuple):
     kind: Literal["score", "caption", "rewrite", "center"]
     name: str
     version: bytes
-    """The hash of all that its annotations depend on beside the image."""
+    """The hash of all that its annotations depend on besides the image."""
     maker: str
     """For people: name, weights, prompt and version as JSON."""
     condition: str = "true"
     """SQL: the images it is asked about."""
     made_from: str = "''::BLOB"
-    """SQL: what, beside the image, an annotation depends on."""
+    """SQL: what an annotation depends on besides the image."""
     number: int = 0
     """Place in [[data.quality.scores]]."""
     background: str = ""

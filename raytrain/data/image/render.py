@@ -142,7 +142,7 @@ def _recolor(image: Image.Image, color: Color) -> Image.Image:
 
 
 def _extend(image: Image.Image, inset: Inset, bucket: Size) -> Image.Image:
-    """Lay an image on its own reflection over the whole bucket,
+    """Paste an image on its own reflection over the whole bucket,
     blurred by a 32nd of the bucket's shorter side."""
     beyond = (
         (inset.top, bucket[1] - inset.height - inset.top),

@@ -64,13 +64,14 @@ class Transform(NamedTuple):
 
     @property
     def crop_top(self) -> int:
-        """Rows of the resized image above the bucket, as SDXL is told
+        """Rows of the resized image above the bucket, which SDXL is conditioned on
         (0 where the image is extended upwards)."""
         return max(0, self.placement.top - (self.inset.top if self.inset else 0))
 
     @property
     def crop_left(self) -> int:
-        """Columns of the resized, mirrored image to the left of the bucket, as SDXL is told."""
+        """Columns of the resized, mirrored image left of the bucket, which SDXL is
+        conditioned on."""
         return max(0, self.placement.left - (self.inset.left if self.inset else 0))
 
     def to_json(self) -> str:

@@ -294,7 +294,7 @@ def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Man
     if not manifest.complete and not partial:
         raise UserError(
             f"Snapshot {manifest.number} of {uri!r} was published while preparation was still "
-            "going on; a run trained on it would not see the rest. Wait for `raytrain prepare` to "
+            "running; a run trained on it would not see the rest. Wait for `raytrain prepare` to "
             "end, or set data.partial = true."
         )
     return manifest

@@ -33,7 +33,7 @@ from raytrain.startup import quiet
 
 NOT_FINITE = "gave NaN or values beyond half precision"
 LAYERS = ("alpha", "mask", "control")
-"""What can be opened beside an image."""
+"""What can be opened together with an image."""
 
 Row = dict[str, bytes]
 """The raw arrays of one row of a column."""
@@ -84,8 +84,8 @@ class ShardEncoder:
             return self._empty(job["store"])
         done = storage.join(self.done, f"{content_key(job['uri'], job['group'])}.json")
         if storage.exists(done):  # Ray lost the report with the node that held it, and asks again
-            told: dict[str, Any] = storage.read_json(done)
-            return told
+            report: dict[str, Any] = storage.read_json(done)
+            return report
         lines = tables.read_group(job["uri"], job["group"]).to_pylist()
         partial = storage.join(
             self.partial_shards, content_key([line["key"].hex() for line in lines])

@@ -73,7 +73,7 @@ def show(report: PrepareReport, console: Console) -> None:
         console.print(f"note: {note}", style="yellow", markup=False)
     if report.uncaptioned:
         console.print(
-            f"{report.uncaptioned} rows have no caption: put a .txt beside the images or set "
+            f"{report.uncaptioned} rows have no caption: put a .txt next to each image or set "
             "data.captions.captioner",
             style="yellow",
         )

@@ -38,7 +38,7 @@ class Kind(Protocol):
     Options: type[Table]
 
     def version(self, config: ScoreConfig) -> str:
-        """Return the hash over all that scores depend on beside the image."""
+        """Return the hash over all that scores depend on besides the image."""
 
     def load(self, config: ScoreConfig) -> Scorer:
         """Return a scorer; UserError where its model cannot be loaded."""

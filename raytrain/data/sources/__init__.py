@@ -75,7 +75,7 @@ def recognize(source: str) -> str:
         )
     if is_web(source):
         raise UserError(
-            f"data.source must lie on a disk or in an object store, but {source!r} is a web "
+            f"data.source must be on a disk or in an object store, but {source!r} is a web "
             "address. Nothing was fetched; download it, or list the addresses of its images in a "
             "CSV or JSONL file."
         )

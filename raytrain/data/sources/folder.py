@@ -1,6 +1,6 @@
 """A folder of images and all folders below it, on a disk or in an object store.
 
-An image's caption is the text file beside it of the same stem: `cat.txt`, else `cat.caption`.
+An image's caption is the text file next to it of the same stem: `cat.txt`, else `cat.caption`.
 """
 
 from __future__ import annotations

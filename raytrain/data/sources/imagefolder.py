@@ -1,9 +1,9 @@
 """The Hugging Face `imagefolder`: images in folders, with `metadata.jsonl`,
-`.csv` or `.parquet` beside or above them.
+`.csv` or `.parquet` next to or above them.
 
 Its rows have `file_name`, relative to the metadata file, and `text` (or caption, prompt). Splits
 are folders, each with its own metadata or none. Images that no row names are taken too, with the
-text file beside them. Paths that lead out are refused. `auto` sees metadata in the source itself
+text file next to them. Paths that lead out are refused. `auto` sees metadata in the source itself
 and in the folders right in it.
 """
 

@@ -92,7 +92,7 @@ def gather(dataset: str, left: Sequence[str], stored: str, group_rows: int) -> i
     """Make shards of the partial shards in the folders `left`, without what is stored already;
     return the number of arrays.
 
-    `stored` is the table of all arrays in shards. Nothing is deleted: a run that is still going on
+    `stored` is the table of all arrays in shards. Nothing is deleted: a run that is still running
     loses nothing.
     """
     known = pq.read_table(storage.fetch(stored), columns=["key"], partitioning=None)["key"]

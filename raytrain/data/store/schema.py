@@ -102,7 +102,7 @@ class Column(Table):
 
     of: Literal["image", "caption"]
     version: dict[str, str]
-    """All that its arrays depend on beside image and caption, by name."""
+    """All that its arrays depend on besides image and caption, by name."""
     arrays: dict[str, Array]
     """By the name that a batch has it under."""
     empty: str = ""

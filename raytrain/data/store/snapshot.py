@@ -126,7 +126,7 @@ def read_snapshot(dataset: str, number: int) -> Manifest:
 
 
 def write_known_faults(dataset: str, known: str) -> int:
-    """Write the faults the newest snapshot lists that would come again with the same bytes and
+    """Write the faults the newest snapshot lists that would recur with the same bytes and
     settings."""
     newest = read_manifest(dataset)
     rejected = (

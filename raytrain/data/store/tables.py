@@ -118,7 +118,7 @@ STORED = _columns(store=TEXT, shard=TEXT, row=SHORT, key=KEY)
 """Where every stored array is."""
 
 FAULTS = _columns(key=KEY, reason=TEXT, lasting=FLAG)
-"""Annotations and arrays that could not be made; a lasting fault would come again."""
+"""Annotations and arrays that could not be made; a lasting fault would recur."""
 
 PLANNED = {"rows": ROWS, "arrays": ARRAYS}
 """The tables of the rows a dataset should have, by the name of their folder."""
@@ -343,7 +343,7 @@ def _runs(values: Sequence[Any]) -> Iterator[tuple[int, int, Any]]:
 
 
 def regroup(batches: Iterable[Any], size: int) -> Iterator[pa.Table]:
-    """Cut record batches or tables anew into tables of `size` rows; the last has fewer."""
+    """Re-chunk record batches or tables into tables of `size` rows; the last has fewer."""
     held: list[pa.Table] = []
     count = 0
     for batch in batches:

@@ -46,7 +46,7 @@ _KINDS = {
     "regularization": "o.regularization <> n.regularization",
     "scores": "o.scores IS DISTINCT FROM n.scores",
 }
-"""What can differ between the two rows of a pair; beside it, each column: other cuts,
+"""What can differ between the two rows of a pair; in addition, each column: other cuts,
 other augmented versions, another VAE."""
 _COLUMN = {
     "image": "list_contains(a.stores, '{name}')",
