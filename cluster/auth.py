@@ -51,7 +51,7 @@ def ensure_token(path: Path) -> None:
 
 
 def _create(path: Path) -> None:
-    """Write a token beside `path` and link it into place: two processes that start together agree
+    """Write a token next to `path` and link it into place: two processes that start together agree
     on one token."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".token-")  # mode 0600
@@ -68,7 +68,7 @@ def _create(path: Path) -> None:
 def enable() -> None:
     """Turn token authentication on for this process and its children.
 
-    What the surroundings already say wins, for inside a submitted job they name that cluster's
+    What the environment already sets wins, because inside a submitted job they name that cluster's
     token: `RAY_AUTH_MODE`, `RAY_AUTH_TOKEN` and `RAY_AUTH_TOKEN_PATH` are only filled in, never
     replaced. A process that is already connected is left as it is.
     """

@@ -61,8 +61,8 @@ def request_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def _only_address(url: str) -> Iterator[None]:
-    """Say the address twice, for Ray lets RAY_API_SERVER_ADDRESS and RAY_ADDRESS override the one
-    it is given."""
+    """Pass the address twice, because Ray lets RAY_API_SERVER_ADDRESS and RAY_ADDRESS override
+    the one it is given."""
     before = os.environ.get("RAY_API_SERVER_ADDRESS")
     os.environ["RAY_API_SERVER_ADDRESS"] = url
     try:

@@ -5,7 +5,7 @@ submitted job.
 
 A laptop and a cluster run the same line. A cluster is joined only when it was named, by an
 argument, by RAY_ADDRESS or by the job that runs us: Ray's own "auto" takes whatever Ray it finds
-on the machine, which may be a stranger's.
+on the machine, which may be someone else's.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def connect(
     )  # CPU tensors in huge pages: encodes 1.15 times as fast
     os.environ.setdefault(
         "RAY_worker_niceness", "0"
-    )  # 15 by default: workers starve beside ordinary processes
+    )  # 15 by default: workers starve next to ordinary processes
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault(
         "RAY_BACKEND_LOG_LEVEL", "fatal"
@@ -197,7 +197,7 @@ def _describe() -> Connection:
 @contextmanager
 def _temporary_directory() -> Iterator[Path]:
     """A short directory for one private Ray, removed at the end; kept when Ray itself failed,
-    for its logs say why."""
+    because its logs say why."""
     import ray
 
     base = tempfile.gettempdir()

@@ -19,8 +19,8 @@ def follow(submission_id: str, url: str, *, output: TextIO | None = None) -> int
     """Print the job's log until it ends and return its exit code;
     Ctrl-C stops the job and returns 130.
 
-    A broken connection is tried again for about a minute, from where the log was left; then the
-    job goes on alone and a `ClusterError` says how to find it.
+    A broken connection is retried for about a minute, from where the log stopped; then the job
+    continues alone and a `ClusterError` says how to find it.
     """
     with job_client(url) as client:
         log = _Log(client, submission_id, output or sys.stdout)
@@ -76,8 +76,8 @@ def _follow(client: Any, submission_id: str, log: _Log) -> Any:
             if num_failures > _RETRIES:
                 raise ClusterError(
                     "The cluster must stay reachable to be followed, but the connection broke "
-                    f"{num_failures} times ({error}). The job goes on without you; look again "
-                    f"with `ray job logs --follow {submission_id}` or on the dashboard."
+                    f"{num_failures} times ({error}). The job continues without you; follow "
+                    f"it again with `ray job logs --follow {submission_id}` or on the dashboard."
                 ) from error
         time.sleep(min(2**num_failures, 20) / 2)
 
@@ -105,7 +105,7 @@ def _exit_code(info: Any) -> int:
     if info.status == "STOPPED":
         print(f"{info.submission_id} was stopped.", file=sys.stderr)
         return STOPPED
-    if info.driver_exit_code is None:  # it never started: the message is the only account of why
+    if info.driver_exit_code is None:  # it never started: the message is the only explanation
         print(f"{info.submission_id} did not start: {info.message}", file=sys.stderr)
         return 1
     code = int(info.driver_exit_code)

@@ -165,7 +165,7 @@ def _wait_until_ready(
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
     """SIGTERM, which also ends the head's own daemons; SIGKILL to its process group if it does not
-    obey."""
+    respond."""
     child.terminate()
     try:
         child.wait(timeout=_STOP_S)

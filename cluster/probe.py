@@ -1,7 +1,7 @@
 """Ask an address, quickly, whether it is a Ray that lets us in.
 
 Ray itself retries a dead or closed address for 20 to 60 seconds and then shows a traceback. These
-probes answer in milliseconds when the answer is known and in at most `PATIENCE_S` when nobody
+probes answer in milliseconds when the answer is known and in at most `PATIENCE_S` when nothing
 answers.
 """
 

@@ -1,9 +1,9 @@
 """Gather what a submitted job needs into one folder: our packages, the user's files, the config.
 
-Ray would zip the working directory as it lies there, with whatever `.gitignore` happens to hide (a
+Ray would zip the working directory as it is, with whatever `.gitignore` happens to hide (a
 config in `runs/`) or to show (a folder of images). Here the content is chosen: what git knows or
-would add, or else every file; no hidden files, for they hold secrets; nothing large, for weights
-and images belong on storage that the cluster reaches. The config always travels.
+would add, or else every file; no hidden files, which hold secrets; nothing large, because
+weights and images belong on storage that the cluster reaches. The config always travels.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _skipped(name: str) -> bool:
 
 def _place(source: Path, target: Path) -> None:
     """Put a file at its place: by hard link where the disk allows,
-    for a shipment may be hundreds of megabytes."""
+    because a shipment may be hundreds of megabytes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

@@ -130,7 +130,7 @@ class CaptionConfig(Table):
     tag_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the other tags left out of each further version."""
     quality_tags: dict[str, float] = Field({})
-    """Tag -> least value of `quality_score`; an image gets the tag with the highest least value it
+    """Tag -> minimum of `quality_score`; an image gets the tag with the highest minimum it
     reaches."""
     quality_score: str = "aesthetic"
     """The score of [[data.quality.scores]] that `quality_tags` reads."""
@@ -212,8 +212,10 @@ class ScoreConfig(Table):
     kind: str
     """A file of `raytrain/data/scores`."""
     path: str = ""
-    least: float | None = None
-    most: float | None = None
+    min: float | None = None
+    """Images with a lower score are left out."""
+    max: float | None = None
+    """Images with a higher score are left out."""
     options: dict[str, Any] = Field({})
 
     @model_validator(mode="after")

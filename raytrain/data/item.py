@@ -18,7 +18,7 @@ class Item(NamedTuple):
     captions: tuple[str, ...] = ()
     """Captions the source itself holds, raw."""
     caption_file: str = ""
-    """Location of a text file with the caption; read when the image is looked at."""
+    """Location of a text file with the caption; read when the image is scanned."""
     mask: str = ""
     control: str = ""
     """Locations of a hand-made mask and a control image."""

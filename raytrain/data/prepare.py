@@ -1,12 +1,12 @@
 """Images in, dataset out: `prepare(config)` brings the dataset folder to what the sources and the
 settings say.
 
-    list -> look -> choose -> notes -> describe -> missing <-> encode -> publish (manifest last)
+    list -> scan -> filter -> annotate -> plan rows -> plan encoding <-> encode -> publish
 
-Each stage reads tables and writes tables on storage; this module only starts them, so the driver's
-memory does not grow with the dataset. What is missing is found by content address, so only that is
-made, whatever happened before. Several preparations of one folder at once are safe: files are
-immutable, and none but working files is deleted here.
+The manifest is written last. Each stage reads tables and writes tables on storage; this module
+only starts them, so the driver's memory does not grow with the dataset. What is missing is found
+by content address, so only that is made, whatever happened before. Several preparations of one
+folder at once are safe: files are immutable, and only working files are deleted here.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from rich.console import Console
 
 from raytrain import storage
 from raytrain.config import Config, ModelConfig
-from raytrain.data.annotate import notes
+from raytrain.data.annotate import annotator
 from raytrain.data.item import Rejected
-from raytrain.data.pipeline import choose, describe, flow, listing, look, missing
+from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
 from raytrain.data.pipeline.encode import ShardEncoder
+from raytrain.data.pipeline.filter import filter_images
 from raytrain.data.pipeline.flow import Report
 from raytrain.data.pipeline.progress import Bars, bars
 from raytrain.data.pipeline.report import SHOWN, PrepareReport, show
-from raytrain.data.store import pieces, shard, snapshot, tables
+from raytrain.data.store import partial_shards, shard, snapshot, tables
 from raytrain.data.store.fingerprint import Fingerprint
 from raytrain.data.store.schema import Manifest
 from raytrain.errors import UserError
@@ -51,24 +52,25 @@ class Preparation:
         self.work = storage.join(
             self.dataset, "work", f"{int(time.time())}-{uuid.uuid4().hex[:8]}"
         )
-        self.catalog, self.notes = (
+        self.catalog, self.annotations = (
             storage.join(self.dataset, "catalog"),
-            storage.join(self.dataset, "notes"),
+            storage.join(self.dataset, "annotations"),
         )
-        self.passing = self._at("looks")
+        self.passing = self._at("scans")
         self.faults = self._at("faults")
         self.counts: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
         self.cut: Counter[str] = Counter()
-        self.noted: dict[str, int] = {}
+        self.annotated: dict[str, int] = {}
         self.mean_ratio = 1.0
         self.beaten = -BEAT_SECONDS
         self._beat()
 
     def run(self) -> Report:
         """Do all stages; return what the last one published."""
-        images = self._annotate(self._choose(self._list()))
-        self._describe(images)
+        items = self._list()
+        self._scan(items)
+        self._plan_rows(self._annotate(self._filter(items)))
         for _ in range(PASSES):
             self._encode()
             published = self._publish(complete=True)
@@ -91,73 +93,83 @@ class Preparation:
         self.counts["found"] = count["items"] + count["rejected"]
         return items
 
-    def _choose(self, items: str) -> str:
-        unseen = self._at("unseen.parquet")
-        self.counts["looked"] = flow.call(
-            look.write_unseen, items=items, catalog=self.catalog, unseen=unseen
+    def _scan(self, items: str) -> None:
+        unscanned = self._at("unscanned.parquet")
+        self.counts["scanned"] = flow.call(
+            scan.write_unscanned, items=items, catalog=self.catalog, unscanned=unscanned
         )
         settings = {"data": self.data, "catalog": self.catalog, "passing": self.passing}
         self._each(
-            "look",
-            self.counts["looked"],
-            flow.map_tasks(tables.groups_of(unseen), look.look, **settings),
+            "scan",
+            self.counts["scanned"],
+            flow.map_tasks(tables.groups_of(unscanned), scan.scan, **settings),
         )
+
+    def _filter(self, items: str) -> str:
         images = self._at("images.parquet")
-        chosen = flow.call(
-            choose.choose,
+        kept = flow.call(
+            filter_images,
             items=items,
-            looks=(self.catalog, self.passing),
+            scans=(self.catalog, self.passing),
             quality=self.data.quality,
             images=images,
-            rejected=self._at("rejected", "choose.parquet"),
+            rejected=self._at("rejected", "filter.parquet"),
         )
-        self.mean_ratio = chosen["mean_ratio"] or 1.0
+        self.mean_ratio = kept["mean_ratio"] or 1.0
         return images
 
     def _annotate(self, images: str) -> str:
-        for number, stage in enumerate(notes.stages(self.data)):
+        for number, stage in enumerate(annotator.stages(self.data)):
             needed, faults = (
                 self._at(f"needed-{number}.parquet"),
-                self._at(f"note-faults-{number}"),
+                self._at(f"annotation-faults-{number}"),
             )
-            reads = {"stage": stage, "images": images, "notes": self.notes}
-            count = flow.call(notes.write_needed, **reads, needed=needed)
+            reads = {"stage": stage, "images": images, "annotations": self.annotations}
+            count = flow.call(annotator.write_needed, **reads, needed=needed)
             encode = self.data.encode
-            settings = {"data": self.data, "stage": stage, "notes": self.notes, "faults": faults,
+            settings = {"data": self.data, "stage": stage, "annotations": self.annotations,
+                        "faults": faults,
                         "threads": max(1, int(encode.cpus_per_worker))}  # fmt: skip
-            reports = flow.map_actors(tables.groups_of(needed), notes.NoteWriter, settings, encode)
-            self.noted[stage.name] = sum(
+            reports = flow.map_actors(
+                tables.groups_of(needed), annotator.Annotator, settings, encode
+            )
+            self.annotated[stage.name] = sum(
                 report["made"] for report in self._each(stage.name, count, reports)
             )
-            noted = self._at(f"images-{number}.parquet")
-            rejected = self._at("rejected", f"note-{number}.parquet")
+            annotated = self._at(f"images-{number}.parquet")
+            rejected = self._at("rejected", f"annotation-{number}.parquet")
             flow.call(
-                notes.apply, **reads, data=self.data, faults=faults, noted=noted, rejected=rejected
+                annotator.apply,
+                **reads,
+                data=self.data,
+                faults=faults,
+                annotated=annotated,
+                rejected=rejected,
             )
-            images = noted
+            images = annotated
         return images
 
-    def _describe(self, images: str) -> None:
+    def _plan_rows(self, images: str) -> None:
         jobs = tables.groups_of(images)
         settings = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.config.seed,
                     "mean_ratio": self.mean_ratio, "work": self.work}  # fmt: skip
         total = sum(job["rows"] for job in jobs)
-        self._each("plan", total, flow.map_tasks(jobs, describe.describe, **settings))
+        self._each("plan", total, flow.map_tasks(jobs, plan_rows.plan_rows, **settings))
 
     def _encode(self) -> None:
-        """Make what is missing, until nothing is; first save what runs that were killed had made
-        of their shards."""
-        if left := pieces.left(self.dataset, self.work):
+        """Encode what is missing until nothing is; first recover the partial shards of runs that
+        were killed."""
+        if left := partial_shards.left(self.dataset, self.work):
             rows = self.data.encode.group_rows
             flow.call(
-                pieces.gather,
+                partial_shards.gather,
                 dataset=self.dataset,
                 left=left,
                 stored=self._stored(),
                 group_rows=rows,
             )
         for number in itertools.count():
-            found = self._missing(number)
+            found = self._plan_encoding(number)
             total = found["arrays"] + found["captions"]
             self.counts["reused"] += found["there"] if number == 0 else 0
             empty = [name for name in self.fingerprint.names("caption") if self._no_empty(name)]
@@ -181,11 +193,11 @@ class Preparation:
         """Tell whether the empty caption of a column is not encoded."""
         return shard.read_arrays(self.dataset, name, self.fingerprint.empty_key(name)) is None
 
-    def _missing(self, number: int) -> Report:
+    def _plan_encoding(self, number: int) -> Report:
         stored = self._stored()
         settings = {"fingerprint": self.fingerprint, "encode": self.data.encode, "number": number}
         result: Report = flow.call(
-            missing.write_missing,
+            plan_encoding.write_jobs,
             work=self.work,
             stored=stored,
             faults=(self.faults, self._known()),
@@ -195,7 +207,8 @@ class Preparation:
 
     def _run_encoders(self, jobs: list[flow.Job], name: str, total: int | None) -> list[Report]:
         settings = {"config": self.config, "fingerprint": self.fingerprint, "faults": self.faults,
-                    "pieces": self._at("pieces"), "done": self._at("done")}  # fmt: skip
+                    "partial_shards": self._at("partial_shards"),
+                    "done": self._at("done")}  # fmt: skip
         reports = flow.map_actors(jobs, ShardEncoder, settings, self.data.encode)
         return self._each(name, total, self._publishing(reports))
 
@@ -229,7 +242,7 @@ class Preparation:
     def _stored(self) -> str:
         stored = self._at("stored", f"{uuid.uuid4().hex}.parquet")
         flow.call(
-            missing.write_stored,
+            plan_encoding.write_stored,
             dataset=self.dataset,
             stored=stored,
             columns=tuple(self.fingerprint.columns),
@@ -237,7 +250,7 @@ class Preparation:
         return stored
 
     def _known(self) -> str:
-        """Return the table of faults of earlier preparations that would come again with the same
+        """Return the table of faults of earlier preparations that would recur with the same
         bytes and settings."""
         known = self._at("known.parquet")
         if not storage.exists(known):
@@ -255,8 +268,8 @@ class Preparation:
         return found
 
     def _beat(self) -> None:
-        """Say now and then that this run is alive, so that no other one takes its working files
-        for left ones."""
+        """Signal periodically that this run is alive, so that no other run treats its files as
+        abandoned."""
         if time.monotonic() - self.beaten > BEAT_SECONDS:
             storage.write_bytes(self._at(ALIVE), b"")
             self.beaten = time.monotonic()
@@ -297,17 +310,17 @@ def _report(
         raise UserError(
             f"A dataset needs at least one usable image, but all {done.counts['found']} of the "
             "source were left out:\n"
-            f"{reasons}\nNo dataset was written; an earlier one is as it was. Mend or replace the "
-            "images, or change [data.quality]."
+            f"{reasons}\nNo dataset was written; an earlier one is unchanged. Repair or replace "
+            "the images, or change [data.quality]."
         )
     manifest = snapshot.read_snapshot(done.dataset, published["number"])
     cut = max(done.cut.values(), default=0)  # the same captions in every column
     return PrepareReport(
         found=done.counts["found"],
-        looked=done.counts["looked"],
+        scanned=done.counts["scanned"],
         kept=published["rows"],
         made=dict(done.made),
-        noted=done.noted,
+        annotated=done.annotated,
         reused=done.counts["reused"],
         uncaptioned=published["uncaptioned"],
         cut=cut,

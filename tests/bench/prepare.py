@@ -34,7 +34,8 @@ from PIL import Image
 from raytrain.config import Config
 from raytrain.config.file import parse
 from raytrain.data.buckets import fits
-from raytrain.data.image.transform import pixels, transforms
+from raytrain.data.image.render import pixels
+from raytrain.data.image.transform import transforms
 from raytrain.data.pipeline import flow
 from raytrain.data.prepare import prepare
 from raytrain.toy import SD15

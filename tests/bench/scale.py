@@ -7,9 +7,9 @@ nothing to do. The encoders are those of `no_model`, so what is measured is the 
 each process's peak resident size (VmHWM); for all processes together it is the largest sum of
 their proportional shares, sampled.
 
-`plan` is all that decides what to encode once the images have been looked at: choose, describe,
-and compare with what is stored. Prints the curve and writes `scale.json`; nothing passes or fails
-on time.
+`plan` is all that decides what to encode once the images have been scanned: filter, plan the
+rows, and compare with what is stored. Prints the curve and writes `scale.json`; nothing passes or
+fails on time.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ SHAPES = ((8, 8), (16, 8), (8, 16), (12, 8), (8, 12), (16, 12), (12, 16))
 FILE_ROWS, GROUP_ROWS = 100_000, 1_000
 STAGES = {
     "list": ("write_items",),
-    "look": ("write_unseen", "look"),
-    "plan": ("choose", "plan", "write_stored", "write_known_faults", "write_missing"),
+    "scan": ("write_unscanned", "scan"),
+    "plan": ("filter_images", "plan", "write_stored", "write_known_faults", "write_jobs"),
     "encode": ("encoders", "encode"),
     "publish": ("publish",),
 }

@@ -49,7 +49,7 @@ def test_every_line_is_printed_once_whatever_breaks(pieces):
 
 def test_a_lost_cluster_is_given_up_in_words():
     client = BreakingClient([], status=None)
-    with pytest.raises(ClusterError, match="The job goes on without you"):
+    with pytest.raises(ClusterError, match="The job continues without you"):
         follow._follow(client, "x", follow._Log(client, "x", io.StringIO()))
 
 

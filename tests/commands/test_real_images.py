@@ -135,11 +135,13 @@ def check_results(folder: Path, models: Path) -> None:
         row["captions"][0] for split in ("train", "held_out") for row in dataset.details(split)
     ]
     assert sum(caption in PHOTOGRAPHS.values() for caption in captions) == IMAGES // 2
-    notes = list(tables.read(str(folder / "dataset" / "notes"), tables.NOTES))
+    annotations = list(tables.read(str(folder / "dataset" / "annotations"), tables.ANNOTATIONS))
     assert (
-        len(notes) == IMAGES // 2
+        len(annotations) == IMAGES // 2
     )  # the captioner was asked about the other half; random weights may say nothing
-    assert sum(map(bool, captions)) == IMAGES // 2 + sum(bool(note["texts"][0]) for note in notes)
+    assert sum(map(bool, captions)) == IMAGES // 2 + sum(
+        bool(made["texts"][0]) for made in annotations
+    )
     for name in (
         "train.json",
         "report.html",

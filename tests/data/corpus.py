@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from tests.data import corpus_images
+from tests.data import corpus_good, corpus_images
 from tests.data.corpus_images import MAGENTA, SIZE, image
 from tests.data.test_image import save
 
@@ -77,7 +77,7 @@ def build(root: Path) -> Corpus:
     for bad in corpus_images.bad():
         (corpus.source / "bad" / bad.name).write_bytes(bad.content)
         corpus.bad[f"bad/{bad.name}"] = bad.reason
-    for good in corpus_images.good():
+    for good in corpus_good.good():
         (corpus.source / "good" / good.name).write_bytes(good.content)
         corpus.good[f"good/{good.name}"] = Wanted(good.size)
     _names(corpus)

@@ -31,17 +31,17 @@ def test_only_images_without_caption_are_captioned_and_only_once(
     captions = {"captioner": "blip", "path": weights, "trigger": "sks", "max_new_tokens": 6}
     config = make_config(captions=captions)
     report = prepare(config)
-    assert (report.noted, report.kept) == ({"blip": 2}, 11)
+    assert (report.annotated, report.kept) == ({"blip": 2}, 11)
     assert [item.path for item in report.rejected] == ["05.png"]
     rows = live(config)
     assert rows["00.png"]["caption"] == "sks, image 0"
     assert rows["03.png"]["caption"].startswith("sks")
 
     report = prepare(config)
-    assert (report.noted, counts(report)) == ({"blip": 0}, (0, 0, 22))
+    assert (report.annotated, counts(report)) == ({"blip": 0}, (0, 0, 22))
     monkeypatch.setattr(
         LocalCaptioner, "caption", lambda *arguments: pytest.fail("captioned again")
     )
     (source / "05.png").unlink()
     report = prepare(make_config(captions=captions | {"trigger": ""}))
-    assert (report.noted, counts(report)) == ({"blip": 0}, (0, 11, 11))
+    assert (report.annotated, counts(report)) == ({"blip": 0}, (0, 11, 11))

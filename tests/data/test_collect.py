@@ -1,5 +1,5 @@
 """Cleaning up a dataset: what snapshots need stays readable at every moment,
-killed or beside preparations."""
+killed, or while preparations run."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def test_old_snapshots_are_dropped_with_all_that_only_they_need(dataset: str) ->
     assert {
         name for name in after if name.split("/")[0] in ("latents", "text", "rows", "rejected")
     } == needed
-    assert {name for name in before if name.startswith(("notes/", "catalog/"))} <= after.keys()
+    assert {
+        name for name in before if name.startswith(("annotations/", "catalog/"))
+    } <= after.keys()
 
 
 def test_the_snapshot_that_the_dataset_points_at_stays(dataset: str) -> None:
@@ -205,7 +207,7 @@ def test_killed_anywhere_every_kept_snapshot_is_readable(
     assert count > 6, "deleting was interrupted at several places"
 
 
-@pytest.mark.parametrize("moment", ["_publish", "_encode", "_describe"])
+@pytest.mark.parametrize("moment", ["_publish", "_encode", "_plan_rows"])
 def test_a_preparation_at_the_same_time_ends_whole(
     dataset: str, source: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -263,7 +265,7 @@ def test_what_is_being_deleted_is_made_again(
     dataset: str, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clean-up has read the snapshots; a preparation then wants what it is about to delete,
-    and writes it anew."""
+    and writes it again."""
     for number in (1, 2):
         storage.remove(snapshot.snapshot_path(dataset, number))
     real, made = collecting._named, []
@@ -293,7 +295,7 @@ def test_many_small_parts_become_one_and_lose_nothing(
 
     def content() -> set[bytes]:
         return set(
-            tables.open_table(catalog, tables.LOOKS).to_table(columns=["key"])["key"].to_pylist()
+            tables.open_table(catalog, tables.SCANS).to_table(columns=["key"])["key"].to_pylist()
         )
 
     known, parts = content(), storage.names(catalog)
@@ -304,7 +306,7 @@ def test_many_small_parts_become_one_and_lose_nothing(
     )
     assert content() == known
     assert len(pq.read_table(merged)) == len(known)
-    assert prepare(config).looked == 0
+    assert prepare(config).scanned == 0
     assert collect(config.dataset).files == {}
     assert collect(config.dataset, older_than=0).files == {"catalog": 5}
     assert storage.names(catalog) == [merged.rsplit("/", 1)[1]]
@@ -314,4 +316,4 @@ def test_many_small_parts_become_one_and_lose_nothing(
         prepare(config)
     assert collect(config.dataset, older_than=0).merged == {"catalog": 5}
     assert len(content()) == len(known) + 4
-    assert prepare(config).looked == 0
+    assert prepare(config).scanned == 0

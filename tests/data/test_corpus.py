@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from raytrain.data.image.image import BadImage, decode, decode_layers, header, measure
-from tests.data import corpus, corpus_images
-from tests.data.corpus_images import Bad, Good
+from tests.data import corpus, corpus_good, corpus_images
+from tests.data.corpus_good import Good
+from tests.data.corpus_images import Bad
 
 LIMIT = 200_000_000
 
@@ -29,7 +30,7 @@ def test_a_bad_image_gives_its_reason(file: Bad) -> None:
     assert reason.isprintable()
 
 
-@pytest.mark.parametrize("file", corpus_images.good(), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", corpus_good.good(), ids=lambda file: file.name)
 def test_a_tricky_image_decodes(file: Good) -> None:
     size = measure(file.content, LIMIT)
     image, alpha = decode_layers(file.content, LIMIT)
@@ -47,7 +48,7 @@ def test_every_path_of_the_corpus_is_there_once(tmp_path: Path) -> None:
 
 
 def test_the_header_tells_of_every_transparency() -> None:
-    for file in corpus_images.good():
+    for file in corpus_good.good():
         alpha = decode_layers(file.content, LIMIT)[1]
         transparent = header(file.content, LIMIT)[1]
         assert transparent or alpha is None, f"{file.name}: its pixels depend on the background"

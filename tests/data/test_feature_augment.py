@@ -13,7 +13,8 @@ from PIL import Image
 
 from raytrain.config import Config
 from raytrain.data.buckets import fits
-from raytrain.data.image.transform import pixels, transforms
+from raytrain.data.image.render import pixels
+from raytrain.data.image.transform import transforms
 from raytrain.data.loading.ledger import Ledger
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset

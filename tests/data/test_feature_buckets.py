@@ -139,7 +139,7 @@ def test_every_filter_counts_and_names_what_it_leaves_out(
         Image.Transpose.ROTATE_90
     ).save(folder / "blurred.png")
     (folder / "broken.png").write_bytes((folder / "x.png").read_bytes()[:500])
-    score = {"name": "sharp", "kind": "sharpness", "least": 200.0, "options": {"side": 96}}
+    score = {"name": "sharp", "kind": "sharpness", "min": 200.0, "options": {"side": 96}}
     quality = {"min_side": 32, "max_ratio": 3.0, "near_duplicates": 4, "scores": [score]}
     config = make_config(held_out=0.25, quality=quality)
     report = prepare(config)
@@ -164,13 +164,13 @@ def test_every_filter_counts_and_names_what_it_leaves_out(
     assert said["panorama.png"][1] == "300x60: beyond data.quality.max_ratio = 3.0"
     assert said["x.png"][1] == "duplicate of x again.png"
     assert said["x.jpg"][1] == "looks like x again.png"
-    assert "outside of least = 200.0" in said["blurred.png"][1]
+    assert "outside of min = 200.0" in said["blurred.png"][1]
     kept = contents(config)
     images = {path for path, _ in kept if path}
     assert report.found == len(images) + sum(report.rules.values()) == len(list(folder.iterdir()))
     assert images | set(said) == {path.name for path in folder.iterdir()}
     assert all(row["scores"][0] >= 200 for (path, _), row in kept.items() if path)
-    assert report.noted == {"sharp": 6}, "what the cheap filters left out is not scored"
+    assert report.annotated == {"sharp": 6}, "what the cheap filters left out is not scored"
     assert (
         sum(count.train + count.held_out for count in report.buckets.values()) == report.kept == 5
     )

@@ -121,7 +121,7 @@ def test_quality_tags_follow_a_score(tmp_path: Path, make_config: Make) -> None:
         },
     )
     report = prepare(config)
-    assert report.noted == {"sharp": 3}
+    assert report.annotated == {"sharp": 3}
     found = rows(config)
     assert {path: row["captions"] for path, row in found.items()} == {
         "smooth.png": ["zwx, dull, a thing"],

@@ -101,7 +101,7 @@ def test_the_cut_is_centered_on_what_the_mask_shows(
 ) -> None:
     settings = config(buckets={**SQUARE, "crop": "salience"})
     report = prepare(settings)
-    assert report.noted == {"folder": 2}
+    assert report.annotated == {"folder": 2}
     found, direct = rows(settings), Direct(settings)
     # The middle of a's patch is at 24, of b's at 108: cut around them as far as the image reaches.
     for name, left in (("a.png", 0), ("b.png", 64)):

@@ -183,13 +183,13 @@ def test_images_of_the_web_give_the_same_dataset_and_are_read_again(
         (tmp_path / "list.jsonl").write_text("\n".join(lines))
         config = make_config(source=str(tmp_path / "list.jsonl"), format="auto")
         assert arrays(config) == expected
-        assert prepare(config).looked == 6, (
+        assert prepare(config).scanned == 6, (
             "nothing says that the bytes behind an address are the same"
         )
         trusting = make_config(
             source=str(tmp_path / "list.jsonl"), format="auto", fetch={"trust_addresses": True}
         )
-        assert (prepare(trusting).looked, prepare(trusting).looked) == (6, 0)
+        assert (prepare(trusting).scanned, prepare(trusting).scanned) == (6, 0)
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_source_and_dataset_in_an_object_store(
         source=f"s3://lake/images{query}", dataset=f"s3://lake/made/dataset{query}"
     )
     report = prepare(config)
-    assert (report.found, report.looked, report.kept, report.made) == (
+    assert (report.found, report.scanned, report.kept, report.made) == (
         6,
         6,
         6,
@@ -219,10 +219,10 @@ def test_source_and_dataset_in_an_object_store(
     )
     assert report.fingerprint == expected[b"fingerprint"]
     again = prepare(config)
-    assert (again.looked, again.made, again.snapshot) == (0, {}, 1)
+    assert (again.scanned, again.made, again.snapshot) == (0, {}, 1)
     client.put_object(Bucket="lake", Key="images/a/b/2.txt", Body=b"another")
     changed = prepare(config)
-    assert (changed.looked, changed.made, changed.snapshot) == (1, {"text": 1}, 2)
+    assert (changed.scanned, changed.made, changed.snapshot) == (1, {"text": 1}, 2)
     old = Dataset(config.dataset, "1")
     assert old.counts() == Dataset(config.dataset).counts()
     read = 0

@@ -36,7 +36,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_turn(*answers: Answer) -> Answer:
-    """Give the answers one after another, the last for ever."""
+    """Give the answers one after another, the last one repeatedly."""
     left = list(answers)
     return lambda handler: (left.pop(0) if len(left) > 1 else left[0])(handler)
 

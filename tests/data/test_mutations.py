@@ -1,4 +1,4 @@
-"""Change one thing, prepare again: exactly what it affects is encoded anew,
+"""Change one thing, prepare again: exactly what it affects is encoded again,
 and nothing stale stays.
 
 The check for staleness is a preparation of the changed source from nothing: it must hold the same,
@@ -179,8 +179,8 @@ def long_captions(world: World) -> None:
     world.tables["model"] = {**world.tables["model"], "max_tokens": 150}
 
 
-def sharp(least: float) -> Callable[[World], None]:
-    return put("quality", scores=[{"name": "sharp", "kind": "sharpness", "least": least}])
+def sharp(min: float) -> Callable[[World], None]:
+    return put("quality", scores=[{"name": "sharp", "kind": "sharpness", "min": min}])
 
 
 def damage(name: str) -> Callable[[World], None]:
@@ -211,8 +211,8 @@ class Case:
     change: Callable[[World], None]
     made: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Latents, masks, control images, captions."""
-    looked: int = 0
-    noted: dict[str, int] = field(default_factory=dict)
+    scanned: int = 0
+    annotated: dict[str, int] = field(default_factory=dict)
     start: Callable[[World], None] = nothing
     same: bool = False
     """The dataset's content stays the same."""
@@ -220,33 +220,33 @@ class Case:
 
 CASES = {
     "nothing": Case(nothing, same=True),
-    "one pixel": Case(one_pixel("2.png"), (1, 1, 1, 0), looked=1),
-    "one pixel of a mask": Case(one_pixel("masks/2.png"), (0, 1, 0, 0), looked=1),
-    "one pixel of a control image": Case(one_pixel("controls/2.png"), (0, 0, 1, 0), looked=1),
-    "one caption": Case(write("2.txt", "another"), (0, 0, 0, 1), looked=1),
-    "one caption like another's": Case(write("2.txt", "image 3, red, round"), looked=1),
+    "one pixel": Case(one_pixel("2.png"), (1, 1, 1, 0), scanned=1),
+    "one pixel of a mask": Case(one_pixel("masks/2.png"), (0, 1, 0, 0), scanned=1),
+    "one pixel of a control image": Case(one_pixel("controls/2.png"), (0, 0, 1, 0), scanned=1),
+    "one caption": Case(write("2.txt", "another"), (0, 0, 0, 1), scanned=1),
+    "one caption like another's": Case(write("2.txt", "image 3, red, round"), scanned=1),
     "a caption is taken away": Case(
-        lambda world: world.path("2.txt").unlink(), (0, 0, 0, 0), looked=1
+        lambda world: world.path("2.txt").unlink(), (0, 0, 0, 0), scanned=1
     ),
     "one image more": Case(
-        lambda world: world.add("9.png", 9, SIZES[1], "new"), (1, 1, 1, 1), looked=1
+        lambda world: world.add("9.png", 9, SIZES[1], "new"), (1, 1, 1, 1), scanned=1
     ),
     "a copy of an image more": Case(
-        lambda world: world.add("9.png", 3, SIZES[0], "new"), looked=1, same=True
+        lambda world: world.add("9.png", 3, SIZES[0], "new"), scanned=1, same=True
     ),
     "one image less": Case(delete),
-    "one file renamed": Case(lambda world: world.move("2.png", "aa.png"), looked=1, same=True),
+    "one file renamed": Case(lambda world: world.move("2.png", "aa.png"), scanned=1, same=True),
     "only the time of a file": Case(
-        lambda world: os.utime(world.path("2.png"), (1, 1)), looked=1, same=True
+        lambda world: os.utime(world.path("2.png"), (1, 1)), scanned=1, same=True
     ),
-    "the source moved": Case(move_source, looked=COUNT, same=True),
+    "the source moved": Case(move_source, scanned=COUNT, same=True),
     "resolution": Case(put("buckets", resolution=80), (6, 6, 6, 0)),
     "a second resolution": Case(put("buckets", resolutions=[32, 64]), (6, 6, 6, 0)),
     "sizes": Case(put("buckets", sizes=[[64, 64]]), (4, 4, 4, 0)),
     "bucket rule": Case(put("buckets", rule="mean"), (4, 4, 4, 0)),
     "crop": Case(put("buckets", crop="random"), (2, 2, 2, 0)),  # the other two draw the center
     "crop by the masks": Case(
-        put("buckets", crop="salience"), (4, 4, 4, 0), noted={"folder": COUNT}
+        put("buckets", crop="salience"), (4, 4, 4, 0), annotated={"folder": COUNT}
     ),
     "flip": Case(put("augment", flip=True), (6, 6, 6, 0)),
     "colors": Case(put("augment", colors=1), (6, 0, 0, 0)),
@@ -256,7 +256,7 @@ CASES = {
     "background of what is scored": Case(
         both(put("", background="black"), sharp(0.0)),
         (2, 2, 2, 0),
-        noted={"sharp": 2},
+        annotated={"sharp": 2},
         start=both(transparent, sharp(0.0)),
     ),
     "precision": Case(put("encode", precision="bf16"), (6, 0, 0, 6)),
@@ -268,12 +268,12 @@ CASES = {
     "repeats": Case(subset(repeats=3)),
     "weight": Case(subset(weight=0.5)),
     "shard rows": Case(put("encode", shard_rows=2, group_rows=1), same=True),
-    "near-duplicates": Case(put("quality", near_duplicates=0), looked=COUNT, same=True),
+    "near-duplicates": Case(put("quality", near_duplicates=0), scanned=COUNT, same=True),
     "limit of near-duplicates": Case(
         put("quality", near_duplicates=16), start=put("quality", near_duplicates=0)
     ),
-    "least side": Case(put("quality", min_side=60)),
-    "a score": Case(sharp(1.1), noted={"sharp": COUNT}),
+    "shortest side": Case(put("quality", min_side=60)),
+    "a score": Case(sharp(1.1), annotated={"sharp": COUNT}),
     "limit of a score": Case(sharp(1.1), start=sharp(0.0)),
     "masks off": Case(put("masks", kind="none")),
     "other masks": Case(put("masks", kind="alpha"), (0, 6, 0, 0)),
@@ -301,7 +301,7 @@ CASES = {
         1,
         start=damage("2.png"),
     ),
-    "an image damaged": Case(damage("2.png"), looked=1),
+    "an image damaged": Case(damage("2.png"), scanned=1),
 }
 
 
@@ -337,7 +337,7 @@ def test_another_prompt_makes_the_notes_and_captions_again_but_no_array(
     change(world)
     report = prepare(world.config())
     after = {row["captions"][0] for row in contents(world.config()).values() if "path" in row}
-    assert report.noted == {"blip": 4}
+    assert report.annotated == {"blip": 4}
     assert made(report) == (0, 0, 0, len(after - before))
     assert len(after - before) > 0
     still(world, report)
@@ -346,14 +346,14 @@ def test_another_prompt_makes_the_notes_and_captions_again_but_no_array(
 def test_a_rewriter_and_its_instruction(world: World, endpoint: Server) -> None:
     options = {"base_url": endpoint.url, "model": "pen", "instruction": "please"}
     write_again = {"rewriter": "openai", "rewriter_options": options}
-    check(Case(put("captions", **write_again), (0, 0, 0, 6), noted={"openai": 6}), world)
+    check(Case(put("captions", **write_again), (0, 0, 0, 6), annotated={"openai": 6}), world)
     asked = len(endpoint.questions)
     assert asked == 2 * COUNT, "once for the dataset, once for the one from nothing"
     options = {**options, "instruction": "kindly"}
     put("captions", rewriter_options=options)(world)
-    assert prepare(world.config()).noted == {"openai": 6}
+    assert prepare(world.config()).annotated == {"openai": 6}
     write("2.txt", "one anew")(world)
-    assert prepare(world.config()).noted == {"openai": 1}
+    assert prepare(world.config()).annotated == {"openai": 1}
     assert len(endpoint.questions) == asked + COUNT + 1
     assert contents(world.config())["2.png", "48x80"]["captions"] == ["kindly one anew"]
 
@@ -366,8 +366,8 @@ def check(case: Case, world: World) -> None:
     pretrained._hash_folders.cache_clear()
     report = prepare(world.config())
     assert made(report) == case.made
-    assert report.looked == case.looked
-    assert {name: count for name, count in report.noted.items() if count} == case.noted
+    assert report.scanned == case.scanned
+    assert {name: count for name, count in report.annotated.items() if count} == case.annotated
     assert (report.fingerprint == first.fingerprint) == case.same
     still(world, report)
 
@@ -375,7 +375,11 @@ def check(case: Case, world: World) -> None:
 def still(world: World, report: PrepareReport) -> None:
     """A further preparation makes nothing and changes nothing; one from nothing gives the same."""
     again = prepare(world.config())
-    assert (again.looked, made(again), set(again.noted.values()) - {0}) == (0, (0, 0, 0, 0), set())
+    assert (again.scanned, made(again), set(again.annotated.values()) - {0}) == (
+        0,
+        (0, 0, 0, 0),
+        set(),
+    )
     assert (again.snapshot, again.fingerprint) == (report.snapshot, report.fingerprint)
     fresh = prepare(world.config("fresh"))
     assert fresh.fingerprint == report.fingerprint

@@ -305,7 +305,7 @@ def test_a_killed_first_run_is_continued(
     (shard.parent / "left.parquet.tmp-1234").write_bytes(b"x")
     report = prepare(config)
     assert counts(report) == (4, 0, 20)
-    assert report.looked == 0
+    assert report.scanned == 0
     assert len(live(config)) == 12
 
 

@@ -53,7 +53,7 @@ def test_a_worker_that_dies_is_replaced_and_its_work_done_again(
 
 
 def test_a_job_that_kills_every_worker_ends_in_a_message() -> None:
-    with pytest.raises(UserError, match=r"exit code 1 came again and again, .* tried 2 times"):
+    with pytest.raises(UserError, match=r"exit code 1 occurred repeatedly, .* tried 2 times"):
         list(flow.map_tasks([{"number": 1}, {"number": 2}], deadly))
 
 

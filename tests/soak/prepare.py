@@ -33,7 +33,7 @@ from PIL import Image
 
 from raytrain import plugins
 from raytrain.data.loading.read import open_manifest
-from raytrain.data.pipeline import missing
+from raytrain.data.pipeline import plan_encoding
 from raytrain.toy import SD15
 from raytrain.toy.draw import TRAINING_SIZES, draw
 from tests.soak import _counting, _kills
@@ -284,7 +284,7 @@ def stored(dataset: Path) -> list[bytes]:
     paths = [
         dataset / path
         for name in plugins.names("data.columns")
-        for path in missing.shards_of(str(dataset), name)
+        for path in plan_encoding.shards_of(str(dataset), name)
     ]
     return [
         key

@@ -22,7 +22,7 @@ from raytrain.table import Table
 
 Message = dict[str, Any]
 REFUSED = (400, 413, 415, 422)
-"""Answers that speak of this one question: too large, filtered, not understood."""
+"""Answers that concern this one question: too large, filtered, not understood."""
 PASSING = (408, 409, 425, 429)
 """Answers that another try may change, like all from 500 on."""
 LONGEST_WAIT = 60.0
@@ -120,7 +120,7 @@ class Endpoint:
                 f"{self.setting}.max_cost = {self.options.max_cost} is reached: {self.questions} "
                 f"answers cost {self.spent:.6g} ({self.input_tokens} tokens in, "
                 f"{self.output_tokens} out). What was written is kept; raise max_cost and start "
-                "again to go on."
+                "again to continue."
             )
         return list(self.pool.map(lambda messages: self._answer(messages, max_tokens), questions))
 

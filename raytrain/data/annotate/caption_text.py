@@ -111,9 +111,11 @@ def drop(text: str, unwanted: Sequence[str], separator: str = ",") -> str:
 
 
 def quality_tag(bins: Mapping[str, float], score: float | None) -> str:
-    """Return the tag with the highest least score that is reached;
+    """Return the tag with the highest minimum score that is reached;
     none for no score or one that is not a number."""
-    reached = [(least, tag) for tag, least in bins.items() if score is not None and score >= least]
+    reached = [
+        (minimum, tag) for tag, minimum in bins.items() if score is not None and score >= minimum
+    ]
     return max(reached)[1] if reached else ""
 
 

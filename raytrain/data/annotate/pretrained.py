@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LONGEST, SMALLEST = 32, 4
-"""Longer side over shorter, and least side in pixels, of images shown to a model:
+"""Longer side over shorter, and smallest side in pixels, of images shown to a model:
 image processors scale the shorter side up to their own, and take three rows for three channels."""
 _CONTENT = (".safetensors", ".json", ".txt", ".model", ".onnx", ".xml")
 

@@ -31,8 +31,8 @@ __all__ = ["Fit", "Rule", "Size", "all_sizes", "fits", "needs_mean"]
 
 
 def needs_mean(config: BucketConfig) -> bool:
-    """Whether the rule needs the mean of width / height over the chosen images before it can fit
-    any."""
+    """Whether the rule needs the mean of width / height over all images before it can
+    fit any."""
     return not config.sizes and bool(
         getattr(plugins.load("data.buckets", config.rule), "NEEDS_MEAN", False)
     )

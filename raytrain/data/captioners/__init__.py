@@ -18,7 +18,7 @@ A captioner module offers
 and a captioner
     caption(images: list[PIL.Image.Image]) -> list[str | BadImage]
         One line of text for each image, in order, or why this one alone cannot be captioned.
-        Whatever is no fault of a image is raised, as UserError where a person can mend it.
+        What is not the fault of one image is raised, as UserError where the user can fix it.
 """
 
 from __future__ import annotations

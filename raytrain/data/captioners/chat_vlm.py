@@ -1,7 +1,7 @@
 """Captions of a vision-language model that chats: LLaVA, LLaVA-NeXT, SmolVLM,
 Qwen-VL and what else transformers can load.
 
-The prompt is a user's message beside the image; the caption is the answer. Video processors need
+The prompt is a user's message next to the image; the caption is the answer. Video processors need
 torchvision: they are not loaded.
 """
 

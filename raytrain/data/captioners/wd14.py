@@ -54,7 +54,7 @@ class Options(Table):
     """`[data.captions] options` of the tagger."""
 
     thresholds: dict[Category, float] = Field(default_factory=dict)
-    """Least probability of a tag, by category; default: 0.35, for characters 0.75."""
+    """Minimum probability of a tag, by category; default: 0.35, for characters 0.75."""
     rating: bool = False
     """Put safe, questionable or nsfw first."""
     keep_underscores: bool = False
@@ -109,7 +109,8 @@ def load(config: CaptionConfig, device: str = "") -> Captioner:
         session = onnxruntime.InferenceSession(str(root / MODEL), settings, providers=providers)
     except Exception as error:  # onnxruntime's errors share no other base
         raise UserError(
-            f"{str(root / MODEL)!r} is no ONNX model: {str(error).splitlines()[0]} Get it anew."
+            f"{str(root / MODEL)!r} is no ONNX model: {str(error).splitlines()[0]} "
+            "Download it again."
         ) from error
     return _Tagger(
         config, session, _read_tags(root / TAGS, Options(**config.options).keep_underscores)
@@ -248,8 +249,8 @@ def _read_tags(file: Path, keep_underscores: bool) -> list[Tag]:
             rows = [(row["name"], int(row["category"])) for row in csv.DictReader(stream)]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{str(file)!r} must have the columns name and category (a number): {error}. Get "
-                "it anew."
+                f"{str(file)!r} must have the columns name and category (a number): {error}. "
+                "Download it again."
             ) from error
     return [Tag(name if keep_underscores else spoken(name), category) for name, category in rows]
 

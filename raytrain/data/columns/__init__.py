@@ -8,7 +8,7 @@ the file's name is its folder in the dataset.
                  colors
     MAKER        the part of the model that makes the array, a fact of `version`; empty where
                  settings alone decide
-    version      all that the arrays depend on beside image and caption, by name; loads no model
+    version      all that the arrays depend on besides image and caption, by name; loads no model
     arrays       dtype and shape of an image column's arrays; those of a caption column follow from
                  its empty caption
     load         the encoder, with the parts of the model that it needs and no other
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from raytrain.families import Family
 
 MASK, CONTROL = "mask", "control"
-"""Columns that settings of [data] ask for, beside those of the method."""
+"""Columns that settings of [data] ask for, in addition to those of the method."""
 
 
 class ImageEncoder(Protocol):
@@ -46,7 +46,7 @@ class ImageEncoder(Protocol):
     `encode` gets a batch."""
 
     needs: frozenset[str]
-    """What it needs opened beside the image: "alpha", "mask", "control"."""
+    """What it needs opened together with the image: "alpha", "mask", "control"."""
 
     def layer(self, image: Opened) -> Image.Image:
         """Return what is cut, of the image's size; BadImage where this image can have none."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from raytrain.config import Config
 from raytrain.data.image.opening import sound
-from raytrain.data.image.transform import pixels
+from raytrain.data.image.render import pixels
 from raytrain.data.store.schema import Array
 from raytrain.errors import UserError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raytrain.config import Config
-from raytrain.data.image.transform import pixels
+from raytrain.data.image.render import pixels
 from raytrain.data.store.schema import Array
 
 if TYPE_CHECKING:

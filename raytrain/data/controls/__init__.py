@@ -42,7 +42,7 @@ class Kind(Protocol):
     READS_FILE: bool
 
     def version(self, config: ControlConfig) -> str:
-        """Return the hash over all that control images depend on beside the image."""
+        """Return the hash over all that control images depend on besides the image."""
 
     def load(self, config: ControlConfig) -> Maker:
         """Return a maker; UserError where its model cannot be loaded."""

@@ -60,7 +60,7 @@ class Fetcher:
 
     A compressed tar is unpacked whole, once for each machine, into the folder `cache` (default:
     `raytrain-unpacked` in the folder for temporary files), where it stays: it must have room for
-    it. All other parts are read where they lie.
+    it. All other parts are read where they are.
     """
 
     def __init__(self, config: FetchConfig, cache: str = "") -> None:

@@ -156,7 +156,7 @@ def child(folder: str, *names: str) -> str:
 
 
 def parent(file: str) -> str:
-    """Return the folder a file lies in; a URI keeps its query."""
+    """Return the folder a file is in; a URI keeps its query."""
     if "://" not in file:
         return os.path.dirname(file)
     address, mark, query = file.partition("?")
@@ -171,7 +171,7 @@ def base_name(file: str) -> str:
 
 
 def shown(name: str) -> str:
-    r"""Return a name for people, and for ever one to one: a backslash and what is no printable
+    r"""Return a name for display, always one to one: a backslash and what is no printable
     UTF-8 become \xNN."""
     return HIDDEN.sub(
         lambda match: "".join(f"\\x{byte:02x}" for byte in os.fsencode(match[0])), name

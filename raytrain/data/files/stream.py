@@ -84,7 +84,7 @@ def unpacked(stream: IO[bytes]) -> IO[bytes]:
 
 
 class _Limited:
-    """A stream that ends with TooLargeError instead of going on for ever."""
+    """A stream that ends with TooLargeError instead of being read without end."""
 
     def __init__(self, inner: Any, most: int) -> None:
         self._inner, self._most, self._read = inner, most, 0

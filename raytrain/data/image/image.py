@@ -1,9 +1,9 @@
-"""From an image file's bytes to the pixels a person sees, as 8-bit RGB.
+"""From an image file's bytes to the pixels a viewer shows, as 8-bit RGB.
 
 Pure; every fault is a `BadImage` with its reason. What is read: PNG, JPEG (MPO too), WebP, GIF,
 BMP, TIFF, AVIF; of an animation the first frame. EXIF rotation is applied, 16 bits are rounded to
-8, colors are brought to sRGB by the ICC profile, and transparency lies on a color. What Pillow
-would decode wrongly or half is refused: see `integrity`.
+8, colors are brought to sRGB by the ICC profile, and transparency is composited on a color. What
+Pillow would decode wrongly or in part is refused: see `integrity`.
 """
 
 from __future__ import annotations

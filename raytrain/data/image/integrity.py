@@ -1,10 +1,10 @@
-"""Damage that Pillow's decoders pass over in silence: checksums of a PNG,
+"""Damage that Pillow's decoders ignore silently: checksums of a PNG,
 and a JPEG whose end is missing. Pure.
 
-A download that stopped in a preallocated file, or a tool that mended the end of a cut one, leaves
-an image that decodes: gray, black or smeared from some line on. PNG tells by its checksums. A JPEG
-has none, but a decoder that wants more data than there is says so, as long as no end marker lets
-it fill in gray; hence `checked` takes that marker away.
+A download that stopped in a preallocated file, or a tool that repaired the end of a cut one,
+leaves an image that decodes: gray, black or smeared from some line on. A PNG's checksums show it.
+A JPEG has none, but a decoder that wants more data than there is says so, as long as no end marker
+lets it fill in gray; so `checked` removes that marker.
 """
 
 from __future__ import annotations

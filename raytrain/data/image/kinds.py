@@ -1,5 +1,5 @@
 """What a file is by its first bytes, where it is not read as an image,
-and what a person can do about it. Pure."""
+and what the user can do about it. Pure."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from PIL import Image
 from raytrain.config.data import DataConfig
 from raytrain.data.image import image
 from raytrain.data.image.image import BadImage
-from raytrain.data.pipeline.look import fetcher
+from raytrain.data.pipeline.scan import fetcher
 
 Entry = TypeVar("Entry")
 Result = TypeVar("Result")
@@ -48,7 +48,7 @@ def opened(
     line: Mapping[str, Any], data: DataConfig, *, alpha: bool, mask: bool, control: bool
 ) -> Opened | BadImage:
     """Read and decode an image and its layers, or say why not;
-    the bytes must be those that were looked at."""
+    the bytes must be those that were scanned."""
     try:
         content = _read(line, "location", line["id"], data)
         if alpha:

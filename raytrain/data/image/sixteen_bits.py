@@ -1,8 +1,8 @@
 """Sixteen bits a channel to eight, rounded; Pillow itself drops the lower byte of color images and
 clips gray ones.
 
-Pillow has no mode for 16-bit colors, but it can unpack either byte of each value: which one is a
-matter of the byte order it is told. So the image is decoded twice, once for each byte.
+Pillow has no mode for 16-bit colors, but it can unpack either byte of each value: which one
+depends on the byte order it is given. So the image is decoded twice, once for each byte.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def narrow(opener: Callable[[], ImageFile.ImageFile]) -> Image.Image:
     """Return a wide image as mode L, LA, RGB, RGBA or CMYK with round(v * 255 / white)
     of each value v.
 
-    `opener` opens the same image anew. Transparency given as one color becomes an alpha channel.
+    `opener` opens the same image again. Transparency given as one color becomes an alpha channel.
     """
     with opener() as image:
         layout = _layout(image)

@@ -3,11 +3,10 @@ columns."""
 
 from __future__ import annotations
 
-import os
 import resource
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +15,10 @@ from pydantic import ValidationError
 
 from raytrain import storage
 from raytrain.config import Config
+from raytrain.data.loading.shard_reader import ShardReader
 from raytrain.data.store import schema, snapshot
 from raytrain.data.store.schema import HELD_OUT, TRAIN, Column, Manifest
 from raytrain.errors import UserError
-
-_TWO_HEADERS = 42
-"""Bytes of two page headers at least; one takes about 21."""
 
 Pick = Callable[[str, list[str], np.ndarray], np.ndarray]
 """("image" or "caption", image hashes, number of versions of each)
@@ -90,7 +87,7 @@ class Dataset:
     def __init__(self, uri: str, number: str = "latest", partial: bool = False) -> None:
         self.uri = uri
         self.manifest = open_manifest(uri, number, partial)
-        self._shards: dict[tuple[str, int], _Shard] = {}
+        self._shards: dict[tuple[str, int], ShardReader] = {}
         self._indices = {
             key: index for name in self.manifest.buckets for key, index in self._read_indices(name)
         }
@@ -254,56 +251,12 @@ class Dataset:
                 shard.columns[name].read(row, into[start:end])
         return arrays
 
-    def _shard(self, store: str, number: int) -> _Shard:
+    def _shard(self, store: str, number: int) -> ShardReader:
         if (store, number) not in self._shards:
-            self._shards[store, number] = _Shard(
+            self._shards[store, number] = ShardReader(
                 storage.join(self.uri, self.manifest.shards[store][number])
             )
         return self._shards[store, number]
-
-
-class _Shard:
-    """One open parquet file and its array columns."""
-
-    def __init__(self, uri: str) -> None:
-        path = storage.fetch(uri)
-        metadata = pq.read_metadata(path)
-        layout, groups = (
-            metadata.schema,
-            [metadata.row_group(i) for i in range(metadata.num_row_groups)],
-        )
-        file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with the dataset
-        self.columns = {
-            layout.column(i).name: _Column(
-                file, layout.column(i).length, [(g.column(i), g.num_rows) for g in groups]
-            )
-            for i in range(metadata.num_columns)
-            if layout.column(i).name != "key"
-        }
-
-
-class _Column:
-    """Equally long binary values, read straight into an array,
-    without decoding and without another copy.
-
-    The writer stores required, plain, uncompressed, fixed-size values in one page a row group, so
-    a chunk is a page header of a few bytes and then the values to its end. Reading them at their
-    place copies once; mapping the file and copying would pay for every page of it as well.
-    """
-
-    def __init__(self, file: BinaryIO, width: int, chunks: Sequence[tuple[Any, int]]) -> None:
-        self.file, self.width = file, width
-        self.descriptor = file.fileno()
-        starts = [_start(chunk, width, rows) + width * np.arange(rows) for chunk, rows in chunks]
-        self.starts = np.concatenate(starts)
-
-    def read(self, row: int, into: memoryview) -> None:
-        """Read the value of a row into `width` bytes; thread-safe."""
-        if os.preadv(self.descriptor, (into,), self.starts.item(row)) != self.width:
-            raise OSError(
-                f"{self.file.name!r} ends before its row {row}; the file was cut after it was "
-                "written"
-            )
 
 
 def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Manifest:
@@ -341,7 +294,7 @@ def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Man
     if not manifest.complete and not partial:
         raise UserError(
             f"Snapshot {manifest.number} of {uri!r} was published while preparation was still "
-            "going on; a run trained on it would not see the rest. Wait for `raytrain prepare` to "
+            "running; a run trained on it would not see the rest. Wait for `raytrain prepare` to "
             "end, or set data.partial = true."
         )
     return manifest
@@ -395,19 +348,6 @@ def _allow_many_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _start(chunk: Any, width: int, rows: int) -> int:
-    """Return the place in the file of a column chunk's first value."""
-    start: int = chunk.data_page_offset + chunk.total_compressed_size - rows * width
-    header = start - chunk.data_page_offset
-    if not width or chunk.compression != "UNCOMPRESSED" or not 0 < header < _TWO_HEADERS:
-        raise UserError(
-            f"The dataset's column {chunk.path_in_schema!r} is not stored as this program writes "
-            "it (plain, uncompressed, one page a row group); it cannot be read safely. Prepare "
-            "the dataset again."
-        )
-    return start
 
 
 def _uninitialized(shape: tuple[int, ...]) -> np.ndarray:

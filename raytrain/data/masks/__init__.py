@@ -46,7 +46,7 @@ class Kind(Protocol):
     READS_FILE: bool
 
     def version(self, config: MaskConfig) -> str:
-        """Return the hash over all that masks depend on beside the image."""
+        """Return the hash over all that masks depend on besides the image."""
 
     def load(self, config: MaskConfig) -> Masker:
         """Return a masker; UserError where its model cannot be loaded."""

@@ -49,7 +49,7 @@ class Options(Table):
     smallest: int = Field(24, ge=8)
     """Shortest side of a face in pixels of that image."""
     certainty: float = Field(0.8, gt=0, lt=1)
-    """Least score of a face, by YuNet; a cascade only says yes or no."""
+    """Minimum score of a face, by YuNet; a cascade only says yes or no."""
     grow: float = Field(1.3, gt=0)
     """Size of the oval, relative to the box the detector gives."""
     background: float = Field(0.0, ge=0, le=1)

@@ -26,14 +26,14 @@ from raytrain.data.image.opening import Opened, Passing, ahead, opened
 from raytrain.data.image.transform import Transform
 from raytrain.data.store import shard, tables
 from raytrain.data.store.fingerprint import Fingerprint
-from raytrain.data.store.pieces import PieceWriter
+from raytrain.data.store.partial_shards import PartialShardWriter
 from raytrain.data.store.schema import Array, bucket_size, content_key
 from raytrain.errors import UserError
 from raytrain.startup import quiet
 
 NOT_FINITE = "gave NaN or values beyond half precision"
 LAYERS = ("alpha", "mask", "control")
-"""What can be opened beside an image."""
+"""What can be opened together with an image."""
 
 Row = dict[str, bytes]
 """The raw arrays of one row of a column."""
@@ -51,7 +51,7 @@ class ShardEncoder:
     and decoding threads."""
 
     def __init__(
-        self, config: Config, fingerprint: Fingerprint, faults: str, pieces: str, done: str
+        self, config: Config, fingerprint: Fingerprint, faults: str, partial_shards: str, done: str
     ) -> None:
         import torch  # here: the command that only names this class starts a second earlier
 
@@ -69,7 +69,7 @@ class ShardEncoder:
             fingerprint,
             faults,
         )
-        self.pieces, self.done = pieces, done
+        self.partial_shards, self.done = partial_shards, done
         self.device = torch.device("cuda" if encode.gpus_per_worker > 0 else "cpu")
         self.dtype = torch.bfloat16 if encode.precision == "bf16" else torch.float32
         self.pool = ThreadPoolExecutor(max(2, int(encode.cpus_per_worker)))
@@ -84,12 +84,16 @@ class ShardEncoder:
             return self._empty(job["store"])
         done = storage.join(self.done, f"{content_key(job['uri'], job['group'])}.json")
         if storage.exists(done):  # Ray lost the report with the node that held it, and asks again
-            told: dict[str, Any] = storage.read_json(done)
-            return told
+            report: dict[str, Any] = storage.read_json(done)
+            return report
         lines = tables.read_group(job["uri"], job["group"]).to_pylist()
-        pieces = storage.join(self.pieces, content_key([line["key"].hex() for line in lines]))
+        partial = storage.join(
+            self.partial_shards, content_key([line["key"].hex() for line in lines])
+        )
         report = (
-            self._arrays(lines, pieces) if job["kind"] == "arrays" else self._texts(lines, pieces)
+            self._arrays(lines, partial)
+            if job["kind"] == "arrays"
+            else self._texts(lines, partial)
         )
         storage.write_json(done, report)
         return report
@@ -105,10 +109,10 @@ class ShardEncoder:
             )
         return self._encoders[name]
 
-    def _arrays(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
+    def _arrays(self, lines: list[dict[str, Any]], partial: str) -> dict[str, Any]:
         bucket, names = lines[0]["bucket"], sorted({line["store"] for line in lines})
         writers = {
-            name: self._writer(f"{name}/bucket={bucket}", storage.join(pieces, name), len(lines))
+            name: self._writer(f"{name}/bucket={bucket}", storage.join(partial, name), len(lines))
             for name in names
         }
         faults: list[dict[str, Any]] = []
@@ -143,12 +147,12 @@ class ShardEncoder:
             "made": {name: rows for name in names if (rows := writers[name].close())},
         }
 
-    def _writer(self, folder: str, pieces: str, job_rows: int) -> PieceWriter:
+    def _writer(self, folder: str, partial: str, job_rows: int) -> PartialShardWriter:
         encode = self.data.encode
         shards = shard.ShardWriter(
             self.config.dataset, folder, encode.group_rows, encode.shard_mb * 2**20
         )
-        return PieceWriter(shards, pieces, job_rows)
+        return PartialShardWriter(shards, partial, job_rows)
 
     def _values(self, lines: list[dict[str, Any]]) -> Iterator[_Value]:
         encoders = {name: self._encoder(name) for name in {line["store"] for line in lines}}
@@ -200,9 +204,9 @@ class ShardEncoder:
                 )
         return _rows(found)[: len(values)]
 
-    def _texts(self, lines: list[dict[str, Any]], pieces: str) -> dict[str, Any]:
+    def _texts(self, lines: list[dict[str, Any]], partial: str) -> dict[str, Any]:
         name = lines[0]["store"]
-        writer, faults, cut = self._writer(name, storage.join(pieces, name), len(lines)), [], 0
+        writer, faults, cut = self._writer(name, storage.join(partial, name), len(lines)), [], 0
         for batch in tables.batched(
             (line for line in lines if line["key"] not in writer.made), self.data.encode.batch
         ):

@@ -1,6 +1,6 @@
 """Run one stage: a single call, many tasks, or a pool of actors.
 
-Jobs and reports are small JSON values. What a stage reads and writes lies on storage; a job only
+Jobs and reports are small JSON values. What a stage reads and writes is on storage; a job only
 names it (a file and a row group of it), and so memory on the driver does not grow with the
 dataset. Ray Data starts, feeds, restarts and scales the workers; where this process is not
 connected to Ray, processes of this machine do the same work (`on_machine`).
@@ -22,9 +22,9 @@ from raytrain.errors import UserError
 from raytrain.startup import before_imports
 
 RETRIES = 5
-"""How often Ray gives a job to another worker when one dies of it."""
+"""How often Ray retries a job on another worker when one dies of it."""
 ROUNDS = 2
-"""How often jobs whose workers were lost begin anew while none of them ends."""
+"""How often jobs whose workers were lost are restarted while none of them ends."""
 NUMBER = "job number"
 
 Job = dict[str, Any]
@@ -91,7 +91,7 @@ class _Pooled:
         try:
             self.worker = actor(**settings)
         except UserError as error:
-            # reported by the first job: a constructor that raises would be restarted for ever
+            # reported by the first job: a constructor that raises would be restarted forever
             self.error = str(error)
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -116,8 +116,8 @@ def _run(
 ) -> Iterator[Report]:
     """Do all jobs.
 
-    A lost worker is replaced by Ray; where Ray itself lost a part, the jobs without a report begin
-    anew.
+    A lost worker is replaced by Ray; where Ray itself lost a part, the jobs without a report are
+    restarted.
     """
     left = dict(enumerate(jobs))
     idle = 0
@@ -141,7 +141,7 @@ def _run(
                 continue
             tries = ROUNDS * (1 + RETRIES) if local.connected() else ROUNDS
             raise UserError(
-                f"Workers must not die, but {lost} came again and again, and none of the last "
+                f"Workers must not die, but {lost} occurred repeatedly, and none of the last "
                 f"{len(left)} jobs ended; each was tried {tries} times. Most likely the workers "
                 "ran out of memory, or an image crashes a decoder. What is finished is kept. Give "
                 "workers more memory or a smaller data.encode.batch, look into the workers' logs "

@@ -16,7 +16,7 @@ from raytrain.data.store import tables
 from raytrain.data.store.schema import content_digest
 
 BLOCK = 1024
-"""Images of one row group, and of one look job."""
+"""Images of one row group, and of one scan job."""
 
 
 def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
@@ -26,7 +26,7 @@ def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
     `number` follows the order of the subsets and, in each, that of the source: it decides which of
     two equal images stays.
     """
-    rules = look_rules(data)
+    rules = scan_rules(data)
     refused: list[Rejected] = []
     count = {"items": 0, "rejected": 0}
 
@@ -52,8 +52,8 @@ def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
     return count
 
 
-def look_rules(data: DataConfig) -> str:
-    """Return what, beside the file, the outcome of a look depends on."""
+def scan_rules(data: DataConfig) -> str:
+    """Return what, besides the file, the outcome of a scan depends on."""
     appearance = "" if data.quality.near_duplicates is None else f"{DECODING} {data.background}"
     return f"2 {data.max_pixels} {data.fetch.max_bytes} {appearance}"
 
@@ -65,14 +65,14 @@ def _each(subsets: tuple[SubsetConfig, ...]) -> Iterator[Item | Rejected]:
 
 def _line(item: Item, number: int, rules: str, trusted: bool) -> dict[str, Any]:
     stamp = item.stamp or ("" if trusted and is_web(item.location) else uuid.uuid4().hex)
-    # Without a stamp nothing says that the bytes are still the same: a fresh key has it looked at
+    # Without a stamp nothing says that the bytes are still the same: a fresh key has it scanned
     # again.
     line = item._asdict() | {
         "number": number,
         "captions": [text for text in item.captions if text.strip()],
     }
     line["key"] = content_digest(
-        "look", rules, item.location, item.caption_file, item.mask, item.control, stamp
+        "scan", rules, item.location, item.caption_file, item.mask, item.control, stamp
     )
     del line["stamp"]
     return line

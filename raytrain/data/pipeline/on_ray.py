@@ -91,6 +91,6 @@ def check_room(encode: EncodeConfig) -> None:
     raise UserError(
         f"An encoding worker asks for {encode.cpus_per_worker:g} CPUs and "
         f"{encode.gpus_per_worker:g} GPUs (data.encode.cpus_per_worker, gpus_per_worker), but the "
-        f"largest node has {most['CPU']:g} CPUs and {most['GPU']:g} GPUs: it would wait for ever. "
+        f"largest node has {most['CPU']:g} CPUs and {most['GPU']:g} GPUs: it would wait forever. "
         "Ask for less, or join a larger cluster."
     )

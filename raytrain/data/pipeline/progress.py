@@ -1,5 +1,5 @@
 """Progress of the stages of one preparation: bars on a terminal,
-a line now and then in a log file."""
+a line every few seconds in a log file."""
 
 from __future__ import annotations
 

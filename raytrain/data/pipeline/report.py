@@ -21,13 +21,13 @@ class PrepareReport(Table):
 
     found: int
     """Images the sources list, those refused at once included."""
-    looked: int
+    scanned: int
     """Images opened because nothing was known of them or they had changed."""
     kept: int
     """Rows of the dataset."""
     made: dict[str, int]
     """Arrays encoded now, by column: `latents`, `mask`, `control`, `text`, `tokens`."""
-    noted: dict[str, int]
+    annotated: dict[str, int]
     """Scores and captions made now, by the name of their maker."""
     reused: int
     """Arrays it needs that were on storage before."""
@@ -62,18 +62,18 @@ def show(report: PrepareReport, console: Console) -> None:
     console.print(grid)
     made = ", ".join(
         f"{count} {name} {verb}"
-        for counts, verb in ((report.noted, "notes"), (report.made, "encoded"))
+        for counts, verb in ((report.annotated, "annotations"), (report.made, "encoded"))
         for name, count in counts.items()
     )
     console.print(
-        f"{report.found} found, {report.looked} opened, {made or 'nothing encoded'}, "
+        f"{report.found} found, {report.scanned} opened, {made or 'nothing encoded'}, "
         f"{report.reused} reused"
     )
     for note in report.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
     if report.uncaptioned:
         console.print(
-            f"{report.uncaptioned} rows have no caption: put a .txt beside the images or set "
+            f"{report.uncaptioned} rows have no caption: put a .txt next to each image or set "
             "data.captions.captioner",
             style="yellow",
         )

@@ -10,8 +10,8 @@ A rewriter module offers
 and a rewriter
     rewrite(captions: list[str]) -> list[str | BadImage]
         One line for each caption, in order, or why this one cannot be rewritten. Many at once are
-        quicker than one by one: give it the captions of many images. Whatever is no fault of a
-        caption is raised, as UserError where a person can mend it.
+        quicker than one by one: give it the captions of many images. What is not the fault of
+        one caption is raised, as UserError where the user can fix it.
 
 It sees captions as they were found or written: trigger, prefix and the like come after it, and the
 placeholder is a word as any other.

@@ -29,13 +29,13 @@ OF_CONCEPT = (
 
 
 class Options(EndpointOptions):
-    """The endpoint, and what the model is told."""
+    """The endpoint, and the instruction."""
 
     concept: str = ""
     """What the images have in common, in a few words: "a plush fox with one ear",
     "ink drawings on yellow paper"."""
     instruction: str = ""
-    """What the model is told, {concept}, {placeholder} and {trigger} replaced; default:
+    """The instruction, {concept}, {placeholder} and {trigger} replaced; default:
     to say the same in one sentence, and with a concept to call it by the placeholder."""
     max_tokens: int = Field(120, ge=1)
 
@@ -54,7 +54,7 @@ def load(config: CaptionConfig) -> Rewriter:
 
 
 def instruction(config: CaptionConfig) -> str:
-    """Return what the model is told."""
+    """Return the instruction to the model."""
     options = Options(**config.rewriter_options)
     text = options.instruction or (OF_CONCEPT if options.concept else PLAIN)
     words = {
@@ -66,7 +66,7 @@ def instruction(config: CaptionConfig) -> str:
         if f"{{{name}}}" in text and not word:
             raise UserError(
                 f"data.captions.rewriter_options.instruction names {{{name}}}, which is empty; "
-                "the model would be told half a sentence. Set "
+                "the model would get half a sentence. Set "
                 f"{'rewriter_options.concept' if name == 'concept' else f'data.captions.{name}'}, "
                 "or leave it out."
             )
@@ -81,9 +81,11 @@ class _Asking:
 
     def rewrite(self, captions: list[str]) -> list[str | BadImage]:
         """Ask for all captions at once; an empty one stays empty and costs nothing."""
-        told = {"role": "system", "content": self.instruction}
+        system = {"role": "system", "content": self.instruction}
         questions = [
-            [told, {"role": "user", "content": caption}] for caption in captions if caption.strip()
+            [system, {"role": "user", "content": caption}]
+            for caption in captions
+            if caption.strip()
         ]
         answers = iter(self.endpoint.ask(questions, self.options.max_tokens) if questions else ())
         return [next(answers) if caption.strip() else "" for caption in captions]

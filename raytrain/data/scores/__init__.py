@@ -7,7 +7,7 @@ A score plug-in is a module with
               model
     load      ScoreConfig -> Scorer, which keeps its model and is called with batches of images
 
-An image's score does not depend on the others of its batch. `least` and `most` of the config say
+An image's score does not depend on the others of its batch. `min` and `max` of the config say
 which scores are kept.
 """
 
@@ -38,7 +38,7 @@ class Kind(Protocol):
     Options: type[Table]
 
     def version(self, config: ScoreConfig) -> str:
-        """Return the hash over all that scores depend on beside the image."""
+        """Return the hash over all that scores depend on besides the image."""
 
     def load(self, config: ScoreConfig) -> Scorer:
         """Return a scorer; UserError where its model cannot be loaded."""

@@ -6,8 +6,7 @@ A plug-in has
     items(subset: SubsetConfig) -> Iterator[Item | Rejected]   what `subset.source` holds
 It yields as it reads, in the same order every time, and holds at most one folder's names; a bad
 entry is a `Rejected`, a mistake in the source as a whole a `UserError`. It fills in what the
-source itself says; what the subset says is added here. Its helpers are modules with a leading
-underscore.
+source itself says; what the subset says is added here. What several sources share is in `_shared`.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from raytrain import plugins
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute, base_name, child, is_web, look, named
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources import _tree
-from raytrain.data.sources._seen import Seen
+from raytrain.data.sources._shared import tree
+from raytrain.data.sources._shared.seen import Seen
 from raytrain.errors import UserError
 
 ORDER = (
@@ -76,11 +75,11 @@ def recognize(source: str) -> str:
         )
     if is_web(source):
         raise UserError(
-            f"data.source must lie on a disk or in an object store, but {source!r} is a web "
+            f"data.source must be on a disk or in an object store, but {source!r} is a web "
             "address. Nothing was fetched; download it, or list the addresses of its images in a "
             "CSV or JSONL file."
         )
-    _tree.top.cache_clear()
+    tree.top.cache_clear()
     for name in ORDER:
         if plugins.load("data.sources", name).recognizes(source):
             return name
@@ -110,7 +109,7 @@ class _Attach:
     def __init__(self, subset: SubsetConfig) -> None:
         self.subset = subset
         self.source = f"{base_name(absolute(subset.source))}/"
-        self.places = _tree.Places()
+        self.places = tree.Places()
 
     def __call__(self, item: Item) -> Item:
         subset = self.subset

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute, base_name, child, look, parse, shown, write
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._archives import is_archive, members
-from raytrain.data.sources._tree import SIDECARS, is_image, top, walk
+from raytrain.data.sources._shared.archives import is_archive, members
+from raytrain.data.sources._shared.tree import SIDECARS, is_image, top, walk
 
 LINES = """
     SELECT name, part, (SELECT part FROM member AS text WHERE text.stem = image.stem

@@ -1,4 +1,4 @@
-"""Images with one file of all captions beside them, as several trainers write it.
+"""Images with one file of all captions next to them, as several trainers write it.
 
 data.json                       [{"image": "a.png", "text": "a cat"}, ...], also with
                                 "conditioning_image"
@@ -6,8 +6,8 @@ captions.json, image_captions.json   {"a.png": "a cat"}; a list is several capti
 captions.csv                    image_path, caption, and perhaps mask_path
 
 The source is the folder, or a JSON file of either form. Paths count from the file's folder and may
-be absolute. Images of the folder that are not named are taken too, with the text file beside them;
-masks and control images that are named are not.
+be absolute. Images of the folder that are not named are taken too, with the text file next to
+them; masks and control images that are named are not.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute, base_name, look, parent, shown
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._records import Records, described
-from raytrain.data.sources._rows import rows
-from raytrain.data.sources._tree import top
+from raytrain.data.sources._shared.records import Records, described
+from raytrain.data.sources._shared.rows import rows
+from raytrain.data.sources._shared.tree import top
 
 NAMES = ("data.json", "captions.json", "image_captions.json", "captions.csv")
 

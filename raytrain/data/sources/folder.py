@@ -1,6 +1,6 @@
 """A folder of images and all folders below it, on a disk or in an object store.
 
-An image's caption is the text file beside it of the same stem: `cat.txt`, else `cat.caption`.
+An image's caption is the text file next to it of the same stem: `cat.txt`, else `cat.caption`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._tree import images, top
+from raytrain.data.sources._shared.tree import images, top
 
 
 def recognizes(source: str) -> bool:

@@ -1,9 +1,9 @@
 """The Hugging Face `imagefolder`: images in folders, with `metadata.jsonl`,
-`.csv` or `.parquet` beside or above them.
+`.csv` or `.parquet` next to or above them.
 
 Its rows have `file_name`, relative to the metadata file, and `text` (or caption, prompt). Splits
 are folders, each with its own metadata or none. Images that no row names are taken too, with the
-text file beside them. Paths that lead out are refused. `auto` sees metadata in the source itself
+text file next to them. Paths that lead out are refused. `auto` sees metadata in the source itself
 and in the folders right in it.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._records import described
-from raytrain.data.sources._tree import below, top
+from raytrain.data.sources._shared.records import described
+from raytrain.data.sources._shared.tree import below, top
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 

@@ -2,7 +2,7 @@
 or a folder of folders named `N_name`.
 
 `10_sks dog/` holds images to be shown 10 times an epoch, whose caption is `sks dog` where no text
-file is beside them. A folder of regularization images of that form is a subset of its own, with
+file is next to them. A folder of regularization images of that form is a subset of its own, with
 `regularization = true`. `auto` recognizes such a folder when it holds no image itself and all its
 folders are so named, with 1 to 999 repeats; `format = "folder"` reads it as any other.
 
@@ -29,9 +29,9 @@ from raytrain.config.data import SubsetConfig
 from raytrain.data.files import stream
 from raytrain.data.files.location import absolute, base_name, child, look, named, parent, shown
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._records import FILES, Records, value
-from raytrain.data.sources._rows import Row, rows
-from raytrain.data.sources._tree import (
+from raytrain.data.sources._shared.records import FILES, Records, value
+from raytrain.data.sources._shared.rows import Row, rows
+from raytrain.data.sources._shared.tree import (
     IMAGES,
     SIDECARS,
     Places,

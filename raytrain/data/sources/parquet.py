@@ -2,10 +2,10 @@
 or a folder of such.
 
 The image is the column that the file's Hugging Face features call an Image, else the first struct
-with `bytes`, else a binary column; a struct without bytes names a file beside by its `path`. The
-caption is in text, caption or prompt (text or a list of texts). `mask` and `conditioning_image`
-(or control) may hold further images. A parquet file with a column of web addresses or paths
-instead is read as a table. Row groups are read one at a time, and of those only the captions.
+with `bytes`, else a binary column; a struct without bytes names a file next to it by its
+`path`. The caption is in text, caption or prompt (text or a list of texts). `mask` and
+`conditioning_image` (or control) may hold further images. A parquet file with a column of web
+addresses or paths instead is read as a table. Row groups are read one at a time, and of those only the captions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from raytrain.data.files.location import (
     write,
 )
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._records import (
+from raytrain.data.sources._shared.records import (
     CAPTIONS,
     CONTROLS,
     FILES,
@@ -39,8 +39,8 @@ from raytrain.data.sources._records import (
     captions,
     field,
 )
-from raytrain.data.sources._rows import Row, rows
-from raytrain.data.sources._tree import below, is_image, top, walk
+from raytrain.data.sources._shared.rows import Row, rows
+from raytrain.data.sources._shared.tree import below, is_image, top, walk
 
 ENDING = ".parquet"
 LARGEST_GROUP = 4 * 2**30
@@ -111,7 +111,7 @@ def _groups(
         if columns[image] != image and schema.field(image).type.get_field_index("path") >= 0
         else ""
     )
-    beside, number = Records(parent(file), title, inside=True, prefix=prefix), 0
+    records, number = Records(parent(file), title, inside=True, prefix=prefix), 0
     mask, control = _layers(schema, image)
     for group in range(source.num_row_groups):
         sizes = _column_facts(source, group, columns[image])
@@ -137,7 +137,7 @@ def _groups(
                 continue
             if sizes[0] and path:  # the whole group holds no bytes: its images are files
                 record = {"path": table[image][row].as_py()["path"], "text": list(texts)}
-                yield beside.item([Row(f"row {number}", record)])
+                yield records.item([Row(f"row {number}", record)])
                 continue
             layers = {n: write(file, Cell(group, row, columns[n])) for n in (mask, control) if n}
             yield Item(

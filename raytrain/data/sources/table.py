@@ -3,7 +3,7 @@
 The image is in the column path, file, file_name, filename, url or image: a path (from the table's
 folder), a URI or a web address. The caption is in text, caption or prompt; in JSONL a list is
 several captions, as are neighboring rows of the same image. A local image without a caption takes
-the text file beside it. mask and conditioning_image (or control) are layers.
+the text file next to it. mask and conditioning_image (or control) are layers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute, base_name, look, parent, shown
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._records import Records
-from raytrain.data.sources._rows import rows
+from raytrain.data.sources._shared.records import Records
+from raytrain.data.sources._shared.rows import rows
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson")
 

@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute, base_name, child, look, parent, shown, write
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._archives import Member, is_archive, members
-from raytrain.data.sources._records import CAPTIONS, captions, value
-from raytrain.data.sources._tree import Folder, is_image, top, walk
+from raytrain.data.sources._shared.archives import Member, is_archive, members
+from raytrain.data.sources._shared.records import CAPTIONS, captions, value
+from raytrain.data.sources._shared.tree import Folder, is_image, top, walk
 from raytrain.errors import UserError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 TEXTS = ("txt", "caption", "json", "cls")
 LAYERS = ("mask.", "control.", "conditioning_image.")
-LOOKED_AT = 50
+FIRST_MEMBERS = 50
 """First members of the first shard that tell a WebDataset from an archive."""
 METADATA_BYTES = 2**20
 
@@ -48,7 +48,7 @@ def recognizes(source: str) -> bool:
     first = next((shard for shard in _shards(source) if not isinstance(shard, Rejected)), None)
     if first is None:
         return False
-    found = itertools.islice(members(*first, lambda name: True), LOOKED_AT)
+    found = itertools.islice(members(*first, lambda name: True), FIRST_MEMBERS)
     return any(
         isinstance(member, Member) and member.name.endswith((".json", ".cls")) for member in found
     )

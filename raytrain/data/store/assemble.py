@@ -18,7 +18,7 @@ from raytrain.data.store.schema import PLACES, Part, bucket_size, rows_schema
 PART_ROWS = 100_000
 _ORDER = "ORDER BY w.bucket, w.id"
 _USED = (
-    "SELECT DISTINCT s.shard, s.number FROM pieces p JOIN whole w USING (row_key) JOIN shards s "
+    "SELECT DISTINCT s.shard, s.number FROM located p JOIN whole w USING (row_key) JOIN shards s "
     "ON s.number = p.place >> 32"
 )
 
@@ -26,7 +26,7 @@ _USED = (
 def write_rows(
     sql: Any, dataset: str, work: str, columns: Sequence[str]
 ) -> tuple[dict[str, tuple[str, ...]], tuple[Part, ...]]:
-    """Write the rows of table `whole`, with the places of their arrays from `pieces`;
+    """Write the rows of table `whole`, with the places of their arrays from `located`;
     return the shards and the parts.
 
     Rows are sorted by image in each bucket; parts are named by their content. Shards are listed by
@@ -66,7 +66,7 @@ def _sort_facts(sql: Any, folder: str, columns: Sequence[str]) -> Iterator[pa.Ta
                r.original_width, w.repeats, w.weight, w.regularization, r.scores, r.captions,
                {", ".join(f'c."{store}"' for store in columns)}
         FROM whole w JOIN rows r USING (row_key)
-          JOIN (SELECT row_key, {counts} FROM pieces GROUP BY row_key) c USING (row_key)
+          JOIN (SELECT row_key, {counts} FROM located GROUP BY row_key) c USING (row_key)
         {_ORDER}""")
     uri = storage.join(folder, "facts.parquet")
     reader = found.to_arrow_reader(tables.GROUP)
@@ -78,7 +78,7 @@ def _sort_places(sql: Any, folder: str, store: str) -> str:
     """Write where a column's arrays are, in the order of the rows and of their versions."""
     found = sql.sql(
         f"""SELECT n.own AS shard, (p.place & 4294967295)::INTEGER AS row, p.crop_top, p.crop_left
-        FROM pieces p JOIN whole w USING (row_key) JOIN numbers n ON n.number = p.place >> 32
+        FROM located p JOIN whole w USING (row_key) JOIN numbers n ON n.number = p.place >> 32
         WHERE p.store = '{store}' {_ORDER}, p.version"""
     )
     uri = storage.join(folder, f"{store}.parquet")

@@ -1,5 +1,4 @@
-"""What of `[data]` is no longer as it was when a dataset was made:
-what training should be told before it starts. Pure."""
+"""Settings of `[data]` that changed since a dataset was made, reported before training. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ STORED = ("source", "format", "subsets", "held_out", "max_pixels", "background",
           "buckets", "augment", "captions", "masks", "controls")  # fmt: skip
 """Settings that change what a dataset holds; `encode.precision` is the one of [data.encode] that
 does."""
-TOLD = 4
+SHOWN = 4
 """So many differences are named."""
 
 
@@ -33,13 +32,13 @@ def differences(made_with: Mapping[str, Any], settings: Mapping[str, Any]) -> li
 
 
 def note(made_with: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """Return one line for people; empty where the dataset is as the settings say."""
+    """Return one line for people; empty where the dataset matches the settings."""
     found = differences(made_with, settings)
     if not found:
         return ""
-    more = f" and {len(found) - TOLD} more" if len(found) > TOLD else ""
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return (
-        f"the dataset was prepared with other settings: {', '.join(found[:TOLD])}{more}; "
+        f"the dataset was prepared with other settings: {', '.join(found[:SHOWN])}{more}; "
         "run `raytrain prepare` to bring it up to date"
     )
 

@@ -8,7 +8,7 @@ import hashlib
 from raytrain.config import Config
 from raytrain.data import buckets, columns
 from raytrain.data.image.image import DECODING
-from raytrain.data.image.transform import VERSION
+from raytrain.data.image.render import VERSION
 from raytrain.data.store.schema import Column, content_digest
 from raytrain.errors import UserError
 from raytrain.table import Table

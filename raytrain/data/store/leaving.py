@@ -1,8 +1,8 @@
-"""How a clean-up and preparations of one dataset at the same time stay apart,
-without waiting for each other.
+"""How a clean-up and concurrent preparations of one dataset do not harm each other,
+without locks.
 
 A clean-up announces the files it will delete, then reads the snapshots, then deletes what none of
-them names and nobody has written anew. A preparation writes its snapshot, then reads the
+them names and no preparation has rewritten. A preparation writes its snapshot, then reads the
 announcements, then sees whether its files are there. So one of the two always sees the other: the
 clean-up keeps what the snapshot names, or the preparation makes again what is leaving. An
 announcement that a killed clean-up left costs the making of some arrays, and harms nothing.
@@ -32,8 +32,8 @@ def announced(dataset: str, files: Sequence[File]) -> Iterator[None]:
 
 
 def leaving(dataset: str) -> set[str]:
-    """Return the files that a clean-up is deleting; one written anew since it was announced is
-    none of them."""
+    """Return the files that a clean-up is deleting; one rewritten since it was announced is
+    not among them."""
     announcements: dict[str, float] = {}
     for name in storage.names(storage.join(dataset, FOLDER)):
         if name.endswith(".json"):

@@ -3,9 +3,9 @@
     <dataset>/<column>/bucket=<W>x<H>/<hash>.parquet   arrays made of images, by content address:
                                                        latents, mask, control
     <dataset>/<column>/<hash>.parquet                  arrays made of captions: text, tokens
-    <dataset>/notes/<hash>.parquet                     what captioners and scorers said, by version
+    <dataset>/annotations/<hash>.parquet               what captioners and scorers said, by version
                                                        and image
-    <dataset>/catalog/<hash>.parquet                   what looking at each source file found, by
+    <dataset>/catalog/<hash>.parquet                   what scanning each source file found, by
                                                        its stamp
     <dataset>/rows/bucket=<W>x<H>/<hash>.parquet       rows of a snapshot: which arrays make a row
     <dataset>/rejected/<hash>.parquet                  path, rule and reason of everything a
@@ -102,7 +102,7 @@ class Column(Table):
 
     of: Literal["image", "caption"]
     version: dict[str, str]
-    """All that its arrays depend on beside image and caption, by name."""
+    """All that its arrays depend on besides image and caption, by name."""
     arrays: dict[str, Array]
     """By the name that a batch has it under."""
     empty: str = ""

@@ -1,5 +1,5 @@
 """Write a shard: arrays under their content addresses, in the layout that
-`raytrain.data.loading.read` reads without decoding."""
+`raytrain.data.loading.shard_reader` reads without decoding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PLAIN: dict[str, Any] = {
     "compression": "none",
     "use_dictionary": False,
     "write_statistics": False,
-    "data_page_size": 2**30,  # one page a row group: `raytrain.data.loading.read` finds its values
+    "data_page_size": 2**30,  # one page a row group: `shard_reader` finds its values
 }
 
 

@@ -30,8 +30,8 @@ _NUMBERS = """
     SELECT shard, row_number() OVER (ORDER BY shard) AS number
       FROM (SELECT DISTINCT shard FROM all_stored)
 """
-_PIECES = """
-    CREATE TEMP TABLE pieces AS
+_LOCATED = """
+    CREATE TEMP TABLE located AS
     WITH stored AS (
       SELECT key, min(s.number << 32 | a.row) AS place FROM all_stored a JOIN shards s
         USING (shard) GROUP BY key)
@@ -44,13 +44,13 @@ _WHOLE = """
     SELECT r.row_key, r.bucket, r.id, r.repeats, r.weight, r.regularization, CASE
       WHEN NOT r.regularization AND ('0x' || substr(hex(r.id), 1, 8))::BIGINT < $limit
         THEN $held_out ELSE $train END AS split
-    FROM rows r JOIN (SELECT row_key FROM pieces GROUP BY row_key HAVING count(place) = count(*))
+    FROM rows r JOIN (SELECT row_key FROM located GROUP BY row_key HAVING count(place) = count(*))
       USING (row_key)
 """
 _REJECTED = """
     SELECT r.path, first(p.reason) AS reason, 'broken' AS rule,
            first(CASE WHEN p.lasting THEN lower(hex(p.key)) ELSE '' END) AS key
-    FROM (SELECT * FROM pieces WHERE place IS NULL AND reason IS NOT NULL ORDER BY key) p
+    FROM (SELECT * FROM located WHERE place IS NULL AND reason IS NOT NULL ORDER BY key) p
       JOIN rows r USING (row_key)
     GROUP BY r.path, r.number ORDER BY r.number
 """
@@ -74,13 +74,13 @@ def publish(
     snapshot: `lost` is true.
     """
     reads: dict[str, Any] = {
-        name: (storage.join(work, name), schema) for name, schema in tables.DESCRIBED.items()
+        name: (storage.join(work, name), schema) for name, schema in tables.PLANNED.items()
     }
     reads |= {"all_stored": (stored, tables.STORED), "all_faults": (faults, tables.FAULTS)}
     with tables.database(**reads, refused=(rejected, tables.REJECTED)) as sql:
         tables.once(sql, "faults", "all_faults")
         sql.execute(_NUMBERS)
-        sql.execute(_PIECES)
+        sql.execute(_LOCATED)
         if complete and _unexplained(sql):
             return {"lost": True}
         sql.execute(_WHOLE, {"limit": data.held_out * 2**32, "held_out": HELD_OUT, "train": TRAIN})
@@ -126,7 +126,7 @@ def read_snapshot(dataset: str, number: int) -> Manifest:
 
 
 def write_known_faults(dataset: str, known: str) -> int:
-    """Write the faults the newest snapshot lists that would come again with the same bytes and
+    """Write the faults the newest snapshot lists that would recur with the same bytes and
     settings."""
     newest = read_manifest(dataset)
     rejected = (
@@ -145,7 +145,7 @@ def write_known_faults(dataset: str, known: str) -> int:
 def _unexplained(sql: Any) -> int:
     """Return the number of rows that lack an array without a reason."""
     [lost] = sql.execute("""
-        SELECT count(*) FROM (SELECT row_key FROM pieces GROUP BY row_key
+        SELECT count(*) FROM (SELECT row_key FROM located GROUP BY row_key
         HAVING count(*) FILTER (place IS NULL) > 0
           AND count(reason) FILTER (place IS NULL) = 0)""").fetchall()[0]
     return int(lost)

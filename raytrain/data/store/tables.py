@@ -56,9 +56,9 @@ _WORDS = {"prefix": TEXT, "suffix": TEXT, "captions": TEXTS}
 
 ITEMS = _columns(key=KEY, number=LONG, **_PLACE, caption_file=TEXT, **_WORDS, **_SHARE)
 """One line for each image the sources list; `number` is its place in the listing,
-`key` the address of its look."""
+`key` the address of its scan."""
 
-LOOKS = _columns(
+SCANS = _columns(
     key=KEY,
     reason=TEXT,
     **_HASHES,
@@ -68,7 +68,7 @@ LOOKS = _columns(
     appearance=pa.uint64(),
     texts=TEXTS,
 )
-"""What looking at an image found: content hashes, size as viewed, whether it needs a background,
+"""What scanning an image found: content hashes, size as viewed, whether it needs a background,
 its captions, its perceptual hash, or why it is broken."""
 
 IMAGES = _columns(
@@ -89,9 +89,9 @@ the order of [[data.quality.scores]], the one that quality tags read, and the ce
 (x, y) fractions."""
 
 NEEDED = IMAGES.append(pa.field("key", KEY))
-"""Images that still need a note, and its address."""
+"""Images that still need an annotation, and its address."""
 
-NOTES = _columns(key=KEY, id=KEY, maker=TEXT, texts=TEXTS, numbers=REALS)
+ANNOTATIONS = _columns(key=KEY, id=KEY, maker=TEXT, texts=TEXTS, numbers=REALS)
 """What a captioner or scorer said of an image, by the content address of (its version, the image);
 `maker` is its name, weights, prompt and version as JSON."""
 
@@ -118,10 +118,10 @@ STORED = _columns(store=TEXT, shard=TEXT, row=SHORT, key=KEY)
 """Where every stored array is."""
 
 FAULTS = _columns(key=KEY, reason=TEXT, lasting=FLAG)
-"""Notes and arrays that could not be made; a lasting fault would come again."""
+"""Annotations and arrays that could not be made; a lasting fault would recur."""
 
-DESCRIBED = {"rows": ROWS, "arrays": ARRAYS}
-"""The tables that describe the rows a dataset should have, by the name of their folder."""
+PLANNED = {"rows": ROWS, "arrays": ARRAYS}
+"""The tables of the rows a dataset should have, by the name of their folder."""
 
 REJECTED = _columns(**dict.fromkeys(Rejected.model_fields, TEXT))
 
@@ -343,7 +343,7 @@ def _runs(values: Sequence[Any]) -> Iterator[tuple[int, int, Any]]:
 
 
 def regroup(batches: Iterable[Any], size: int) -> Iterator[pa.Table]:
-    """Cut record batches or tables anew into tables of `size` rows; the last has fewer."""
+    """Re-chunk record batches or tables into tables of `size` rows; the last has fewer."""
     held: list[pa.Table] = []
     count = 0
     for batch in batches:

@@ -1,10 +1,10 @@
-"""Free what no kept snapshot needs, while preparations may be going on.
+"""Free what no kept snapshot needs, while preparations may be running.
 
 Killed at any moment, every kept snapshot stays whole. Deleted are shards, rows and lists of
 rejected images that no snapshot names, and the working files of preparations that were killed;
 never a file younger than `older_than` hours, since a running preparation may have written it. The
-catalog and the notes lose nothing: where they are many small parts, one large part takes their
-place. See `leaving` for the order.
+catalog and the annotations lose nothing: many small parts of them are merged into one large part.
+See `leaving` for the order.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from raytrain.table import Table
 HOURS = 24.0
 """Files younger than this are never deleted: longer than the longest preparation."""
 PARTS = 64
-"""A table of more parts than this is put together."""
+"""A table of more parts than this is merged."""
 DELETERS = 16
-_TABLES = {"catalog": tables.LOOKS, "notes": tables.NOTES}
+_TABLES = {"catalog": tables.SCANS, "annotations": tables.ANNOTATIONS}
 _UNFINISHED = re.compile(r"\.(tmp|new)(-[0-9a-f]{8})?(\.tmp-[0-9a-f]{8})?$")
 """What writers that were killed leave behind."""
 
@@ -166,7 +166,7 @@ def _kind(path: str) -> str:
 
 
 def _delete(dataset: str, files: list[File]) -> list[File]:
-    """Delete files that nobody needs meanwhile; return those that were deleted."""
+    """Delete files that are still not needed; return those that were deleted."""
     if not files:
         return []
     with leaving.announced(dataset, [file for file in files if not _run(file.path)]):
@@ -180,7 +180,7 @@ def _delete(dataset: str, files: list[File]) -> list[File]:
 
 
 def _delete_one(dataset: str, file: File) -> bool:
-    """Delete a file unless it was written anew since it was found."""
+    """Delete a file unless it was rewritten since it was found."""
     uri = storage.join(dataset, file.path)
     if not _run(file.path) and storage.modified(uri) != file.modified:
         return False
@@ -192,11 +192,11 @@ def _delete_one(dataset: str, file: File) -> bool:
 def _merge(
     dataset: str, name: str, columns: Any, before: float, dry_run: bool
 ) -> tuple[int, list[File]]:
-    """Put the parts of a table together where they are many, and delete parts that were put
-    together before that time.
+    """Merge the parts of a table where they are many, and delete parts that were merged
+    before that time.
 
     Readers leave out a part as soon as another says that it stands for it (`tables.parts_of`); a
-    reader that listed the folder before still finds it. Returns the number of parts put together,
+    reader that listed the folder before still finds it. Returns the number of parts merged,
     and the files deleted.
     """
     folder = storage.join(dataset, name)

@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from raytrain.data.pipeline import missing
+from raytrain.data.pipeline import plan_encoding
 from raytrain.data.store import tables
 from raytrain.data.store.schema import Manifest
 from raytrain.data.tools.browse import open_snapshot, rows_table, shown
@@ -46,7 +46,7 @@ _KINDS = {
     "regularization": "o.regularization <> n.regularization",
     "scores": "o.scores IS DISTINCT FROM n.scores",
 }
-"""What can differ between the two rows of a pair; beside it, each column: other cuts,
+"""What can differ between the two rows of a pair; in addition, each column: other cuts,
 other augmented versions, another VAE."""
 _COLUMN = {
     "image": "list_contains(a.stores, '{name}')",
@@ -182,7 +182,7 @@ def _compare_arrays(sql: Any, dataset: str, sides: Mapping[str, Manifest], store
     sql.execute("CREATE TEMP TABLE arrays (number BIGINT, stores VARCHAR[])")
     if not _count(sql, "moved"):
         return
-    missing.write_stored(dataset, stored, _columns(sides.values()))
+    plan_encoding.write_stored(dataset, stored, _columns(sides.values()))
     sql.register("stored", tables.open_table(stored, tables.STORED))
     for side, manifest in sides.items():
         numbers = [

@@ -27,7 +27,8 @@ from raytrain.data import buckets
 from raytrain.data.columns import CONTROL, MASK
 from raytrain.data.image.image import BadImage
 from raytrain.data.image.opening import opened
-from raytrain.data.image.transform import Placement, Transform, pixels, transforms
+from raytrain.data.image.render import pixels
+from raytrain.data.image.transform import Placement, Transform, transforms
 from raytrain.data.store import tables
 from raytrain.data.store.fingerprint import address, prefix
 from raytrain.data.store.schema import HELD_OUT, Manifest, bucket_size

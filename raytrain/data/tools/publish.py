@@ -154,7 +154,7 @@ class _Writer:
         return f"{row['id'].hex()}.{ending}", content
 
     def facts(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the columns beside the image."""
+        """Return the columns other than the image."""
         captions = row["captions"] or []
         facts = {"text": next(iter(captions), ""), "captions": captions, "path": row["path"]}
         facts |= {

@@ -130,7 +130,7 @@ def test_broken_files_are_refused_alone(tmp_path: Path) -> None:
     assert "its columns are number" in rejected[1].reason
 
 
-def test_a_rewritten_file_is_read_anew(tmp_path: Path, read: Read) -> None:
+def test_a_rewritten_file_is_read_again(tmp_path: Path, read: Read) -> None:
     kept = []
     for number in (3, 4):
         items, _ = listed(hub(tmp_path / "x.parquet", number, rows=number))

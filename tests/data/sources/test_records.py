@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from raytrain.config.data import SubsetConfig
 from raytrain.data import sources
-from raytrain.data.sources._rows import Row, rows
+from raytrain.data.sources._shared.rows import Row, rows
 from tests.data.servers import content, upload, web
 from tests.data.sources.conftest import fill, listed, png
 
@@ -288,7 +288,7 @@ def test_json_is_read_piece_by_piece_as_at_once(
 ) -> None:
     import tempfile
 
-    from raytrain.data.sources import _rows
+    from raytrain.data.sources._shared import rows as module
 
     with (
         tempfile.NamedTemporaryFile("w", suffix=".json") as file,
@@ -296,7 +296,7 @@ def test_json_is_read_piece_by_piece_as_at_once(
     ):
         json.dump(records, file, indent=2 if indented else None)
         file.flush()
-        patch.setattr(_rows, "CHUNK", chunk)
+        patch.setattr(module, "CHUNK", chunk)
         found = list(rows(file.name, "x.json"))
     assert [row.record for row in found if isinstance(row, Row)] == records
     assert len(found) == len(records)

@@ -1,6 +1,6 @@
-"""Look at every image once: content hash, size from the header, sidecar caption.
+"""Scan every image once: content hash, size from the header, sidecar caption.
 
-Tasks all over the cluster. What was seen is kept in the dataset's catalog under the file's stamp;
+Tasks all over the cluster. What was found is kept in the dataset's catalog under the file's stamp;
 a file whose stamp is known is not opened again.
 """
 
@@ -36,25 +36,25 @@ def fetcher(config: FetchConfig) -> Fetcher:
         return _fetchers[name]
 
 
-def write_unseen(items: str, catalog: str, unseen: str) -> int:
-    """Write the items that the catalog does not know to the table `unseen`;
+def write_unscanned(items: str, catalog: str, unscanned: str) -> int:
+    """Write the items that the catalog does not know to the table `unscanned`;
     return their number."""
-    with tables.database(items=(items, tables.ITEMS), looks=(catalog, tables.LOOKS)) as sql:
-        found = sql.sql("SELECT * FROM items ANTI JOIN looks USING (key) ORDER BY number")
-        return tables.write(unseen, found.to_arrow_reader(BLOCK), tables.ITEMS, BLOCK)
+    with tables.database(items=(items, tables.ITEMS), scans=(catalog, tables.SCANS)) as sql:
+        found = sql.sql("SELECT * FROM items ANTI JOIN scans USING (key) ORDER BY number")
+        return tables.write(unscanned, found.to_arrow_reader(BLOCK), tables.ITEMS, BLOCK)
 
 
-def look(job: dict[str, Any], data: DataConfig, catalog: str, passing: str) -> dict[str, Any]:
-    """Look at the images of one row group; write what was seen to `catalog`,
+def scan(job: dict[str, Any], data: DataConfig, catalog: str, passing: str) -> dict[str, Any]:
+    """Scan the images of one row group; write what was found to `catalog`,
     faults that may pass to `passing`."""
     items = tables.read_group(job["uri"], job["group"]).to_pylist()
     with ThreadPoolExecutor(READERS) as pool:
-        looks = list(pool.map(lambda item: _look(item, data), items))
+        scans = list(pool.map(lambda item: _scan(item, data), items))
     name = f"{hashlib.sha256(b''.join(item['key'] for item in items)).hexdigest()}.parquet"
     for place, lasting in ((catalog, True), (passing, False)):
-        lines = [line for line, stays in looks if stays == lasting]
+        lines = [line for line, stays in scans if stays == lasting]
         if lines:
-            tables.write_rows(storage.join(place, name), lines, tables.LOOKS)
+            tables.write_rows(storage.join(place, name), lines, tables.SCANS)
     return {"rows": len(items)}
 
 
@@ -80,37 +80,37 @@ def caption_text(content: bytes) -> str:
     return text.strip()
 
 
-def _look(item: dict[str, Any], data: DataConfig) -> tuple[dict[str, Any], bool]:
-    """Return the line for the catalog, and whether looking again would find the same."""
+def _scan(item: dict[str, Any], data: DataConfig) -> tuple[dict[str, Any], bool]:
+    """Return the line for the catalog, and whether scanning again would find the same."""
     line: dict[str, Any] = {"key": item["key"], "reason": ""}
     try:
-        return line | _seen(item, data), True
+        return line | _found(item, data), True
     except BadImage as error:
         return line | {"reason": str(error)}, True
     except OSError as error:
         return line | {"reason": f"cannot be read: {error}"}, False
 
 
-def _seen(item: dict[str, Any], data: DataConfig) -> dict[str, Any]:
+def _found(item: dict[str, Any], data: DataConfig) -> dict[str, Any]:
     read = fetcher(data.fetch).read
     content = read(item["location"])
     (width, height), transparent = image.header(content, data.max_pixels)
-    seen: dict[str, Any] = {
+    found: dict[str, Any] = {
         "id": hashlib.sha256(content).digest(),
         "width": width,
         "height": height,
     }
-    seen["transparent"] = transparent
+    found["transparent"] = transparent
     if item["caption_file"]:
         text = caption_text(read(item["caption_file"]))
-        seen["texts"] = [text] if text else []
+        found["texts"] = [text] if text else []
     for name in ("mask", "control"):
         if item[name]:
-            seen[f"{name}_id"] = hashlib.sha256(read(item[name])).digest()
+            found[f"{name}_id"] = hashlib.sha256(read(item[name])).digest()
     if data.quality.near_duplicates is not None:
         from raytrain.data.pipeline.similar import perceptual_hash
 
-        seen["appearance"] = perceptual_hash(
+        found["appearance"] = perceptual_hash(
             image.decode(content, data.max_pixels, data.background)
         )
-    return seen
+    return found

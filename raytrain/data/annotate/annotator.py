@@ -1,8 +1,8 @@
 """What models say of images: scores, captions, rewritten captions, the center of a mask.
 
-A note is kept under the hash of its maker's version and of what it was made from, so it is made
-once, whatever happens to the run, the buckets or the VAE. A stage finds the images without a note,
-has actors write the missing ones, and joins the notes to the images.
+An annotation is stored under the hash of its maker's version and of what it was made from, so it
+is made once, whatever happens to the run, the buckets or the VAE. A stage finds the images without
+an annotation, has actors write the missing ones, and joins the annotations to the images.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _NEED = """
 
 
 class Stage(NamedTuple):
-    """One maker of notes."""
+    """One maker of annotations."""
 
     kind: Literal["score", "caption", "rewrite", "center"]
     name: str
     version: bytes
-    """The hash of all that its notes depend on beside the image."""
+    """The hash of all that its annotations depend on besides the image."""
     maker: str
     """For people: name, weights, prompt and version as JSON."""
     condition: str = "true"
     """SQL: the images it is asked about."""
     made_from: str = "''::BLOB"
-    """SQL: what, beside the image, a note depends on."""
+    """SQL: what an annotation depends on besides the image."""
     number: int = 0
     """Place in [[data.quality.scores]]."""
     background: str = ""
@@ -89,37 +89,46 @@ def stages(data: DataConfig) -> list[Stage]:
     ]
 
 
-def write_needed(stage: Stage, images: str, notes: str, needed: str) -> int:
-    """Write the images that have no note of this stage to the table `needed`, with its address;
-    return their number."""
-    with tables.database(images=(images, tables.IMAGES), notes=(notes, tables.NOTES)) as sql:
+def write_needed(stage: Stage, images: str, annotations: str, needed: str) -> int:
+    """Write the images that have no annotation of this stage to the table `needed`, with its
+    address; return their number."""
+    with tables.database(
+        images=(images, tables.IMAGES), annotations=(annotations, tables.ANNOTATIONS)
+    ) as sql:
         found = sql.sql(
-            f"SELECT * FROM ({_need(stage)}) ANTI JOIN notes USING (key) ORDER BY number",
+            f"SELECT * FROM ({_need(stage)}) ANTI JOIN annotations USING (key) ORDER BY number",
             params=stage.parameters,
         )
         return tables.write(needed, found.to_arrow_reader(BLOCK), tables.NEEDED, BLOCK)
 
 
 def apply(
-    stage: Stage, data: DataConfig, notes: str, faults: str, images: str, noted: str, rejected: str
+    stage: Stage,
+    data: DataConfig,
+    annotations: str,
+    faults: str,
+    images: str,
+    annotated: str,
+    rejected: str,
 ) -> int:
-    """Write the images with what their notes say; a fault or a value out of range rejects one.
+    """Write the images with what their annotations say; a fault or a value out of range rejects
+    one.
 
     Return those that stay.
     """
     reads = {
         "images": (images, tables.IMAGES),
-        "all_notes": (notes, tables.NOTES),
+        "all_annotations": (annotations, tables.ANNOTATIONS),
         "all_faults": (faults, tables.FAULTS),
     }
     with tables.database(**reads) as sql:
-        tables.once(sql, "notes", "all_notes")
+        tables.once(sql, "annotations", "all_annotations")
         tables.once(sql, "faults", "all_faults")
         sql.execute(
             f"""CREATE TEMP TABLE joined AS
             WITH needed AS ({_need(stage)})
             SELECT number, path, key, texts, numbers[1] AS value, numbers, reason
-            FROM needed LEFT JOIN notes USING (key) LEFT JOIN faults USING (key)""",
+            FROM needed LEFT JOIN annotations USING (key) LEFT JOIN faults USING (key)""",
             stage.parameters,
         )
         [missing] = sql.execute(
@@ -127,7 +136,8 @@ def apply(
         ).fetchall()[0]
         if missing:
             raise RuntimeError(
-                f"{missing} images have neither a note nor a fault of {stage.kind} {stage.name!r}"
+                f"{missing} images have neither an annotation nor a fault of {stage.kind} "
+                f"{stage.name!r}"
             )
         bad, reason, rule = _verdict(stage, data)
         lost = sql.sql(
@@ -139,26 +149,26 @@ def apply(
             SELECT p.* REPLACE ({_changes(stage, data)}) FROM images p LEFT JOIN joined j
               USING (number)
             WHERE j.number IS NULL OR NOT ({bad}) ORDER BY number""")
-        return tables.write(noted, kept.to_arrow_reader(tables.GROUP), tables.IMAGES)
+        return tables.write(annotated, kept.to_arrow_reader(tables.GROUP), tables.IMAGES)
 
 
-class NoteWriter:
-    """One worker: the model of one stage; writes the notes of a block of images."""
+class Annotator:
+    """One worker: the model of one stage; writes the annotations of a block of images."""
 
     def __init__(
-        self, data: DataConfig, stage: Stage, notes: str, faults: str, threads: int
+        self, data: DataConfig, stage: Stage, annotations: str, faults: str, threads: int
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self.data, self.stage, self.notes, self.faults = data, stage, notes, faults
+        self.data, self.stage, self.annotations, self.faults = data, stage, annotations, faults
         self.answer = _answers(stage, data)
         self.pool = ThreadPoolExecutor(max(2, threads))
 
     def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Write the notes of one row group; on a user's mistake those made so far are kept."""
+        """Write the annotations of one row group; those made before a UserError are kept."""
         lines = tables.read_group(job["uri"], job["group"]).to_pylist()
-        notes: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         faults: list[dict[str, Any]] = []
         try:
             for batch in tables.batched(
@@ -181,7 +191,7 @@ class NoteWriter:
                             }
                         )
                     else:
-                        notes.append(
+                        annotations.append(
                             {
                                 "key": line["key"],
                                 "id": line["id"],
@@ -190,9 +200,9 @@ class NoteWriter:
                             }
                         )
         finally:
-            self._store(self.notes, notes, tables.NOTES)
+            self._store(self.annotations, annotations, tables.ANNOTATIONS)
             self._store(self.faults, faults, tables.FAULTS)
-        return {"rows": len(lines), "made": len(notes)}
+        return {"rows": len(lines), "made": len(annotations)}
 
     def _images(self, lines: Sequence[dict[str, Any]]) -> Any:
         if self.stage.kind == "rewrite":
@@ -215,8 +225,8 @@ class NoteWriter:
 def _answers(
     stage: Stage, data: DataConfig
 ) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
-    """Load the stage's model; return a function of lines and opened images that gives notes or
-    faults."""
+    """Load the stage's model; return a function of lines and opened images that gives annotations
+    or faults."""
     if stage.kind == "score":
         score = data.quality.scores[stage.number]
         scorer = plugins.load("data.scores", score.kind).load(score)
@@ -250,7 +260,7 @@ def _rewritten(rewrite: Callable[[list[str]], list[Any]], captions: list[list[st
 def _centers(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
     import numpy as np
 
-    from raytrain.data.image.transform import center_of_mass
+    from raytrain.data.image.render import center_of_mass
 
     masker = plugins.load("data.masks", data.masks.kind).load(data.masks)
 
@@ -290,19 +300,15 @@ def _verdict(stage: Stage, data: DataConfig) -> tuple[str, str, str]:
         raise UserError(
             f"[[data.quality.scores]] needs a name of letters, digits and _, got {score.name!r}."
         )
-    least = "-infinity" if score.least is None else repr(score.least)
-    most = "infinity" if score.most is None else repr(score.most)
+    low = "-infinity" if score.min is None else repr(score.min)
+    high = "infinity" if score.max is None else repr(score.max)
     outside = (
         "value IS NULL OR isnan(value)"
-        if score.least is not None or score.most is not None
+        if score.min is not None or score.max is not None
         else "false"
     )
-    bad = (
-        f"reason IS NOT NULL OR {outside} OR value < '{least}'::DOUBLE OR value > '{most}'::DOUBLE"
-    )
-    said = (
-        f"format('{score.name} is {{:.4g}}, outside of least = {least} to most = {most}', value)"
-    )
+    bad = f"reason IS NOT NULL OR {outside} OR value < '{low}'::DOUBLE OR value > '{high}'::DOUBLE"
+    said = f"format('{score.name} is {{:.4g}}, outside of min = {low} to max = {high}', value)"
     return (
         bad,
         f"coalesce(reason, {said})",

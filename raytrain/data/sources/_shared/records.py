@@ -10,9 +10,9 @@ from typing import Any
 
 from raytrain.data.files.location import absolute, child, is_web, parent, shown, write
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._rows import Row, rows
-from raytrain.data.sources._seen import Seen
-from raytrain.data.sources._tree import Places, images, walk, why_no_file
+from raytrain.data.sources._shared.rows import Row, rows
+from raytrain.data.sources._shared.seen import Seen
+from raytrain.data.sources._shared.tree import Places, images, walk, why_no_file
 
 FILES = (
     "path",

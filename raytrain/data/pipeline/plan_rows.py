@@ -1,4 +1,4 @@
-"""From chosen images to the rows a dataset should have: buckets, transforms,
+"""From the images that are kept to the rows a dataset should have: buckets, transforms,
 captions and content addresses. Tasks.
 
 Pure arithmetic on each image's size, hash and captions: a million rows take seconds, and nothing
@@ -21,10 +21,10 @@ from raytrain.data.store import tables
 from raytrain.data.store.fingerprint import Fingerprint, address
 from raytrain.data.store.schema import bucket_name
 
-FOLDERS = tables.DESCRIBED | {"rejected": tables.REJECTED}
+FOLDERS = tables.PLANNED | {"rejected": tables.REJECTED}
 
 
-def describe(
+def plan_rows(
     job: dict[str, Any],
     data: DataConfig,
     fingerprint: Fingerprint,
@@ -32,23 +32,23 @@ def describe(
     mean_ratio: float,
     work: str,
 ) -> dict[str, Any]:
-    """Describe the images of one row group: parts of the tables `rows`,
+    """Plan the rows of the images of one row group: parts of the tables `rows`,
     `arrays` and `rejected` under `work`."""
     lines = tables.read_group(job["uri"], job["group"]).to_pylist()
     found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in FOLDERS}
-    describer = _Describer(data, fingerprint, seed, mean_ratio)
+    planner = _Planner(data, fingerprint, seed, mean_ratio)
     for line in lines:
-        describer.add(line, found)
+        planner.add(line, found)
     for name, schema in FOLDERS.items():
         if found[name]:
             content = zip(zip(*found[name], strict=True), schema.types, strict=True)
             filled = [pa.array(values, kind) for values, kind in content]
             uri = storage.join(work, name, f"{job['group']:06d}.parquet")
             tables.write_groups(uri, [pa.Table.from_arrays(filled, schema=schema)], schema)
-    return {"rows": len(lines), "described": len(found["rows"])}
+    return {"rows": len(lines), "planned": len(found["rows"])}
 
 
-class _Describer:
+class _Planner:
     def __init__(
         self, data: DataConfig, fingerprint: Fingerprint, seed: int, mean_ratio: float
     ) -> None:

@@ -1,11 +1,11 @@
 """What an encoder has made of a shard that is not full yet, saved every few seconds:
 a kill costs seconds, not shards.
 
-    <dataset>/work/<run>/pieces/<job>/<store>/<number>.parquet
+    <dataset>/work/<run>/partial_shards/<job>/<store>/<number>.parquet
 
-A piece has the layout of a shard, but no snapshot names one. The attempt that follows on a killed
-worker begins with the pieces of its job; the preparation that follows on a killed one first makes
-shards of all that were left.
+A partial shard has the layout of a shard, but no snapshot names one. When a worker is killed, the
+next attempt at its job starts with the job's partial shards; when a preparation is killed, the
+next one first makes shards of all that are left.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from raytrain import storage
 from raytrain.data.store import shard
 
 SECONDS = 2.0
-"""A piece is saved when this time has passed since the last one, or when a quarter of the job is
-new: so an actor that is killed loses a quarter of a shard at most, and small arrays, which fill a
-row group sooner than a disk has it safe, do not wait for it at every one."""
+"""A partial shard is saved when this time has passed since the last one, or when a quarter of the
+job is new: so an actor that is killed loses a quarter of a shard at most, and small arrays, which
+fill a row group faster than a disk can sync it, do not wait for it at every one."""
 QUARTERS = 4
 _FOLDER = b"folder"
-"""The metadata of a piece that names the folder of the shard it belongs to."""
+"""The metadata of a partial shard that names the folder of the shard it belongs to."""
 
 
-class PieceWriter:
-    """Fills the shards of one store in one job, and saves meanwhile what they will hold."""
+class PartialShardWriter:
+    """Fills the shards of one store in one job; saves what is not in one yet as partial shards."""
 
-    def __init__(self, shards: shard.ShardWriter, pieces: str, job_rows: int) -> None:
-        self.shards, self.pieces = shards, pieces
+    def __init__(self, shards: shard.ShardWriter, folder: str, job_rows: int) -> None:
+        self.shards, self.folder = shards, folder
         self.quarter = -(-job_rows // QUARTERS)
         self.keys: list[bytes] = []
         self.columns: dict[str, list[bytes]] = {}
         self.made: set[bytes] = set()
         """Content addresses that an earlier attempt saved: taken over, they need no encoding."""
         self.saved, self.saved_at = 0, time.monotonic()
-        for table in _read(pieces):
+        for table in _read(folder):
             self.saved += 1
             for key, arrays in _rows(table):
                 self.made.add(key)
@@ -61,13 +61,13 @@ class PieceWriter:
         self.shards.add(key, arrays)
 
     def close(self) -> int:
-        """Write the last shard and delete the pieces; return the rows of all shards."""
+        """Write the last shard and delete the partial shards; return the rows of all shards."""
         rows = self.shards.close()
-        storage.remove(self.pieces)
+        storage.remove(self.folder)
         return rows
 
     def _save(self) -> None:
-        uri = storage.join(self.pieces, f"{self.saved:06d}.parquet")
+        uri = storage.join(self.folder, f"{self.saved:06d}.parquet")
         shard.write_file(
             uri, self.keys, self.columns, len(self.keys), {"folder": self.shards.folder}
         )
@@ -76,10 +76,11 @@ class PieceWriter:
 
 
 def left(dataset: str, own: str) -> list[str]:
-    """Return the folders of pieces of all runs but the one that works in the folder `own`."""
+    """Return the folders of partial shards of all runs except the one whose work folder is
+    `own`."""
     work = storage.join(dataset, "work")
     runs = [
-        storage.join(work, run, "pieces")
+        storage.join(work, run, "partial_shards")
         for run in storage.names(work)
         if storage.join(work, run) != own
     ]
@@ -88,16 +89,17 @@ def left(dataset: str, own: str) -> list[str]:
 
 
 def gather(dataset: str, left: Sequence[str], stored: str, group_rows: int) -> int:
-    """Make shards of the pieces in folders, but for what is stored; return the number of arrays.
+    """Make shards of the partial shards in the folders `left`, without what is stored already;
+    return the number of arrays.
 
-    `stored` is the table of all arrays in shards. Nothing is deleted: a run that is still going on
+    `stored` is the table of all arrays in shards. Nothing is deleted: a run that is still running
     loses nothing.
     """
     known = pq.read_table(storage.fetch(stored), columns=["key"], partitioning=None)["key"]
     rows = 0
-    for pieces in left:
+    for partial in left:
         writer = None
-        for table in _read(pieces):
+        for table in _read(partial):
             folder = table.schema.metadata[_FOLDER].decode()
             writer = writer or shard.ShardWriter(
                 dataset, folder, group_rows, full=2**62
@@ -108,12 +110,12 @@ def gather(dataset: str, left: Sequence[str], stored: str, group_rows: int) -> i
     return rows
 
 
-def _read(pieces: str) -> Iterator[pa.Table]:
-    """Yield the pieces in a folder; one that cannot be read or is gone is left out,
+def _read(folder: str) -> Iterator[pa.Table]:
+    """Yield the partial shards in a folder; one that cannot be read or is gone is left out,
     what it held is encoded again."""
-    for name in storage.names(pieces):
+    for name in storage.names(folder):
         if name.endswith(".parquet"):
-            filesystem, path = storage.resolve(storage.join(pieces, name))
+            filesystem, path = storage.resolve(storage.join(folder, name))
             try:
                 yield pq.read_table(path, filesystem=filesystem, partitioning=None)
             except (pa.ArrowException, OSError):

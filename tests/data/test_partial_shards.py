@@ -12,10 +12,10 @@ import pytest
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.data.loading.read import Dataset
-from raytrain.data.pipeline import missing
+from raytrain.data.pipeline import plan_encoding
 from raytrain.data.pipeline.encode import Row, ShardEncoder
 from raytrain.data.prepare import prepare
-from raytrain.data.store import pieces, tables
+from raytrain.data.store import partial_shards, tables
 from tests.data.conftest import draw
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -39,7 +39,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[byte
     """Return a function that lets the encoder die after so many batches,
     and gives the list of what was encoded since."""
     original = ShardEncoder._encode
-    monkeypatch.setattr(pieces, "SECONDS", 0.0)
+    monkeypatch.setattr(partial_shards, "SECONDS", 0.0)
 
     def after(batches: int | None) -> list[bytes]:
         done: list[bytes] = []
@@ -91,12 +91,12 @@ def test_what_is_stored_is_not_stored_again(
             prepare(config)
     encoded(None)
     prepare(config)
-    paths = missing.shards_of(config.dataset, "latents")
+    paths = plan_encoding.shards_of(config.dataset, "latents")
     keys = [key for path in paths for key in _keys(storage.join(config.dataset, path))]
     assert len(keys) == len(set(keys)) == 30
 
 
-def test_the_next_attempt_at_a_job_goes_on_from_its_pieces(
+def test_the_next_attempt_at_a_job_continues_from_its_partial_shards(
     config: Config, encoded: Callable[[int | None], list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = ShardEncoder.__call__
@@ -108,7 +108,9 @@ def test_the_next_attempt_at_a_job_goes_on_from_its_pieces(
             second.extend(encoded(None))
             done = encoded(None)
             report = call(
-                ShardEncoder(self.config, self.fingerprint, self.faults, self.pieces, self.done),
+                ShardEncoder(
+                    self.config, self.fingerprint, self.faults, self.partial_shards, self.done
+                ),
                 job,
             )
             second.extend(done)
@@ -121,7 +123,7 @@ def test_the_next_attempt_at_a_job_goes_on_from_its_pieces(
     assert len(set(first) & set(second)) == 14 % GROUP
     assert len(second) == 30 - 12
     assert report.made["latents"] == 30
-    [path] = missing.shards_of(config.dataset, "latents")
+    [path] = plan_encoding.shards_of(config.dataset, "latents")
     assert len(set(_keys(storage.join(config.dataset, path)))) == 30
     assert not storage.names(storage.join(config.dataset, "work"))
 

@@ -73,7 +73,7 @@ def shards_of(dataset: str, store: str) -> list[str]:
     return [f"{store}/{name}" for name in [*inner, *names] if name.endswith(".parquet")]
 
 
-def write_missing(
+def write_jobs(
     work: str,
     stored: str,
     faults: tuple[str, ...],
@@ -81,12 +81,12 @@ def write_missing(
     encode: EncodeConfig,
     number: int,
 ) -> dict[str, Any]:
-    """Write what is missing under `work`: one row group of two files for each job.
+    """Write the arrays that are missing under `work`: one row group of two files for each job.
 
     Return them and counts.
     """
     reads: dict[str, Any] = {
-        name: (storage.join(work, name), schema) for name, schema in tables.DESCRIBED.items()
+        name: (storage.join(work, name), schema) for name, schema in tables.PLANNED.items()
     }
     files = {name: storage.join(work, name, f"{number}.parquet") for name in ("work", "text_work")}
     with tables.database(

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple, Self
 from raytrain.data.files import stream
 from raytrain.data.files.location import Part, Range, Unpacked, Zipped, look, shown
 from raytrain.data.item import Rejected
-from raytrain.data.sources._tree import is_visible
+from raytrain.data.sources._shared.tree import is_visible
 from raytrain.errors import UserError
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")

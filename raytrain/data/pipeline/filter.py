@@ -1,5 +1,5 @@
-"""Choose the images of the dataset: what is broken, too small,
-or there twice is left out and listed. SQL over all rows."""
+"""Filter the images: broken, too small, too elongated and duplicate ones are left out and listed.
+SQL over all rows."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from raytrain.config.data import QualityConfig
 from raytrain.data.pipeline.similar import near_duplicates
 from raytrain.data.store import tables
 
-_SEEN = """
-    CREATE TEMP TABLE seen AS
+_RULED = """
+    CREATE TEMP TABLE ruled AS
     WITH known AS (
       SELECT i.number, i.path, l.width, l.height, l.appearance,
-        coalesce(l.reason, 'was not looked at') AS reason,
+        coalesce(l.reason, 'was not scanned') AS reason,
              first_value(i.path) OVER same AS first, row_number() OVER same AS place
-      FROM items i LEFT JOIN looks l USING (key)
+      FROM items i LEFT JOIN scans l USING (key)
         WINDOW same AS (PARTITION BY l.id ORDER BY i.number)),
-    ruled AS (
+    judged AS (
       SELECT *, CASE
         WHEN reason <> '' THEN 'broken'
         WHEN least(width, height) < $min_side THEN 'size'
@@ -34,52 +34,52 @@ _SEEN = """
         $max_ratio)
       WHEN 'duplicate' THEN 'duplicate of ' || first ELSE reason END AS reason,
       width / height AS ratio
-    FROM ruled
+    FROM judged
 """
-_CHOSEN = """
+_KEPT = """
     SELECT i.number, l.id, l.mask_id, l.control_id, i.path, i.location, i.mask, i.control,
       i.prefix, i.suffix,
            l.width, l.height, l.transparent, CASE WHEN len(l.texts) > 0 THEN l.texts
              ELSE i.captions END AS captions,
            i.repeats, i.weight, i.regularization, []::DOUBLE[] AS scores,
            NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center
-    FROM items i JOIN looks l USING (key) JOIN seen s ON s.number = i.number
+    FROM items i JOIN scans l USING (key) JOIN ruled s ON s.number = i.number
     WHERE s.rule = '' ORDER BY i.number
 """
 
 
-def choose(
-    items: str, looks: tuple[str, ...], quality: QualityConfig, images: str, rejected: str
+def filter_images(
+    items: str, scans: tuple[str, ...], quality: QualityConfig, images: str, rejected: str
 ) -> dict[str, Any]:
-    """Write the chosen images and the rejected ones; return the number of chosen and the mean of
-    width / height."""
-    with tables.database(items=(items, tables.ITEMS), all_looks=(looks, tables.LOOKS)) as sql:
-        tables.once(sql, "looks", "all_looks")
+    """Write the images that are kept and the rejected ones; return the number of kept images and
+    their mean width / height."""
+    with tables.database(items=(items, tables.ITEMS), all_scans=(scans, tables.SCANS)) as sql:
+        tables.once(sql, "scans", "all_scans")
         sql.execute(
-            _SEEN, {"min_side": quality.min_side, "max_ratio": quality.max_ratio or float("inf")}
+            _RULED, {"min_side": quality.min_side, "max_ratio": quality.max_ratio or float("inf")}
         )
         if quality.near_duplicates is not None:
             _near_duplicates(sql, quality.near_duplicates)
         lost = sql.sql(
-            "SELECT path, reason, rule, '' AS key FROM seen WHERE rule <> '' ORDER BY number"
+            "SELECT path, reason, rule, '' AS key FROM ruled WHERE rule <> '' ORDER BY number"
         )
         tables.write(rejected, lost.to_arrow_reader(tables.GROUP), tables.REJECTED)
-        chosen = sql.sql(_CHOSEN)
-        count = tables.write(images, chosen.to_arrow_reader(tables.GROUP), tables.IMAGES)
-        ratio = sql.execute("SELECT avg(ratio) FROM seen WHERE rule = ''").fetchall()[0][0]
-        return {"chosen": count, "mean_ratio": ratio}
+        kept = sql.sql(_KEPT)
+        count = tables.write(images, kept.to_arrow_reader(tables.GROUP), tables.IMAGES)
+        ratio = sql.execute("SELECT avg(ratio) FROM ruled WHERE rule = ''").fetchall()[0][0]
+        return {"kept": count, "mean_ratio": ratio}
 
 
 def _near_duplicates(sql: Any, distance: int) -> None:
     """Reject what differs little from an earlier image that stays."""
     found = sql.execute(
-        "SELECT number, appearance FROM seen WHERE rule = '' ORDER BY number"
+        "SELECT number, appearance FROM ruled WHERE rule = '' ORDER BY number"
     ).fetchnumpy()
     numbers = np.asarray(found["number"])
     of = near_duplicates(np.asarray(found["appearance"], dtype=np.uint64), distance)
     double = np.flatnonzero(of >= 0)
     sql.register("near", pa.table({"number": numbers[double], "first": numbers[of[double]]}))
     sql.execute("""
-        UPDATE seen SET rule = 'near_duplicate', reason = 'looks like ' || f.path
-        FROM near JOIN seen f ON f.number = near.first WHERE near.number = seen.number
+        UPDATE ruled SET rule = 'near_duplicate', reason = 'looks like ' || f.path
+        FROM near JOIN ruled f ON f.number = near.first WHERE near.number = ruled.number
     """)

@@ -118,8 +118,8 @@ def walk(root: str, skip: Collection[str] = ()) -> Iterator[Folder | Rejected]:
     """Yield a folder and all below it, each after its own folders, in the order of their names.
 
     `root` and `skip` are files as locations have them. Links to folders are followed out of the
-    tree; a link back into the tree (a loop among them) is refused, for what it leads to is read
-    anyway.
+    tree; a link back into the tree (a loop among them) is refused, because what it leads to is
+    read anyway.
     """
     top = open_folder(root)
     entered = set() if "://" in root else {_identity(root)}
@@ -153,15 +153,13 @@ def image(
         found.stamp,
     )
     if text:
-        beside = folder.look(text)
-        if (
-            beside.kind != "file"
-        ):  # trained without its caption it would be wrong, and nobody would notice
+        sidecar = folder.look(text)
+        if sidecar.kind != "file":  # training without its caption would be wrong and go unnoticed
             yield Rejected(
-                path=path, reason=f"its caption file {shown(text)}: {why_no_file(beside)}"
+                path=path, reason=f"its caption file {shown(text)}: {why_no_file(sidecar)}"
             )
             return
-        stamp = f"{stamp} {beside.stamp}"
+        stamp = f"{stamp} {sidecar.stamp}"
     place = write(child(folder.file, text)) if text else ""
     yield Item(path, write(child(folder.file, name)), caption_file=place, stamp=stamp)
 
@@ -193,7 +191,7 @@ class Places:
         return folder.look(base_name(file)) if folder else Found("absent", reason="No such folder")
 
     def sidecar(self, file: str) -> tuple[str, str]:
-        """Return location and stamp of the text file beside a file; empty where there is none."""
+        """Return location and stamp of the text file next to a file; empty where there is none."""
         folder = self._folder(parent(file))
         name = folder.sidecar(os.path.splitext(base_name(file))[0]) if folder else ""
         found = folder.look(name) if folder and name else Found("absent")

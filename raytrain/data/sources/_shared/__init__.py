@@ -1,0 +1,1 @@
+"""What several sources share: walking folders and archives, reading tables of records."""
