@@ -1,10 +1,10 @@
 """Is the plan true at the published sizes? What `plan` counts on `meta`, against the same step
 computed: `python -m tests.bench.plan sd15 sdxl sd3`.
 
-The folders have the published configs and no weights (`model.weights = "random"`). Operations are
-those of a whole step with recomputed blocks, so that it fits the memory of a laptop; activations
-are what autograd keeps in a forward pass without recomputing, each dropped as soon as it is
-counted. Each takes minutes, and up to 16 GiB.
+The folders have the published configs and no weights; random ones are computed with. Operations
+are those of a whole step with recomputed blocks, so that it fits the memory of a laptop;
+activations are what autograd keeps in a forward pass without recomputing, each dropped as soon as
+it is counted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import shutil
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def config(family: str, folder: Path, *, recompute: bool) -> Config:
     """Return the config of a LoRA."""
     return parse({
         "output": str(folder / "run"),
-        "model": {"family": family, "path": str(folder), "weights": "random"},
+        "model": {"family": family, "path": str(folder)},
         "method": {"name": "lora", "rank": 16},
         "train": {"gradient_checkpointing": recompute},
     })  # fmt: skip
@@ -126,16 +127,17 @@ def show(family: str, folder: Path) -> None:
     plain, lean = (config(family, folder, recompute=each) for each in (False, True))
     counted, seconds = _timed(lambda: cost.step(plain, cost.skeleton(plain), side, side))
     again = cost.step(lean, cost.skeleton(lean), side, side)
-    model = build(plain, CPU)
+    model = build(plain, CPU, load=partial(cost._part, families.load(family), plain))
     rows = _filled(cost.row(plain, side, side))
     draws = model.draw(rows)
     activations, forward = _timed(lambda: kept(model, rows, draws))
     flops, whole = _timed(lambda: operations(model, rows, draws))
     table = Table("", "plan", "computed", "ratio", title=f"{family}, {side} px, LoRA, one row")
-    table.add_row("TFLOP, blocks recomputed", f"{again.flops / 1e12:.3f}",
-                  f"{flops / 1e12:.3f}", f"{again.flops / flops:.4f}")  # fmt: skip
-    table.add_row("activations, GiB", f"{counted.activations / 2**30:.3f}",
-                  f"{activations / 2**30:.3f}", f"{counted.activations / activations:.4f}")  # fmt: skip
+    for name, planned, computed in (
+        ("TFLOP, blocks recomputed", again.flops / 1e12, flops / 1e12),
+        ("activations, GiB", counted.activations / 2**30, activations / 2**30),
+    ):
+        table.add_row(name, f"{planned:.3f}", f"{computed:.3f}", f"{planned / computed:.4f}")
     table.add_row("seconds", f"{seconds:.1f}", f"{forward:.1f} and {whole:.1f}", "")
     Console().print(table, machine())
 
