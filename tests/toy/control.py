@@ -127,7 +127,7 @@ def main() -> None:
         "--output", type=Path, required=True, help="folder for images, dataset and runs"
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1200)
     options = parser.parse_args()
     draw_images(options.output / "images")
     for seed in range(options.seeds):
