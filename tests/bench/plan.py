@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 from transformers import CLIPTextConfig, T5Config
 
 from raytrain import families
@@ -36,6 +36,11 @@ from raytrain.train import cost
 from tests.bench.__main__ import machine
 
 CPU = torch.device("cpu")
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+}
+"""The fused attention of CPUs, which PyTorch's counter does not know."""
 VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
     "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -167,7 +172,7 @@ def operations(model: Model, rows: Batch, draws: Columns) -> int:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.eval()
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         model(rows, draws).sum().backward()
     return int(counter.get_total_flops())
 
