@@ -1,4 +1,4 @@
-"""Look at a dataset, clean it up, hand it on: `raytrain data ls config.toml`."""
+"""Browse a dataset, clean it up, publish it: `raytrain data ls config.toml`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Snapshot = Annotated[
 
 @app.callback()
 def about() -> None:
-    """Look at a dataset, compare its snapshots, free space, hand it on."""
+    """Browse a dataset, compare its snapshots, free space, publish it."""
 
 
 @app.command("ls")

@@ -30,7 +30,7 @@ LONGEST_WAIT = 60.0
 
 
 class EndpointOptions(Table):
-    """What it takes to ask an endpoint."""
+    """Settings of a chat endpoint."""
 
     base_url: str
     """Up to the version, as in http://127.0.0.1:8000/v1. What is asked, images included,
@@ -41,9 +41,9 @@ class EndpointOptions(Table):
     """The environment variable that holds the key; workers must have it too. Empty:
     no key is sent."""
     concurrency: int = Field(8, ge=1)
-    """Questions under way at once in one worker; no more than data.encode.batch ever are."""
+    """Concurrent questions of one worker; no more than data.encode.batch ever are."""
     retries: int = Field(5, ge=0)
-    """Further tries after an answer that may pass: too many requests, a server's fault,
+    """Retries after a transient failure: too many requests, a server's fault,
     none at all."""
     backoff: float = Field(1.0, gt=0)
     """Seconds before the first of them, doubled each time, unless the server says how long."""

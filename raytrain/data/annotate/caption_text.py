@@ -145,8 +145,8 @@ def variant(body: str, config: CaptionConfig, *, identity: str, seed: int, numbe
     """Return version `number` of a caption: its tags after the first `keep_tags` shuffled,
     each left out with `tag_dropout`.
 
-    A tag that holds the placeholder is never left out, and one tag always stays: an empty caption
-    is caption dropout's affair. Order and choice come from hashes, so they are the same
+    A tag that holds the placeholder is never left out, and one tag always stays: empty captions
+    are what caption dropout is for. Order and choice come from hashes, so they are the same
     everywhere.
     """
     every = tags(body, config.separator)

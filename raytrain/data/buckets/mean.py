@@ -51,7 +51,7 @@ class Unknown:
         self.sizes: tuple[Size, ...] = tuple(sorted(found))
 
     def fit(self, width: int, height: int) -> Fit | None:
-        """Refuse; asking is a mistake of the caller."""
+        """Raise ValueError: the mean has to be known first."""
         raise ValueError(
             "the bucket rule 'mean' fits no image before the mean of width / height is known"
         )

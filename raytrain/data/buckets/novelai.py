@@ -4,7 +4,7 @@ extreme shapes left out.
 Bucket areas reach one and a half times the resolution's square (its 768 x 512 for a base of 512):
 for each width the largest height within the area and for each height the largest width, and the
 base square. Its limits at 512 are sides of 256 to 2048; they grow with the resolution. It compares
-ratios by difference, in which portraits are told apart less finely than landscapes and only
+ratios by difference, in which portraits are distinguished less finely than landscapes and only
 landscapes can be too extreme; here both are treated alike.
 
 What its manager also does, dealing batches to ranks and putting the rows that fill no batch into

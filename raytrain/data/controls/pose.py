@@ -1,7 +1,7 @@
 """Poses as control images: ViTPose (Xu et al. 2022, arXiv:2204.12484) finds 17 joints (COCO's),
 drawn as OpenPose draws a body.
 
-ViTPose needs to be told where a person is. Here that is the whole image, so it is meant for images
+ViTPose needs a box around the person. Here that is the whole image, so it is meant for images
 of one person; of several it finds one, or a mixture. The drawing follows what OpenPose ControlNets
 were trained on: 18 joints, the neck being the middle of the shoulders, each joint and limb a hue
 of its own, limbs at 60 % brightness. Hands and faces are not drawn.

@@ -2,8 +2,8 @@
 cells of parquet files.
 
 What is the file's own fault, for good, is a `BadImage`: not there, too large, not a regular file,
-damaged. What may pass (a time-out, a server's fault, a broken connection, a refused permission) is
-an `OSError`.
+damaged. What is transient (a time-out, a server's fault, a broken connection, a refused
+permission) is an `OSError`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Fetcher:
 
         Raises:
             BadImage: these bytes will never be an image: absent, above `max_bytes`, no regular
-            file, damaged. OSError: reading failed for a reason that may pass.
+            file, damaged. OSError: reading failed for a reason that may be transient.
         """
         place = parse(location)
         try:

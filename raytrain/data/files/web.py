@@ -1,5 +1,5 @@
 """Read a web address: http and https alone, few redirects, a size cap while bytes arrive,
-and another try for what may pass."""
+and retries of transient failures."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def _lost(error: Exception) -> str:
 def _stream(
     jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None
 ) -> Generator[Report, None, None]:
-    """Yield the reports of jobs as they come; raises what a worker was lost by.
+    """Yield the reports of jobs as they come; raises the error by which a worker was lost.
 
     Closed, it ends its workers.
     """

@@ -23,7 +23,7 @@ from raytrain.config.data import EncodeConfig
 from raytrain.errors import UserError
 
 LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError)
-"""What Ray raises when it gave a worker up."""
+"""What Ray raises when it gives a worker up."""
 
 
 def call(function: Callable[..., Any], settings: dict[str, Any]) -> Any:

@@ -46,7 +46,7 @@ def write_unscanned(items: str, catalog: str, unscanned: str) -> int:
 
 def scan(job: dict[str, Any], data: DataConfig, catalog: str, passing: str) -> dict[str, Any]:
     """Scan the images of one row group; write what was found to `catalog`,
-    faults that may pass to `passing`."""
+    transient faults to `passing`."""
     items = tables.read_group(job["uri"], job["group"]).to_pylist()
     with ThreadPoolExecutor(READERS) as pool:
         scans = list(pool.map(lambda item: _scan(item, data), items))

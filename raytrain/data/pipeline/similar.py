@@ -37,7 +37,7 @@ def perceptual_hash(image: Image.Image) -> int:
     light = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=np.float64)
     waves = (
         fft.dctn(light, norm="ortho")[1:9, 1:9].round(6).ravel()
-    )  # without rounding a flat image's bits were noise
+    )  # without rounding a flat image's bits would be noise
     return int.from_bytes(np.packbits(waves > np.median(waves)).tobytes())
 
 
@@ -125,7 +125,7 @@ def _plan(bands: int, distance: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _cost(bands: int, distance: int, kept: int, queries: int) -> float:
-    """Estimate nanoseconds of a search by bands, were the hashes random."""
+    """Estimate nanoseconds of a search by bands if the hashes were random."""
     total = 0.0
     for _, width, radius in _plan(bands, distance):
         probes = sum(comb(width, flips) for flips in range(radius + 1))

@@ -4,7 +4,7 @@
 Its rows have `file_name`, relative to the metadata file, and `text` (or caption, prompt). Splits
 are folders, each with its own metadata or none. Images that no row names are taken too, with the
 text file next to them. Paths that lead out are refused. `auto` sees metadata in the source itself
-and in the folders right in it.
+and in the folders directly in it.
 """
 
 from __future__ import annotations

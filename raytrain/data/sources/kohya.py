@@ -7,7 +7,7 @@ file is next to them. A folder of regularization images of that form is a subset
 folders are so named, with 1 to 999 repeats; `format = "folder"` reads it as any other.
 
 Of the TOML are read, in [general], [[datasets]] and [[datasets.subsets]] (the nearer counts):
-image_dir (images right in it; relative to the TOML), num_repeats, caption_extension (default:
+image_dir (images directly in it; relative to the TOML), num_repeats, caption_extension (default:
 .caption, then .txt), class_tokens, is_reg, metadata_file, caption_prefix, caption_suffix,
 conditioning_data_dir. A metadata file is JSON, {path: {"caption", "tags"}}, or JSONL,
 {"image_path", "caption", "tags"}; caption and tags are joined by a comma. What says how to train

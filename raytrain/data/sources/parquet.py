@@ -5,7 +5,8 @@ The image is the column that the file's Hugging Face features call an Image, els
 with `bytes`, else a binary column; a struct without bytes names a file next to it by its
 `path`. The caption is in text, caption or prompt (text or a list of texts). `mask` and
 `conditioning_image` (or control) may hold further images. A parquet file with a column of web
-addresses or paths instead is read as a table. Row groups are read one at a time, and of those only the captions.
+addresses or paths instead is read as a table. Row groups are read one at a time, and of those only
+the captions.
 """
 
 from __future__ import annotations

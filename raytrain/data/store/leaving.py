@@ -5,7 +5,7 @@ A clean-up announces the files it will delete, then reads the snapshots, then de
 them names and no preparation has rewritten. A preparation writes its snapshot, then reads the
 announcements, then sees whether its files are there. So one of the two always sees the other: the
 clean-up keeps what the snapshot names, or the preparation makes again what is leaving. An
-announcement that a killed clean-up left costs the making of some arrays, and harms nothing.
+announcement that a killed clean-up left only costs encoding some arrays again.
 """
 
 from __future__ import annotations

@@ -75,13 +75,13 @@ def write_empty(
 ) -> None:
     """Write the empty caption of a column as a shard of its own,
     with the arrays' types and shapes as metadata."""
-    notes = {
+    metadata = {
         "arrays": json.dumps(
             {name: array.model_dump(mode="json") for name, array in arrays.items()}
         )
     }
     uri = storage.join(dataset, empty_path(column, key))
-    write_file(uri, [key], {name: [value] for name, value in row.items()}, 1, notes)
+    write_file(uri, [key], {name: [value] for name, value in row.items()}, 1, metadata)
 
 
 def empty_path(column: str, key: bytes) -> str:
@@ -94,9 +94,10 @@ def read_arrays(dataset: str, column: str, key: bytes) -> dict[str, Array] | Non
     None where there is none that can be read."""
     filesystem, path = storage.resolve(storage.join(dataset, empty_path(column, key)))
     try:
-        notes = pq.read_schema(path, filesystem=filesystem).metadata or {}
+        metadata = pq.read_schema(path, filesystem=filesystem).metadata or {}
         return {
-            name: Array.model_validate(tree) for name, tree in json.loads(notes[b"arrays"]).items()
+            name: Array.model_validate(tree)
+            for name, tree in json.loads(metadata[b"arrays"]).items()
         }
     except (pa.ArrowException, OSError, KeyError):
         return None
@@ -107,12 +108,12 @@ def write_file(
     keys: Sequence[bytes],
     columns: Mapping[str, Sequence[bytes]],
     group_rows: int,
-    notes: dict[str, str],
+    metadata: dict[str, str],
 ) -> None:
-    """Write arrays as one parquet file in the layout of a shard; `notes` become its metadata."""
+    """Write arrays as one parquet file in the layout of a shard, with `metadata`."""
     widths = {"key": len(keys[0])} | {name: len(values[0]) for name, values in columns.items()}
     fields = [pa.field(name, pa.binary(width), nullable=False) for name, width in widths.items()]
-    schema = pa.schema(fields, metadata=notes)
+    schema = pa.schema(fields, metadata=metadata)
     with storage.atomic(uri) as temporary, pq.ParquetWriter(temporary, schema, **_PLAIN) as writer:
         for start in range(0, len(keys), group_rows):
             part = slice(start, start + group_rows)

@@ -160,7 +160,7 @@ def _instance() -> Any:
 def once(sql: Any, name: str, table: str) -> None:
     """Define the view `name`: the lines of a registered table, each key once.
 
-    Only runs that met leave a key twice. Then DISTINCT ON holds all lines in memory; otherwise
+    Only concurrent runs leave a key twice. Then DISTINCT ON holds all lines in memory; otherwise
     nothing does.
     """
     [lines, keys] = sql.execute(f"SELECT count(*), count(DISTINCT key) FROM {table}").fetchall()[0]
@@ -203,8 +203,8 @@ def parts_of(uri: str) -> list[str]:
 def stands_for(uri: str) -> list[str]:
     """Return the names of the parts whose lines this part holds too; readers leave those out."""
     filesystem, path = storage.resolve(uri)
-    notes = pq.read_schema(path, filesystem=filesystem).metadata or {}
-    return list(json.loads(notes.get(MERGED.encode(), b"[]")))
+    metadata = pq.read_schema(path, filesystem=filesystem).metadata or {}
+    return list(json.loads(metadata.get(MERGED.encode(), b"[]")))
 
 
 def write(uri: str, batches: Iterable[Any], schema: pa.Schema, group_rows: int = GROUP) -> int:

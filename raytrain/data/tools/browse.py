@@ -156,7 +156,7 @@ def find_rows(dataset: str, manifest: Manifest, name: str) -> list[Row]:
     """Return the rows of an image, one for each of its buckets,
     by its path or the first digits of its hash.
 
-    Raises UserError where there is none, and says why it was left out, or what comes near.
+    Raises UserError where there is none, and says why it was left out, or names close matches.
     """
     digits = (
         name.lower()

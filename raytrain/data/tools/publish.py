@@ -1,4 +1,4 @@
-"""Hand a dataset on: its images and captions as a folder that the `datasets` library loads and the
+"""Publish a dataset: its images and captions as a folder that the `datasets` library loads and the
 hub takes.
 
     imagefolder   <folder>/train/<id>.png ... train/metadata.jsonl, the same under test/ for what
@@ -84,7 +84,7 @@ class Published(Table):
 
 
 class _Gone(Exception):  # noqa: N818 - a verdict on one image
-    """An image that cannot be handed on, and why."""
+    """An image that cannot be published, and why."""
 
 
 def publish(
@@ -379,5 +379,5 @@ def _size_category(total: int) -> str:
 
 def upload_command(published: Published) -> str:
     """Return the hub client's own command that sends the folder;
-    the name of the repository is the person's."""
+    the user chooses the name of the repository."""
     return f"hf upload <user>/<name> {published.folder} . --repo-type dataset"

@@ -163,7 +163,7 @@ class _Json:
                 content, end = self._decode(self._rest)
                 if (
                     end < len(self._rest) or not self._more()
-                ):  # a number may go on in what was not read yet
+                ):  # a number may continue in what was not read yet
                     self._rest = self._rest[end:]
                     return content
             except json.JSONDecodeError:

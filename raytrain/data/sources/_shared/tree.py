@@ -217,7 +217,7 @@ class Places:
 
 @lru_cache(1)
 def top(source: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """Return the names of files and folders right in a source; None when it is no folder.
+    """Return the names of files and folders directly in a source; None when it is no folder.
 
     For telling formats apart.
     """
