@@ -86,10 +86,12 @@ class TrainConfig(Table):
     no accumulation."""
     learning_rate: float = Field(1e-4, gt=0)
     """Default: the optimizer's, as of the three keys below; 1e-4 for AdamW, 1 for Prodigy."""
-    schedule: Literal["constant", "linear", "cosine", "polynomial", "cosine_restarts"] = "constant"
-    schedule_power: float | None = Field(None, gt=0)
+    lr_schedule: Literal["constant", "linear", "cosine", "polynomial", "cosine_restarts"] = (
+        "constant"
+    )
+    lr_schedule_power: float | None = Field(None, gt=0)
     """Of `polynomial`; default 2."""
-    schedule_cycles: int | None = Field(None, ge=2)
+    lr_schedule_cycles: int | None = Field(None, ge=2)
     """Of `cosine_restarts`, each from the whole learning rate to 0; default 2."""
     warmup: Share = 0
     """Steps of linear warm-up, or their share of all, such as "5 %"."""
@@ -100,12 +102,12 @@ class TrainConfig(Table):
     betas: Interval | None = (0.9, 0.999)
     epsilon: float | None = Field(1e-8, gt=0)
     weight_decay: float | None = Field(1e-2, ge=0)
-    clip: float | None = Field(1.0, gt=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
     """Largest norm of the gradient over all trainable weights; longer ones are scaled down."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """bf16, fp16: autocast, frozen weights in that type; fp16 scales the loss so that small
     gradients are not lost."""
-    weights: Literal["fp32", "bf16"] = "fp32"
+    param_dtype: Literal["fp32", "bf16"] = "fp32"
     """Type of the trainable weights. bf16 takes half the memory, but its steps are coarse:
     see `rounding`."""
     rounding: Literal["stochastic", "compensated", "nearest"] = "stochastic"
@@ -181,12 +183,13 @@ class TrainConfig(Table):
                 f"give epochs or steps, not both (got epochs={self.epochs}, steps={self.steps})"
             )
         for key, schedule in (
-            ("schedule_power", "polynomial"),
-            ("schedule_cycles", "cosine_restarts"),
+            ("lr_schedule_power", "polynomial"),
+            ("lr_schedule_cycles", "cosine_restarts"),
         ):
-            if getattr(self, key) is not None and self.schedule != schedule:
+            if getattr(self, key) is not None and self.lr_schedule != schedule:
                 raise ValueError(
-                    f'{key} is for schedule = "{schedule}", got {self.schedule!r}; leave it out'
+                    f'{key} is for lr_schedule = "{schedule}", got {self.lr_schedule!r}; '
+                    "leave it out"
                 )
         if self.global_batch % self.workers:
             raise ValueError(
@@ -211,7 +214,7 @@ class TrainConfig(Table):
                 f'needs "zero3", got offload={self.offload!r} and engine={self.engine!r}; nothing '
                 "else moves its state to the host"
             )
-        if self.weights == "bf16":
+        if self.param_dtype == "bf16":
             self._low_precision(sharded)
         optimizers.check(self)
         return self
@@ -219,12 +222,14 @@ class TrainConfig(Table):
     def _low_precision(self, sharded: bool) -> None:
         if sharded:
             raise ValueError(
-                f'weights = "bf16" is for engine = "plain" and "ddp", got {self.engine!r}: ZeRO '
-                'keeps fp32 weights to add its steps to; use weights = "fp32", whose shards get '
-                "smaller with every worker"
+                f'param_dtype = "bf16" is for engine = "plain" and "ddp", got {self.engine!r}: '
+                'ZeRO keeps fp32 weights to add its steps to; use param_dtype = "fp32", whose '
+                "shards get smaller with every worker"
             )
         if self.precision != "bf16":
-            raise ValueError(f'weights = "bf16" needs precision = "bf16", got {self.precision!r}')
+            raise ValueError(
+                f'param_dtype = "bf16" needs precision = "bf16", got {self.precision!r}'
+            )
 
 
 FREE_TRAIN_KEYS = {
@@ -252,9 +257,9 @@ class SampleConfig(Table):
     max_prompts: int = Field(8, ge=1)
     """More are not drawn; it is said where some were given."""
     images_per_prompt: int = Field(1, ge=1)
-    negative: str = ""
+    negative_prompt: str = ""
     steps: int = Field(30, ge=1)
-    guidance: float = Field(7.5, ge=0)
+    guidance_scale: float = Field(7.5, ge=0)
     scheduler: Literal["auto", "ddim", "euler", "euler_ancestral", "dpmpp_2m", "unipc"] = "auto"
     """`auto`: ddim, and for flow matching euler."""
     width: int | None = Field(None, ge=16)

@@ -132,7 +132,7 @@ def check(config: TrainConfig) -> None:
         raise UserError(
             f"{given} averages the weights itself, got train.ema = {config.ema:g}. Leave ema out."
         )
-    if config.weights == "bf16" and config.rounding not in facts.roundings:
+    if config.param_dtype == "bf16" and config.rounding not in facts.roundings:
         raise UserError(
             f"{given} rounds to the nearest bf16 number itself, got train.rounding = "
             f'{config.rounding!r}. Use optimizer = "adamw", or rounding = "nearest" if small '

@@ -82,8 +82,8 @@ class Outside:
         }
         if "learning_rate" not in defaults:
             raise UserError(
-                f"train.optimizer = {path!r} takes no `lr`, so it cannot follow train.schedule. "
-                "Use another optimizer."
+                f"train.optimizer = {path!r} takes no `lr`, so it cannot follow train.lr_schedule."
+                " Use another optimizer."
             )
         if not isinstance(defaults["learning_rate"], float | int):
             defaults["learning_rate"] = TrainConfig.model_fields["learning_rate"].default

@@ -23,11 +23,11 @@ class Wish:
     text: str
     where: str
     """Where it was said, for messages."""
-    negative: str | None = None
+    negative_prompt: str | None = None
     seed: int | None = None
     width: int | None = None
     height: int | None = None
-    guidance: float | None = None
+    guidance_scale: float | None = None
     steps: int | None = None
     control: str = ""
     """Path or URI of the control image."""
@@ -52,7 +52,7 @@ def read(path: str) -> list[Wish]:
 def parse(line: str, where: str, folder: Path) -> Wish:
     """Return the prompt of one line; a relative control image lies in `folder`.
 
-    >>> parse("a star --d 7 --l 5.5", "prompts.txt:1", Path()).guidance
+    >>> parse("a star --d 7 --l 5.5", "prompts.txt:1", Path()).guidance_scale
     5.5
     """
     text, *flags = f" {line}".split(" --")
@@ -105,11 +105,11 @@ def _text(value: str) -> str:
 
 
 _FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "n": ("negative", _text),
+    "n": ("negative_prompt", _text),
     "w": ("width", _number(int, 16)),
     "h": ("height", _number(int, 16)),
     "d": ("seed", _number(int, 0)),
-    "l": ("guidance", _number(float, 0)),
+    "l": ("guidance_scale", _number(float, 0)),
     "s": ("steps", _number(int, 1)),
     "cn": ("control", _text),
     "ci": ("control", _text),

@@ -36,9 +36,9 @@ from raytrain.train.record import notices
 from raytrain.train.record.trail import Trail
 
 NEAREST = (
-    'train.weights = "bf16" with train.rounding = "nearest": steps smaller than 1/256 of a weight '
-    'are lost. Set train.rounding to "stochastic" or "compensated", unless the optimizer is an '
-    "8-bit one, which has neither."
+    'train.param_dtype = "bf16" with train.rounding = "nearest": steps smaller than 1/256 of a '
+    'weight are lost. Set train.rounding to "stochastic" or "compensated", unless the optimizer '
+    "is an 8-bit one, which has neither."
 )
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -206,9 +206,9 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
 
 def load_model(config: Config, device: torch.device) -> Model:
     """Return the model on a device, its frozen weights in the precision of the run,
-    what learns in `train.weights`."""
+    what learns in `train.param_dtype`."""
     built = build(config, device, PRECISIONS[config.train.precision])
-    if config.train.weights == "bf16":
+    if config.train.param_dtype == "bf16":
         for weight in built.learning().values():
             weight.data = weight.data.bfloat16()
     return built
@@ -282,7 +282,7 @@ def start(config: Config, rank: int, world: int) -> Run:
             f"Training with {workers}, {micro_batch} images at a time; engine {choice}; optimizer "
             f"{config.train.optimizer} with a learning rate of {config.train.learning_rate:g}.",
         )
-        if config.train.weights == "bf16" and config.train.rounding == "nearest":
+        if config.train.param_dtype == "bf16" and config.train.rounding == "nearest":
             notices.tell(config.output, NEAREST)
         log, saver = (
             MetricLog(config, step),

@@ -59,7 +59,12 @@ def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Make:
             "output": str(tmp_path / name),
             "method": {"name": "controlnet", **tables.pop("method", {})},
             "data": {**data, **tables.pop("data", {})},
-            "sample": {"steps": 1, "max_prompts": 2, "guidance": 2.0, **tables.pop("sample", {})},
+            "sample": {
+                "steps": 1,
+                "max_prompts": 2,
+                "guidance_scale": 2.0,
+                **tables.pop("sample", {}),
+            },
             "evaluate": {"scorers": ["held_out_loss"], "timesteps": 1, "max_held_out": 4},
             "log": {"tensorboard": False},
             "train": {**train, **tables.pop("train", {})},

@@ -96,7 +96,7 @@ class PlainEngine:
         self, model: Model, config: TrainConfig, groups: Mapping[str, Group] = NO_GROUPS
     ) -> None:
         self.model: nn.Module = model
-        self.clip = config.clip or math.inf
+        self.max_grad_norm = config.max_grad_norm or math.inf
         self.scale = LossScale() if config.precision == "fp16" else None
         self._names = model.learning()
         self._groups = optimizers.grouped(self._names, groups)
@@ -128,7 +128,7 @@ class PlainEngine:
         if self.scale:
             gradients = [weight.grad for weight in self._names.values() if weight.grad is not None]
             torch._foreach_mul_(gradients, 1 / self.scale.value)
-        norm = nn.utils.clip_grad_norm_(self._names.values(), self.clip, foreach=True)
+        norm = nn.utils.clip_grad_norm_(self._names.values(), self.max_grad_norm, foreach=True)
         finite = norm.isfinite() & loss.isfinite()
         # the fused kernel itself leaves the weights alone where it is told of something infinite
         if not self.waits:

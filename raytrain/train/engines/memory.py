@@ -66,12 +66,12 @@ def estimate(
     train, learn = config.train, sizes.trainable
     stage = int(engine.removeprefix("zero")) if engine.startswith("zero") else 0
     frozen: float = sizes.frozen_bytes
-    weights: float = learn * _width(train.weights)
+    weights: float = learn * _width(train.param_dtype)
     gradients = weights
     facts = optimizers.facts(train.optimizer)
     waits = facts.paged and train.gpus_per_worker  # pages that do not fit are on the host
     optimizer: float = 0 if waits else facts.bytes * learn
-    if train.weights == "bf16" and train.rounding == "compensated":
+    if train.param_dtype == "bf16" and train.rounding == "compensated":
         optimizer += 2 * learn
     average: float = 4 * learn if train.ema else 0
     if stage:
@@ -122,7 +122,7 @@ def choose(
         named = [(train.engine, "none" if train.offload == "auto" else train.offload)]
     if (
         not optimizers.facts(train.optimizer).shards
-        or train.weights == "bf16"
+        or train.param_dtype == "bf16"
         or train.engine != "auto"
     ):
         named = named[:1]  # cannot be cut into shards, or was asked for

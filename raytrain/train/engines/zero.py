@@ -51,7 +51,7 @@ class ZeroEngine:
         settings = {
             "train_micro_batch_size_per_gpu": micro_batch,
             "gradient_accumulation_steps": accumulation,
-            "gradient_clipping": config.clip or 0.0,
+            "gradient_clipping": config.max_grad_norm or 0.0,
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             # PyTorch's AdamW works on the host too, without minutes of compiling

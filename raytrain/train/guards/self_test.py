@@ -37,7 +37,7 @@ class SelfTest:
             problems.append(
                 f"none of the {len(learning)} trainable weights changed: the gradients are zero, "
                 "or a step is smaller than the weights' type resolves (train.learning_rate, "
-                "train.weights, train.rounding)"
+                "train.param_dtype, train.rounding)"
             )
         own = (problems, None if self._engine.sharded else [after[name] for name in learning])
         everyone: list[Any] = [own]
