@@ -34,7 +34,7 @@ def trial_config(config: Config, parameters: Mapping[str, Any], number: int) -> 
         keep_checkpoints=1,
         held_out_every=0,
         sample_every=0,
-        beside=False,  # every evaluation counts, and the stopping rule waits for it
+        async_validation=False,  # every evaluation counts, and the stopping rule waits for it
     )
     return parse(tree)
 

@@ -157,13 +157,13 @@ class TrainConfig(Table):
     score_every: Period = in_steps(0)
     """Between evaluations with the scorers of [evaluate]; 0 means never. With it,
     0 above means never too (as in a sweep)."""
-    beside: bool = False
-    """Make validation images and scores on a Ray actor of its own while training goes on. Where it
-    is still busy, the newest request waits and replaces an older one. What fails there is noted at
-    the end and does not end training."""
-    beside_cpus: float = Field(1, ge=0)
+    async_validation: bool = False
+    """Make validation images and scores on a separate Ray actor while training continues. While
+    the actor is busy, the newest request waits and replaces an older one. A failure there is
+    reported at the end and does not stop training."""
+    async_validation_cpus: float = Field(1, ge=0)
     """CPUs of that actor, beyond what the workers hold."""
-    beside_gpus: float = Field(0, ge=0)
+    async_validation_gpus: float = Field(0, ge=0)
     """GPUs of that actor; 0 makes the images on the CPU."""
     profile: int = Field(0, ge=0)
     """Steps to record with PyTorch's profiler, after a few to warm up, into <output>/profile."""
@@ -236,8 +236,8 @@ FREE_TRAIN_KEYS = {
     "engine", "offload", "memory_gb", "workers", "min_workers", "hang_minutes", "best_by",
     "micro_batch", "cpus_per_worker", "gpus_per_worker", "max_failures", "log_every",
     "checkpoint_every", "keep_checkpoints", "held_out_every", "sample_every", "score_every",
-    "beside", "beside_cpus", "beside_gpus", "gradient_checkpointing", "memory_format", "compile",
-    "profile",
+    "async_validation", "async_validation_cpus", "async_validation_gpus", "gradient_checkpointing",
+    "memory_format", "compile", "profile",
 }  # fmt: skip
 """Keys of [train] that do not change what is learned, so a run may go on with other values."""
 
@@ -337,13 +337,13 @@ class ClusterConfig(Table):
 
 
 class LogConfig(Table):
-    """`[log]`: metric sinks beside the console and `metrics.jsonl`."""
+    """`[log]`: metric sinks next to the console and `metrics.jsonl`."""
 
     tensorboard: bool = True
     wandb: Literal["off", "offline", "online"] = "off"
     project: str = "raytrain"
     worker_output: bool = False
-    """Show what workers and Ray's own actors print, beside our progress."""
+    """Show what workers and Ray's own actors print, next to the progress line."""
 
 
 class Config(Table):

@@ -21,7 +21,7 @@ class WorkerDied(RuntimeError):  # noqa: N818
 def needs_ray(config: Config) -> bool:
     """Tell whether training needs Ray: one worker on this machine, with nothing beside it,
     is a process."""
-    return config.train.workers > 1 or config.train.beside
+    return config.train.workers > 1 or config.train.async_validation
 
 
 def reserve(config: Config) -> None:

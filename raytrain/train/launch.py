@@ -67,10 +67,10 @@ def launch(
             pass
     if failure:
         raise (Diverged if failure["kind"] == DIVERGED else UserError)(failure["message"])
-    if config.train.beside:
-        from raytrain.train.hooks import beside
+    if config.train.async_validation:
+        from raytrain.train.hooks import async_validation
 
-        for note in beside.notes(config.output):
+        for note in async_validation.notes(config.output):
             print(f"note: {note}")
     return dict(storage.read_json(storage.join(config.output, "train.json")))
 
