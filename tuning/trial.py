@@ -55,10 +55,10 @@ def total_steps(config: Config) -> int:
     if config.train.steps is not None:
         return config.train.steps
     from raytrain.data.loading.read import open_manifest
-    from raytrain.train.run import ledger_of
+    from raytrain.train.run import batch_sampler_of
 
     manifest = open_manifest(config.dataset, config.data.snapshot, config.data.partial)
-    return ledger_of(
+    return batch_sampler_of(
         config, {name: count.entries for name, count in manifest.buckets.items()}
     ).total_steps
 

@@ -143,7 +143,7 @@ class TrainConfig(Table):
     and they start anew."""
     log_every: RealPeriod = in_steps(10)
     """Between numbers for TensorBoard and wandb; `metrics.jsonl` has every step's. Like the four
-    below, a number of steps, or text: "500 steps", "2 epochs" (of the ledger), "10 minutes" (of
+    below, a number of steps, or text: "500 steps", "2 epochs" (of the data), "10 minutes" (of
     training, hooks not counted, since the launch)."""
     checkpoint_every: RealPeriod = in_steps(500)
     keep_checkpoints: int = Field(2, ge=1)

@@ -242,7 +242,7 @@ class QualityConfig(Table):
 
 class AugmentConfig(Table):
     """`[data.augment]`: further versions of each image, encoded and stored;
-    the ledger picks one for each occurrence."""
+    the batch sampler picks one for each occurrence."""
 
     flip: bool = False
     """Each version mirrored too; half of the occurrences see the mirrored one."""

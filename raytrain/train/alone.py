@@ -103,7 +103,7 @@ def _train(values: dict[str, Any]) -> None:
     from raytrain.train.launch import work
 
     try:
-        work(parse(values), rank=0, world=1, report=None)
+        work(parse(values), rank=0, world_size=1, report=None)
     except (
         Exception
     ):  # the process has failed, and says why; the next one starts from the checkpoint

@@ -23,7 +23,7 @@ from raytrain.train.guards import out_of_memory, stop
 from raytrain.train.guards.out_of_memory import is_out_of_memory
 from raytrain.train.record import notices
 from raytrain.train.record.progress import follow
-from raytrain.train.run import finished, ledger_of
+from raytrain.train.run import batch_sampler_of, finished
 
 if TYPE_CHECKING:
     from raytrain.train.hooks.periodic import Report
@@ -57,7 +57,7 @@ def launch(
     manifest = check_dataset(config)
     if told := drift.note(manifest.settings, config.data.model_dump(mode="json")):
         print(f"note: {told}")
-    total = ledger_of(
+    total = batch_sampler_of(
         config, {name: count.entries for name, count in manifest.buckets.items()}
     ).total_steps
     stop.forget(config.output)
@@ -188,12 +188,12 @@ def run_worker(values: dict[str, Any]) -> None:
     work(
         parse(values),
         rank=context.get_world_rank(),
-        world=context.get_world_size(),
+        world_size=context.get_world_size(),
         report=ray.train.report,
     )
 
 
-def work(config: Config, *, rank: int, world: int, report: Report | None) -> None:
+def work(config: Config, *, rank: int, world_size: int, report: Report | None) -> None:
     """Train as one worker. A user's mistake is written down, since restarting would not mend it.
 
     A mistake that only one of several workers met ends the group, so that the others do not wait
@@ -206,13 +206,13 @@ def work(config: Config, *, rank: int, world: int, report: Report | None) -> Non
     if storage.exists(failure):
         return
     try:
-        train(config, report, rank=rank, world=world)
+        train(config, report, rank=rank, world_size=world_size)
     except Diverged as error:  # every worker meets a divergence at the same step
         if rank == 0:
             storage.write_json(failure, {"kind": DIVERGED, "message": str(error)})
     except UserError as error:
         storage.write_json(failure, {"kind": MISTAKE, "message": str(error)})
-        if world > 1:
+        if world_size > 1:
             raise
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(

@@ -230,7 +230,7 @@ def test_shards_go_on_from_a_whole_state_and_back(name: str, stage: str) -> None
     sharded.load_optimizer_state(state)
     train(sharded, settings, 3, 6)
     train(unbroken, settings, 3, 6)
-    whole = {key: sharded.whole(part, key) for key, part in sharded.local().items()}
+    whole = {key: sharded.gather(part, key) for key, part in sharded.local().items()}
     for key, value in unbroken.local().items():
         torch.testing.assert_close(whole[key], value, rtol=0, atol=1e-5)
     (_, ours), (_, theirs) = saved(unbroken), saved(sharded)

@@ -106,9 +106,9 @@ class AsyncValidation:
     """
 
     def __init__(self, run: Run) -> None:
-        _check_room(run.config.train, run.world)
+        _check_room(run.config.train, run.world_size)
         self._run, self._uri = run, storage.join(run.config.output, NOTES)
-        self._notes = _kept(run) if run.leads else {}
+        self._notes = _kept(run) if run.is_main else {}
         self._wanted: dict[str, Any] = {}
         self._waiting: Request | None = None
         self._busy: tuple[int, Future[Made]] | None = None
@@ -133,7 +133,7 @@ class AsyncValidation:
         if not self._wanted:
             return
         weights = run.weights()
-        if run.leads:
+        if run.is_main:
             if self._waiting is not None:
                 self._note(self._waiting.step, BUSY)
             # Arrays pass Ray's object store in a fifteenth of the time of tensors (measured);
@@ -262,7 +262,7 @@ def _reason(error: Exception) -> str:
     return f"{type(cause).__name__}: {(str(cause).strip() or 'no message').splitlines()[0]}"
 
 
-def _check_room(train: TrainConfig, world: int) -> None:
+def _check_room(train: TrainConfig, world_size: int) -> None:
     import ray
 
     if not ray.is_initialized():
@@ -277,10 +277,10 @@ def _check_room(train: TrainConfig, world: int) -> None:
         "GPU": (train.async_validation_gpus, train.gpus_per_worker),
     }
     for kind, (own, each) in asked.items():
-        if own and there.get(kind, 0) < own + world * each:
+        if own and there.get(kind, 0) < own + world_size * each:
             raise UserError(
                 f"train.async_validation_{kind.lower()}s = {own:g} must be free in addition to "
-                f"the {world * each:g} {kind}s of the workers, but the cluster has "
+                f"the {world_size * each:g} {kind}s of the workers, but the cluster has "
                 f"{there.get(kind, 0):g}, so the actor would wait forever. Lower it or "
                 "train.workers, add a machine, or set "
                 "train.async_validation = false."

@@ -30,7 +30,7 @@ class Hook:
     def due(self, run: Run) -> bool:
         """Tell whether the hook is due after `run.step` steps; the same on every worker.
 
-        An epoch ends with the last step that the ledger counts to it.
+        An epoch ends with the last step that the batch sampler counts to it.
         """
         if run.step == 0:
             return self.at_start
@@ -40,7 +40,7 @@ class Hook:
             return self.every.passed(*run.minutes)
         before, now = run.step - 1, run.step
         if self.every.unit == "epochs":
-            before, now = run.ledger.epoch_of(before)[0], run.ledger.epoch_of(now)[0]
+            before, now = run.batch_sampler.epoch_of(before)[0], run.batch_sampler.epoch_of(now)[0]
         return self.every.passed(before, now)
 
 
@@ -58,7 +58,7 @@ def _hooks(run: Run, report: Report | None, validation: AsyncValidation | None) 
     """Return the hooks in the order they run; the checkpoint is last,
     so that it holds the others' metrics."""
     train = run.config.train
-    tell = {"tell": run.tell} if run.leads else {}
+    tell = {"tell": run.tell} if run.is_main else {}
     images = Images(run.config, run.dataset, run.model, run.device, **tell)
     hooks = []
     if train.held_out_every.number or not train.score_every.number:
@@ -96,7 +96,7 @@ def _sample(run: Run, images: Images, validation: AsyncValidation | None) -> Non
     """Write validation images; every worker draws where weights are sharded."""
     if validation is not None:
         validation.want_images()
-    elif run.leads:
+    elif run.is_main:
         sheet = images.write(run.step)
         if run.log is not None:
             run.log.image(run.step, "samples", sheet)
@@ -113,7 +113,7 @@ def _score(
     scorers = run.config.evaluate.scorers
     here = [name for name in scorers if validation is None or name in WITHOUT_IMAGES]
     values: dict[str, float] = {}
-    if run.leads:
+    if run.is_main:
         values = images.score(run.step, here, losses)
         run.record(values)
     elif run.engine.sharded and needs_images(here):
@@ -127,7 +127,7 @@ def _score(
 def _held_out_losses(run: Run) -> list[float]:
     with run.autocast():
         return held_out.losses(
-            run.model, run.dataset, run.config.evaluate, rank=run.rank, world=run.world
+            run.model, run.dataset, run.config.evaluate, rank=run.rank, world_size=run.world_size
         )
 
 

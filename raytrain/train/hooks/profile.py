@@ -25,7 +25,9 @@ def hooks(run: Run) -> list[Hook]:
     """Return the hook that records, on the first worker where the config asks for it;
     to be called before the first step."""
     return (
-        [Hook("profile", Profile(run), Every(1))] if run.config.train.profile and run.leads else []
+        [Hook("profile", Profile(run), Every(1))]
+        if run.config.train.profile and run.is_main
+        else []
     )
 
 
