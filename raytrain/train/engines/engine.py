@@ -42,8 +42,8 @@ class Engine(Protocol):
     model: nn.Module
     """The model as the loss must call it."""
     sharded: bool
-    """Every worker holds only a shard of each weight, so all must take part in every computation of
-    the model."""
+    """Every worker holds only a shard of each weight, so all must take part in whatever the
+    model computes."""
     scale: LossScale | None
     """Of fp16, else None."""
     waits: bool
