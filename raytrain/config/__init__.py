@@ -87,7 +87,7 @@ class SampleConfig(Table):
     """Control images of the prompts, for a method that takes them: files, one a prompt,
     or one folder of them."""
     max_prompts: int = Field(8, ge=1)
-    """More are not drawn; it is said where some were given."""
+    """More are not drawn; a line says so."""
     images_per_prompt: int = Field(1, ge=1)
     negative_prompt: str = ""
     steps: int = Field(30, ge=1)

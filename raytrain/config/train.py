@@ -71,15 +71,15 @@ class TrainConfig(Table):
     """Memory of a worker's device in GiB; default: as found."""
     workers: int = Field(1, ge=1)
     min_workers: int | None = Field(None, ge=1)
-    """Go on with as few as this many when workers or nodes are lost,
-    and with more again when they are back."""
+    """Continue with as few as this many when workers or nodes are lost,
+    and with more when they are back."""
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0)
     """Worker deaths survived by restarting from the last checkpoint."""
     hang_minutes: float = Field(30, gt=0)
-    """A step that takes longer is taken for stuck: where every worker was is written down,
-    and they start anew."""
+    """A longer step counts as stuck: the stacks of all workers are written down,
+    and they restart."""
     log_every: RealPeriod = in_steps(10)
     """Between numbers for TensorBoard and wandb; `metrics.jsonl` has every step's. Like the four
     below, a number of steps, or text: "500 steps", "2 epochs" (of the data), "10 minutes" (of
@@ -178,4 +178,4 @@ FREE_TRAIN_KEYS = {
     "async_validation", "async_validation_cpus", "async_validation_gpus", "gradient_checkpointing",
     "memory_format", "compile", "profile",
 }  # fmt: skip
-"""Keys of [train] that do not change what is learned, so a run may go on with other values."""
+"""Keys of [train] that do not change what is learned, so a resumed run may change them."""

@@ -191,7 +191,7 @@ def grouped(
         found[max((prefix for prefix in found if name.startswith(prefix)), key=len)][name] = weight
     if empty := [prefix for prefix in groups if not found[prefix]]:
         raise UserError(
-            f"no trainable weight's name begins with {empty[0]!r}, so its learning rate would "
+            f"no trainable weight's name starts with {empty[0]!r}, so its learning rate would "
             "have no effect."
         )
     return [(groups.get(prefix, Group()), weights) for prefix, weights in found.items() if weights]

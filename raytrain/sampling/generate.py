@@ -11,7 +11,7 @@ from PIL import Image
 from raytrain.sampling.prompts import Prompt
 
 Inputs = Callable[[Sequence[Prompt]], dict[str, Any]]
-"""What a pipeline is called with for some prompts, beside what every pipeline takes."""
+"""What a pipeline is called with for some prompts, in addition to what every pipeline takes."""
 
 
 def generate(

@@ -19,7 +19,7 @@ from raytrain.sampling.prompt_file import Wish
 
 @dataclass(frozen=True)
 class Prompt:
-    """All that one image depends on beside the weights and the sampler."""
+    """All that one image depends on, except the weights and the sampler."""
 
     text: str
     negative_prompt: str = ""
@@ -29,7 +29,7 @@ class Prompt:
     guidance_scale: float = 7.5
     steps: int = 30
     inputs: Mapping[str, Image.Image] = field(default_factory=dict)
-    """What it is drawn after, beside the text: `control`, an image of `size`."""
+    """What it is conditioned on, next to the text: `control`, an image of `size`."""
 
 
 def prompts(

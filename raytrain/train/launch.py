@@ -51,7 +51,7 @@ def launch(
     if finished(config):
         print(
             f"{config.output} is already trained; its result is kept. Choose another output to "
-            "train anew."
+            "train again."
         )
         return dict(storage.read_json(storage.join(config.output, "train.json")))
     manifest = check_dataset(config)
@@ -105,7 +105,7 @@ class _Fit(threading.Thread):
 
 
 def _fit(config: Config, callbacks: Sequence[Any]) -> dict[str, str] | None:
-    """Train, and return what a worker wrote down that restarting alone does not mend:
+    """Train, and return the failure a worker wrote down that a restart alone does not fix:
     `kind` and `message`."""
     path = storage.join(config.output, FAILURE)
     storage.remove(path)
@@ -194,7 +194,7 @@ def run_worker(values: dict[str, Any]) -> None:
 
 
 def work(config: Config, *, rank: int, world_size: int, report: Report | None) -> None:
-    """Train as one worker. A user's mistake is written down, since restarting would not mend it.
+    """Train as one worker. A user's mistake is written down, since a restart would not fix it.
 
     A mistake that only one of several workers met ends the group, so that the others do not wait
     for it; the group that Ray starts next finds the note and ends at once.
@@ -217,7 +217,7 @@ def work(config: Config, *, rank: int, world_size: int, report: Report | None) -
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(
             error
-        ):  # a smaller micro-batch is written down, for all workers to begin with
+        ):  # a smaller micro-batch is written down, for all workers to start with
             storage.write_json(failure, {"kind": AGAIN, "message": str(error)})
         else:
             _tell(config, rank, error)

@@ -69,7 +69,7 @@ class Run:
     saver: Saver | None
     """The writer of checkpoints, on the first worker only."""
     watch: Watch | None
-    """Whether somebody asked the run to end, on the first worker only."""
+    """Whether a stop was requested, on the first worker only."""
     watchdog: Watchdog | None = None
     """Ends this process when it is stuck."""
     stopping: bool = False
@@ -118,12 +118,12 @@ class Run:
             self.watchdog.beat(doing)
 
     def tell(self, text: str) -> None:
-        """Tell the person who waits for the run."""
+        """Write a notice for the user."""
         notices.tell(self.config.output, text, self.rank)
 
     def compare_memory(self) -> None:
-        """Record the most memory that a device held so far beside what was planned,
-        and tell where it is much more."""
+        """Record the most memory that a device held so far next to what was planned,
+        and write a notice where it is much more."""
         if self.device.type != "cuda":
             return  # a process on the CPU shares its memory with libraries, Ray and the page cache
         peak = torch.cuda.max_memory_allocated()
@@ -142,7 +142,7 @@ class Run:
         return self._collected(self.engine.local())
 
     def save(self) -> None:
-        """Copy the state and write it as a checkpoint while training goes on; a collective,
+        """Copy the state and write it as a checkpoint while training continues; a collective,
         since shards are gathered."""
         if self.saved == self.step:
             return
@@ -300,7 +300,7 @@ def start(config: Config, rank: int, world_size: int) -> Run:
 
 
 def _pinned(config: Config, saved: Checkpoint | None) -> Config:
-    """Name the snapshot of the dataset that a run goes on with: the one it began with,
+    """Name the snapshot of the dataset that a run continues with: the one it started with,
     unless the config names another."""
     if saved is None or config.data.snapshot != "latest":
         return config

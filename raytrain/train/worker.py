@@ -85,7 +85,7 @@ def loop(run: Run, hooks: list[Hook]) -> None:
         run.sample_log.add(step)
         due = test is not None or any(hook.due(run) for hook in hooks)
         if not (due or run.engine.waits or len(unread) == READ_STEPS):
-            # whoever reads a number waits for the device, which could begin the next step
+            # reading a number waits for the device, which could start the next step
             # meanwhile
             continue
         norm = read(run, unread)
@@ -209,7 +209,7 @@ def _shrink(run: Run, step: Step, error: Exception) -> None:
     )
     out_of_memory.remember(run.config.output, smaller)
     if run.choice.engine != "plain":
-        # the others wait for this worker in the middle of the step: all start anew from the
+        # the others wait for this worker in the middle of the step: all restart from the
         # checkpoint
         raise error
     run.engine.zero_grad()

@@ -301,7 +301,7 @@ def test_groups_that_cannot_be_are_refused() -> None:
             PlainEngine(model(), config(name), {"2.": Group(rate=0.5)})
     with pytest.raises(UserError, match="no weight decay"):
         PlainEngine(model(), config("torch.optim.Rprop"), {"2.": Group(weight_decay=0.1)})
-    with pytest.raises(UserError, match="begins with 'text_encoder'"):
+    with pytest.raises(UserError, match="starts with 'text_encoder'"):
         PlainEngine(model(), config("adamw"), {"text_encoder": Group(rate=0.5)})
 
 

@@ -29,7 +29,7 @@ State = Iterator[tuple[str, Tensor]]
 all."""
 NO_GROUPS: Mapping[str, Group] = {}
 TRAINING = "training"
-"""State of a weight: what training goes on from where a checkpoint's weights are those for
+"""State of a weight: what training continues from where a checkpoint's weights are those for
 inference."""
 
 
@@ -130,7 +130,7 @@ class PlainEngine:
             torch._foreach_mul_(gradients, 1 / self.scale.value)
         norm = nn.utils.clip_grad_norm_(self._names.values(), self.max_grad_norm, foreach=True)
         finite = norm.isfinite() & loss.isfinite()
-        # the fused kernel itself leaves the weights alone where it is told of something infinite
+        # the fused kernel itself leaves the weights alone where it gets something infinite
         if not self.waits:
             self._broken = self._broken.maximum((~finite).float())
             self._optimizer.found_inf = self._broken  # type: ignore[attr-defined]
@@ -208,7 +208,7 @@ class PlainEngine:
 
 class ParallelEngine(PlainEngine):
     """The same on several workers, which average their gradients while the last backward pass of a
-    step goes on."""
+    step runs."""
 
     def __init__(
         self,
@@ -252,8 +252,7 @@ def build(
 ) -> Engine:
     """Return the engine for `slots` images per worker and step, `micro_batch` of them at a time.
 
-    `groups` says how weights whose names begin with a prefix are trained otherwise than the config
-    has it.
+    `groups` overrides the config for weights whose names start with a prefix.
     """
     if name == "plain":
         return PlainEngine(model, config, groups)

@@ -23,7 +23,7 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 
 @dataclass(frozen=True)
 class Sizes:
-    """What memory depends on beside the settings."""
+    """What memory depends on, in addition to the settings."""
 
     weights: int
     """Weights of the model."""
@@ -125,7 +125,7 @@ def choose(
         or train.param_dtype == "bf16"
         or train.engine != "auto"
     ):
-        named = named[:1]  # cannot be cut into shards, or was asked for
+        named = named[:1]  # cannot be cut into shards, or was requested
     room = None if memory is None else int(USABLE * memory)
     needs = [estimate(config, *each, sizes, world_size, micro_batch) for each in named]
     what = "needs" if sizes.activations is not None else "without activations needs"

@@ -43,7 +43,7 @@ class EpochSeen(Table):
     """Different rows among them."""
     wrong: int
     """Entries of a whole epoch that were not shown exactly as often as they should,
-    or more often in one that goes on."""
+    or more often in one that is not finished."""
 
 
 class Audit(Table):

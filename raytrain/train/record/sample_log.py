@@ -25,7 +25,7 @@ SCHEMA = pa.schema([
     ("launch", pa.int64()), ("start", pa.int32()), ("rank", pa.int32()), ("step", pa.int32()),
     ("id", pa.uint64()), ("occurrence", pa.int32()),
 ])  # fmt: skip
-"""`launch` is when the workers began, in nanoseconds since 1970, and `start` the steps that were
+"""`launch` is the time the workers started, in nanoseconds since 1970, and `start` the steps
 done then; `id` the first eight bytes of the image's, `occurrence` how often it had been trained on
 before."""
 
@@ -84,7 +84,7 @@ def read(output: str, steps: int) -> pa.Table | None:
     counts = step < steps
     for later in np.unique(
         launch
-    ):  # whatever a launch began with is what counts of those before it
+    ):  # of earlier launches only the steps before a launch's start count
         counts &= (launch >= later) | (step < start[launch == later].min())
     return table.filter(counts).sort_by(
         [("step", "ascending"), ("id", "ascending"), ("occurrence", "ascending")]
