@@ -1,4 +1,4 @@
-"""Jobs: what a person or `ray job submit` starts.
+"""Jobs: started by a user or by `ray job submit`.
 
 Each is thin: parse, validate, connect, call, exit code.
 
@@ -80,7 +80,7 @@ def interruptible(command: Callable[..., int | None]) -> Callable[..., int | Non
             return command(*arguments, **options)
         except KeyboardInterrupt:
             print(
-                "Interrupted. What was finished is kept; the same command goes on from there.",
+                "Interrupted. What was finished is kept; the same command continues from there.",
                 file=sys.stderr,
             )
             return 130

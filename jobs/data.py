@@ -183,7 +183,7 @@ def publish(
     folder: Annotated[
         str,
         typer.Argument(
-            metavar="FOLDER", help="A new folder, or one of this command to go on with."
+            metavar="FOLDER", help="A new folder, or one that this command created, to continue."
         ),
     ],
     snapshot: Snapshot = "latest",

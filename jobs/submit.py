@@ -45,7 +45,7 @@ def command(
         typer.Option(
             metavar="NAME[=VALUE]",
             help=(
-                "Variable for the job (without VALUE: yours). Whoever holds the token can read it."
+                "Variable for the job (without VALUE: yours). Anyone with the token can read it."
             ),
         ),
     ] = None,

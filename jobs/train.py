@@ -11,7 +11,7 @@ from jobs import ConfigFile, Overrides, execute, workers
 from raytrain.startup import leave
 
 Resume = Annotated[
-    str, typer.Option(help="Where to go on from: latest, best or a checkpoint's folder.")
+    str, typer.Option(help="Where to continue from: latest, best or a checkpoint's folder.")
 ]
 
 Profile = Annotated[
@@ -26,7 +26,7 @@ Profile = Annotated[
 def command(
     config: ConfigFile, set: Overrides = None, resume: Resume = "latest", profile: Profile = False
 ) -> int | None:
-    """Train on a prepared dataset; the same command goes on after an interruption."""
+    """Train on a prepared dataset; the same command continues after an interruption."""
     from raytrain.config.file import load
 
     settings = load(config, [*(["train.profile=5"] if profile else []), *(set or ())])

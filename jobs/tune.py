@@ -10,7 +10,7 @@ from raytrain.startup import leave
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
-    """Try the settings of [tune.space] in many short runs; the same command goes on after an
+    """Try the settings of [tune.space] in many short runs; the same command continues after an
     interruption."""
     from raytrain.config.file import load
     from tuning.leaderboard import show, winner

@@ -75,11 +75,11 @@ class Factors(Update):
 
     tensors: Mapping[str, Tensor]
     inner: int
-    """The rank asked for, which whole Kronecker factors do not show."""
+    """The requested rank, which whole Kronecker factors do not show."""
 
     @property
     def rank(self) -> int:
-        """The rank asked for."""
+        """The requested rank."""
         return self.inner
 
 
@@ -120,9 +120,9 @@ class Embeddings(Artifact):
 
 @dataclass(frozen=True)
 class Module(Artifact):
-    """A whole module beside the base, such as a ControlNet."""
+    """A whole module next to the base, such as a ControlNet."""
 
-    WORDS: ClassVar[str] = "a module beside the base"
+    WORDS: ClassVar[str] = "a module next to the base"
     MODELSPEC: ClassVar[str] = "/controlnet"
     tensors: Mapping[str, Tensor]
     """By their names in the module, whose config is that of the method's part."""

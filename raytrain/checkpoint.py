@@ -84,7 +84,7 @@ class Saver:
     the disk.
 
     A write that failed raises at the next call. What is not closed is still written before the
-    process ends by itself.
+    process ends normally.
     """
 
     def __init__(self, run: str, keep: int, best_by: Mapping[str, float]) -> None:
@@ -100,7 +100,7 @@ class Saver:
         self._writing: Future[dict[str, float]] | None = None
 
     def save(self, checkpoint: Checkpoint) -> dict[str, float]:
-        """Wait for the earlier write, then begin this one; its tensors must not change any more.
+        """Wait for the earlier write, then start this one; its tensors must not change any more.
 
         Returns as `wait` does.
         """
@@ -152,7 +152,7 @@ def load(folder: str) -> Checkpoint:
 
 
 def load_weights(folder: str, *, ema: bool = False) -> dict[str, Tensor]:
-    """Read only what learned: the moving average where asked for and kept, else the weights."""
+    """Read only what learned: the moving average where requested and kept, else the weights."""
     average = ema and storage.exists(storage.join(folder, "ema.safetensors"))
     return _load_tensors(folder, "ema" if average else "weights")
 
@@ -204,13 +204,13 @@ def go_back(run: str, which: str) -> str | None:
     """Make `best` or a checkpoint's folder (also another run's) the latest of a run,
     and return a line that says so.
 
-    Later checkpoints and the mark of a finished run are deleted; training goes on from there. None
-    where nothing changed.
+    Later checkpoints and the mark of a finished run are deleted; training continues from there.
+    None where nothing changed.
     """
     folder = find(run, which)
     if folder is None:
         raise UserError(
-            "A run goes on from a checkpoint; for a start from the base model give another "
+            "A run continues from a checkpoint; for a start from the base model give another "
             "`output`."
         )
     step = int(read_state(folder)["step"])
@@ -246,9 +246,9 @@ def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, fold
         differences.append(f"dataset: {state['dataset'][:12]} -> {fingerprint[:12]}")
     if differences:
         raise UserError(
-            f"A run goes on only with what it was started with; {folder!r} differs in "
-            f"{'; '.join(differences)}. Nothing was changed. Set the old values to go on, or "
-            "another `output` to start anew."
+            f"A run continues only with the settings it started with; {folder!r} differs in "
+            f"{'; '.join(differences)}. Nothing was changed. Restore the old values to continue, "
+            "or choose another `output` to start a new run."
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake a person can mend.
+    """A mistake that the user can fix.
 
     Jobs print its message alone (no traceback) and exit with code 2.
     """

@@ -29,20 +29,20 @@ def losses(
     config: EvaluateConfig,
     *,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
 ) -> list[float]:
     """Return each held-out image's error, averaged over `config.timesteps` timesteps;
-    a collective when world > 1.
+    a collective when world_size > 1.
 
     Images come in the order of buckets and ids, at most `config.max_held_out` of them.
     """
     device = next(model.parameters()).device
     objective = model.objective.comparable()
-    chunks = plan(dataset.counts("held_out"), config.max_held_out, world)
+    chunks = plan(dataset.counts("held_out"), config.max_held_out, world_size)
     found: list[Tensor] = []
     with torch.no_grad():
         for bucket, numbers in chunks:
-            mine = numbers[rank::world]
+            mine = numbers[rank::world_size]
             rows = dataset.rows(bucket, np.maximum(mine, 0), "held_out", columns=model.columns)
             batch = to_batch(rows, [0] * len(mine)).to(device)
             errors = torch.zeros(len(numbers))
@@ -53,8 +53,8 @@ def losses(
                 for k in range(config.timesteps)
             )
             assert isinstance(total, Tensor)
-            errors[rank::world] = (total / config.timesteps).float().cpu()
-            if world > 1:
+            errors[rank::world_size] = (total / config.timesteps).float().cpu()
+            if world_size > 1:
                 shared = errors.to(device)
                 dist.all_reduce(shared)
                 errors = shared.cpu()
@@ -78,16 +78,16 @@ def fixed_draws(model: Model, batch: Batch, number: int, count: int) -> Columns:
     )
 
 
-def plan(counts: dict[str, int], limit: int, world: int) -> list[tuple[str, np.ndarray]]:
+def plan(counts: dict[str, int], limit: int, world_size: int) -> list[tuple[str, np.ndarray]]:
     """Return (bucket, row numbers) chunks of at most `limit` rows in all,
-    padded with -1 to a multiple of `world`."""
+    padded with -1 to a multiple of `world_size`."""
     total = sum(counts.values())
     chunks = []
     for bucket, count in counts.items():
         rows = np.arange(count if total <= limit else -(-count * limit // total))
-        for start in range(0, len(rows), ROWS * world):
-            chunk = rows[start : start + ROWS * world]
-            padded = np.full(-(-len(chunk) // world) * world, -1)
+        for start in range(0, len(rows), ROWS * world_size):
+            chunk = rows[start : start + ROWS * world_size]
+            padded = np.full(-(-len(chunk) // world_size) * world_size, -1)
             padded[: len(chunk)] = chunk
             chunks.append((bucket, padded))
     return chunks

@@ -87,7 +87,7 @@ class Model(nn.Module):
             raise UserError(
                 f"The checkpoint's weights do not fit this model: {_difference(own, tensors)}. "
                 "What the method trains or the base differs from what they were trained with. Use "
-                "the config kept beside the checkpoint."
+                "the config stored next to the checkpoint."
             )
         for name, tensor in tensors.items():
             own[name].data.copy_(tensor)

@@ -16,7 +16,7 @@ from raytrain.data.store.schema import BucketCount, bucket_size
 from raytrain.export import run as export
 from raytrain.train import cost
 from raytrain.train.engines import memory
-from raytrain.train.run import ledger_of
+from raytrain.train.run import batch_sampler_of
 
 LISTED = 100_000
 """Images of a source that a plan counts."""
@@ -64,10 +64,12 @@ def plan(config: Config) -> Plan:
         manifest = check_dataset(config)
         buckets = manifest.buckets
         note = drift.note(manifest.settings, config.data.model_dump(mode="json"))
-        ledger = ledger_of(config, {name: count.entries for name, count in buckets.items()})
+        batch_sampler = batch_sampler_of(
+            config, {name: count.entries for name, count in buckets.items()}
+        )
         steps, epochs = (
-            ledger.total_steps,
-            ledger.total_steps * train.global_batch / ledger.rows_per_epoch,
+            batch_sampler.total_steps,
+            batch_sampler.total_steps * train.global_batch / batch_sampler.rows_per_epoch,
         )
         words = (
             f"{config.dataset}: {sum(c.train + c.held_out for c in buckets.values())} images, "

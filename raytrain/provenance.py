@@ -55,7 +55,7 @@ def versions() -> dict[str, str]:
 
 
 def record(config: Config) -> None:
-    """Keep the resolved config and what runs it beside a run's results: `config.toml`,
+    """Keep the resolved config and what runs it next to a run's results: `config.toml`,
     `environment.json`."""
     storage.write_bytes(storage.join(config.output, "config.toml"), to_toml(config).encode())
     facts: dict[str, Any] = {

@@ -24,7 +24,7 @@ from raytrain.sampling.prompts import Prompt, prompts
 def load_model(
     config: Config, folder: str | None, device: torch.device, *, ema: bool = False
 ) -> Model:
-    """Return the model of a checkpoint on a device, or as it begins (None):
+    """Return the model of a checkpoint on a device, or as before training (None):
     what a method adds has no effect then."""
     model = build(config, device)
     if folder is not None:
@@ -66,7 +66,7 @@ def draw(
 
 
 def device_for(gpus: float) -> torch.device:
-    """Return the accelerator where one was asked for or the process has one, else the CPU."""
+    """Return the accelerator where one was requested or the process has one, else the CPU."""
     return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
 
 
@@ -79,7 +79,7 @@ def sample(
     """Make the config's images from a checkpoint (`latest`, `best`, `base` or a folder);
     returns the grid's path.
 
-    `tell` is given what a person should know of it.
+    `tell` gets what the user should know.
     """
     from raytrain.startup import quiet
 

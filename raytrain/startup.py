@@ -69,6 +69,6 @@ def leave(code: int) -> NoReturn:
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the descriptor was closed
-        with suppress(BrokenPipeError):  # whoever read it has seen enough
+        with suppress(BrokenPipeError):  # its reader has closed the pipe
             stream.flush()
     os._exit(code)

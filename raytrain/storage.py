@@ -24,7 +24,7 @@ from raytrain.errors import UserError
 
 
 def is_local(uri: str) -> bool:
-    """Tell whether a path lies on this machine's disk."""
+    """Tell whether a path is on this machine's disk."""
     return "://" not in uri or uri.startswith("file://")
 
 
@@ -153,7 +153,7 @@ def atomic(uri: str) -> Iterator[str]:
     (file or folder) at once.
 
     On an object store a folder is uploaded file by file, any `manifest.json` last. A full disk is
-    a UserError and leaves the previous content as it was.
+    a UserError and leaves the previous content unchanged.
     """
     local = is_local(uri)
     filesystem, path = resolve(uri)

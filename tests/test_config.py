@@ -51,7 +51,10 @@ def message(**tables: Any) -> str:
             {"model": {"path": "a/b", "quantize": "int8"}, "train": {"engine": "zero3"}},
             ["int8", "zero3", "zero2"],
         ),
-        ({"train": {"schedule_cycles": 3}}, ["schedule_cycles", "cosine_restarts", "'constant'"]),
+        (
+            {"train": {"lr_schedule_cycles": 3}},
+            ["lr_schedule_cycles", "cosine_restarts", "'constant'"],
+        ),
         ({"train": {"warmup": "5 steps"}}, ["train.warmup", "5 steps", '"5 %"']),
         ({"train": {"global_batch": 3, "workers": 2}}, ["global_batch=3", "workers=2"]),
         ({"objective": {"timestep_range": [0.5, 0.5]}}, ["timestep_range", "[0.5, 0.5]"]),

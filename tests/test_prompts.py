@@ -42,7 +42,7 @@ def make(model: str, tmp_path: Path) -> Callable[..., Config]:
             "height": 48,
             "seed": 10,
             "steps": 9,
-            "guidance": 3.0,
+            "guidance_scale": 3.0,
             **sample,
         }
         if lines:
@@ -69,7 +69,7 @@ a blue heart --n blurry, dull --w 96 --h 32 --d 7 --l 5.5 --s 20
 
   --d 3
 """
-    star, heart, empty = prompts(make(lines, negative="bad"), None)
+    star, heart, empty = prompts(make(lines, negative_prompt="bad"), None)
     assert star == Prompt("a red star, 4--5 rays", "bad", 10, (64, 48), 3.0, 9)
     assert heart == Prompt("a blue heart", "blurry, dull", 7, (96, 32), 5.5, 20)
     assert empty == Prompt("", "bad", 3, (64, 48), 3.0, 9)
@@ -263,7 +263,7 @@ def test_equal_prompts_are_drawn_together_and_come_back_in_order() -> None:
         Prompt("c", seed=3, size=small),
         Prompt("d", seed=4, size=small, steps=5),
         Prompt("e", seed=5, size=small),
-        Prompt("f", seed=6, size=small, guidance=1.0),
+        Prompt("f", seed=6, size=small, guidance_scale=1.0),
     ]
     recorder = Recorder()
     images = generate(recorder, asked, 2, lambda some: {"extra": [prompt.text for prompt in some]})

@@ -2,8 +2,8 @@
 
 Ray Train's controller is a process of its own, so evaluations travel to the trial through the
 trial's queue. Each carries the run's placement group: Ray leaves the group of a trial that is
-stopped early in place, and with it all its CPUs and GPUs (Ray 2.60, measured), so that whoever
-stops the trial removes it.
+stopped early in place, and with it all its CPUs and GPUs (Ray 2.60, measured), so
+stopping the trial removes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: the table of trials at each evaluation, a line per ending,
+"""A sweep's output to the user: the table of trials at each evaluation, a line per ending,
 the time that is left."""
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 `Recorder` tells what became of them.
 
 Ray's own OptunaSearch records a trial that was stopped early as complete and drops its last
-evaluation, and in a sweep that goes on it keeps re-run trials as failed. Here these two classes
+evaluation, and in a resumed sweep it keeps re-run trials as failed. Here these two classes
 alone write the study.
 """
 

@@ -3,7 +3,7 @@ compared after equally many evaluations.
 
 What Ray's rules leave to the caller: a trial without a finite objective is stopped at once; a
 trial is never stopped on its last evaluation (it has paid for all its training); the default
-settings run to their end, since the winner is measured against them; and a sweep that goes on gets
+settings run to their end, since the winner is measured against them; and a resumed sweep gets
 its earlier trials replayed, so that new trials are compared with them.
 """
 
@@ -34,8 +34,8 @@ class _Earlier:
 
 
 class StoppingRule(FIFOScheduler):  # type: ignore[misc]
-    """Decide after every evaluation whether a trial goes on; `stopped` maps each stopped Ray trial
-    id to the reason."""
+    """Decide after every evaluation whether a trial continues; `stopped` maps each stopped Ray
+    trial id to the reason."""
 
     def __init__(self, tune: TuneConfig) -> None:
         super().__init__()

@@ -114,7 +114,7 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 def _sampler(config: Config, study: optuna.Study) -> optuna.samplers.BaseSampler:
     tune = config.tune
     return optuna.samplers.TPESampler(
-        # a sweep that goes on must not draw its first points again
+        # a resumed sweep must not draw its first points again
         seed=(tune.seed + 1_000_003 * len(study.get_trials(deepcopy=False))) % 2**32,
         n_startup_trials=min(10, max(3, tune.trials // 4)),
         constant_liar=tune.concurrent > 1,
@@ -134,7 +134,7 @@ def _same_sweep(config: Config, study: optuna.Study) -> None:
             f"The sweep in {folder(config)!r} was made with other settings, new scores would not "
             "compare:\n"
             + "\n".join(lines)
-            + "\nChoose another output folder, or put the settings back to go on with this sweep."
+            + "\nChoose another output folder, or restore the settings to continue this sweep."
         )
 
 

@@ -3,8 +3,8 @@ a stopping rule ends the hopeless ones.
 
     found = sweep(config)            # the leaderboard's rows, best first
 
-The study decides what is left to do, so the same call goes on after a kill, on other machines, or
-with more trials.
+The study decides what is left to do, so the same call continues after a kill, on other machines,
+or with more trials.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def _resources(config: Config) -> dict[str, float]:
 
 @contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Turn off what Tune does beside running trials: the study holds everything that has to be
-    kept."""
+    """Turn off what Tune does in addition to running trials: the study holds everything
+    that has to be kept."""
     wanted = {
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of the config mean the same in a trial
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -34,7 +34,7 @@ def trial_config(config: Config, parameters: Mapping[str, Any], number: int) -> 
         keep_checkpoints=1,
         held_out_every=0,
         sample_every=0,
-        beside=False,  # every evaluation counts, and the stopping rule waits for it
+        async_validation=False,  # every evaluation counts, and the stopping rule waits for it
     )
     return parse(tree)
 
@@ -55,10 +55,10 @@ def total_steps(config: Config) -> int:
     if config.train.steps is not None:
         return config.train.steps
     from raytrain.data.loading.read import open_manifest
-    from raytrain.train.run import ledger_of
+    from raytrain.train.run import batch_sampler_of
 
     manifest = open_manifest(config.dataset, config.data.snapshot, config.data.partial)
-    return ledger_of(
+    return batch_sampler_of(
         config, {name: count.entries for name, count in manifest.buckets.items()}
     ).total_steps
 

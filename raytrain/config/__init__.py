@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from raytrain import optimizers, plugins
+from raytrain import plugins
 from raytrain.config.data import DataConfig
-from raytrain.config.period import Period, RealPeriod, Share, in_steps
+from raytrain.config.train import FREE_TRAIN_KEYS as FREE_TRAIN_KEYS
+from raytrain.config.train import TrainConfig as TrainConfig
 from raytrain.config.tune import TuneConfig
 from raytrain.table import Interval, Names, Table
 
@@ -73,170 +74,6 @@ class ObjectiveConfig(Table):
         return self
 
 
-class TrainConfig(Table):
-    """`[train]`: how long, how fast and on what."""
-
-    epochs: int | None = Field(None, ge=1)
-    steps: int | None = Field(None, ge=1)
-    """Exactly one of epochs and steps; neither means 10 epochs."""
-    global_batch: int = Field(4, ge=1)
-    """Images of one optimizer step over all workers."""
-    micro_batch: int | None = Field(None, ge=1)
-    """Images of one forward pass on one worker; the rest is accumulated. Default:
-    no accumulation."""
-    learning_rate: float = Field(1e-4, gt=0)
-    """Default: the optimizer's, as of the three keys below; 1e-4 for AdamW, 1 for Prodigy."""
-    schedule: Literal["constant", "linear", "cosine", "polynomial", "cosine_restarts"] = "constant"
-    schedule_power: float | None = Field(None, gt=0)
-    """Of `polynomial`; default 2."""
-    schedule_cycles: int | None = Field(None, ge=2)
-    """Of `cosine_restarts`, each from the whole learning rate to 0; default 2."""
-    warmup: Share = 0
-    """Steps of linear warm-up, or their share of all, such as "5 %"."""
-    optimizer: str = "adamw"
-    """A file of `raytrain/optimizers`, or the dotted path of a `torch.optim.Optimizer` class."""
-    optimizer_options: dict[str, Any] = Field({})
-    """Of that optimizer: the `Options` of its file, or its constructor's arguments."""
-    betas: Interval | None = (0.9, 0.999)
-    epsilon: float | None = Field(1e-8, gt=0)
-    weight_decay: float | None = Field(1e-2, ge=0)
-    clip: float | None = Field(1.0, gt=0)
-    """Largest norm of the gradient over all trainable weights; longer ones are scaled down."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """bf16, fp16: autocast, frozen weights in that type; fp16 scales the loss so that small
-    gradients are not lost."""
-    weights: Literal["fp32", "bf16"] = "fp32"
-    """Type of the trainable weights. bf16 takes half the memory, but its steps are coarse:
-    see `rounding`."""
-    rounding: Literal["stochastic", "compensated", "nearest"] = "stochastic"
-    """How a step smaller than bf16 weights resolve is kept: on average, exactly
-    (two more bytes a weight), or not at all."""
-    gradient_checkpointing: bool = False
-    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
-    """Order of a convolution's weights in memory; `auto` is channels_last on a GPU. Under ZeRO
-    always contiguous."""
-    compile: bool = False
-    """Compile the denoiser's repeated blocks: minutes before the first step of each shape,
-    then faster ones."""
-    ema: float | None = Field(None, gt=0, lt=1)
-    """Decay of the moving average of the trainable weights, 0.9999 is usual."""
-    engine: Literal["auto", "plain", "ddp", "zero1", "zero2", "zero3"] = "auto"
-    """`auto`: the lowest that fits the device's memory; the higher ones cut more of the state into
-    shards."""
-    offload: Literal["auto", "none", "optimizer", "weights"] = "auto"
-    """What ZeRO keeps in the host's memory: the optimizer's state, or all weights too
-    (zero3). `auto`: what must be."""
-    memory_gb: float | None = Field(None, gt=0)
-    """Memory of a worker's device in GiB; default: as found."""
-    workers: int = Field(1, ge=1)
-    min_workers: int | None = Field(None, ge=1)
-    """Go on with as few as this many when workers or nodes are lost,
-    and with more again when they are back."""
-    cpus_per_worker: float = Field(1, gt=0)
-    gpus_per_worker: float = Field(0, ge=0)
-    max_failures: int = Field(3, ge=0)
-    """Worker deaths survived by restarting from the last checkpoint."""
-    hang_minutes: float = Field(30, gt=0)
-    """A step that takes longer is taken for stuck: where every worker was is written down,
-    and they start anew."""
-    log_every: RealPeriod = in_steps(10)
-    """Between numbers for TensorBoard and wandb; `metrics.jsonl` has every step's. Like the four
-    below, a number of steps, or text: "500 steps", "2 epochs" (of the ledger), "10 minutes" (of
-    training, hooks not counted, since the launch)."""
-    checkpoint_every: RealPeriod = in_steps(500)
-    keep_checkpoints: int = Field(2, ge=1)
-    """The last so many checkpoints are kept, and the best one."""
-    best_by: dict[str, float] = Field({"held_out_loss": -1.0}, min_length=1)
-    """Weights of the metrics whose weighted sum is highest in the best checkpoint."""
-    held_out_every: Period = in_steps(100)
-    """Between held-out losses; 0 means only at the start and the end."""
-    sample_every: Period = in_steps(0)
-    """Between validation images; 0 means only at the start and the end."""
-    score_every: Period = in_steps(0)
-    """Between evaluations with the scorers of [evaluate]; 0 means never. With it,
-    0 above means never too (as in a sweep)."""
-    beside: bool = False
-    """Make validation images and scores on a Ray actor of its own while training goes on. Where it
-    is still busy, the newest request waits and replaces an older one. What fails there is noted at
-    the end and does not end training."""
-    beside_cpus: float = Field(1, ge=0)
-    """CPUs of that actor, beyond what the workers hold."""
-    beside_gpus: float = Field(0, ge=0)
-    """GPUs of that actor; 0 makes the images on the CPU."""
-    profile: int = Field(0, ge=0)
-    """Steps to record with PyTorch's profiler, after a few to warm up, into <output>/profile."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _optimizers_own(cls, tree: Any) -> Any:
-        """Fill in what the optimizer takes where nothing is set,
-        so that a stored config says what a run was trained with."""
-        name = tree.get("optimizer", "adamw") if isinstance(tree, Mapping) else None
-        return {**optimizers.defaults(name), **tree} if isinstance(name, str) else tree
-
-    @model_validator(mode="after")
-    def _possible(self) -> TrainConfig:
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError(
-                f"give epochs or steps, not both (got epochs={self.epochs}, steps={self.steps})"
-            )
-        for key, schedule in (
-            ("schedule_power", "polynomial"),
-            ("schedule_cycles", "cosine_restarts"),
-        ):
-            if getattr(self, key) is not None and self.schedule != schedule:
-                raise ValueError(
-                    f'{key} is for schedule = "{schedule}", got {self.schedule!r}; leave it out'
-                )
-        if self.global_batch % self.workers:
-            raise ValueError(
-                "global_batch must be a multiple of workers so that every worker does equal work, "
-                f"got global_batch={self.global_batch} and workers={self.workers}"
-            )
-        if self.min_workers is not None and self.min_workers > self.workers:
-            raise ValueError(
-                f"min_workers must be at most workers, got {self.min_workers} and {self.workers}"
-            )
-        if self.engine == "plain" and self.workers > 1:
-            raise ValueError(
-                f'engine = "plain" is for one worker, got workers={self.workers}; use "auto" or '
-                '"ddp"'
-            )
-        sharded = self.engine.startswith("zero")
-        if self.offload in ("optimizer", "weights") and not (
-            sharded and (self.offload == "optimizer" or self.engine == "zero3")
-        ):
-            raise ValueError(
-                'offload = "optimizer" needs engine = "zero1", "zero2" or "zero3", and "weights" '
-                f'needs "zero3", got offload={self.offload!r} and engine={self.engine!r}; nothing '
-                "else moves its state to the host"
-            )
-        if self.weights == "bf16":
-            self._low_precision(sharded)
-        optimizers.check(self)
-        return self
-
-    def _low_precision(self, sharded: bool) -> None:
-        if sharded:
-            raise ValueError(
-                f'weights = "bf16" is for engine = "plain" and "ddp", got {self.engine!r}: ZeRO '
-                'keeps fp32 weights to add its steps to; use weights = "fp32", whose shards get '
-                "smaller with every worker"
-            )
-        if self.precision != "bf16":
-            raise ValueError(f'weights = "bf16" needs precision = "bf16", got {self.precision!r}')
-
-
-FREE_TRAIN_KEYS = {
-    "engine", "offload", "memory_gb", "workers", "min_workers", "hang_minutes", "best_by",
-    "micro_batch", "cpus_per_worker", "gpus_per_worker", "max_failures", "log_every",
-    "checkpoint_every", "keep_checkpoints", "held_out_every", "sample_every", "score_every",
-    "beside", "beside_cpus", "beside_gpus", "gradient_checkpointing", "memory_format", "compile",
-    "profile",
-}  # fmt: skip
-"""Keys of [train] that do not change what is learned, so a run may go on with other values."""
-
-
 class SampleConfig(Table):
     """`[sample]`: prompts and sampler of validation and evaluation images."""
 
@@ -250,11 +87,11 @@ class SampleConfig(Table):
     """Control images of the prompts, for a method that takes them: files, one a prompt,
     or one folder of them."""
     max_prompts: int = Field(8, ge=1)
-    """More are not drawn; it is said where some were given."""
+    """More are not drawn; a line says so."""
     images_per_prompt: int = Field(1, ge=1)
-    negative: str = ""
+    negative_prompt: str = ""
     steps: int = Field(30, ge=1)
-    guidance: float = Field(7.5, ge=0)
+    guidance_scale: float = Field(7.5, ge=0)
     scheduler: Literal["auto", "ddim", "euler", "euler_ancestral", "dpmpp_2m", "unipc"] = "auto"
     """`auto`: ddim, and for flow matching euler."""
     width: int | None = Field(None, ge=16)
@@ -332,13 +169,13 @@ class ClusterConfig(Table):
 
 
 class LogConfig(Table):
-    """`[log]`: metric sinks beside the console and `metrics.jsonl`."""
+    """`[log]`: metric sinks next to the console and `metrics.jsonl`."""
 
     tensorboard: bool = True
     wandb: Literal["off", "offline", "online"] = "off"
     project: str = "raytrain"
     worker_output: bool = False
-    """Show what workers and Ray's own actors print, beside our progress."""
+    """Show what workers and Ray's own actors print, next to the progress line."""
 
 
 class Config(Table):

@@ -49,7 +49,7 @@ class FetchConfig(Table):
     max_bytes: int = Field(256 * 2**20, ge=1)
     """Larger files are rejected."""
     trust_addresses: bool = False
-    """Take a web address once read to hold the same bytes for ever;
+    """Assume that a web address, once read, always holds the same bytes;
     otherwise every preparation reads it again."""
 
 
@@ -242,7 +242,7 @@ class QualityConfig(Table):
 
 class AugmentConfig(Table):
     """`[data.augment]`: further versions of each image, encoded and stored;
-    the ledger picks one for each occurrence."""
+    the batch sampler picks one for each occurrence."""
 
     flip: bool = False
     """Each version mirrored too; half of the occurrences see the mirrored one."""
@@ -297,7 +297,7 @@ class DataConfig(Table):
     dataset: str = ""
     """Prepared dataset's folder; empty means `<output>/dataset`."""
     snapshot: str = "latest"
-    """Which version of the dataset to train on; a run keeps the one it began with."""
+    """Which version of the dataset to train on; a run keeps the one it started with."""
     partial: bool = False
     """Allow training on a snapshot published while preparation was still going on."""
     held_out: float = Field(0.1, ge=0, lt=1)

@@ -29,7 +29,7 @@ MAX_JACKKNIFE = 2000
 
 @dataclass(frozen=True)
 class Score:
-    """A scorer's mean over its samples, with the interval the mean lies in."""
+    """A scorer's mean over its samples, with the confidence interval of the mean."""
 
     mean: float
     low: float

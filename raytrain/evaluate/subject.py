@@ -26,7 +26,7 @@ from raytrain.errors import UserError
 
 class Judges:
     """The models and training images that every subject of one config shares;
-    each loads when first asked for."""
+    each loads on first use."""
 
     def __init__(self, config: Config, device: torch.device | str | None = None) -> None:
         """Take the config; `device` defaults to the GPU where there is one."""

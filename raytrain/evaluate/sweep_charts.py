@@ -53,7 +53,7 @@ class Axis:
             self.choices = sorted({str(v) for v in values})
 
     def place(self, value: Any) -> float:
-        """Return where a value lies between the axis' ends."""
+        """Return a value's position between the axis' ends."""
         if self.choices:
             return (
                 self.choices.index(str(value)) / (len(self.choices) - 1)
@@ -151,7 +151,7 @@ def scatter_charts(
 
 
 def progress_chart(trials: Sequence[Trial]) -> Markup:
-    """Draw each trial's score in the order they began, and the best so far."""
+    """Draw each trial's score in the order they started, and the best so far."""
     found = sorted(scored(trials), key=lambda trial: int(trial["number"]))
     if len(found) < 2:
         return Markup()

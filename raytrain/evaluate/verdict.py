@@ -2,7 +2,7 @@
 
 Pure functions. The rule is the one users of the published evaluation read by eye: high training
 alignment together with falling text alignment or diversity is memorizing; so is a held-out loss
-that rises while training goes on.
+that rises while training continues.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raytrain.evaluate.statistics import Difference
 State = Literal["healthy", "overfit", "worse", "unknown"]
 RISE = 0.02
 """A held-out loss this share above its lowest has risen; with fixed noise and timesteps less is
-seldom news."""
+rarely significant."""
 FALL = 0.05
 """Text alignment this share below its best has fallen."""
 LOST_DIVERSITY = 1 / 3

@@ -26,7 +26,7 @@ class Written:
 
     path: str
     how_to_load: tuple[str, ...]
-    """Lines that tell a person."""
+    """Lines for the user."""
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,10 @@ def write(bundle: Bundle, folder: str) -> list[Written]:
 
 
 def formats(config: Config, artifacts: Sequence[Artifact]) -> list[str]:
-    """Return the formats to write: those asked for, or every one that takes any;
+    """Return the formats to write: those requested, or every one that takes any;
     together they take all artifacts.
 
-    Raises UserError where one that is asked for takes none, or an artifact is left over.
+    Raises UserError where a requested one takes none, or an artifact is left over.
     """
     takes = {
         name: plugins.load("export.formats", name).TAKES
@@ -83,7 +83,7 @@ def formats(config: Config, artifacts: Sequence[Artifact]) -> list[str]:
 
 
 def check(config: Config, model: Model) -> None:
-    """Raise UserError, before anything is paid for, where the formats asked for cannot hold what a
+    """Raise UserError, before any cost arises, where the requested formats cannot hold what a
     model will learn."""
     learned = model.method.artifacts(model.state(), config.method, model.objective.family)
     formats(config, learned)

@@ -50,7 +50,7 @@ class Family(Protocol):
     """What a file in `raytrain/families` offers."""
 
     PARTS: Mapping[str, Role]
-    """Sub-folders that a model folder must hold, beside `scheduler`."""
+    """Sub-folders that a model folder must hold, in addition to `scheduler`."""
     CONDITION: tuple[str, ...]
     """Text columns that `encode_text` makes and `predict` reads."""
     CAPTION_TOKENS: Mapping[int, int]
@@ -144,7 +144,7 @@ class Family(Protocol):
     # HINT_PARTS: tuple[str, ...]  frozen parts that `hint` works with: none for pixels, ("vae",)
     #                              for latents
     # CONTROL_INPUT: str           the pipeline's argument for control images
-    # control_branch(denoiser, load) -> nn.Module; without effect as it begins; `load` as in
+    # control_branch(denoiser, load) -> nn.Module; without effect at the start; `load` as in
     #   `Method.build`
     # hint(parts, control, model) -> Tensor; what `control` reads of control images
     # control(branch, noisy, time, condition, hint, scale) -> what `predict` takes as `extra`

@@ -262,7 +262,7 @@ def control_branch(denoiser: Any, load: Callable[[str], nn.Module]) -> nn.Module
 
 
 def copy_weights(denoiser: Any, branch: nn.Module) -> nn.Module:
-    """Give a branch the denoiser's weights, quantized or not, wherever it has the same names;
+    """Give a branch the denoiser's weights, quantized or not, where it has the same names;
     returns it."""
     state = denoiser.state_dict()
     if getattr(denoiser, "is_loaded_in_8bit", False) or getattr(

@@ -34,7 +34,7 @@ class Method(Protocol):
     FREEZES_BASE: bool
     """Weights of the base do not learn, so they may be quantized."""
     INPUTS: tuple[str, ...]
-    """What a prompt needs beside its text: `control`."""
+    """What a prompt needs in addition to its text: `control`."""
 
     def columns(self, family: Family, config: Any) -> tuple[str, ...]:
         """Return the columns that training reads: `latents`, `text`, `tokens`, `control`."""
@@ -61,8 +61,8 @@ class Method(Protocol):
         """Return each row's loss, (n,) float32."""
 
     def groups(self, config: Any) -> dict[str, Group]:
-        """Return how weights are trained whose public names begin so;
-        the longest beginning counts."""
+        """Return how weights are trained, by prefix of their public names; the longest matching
+        prefix counts."""
 
     def tokenizers(self, known: Mapping[str, Any], family: Family, config: Any) -> dict[str, Any]:
         """Return the family's tokenizers, which also know the words that the method learns."""
@@ -81,7 +81,7 @@ class Method(Protocol):
         self, family: Family, config: Any, prompts: Sequence[Prompt]
     ) -> dict[str, Any]:
         """Return what that pipeline is called with for these prompts,
-        beside what every pipeline takes."""
+        in addition to what every pipeline takes."""
 
 
 def load(config: MethodConfig) -> Method:

@@ -48,7 +48,7 @@ class AdapterConfig(MethodConfig):
 
 
 def targets(part: nn.Module, asked: Sequence[str], own: Sequence[str], where: str) -> list[str]:
-    """Return the endings of layer names that get an adapter: those asked for at `where` in the
+    """Return the endings of layer names that get an adapter: those requested at `where` in the
     config, else the family's.
 
     Raises UserError where no layer's name ends so.

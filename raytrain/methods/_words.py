@@ -1,4 +1,4 @@
-"""New words of a tokenizer, and their embeddings beside those of a frozen text encoder."""
+"""New words of a tokenizer, and their embeddings next to those of a frozen text encoder."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Config(MethodConfig):
 
     name: Literal["controlnet"] = "controlnet"
     path: str = ""
-    """Folder (diffusers layout) or hub id of a ControlNet to go on from; empty:
+    """Folder (diffusers layout) or hub id of a ControlNet to start from; empty:
     a copy of the base."""
     scale: float = Field(1.0, gt=0)
     """Factor on what the branch adds to the denoiser, in training and in sampling."""
@@ -94,7 +94,7 @@ def losses(
 
 
 def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> list[Module]:
-    """Return the branch, a module beside the base."""
+    """Return the branch, a module next to the base."""
     from raytrain.artifacts import Module
 
     return [
@@ -103,7 +103,7 @@ def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> li
 
 
 def pipeline_inputs(family: Family, config: Config, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """Return what the pipeline is called with beside the prompts: a control image for each."""
+    """Return the pipeline's arguments in addition to the prompts: a control image for each."""
     name: str = family.CONTROL_INPUT  # type: ignore[attr-defined]
     images = [prompt.inputs["control"] for prompt in prompts]
     return {name: images, "controlnet_conditioning_scale": config.scale}
@@ -114,7 +114,7 @@ def _loaded(folder: Path, kind: Any, denoiser: nn.Module) -> nn.Module:
     if not (folder / "config.json").is_file():
         raise UserError(
             f"method.path = {str(folder)!r} must be a ControlNet's folder in diffusers layout, "
-            "but it has no config.json; there is nothing to go on from. Give the folder that "
+            "but it has no config.json; there is nothing to start from. Give the folder that "
             "holds config.json, or leave it out."
         )
     found = pretrained.read_config(folder, "config.json").get("_class_name")

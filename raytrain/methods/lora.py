@@ -33,7 +33,7 @@ TINY = (
     {"rank": 4, "alpha": 2.0, "text_rank": 2, "dora": True},
 )
 _TEXT = "text_encoder"
-"""How the folders of all text encoders begin."""
+"""Prefix of the folders of all text encoders."""
 
 
 class Config(_adapter.AdapterConfig):

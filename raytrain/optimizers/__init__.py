@@ -132,7 +132,7 @@ def check(config: TrainConfig) -> None:
         raise UserError(
             f"{given} averages the weights itself, got train.ema = {config.ema:g}. Leave ema out."
         )
-    if config.weights == "bf16" and config.rounding not in facts.roundings:
+    if config.param_dtype == "bf16" and config.rounding not in facts.roundings:
         raise UserError(
             f"{given} rounds to the nearest bf16 number itself, got train.rounding = "
             f'{config.rounding!r}. Use optimizer = "adamw", or rounding = "nearest" if small '
@@ -191,7 +191,7 @@ def grouped(
         found[max((prefix for prefix in found if name.startswith(prefix)), key=len)][name] = weight
     if empty := [prefix for prefix in groups if not found[prefix]]:
         raise UserError(
-            f"no trainable weight's name begins with {empty[0]!r}, so its learning rate would "
+            f"no trainable weight's name starts with {empty[0]!r}, so its learning rate would "
             "have no effect."
         )
     return [(groups.get(prefix, Group()), weights) for prefix, weights in found.items() if weights]

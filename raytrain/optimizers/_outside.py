@@ -2,7 +2,7 @@
 `pytorch_optimizer.Adan`.
 
 Its options are its constructor's arguments. Before a run it must show on two small weights that it
-takes them, and that it goes on from a saved state with equal bits.
+takes them, and that it continues from a saved state bit for bit.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Outside:
         }
         if "learning_rate" not in defaults:
             raise UserError(
-                f"train.optimizer = {path!r} takes no `lr`, so it cannot follow train.schedule. "
-                "Use another optimizer."
+                f"train.optimizer = {path!r} takes no `lr`, so it cannot follow train.lr_schedule."
+                " Use another optimizer."
             )
         if not isinstance(defaults["learning_rate"], float | int):
             defaults["learning_rate"] = TrainConfig.model_fields["learning_rate"].default
@@ -113,7 +113,7 @@ class Outside:
 
     def prove(self, arguments: dict[str, Any]) -> None:
         """Raise UserError unless the class takes these arguments,
-        steps by itself and goes on from a saved state."""
+        steps without further arguments and continues from a saved state."""
         try:
             weights, optimizer = self._stepped(arguments, seed=0)
             saved = {name: value.clone() for name, value in _state.tensors(optimizer, weights)}
@@ -136,7 +136,7 @@ class Outside:
         if any(not torch.equal(weight, again[name]) for name, weight in weights.items()):
             raise UserError(
                 f"train.optimizer = {self.path!r} keeps something outside of its state, or draws "
-                "global random numbers: a run that goes on from a checkpoint would take other "
+                "global random numbers: a run resumed from a checkpoint would take other "
                 "steps than an unbroken one. Use another optimizer."
             )
 

@@ -2,7 +2,7 @@
 bit.
 
     <weight>|<state>            exp_avg, step, ... of a weight
-    |group.<n>|<key>            what a parameter group holds beside what it was built with
+    |group.<n>|<key>            what a parameter group holds in addition to what it was built with
                                 (Prodigy's d)
 
 A Python number is a tensor without dimensions of float64, int64 or bool; a tensor that looks so
@@ -77,7 +77,7 @@ def _encoded(name: str, value: Any) -> tuple[str, Tensor]:
     if type(value) not in NUMBERS:
         raise UserError(
             "An optimizer's state must be tensors and numbers to be kept in a checkpoint, got "
-            f"{type(value).__name__} for {name!r}; a run could not go on from it. Use another "
+            f"{type(value).__name__} for {name!r}; a run could not resume from it. Use another "
             "optimizer, or options that need no such state."
         )
     return name, torch.tensor(value, dtype=NUMBERS[type(value)])

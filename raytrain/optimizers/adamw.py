@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Options(Table):
-    """None beside the keys of [train]."""
+    """None in addition to the keys of [train]."""
 
 
 FACTS = Facts(
@@ -28,7 +28,7 @@ FACTS = Facts(
 
 def build(groups: Groups, arguments: dict[str, Any], config: TrainConfig) -> Optimizer:
     """Return the optimizer."""
-    if config.weights == "bf16":
+    if config.param_dtype == "bf16":
         from raytrain.optimizers._low_precision import RoundedAdamW
 
         return RoundedAdamW(groups, **arguments, rounding=config.rounding)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Options(Table):
-    """None beside the keys of [train]."""
+    """None in addition to the keys of [train]."""
 
 
 FACTS = Facts(

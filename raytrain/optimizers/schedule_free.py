@@ -1,8 +1,8 @@
 """Schedule-free AdamW (Defazio et al. 2024, arXiv:2405.15682):
 averages its weights instead of lowering the learning rate.
 
-Checkpoints, samples and held-out losses are of the average; training goes on from the weights
-beside it.
+Checkpoints, samples and held-out losses are of the average; training continues from the weights
+next to it.
 """
 
 from __future__ import annotations

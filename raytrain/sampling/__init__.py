@@ -1,2 +1,2 @@
-"""Sampling: what a person asks for (`prompts`) becomes images (`generate`), laid out side by side
+"""Sampling: requested images (`prompts`) become images (`generate`), laid out side by side
 (`grid`)."""

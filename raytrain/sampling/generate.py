@@ -11,7 +11,7 @@ from PIL import Image
 from raytrain.sampling.prompts import Prompt
 
 Inputs = Callable[[Sequence[Prompt]], dict[str, Any]]
-"""What a pipeline is called with for some prompts, beside what every pipeline takes."""
+"""What a pipeline is called with for some prompts, in addition to what every pipeline takes."""
 
 
 def generate(
@@ -24,7 +24,7 @@ def generate(
     """
     alike: dict[Any, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        alike.setdefault((prompt.size, prompt.guidance, prompt.steps), []).append(number)
+        alike.setdefault((prompt.size, prompt.guidance_scale, prompt.steps), []).append(number)
     images: dict[int, Image.Image] = {}
     for numbers in alike.values():
         for start in range(0, len(numbers), batch):
@@ -38,9 +38,9 @@ def _draw(pipeline: Any, prompts: Sequence[Prompt], inputs: Inputs) -> list[Imag
     width, height = prompts[0].size
     drawn: list[Image.Image] = pipeline(
         prompt=[prompt.text for prompt in prompts],
-        negative_prompt=[prompt.negative for prompt in prompts],
+        negative_prompt=[prompt.negative_prompt for prompt in prompts],
         num_inference_steps=prompts[0].steps,
-        guidance_scale=prompts[0].guidance,
+        guidance_scale=prompts[0].guidance_scale,
         width=width,
         height=height,
         generator=[torch.Generator("cpu").manual_seed(prompt.seed) for prompt in prompts],

@@ -18,16 +18,16 @@ from raytrain.errors import UserError
 
 @dataclass(frozen=True)
 class Wish:
-    """What is said of one prompt; None is as in [sample]."""
+    """One prompt's settings; None is as in [sample]."""
 
     text: str
     where: str
-    """Where it was said, for messages."""
-    negative: str | None = None
+    """Its source, for messages."""
+    negative_prompt: str | None = None
     seed: int | None = None
     width: int | None = None
     height: int | None = None
-    guidance: float | None = None
+    guidance_scale: float | None = None
     steps: int | None = None
     control: str = ""
     """Path or URI of the control image."""
@@ -45,18 +45,18 @@ def read(path: str) -> list[Wish]:
             "Give a text file, one prompt a line."
         )
     lines = enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-    told = [(f"{path}:{number}", line.strip()) for number, line in lines]
-    return [parse(line, where, file.parent) for where, line in told if line and line[0] != "#"]
+    given = [(f"{path}:{number}", line.strip()) for number, line in lines]
+    return [parse(line, where, file.parent) for where, line in given if line and line[0] != "#"]
 
 
 def parse(line: str, where: str, folder: Path) -> Wish:
-    """Return the prompt of one line; a relative control image lies in `folder`.
+    """Return the prompt of one line; a relative control image is in `folder`.
 
-    >>> parse("a star --d 7 --l 5.5", "prompts.txt:1", Path()).guidance
+    >>> parse("a star --d 7 --l 5.5", "prompts.txt:1", Path()).guidance_scale
     5.5
     """
     text, *flags = f" {line}".split(" --")
-    told: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for flag in flags:
         name, _, value = flag.strip().partition(" ")
         if name not in _FLAGS:
@@ -66,21 +66,21 @@ def parse(line: str, where: str, folder: Path) -> Wish:
                 "in [sample]."
             )
         key, convert = _FLAGS[name]
-        if key in told:
+        if key in given:
             raise UserError(
                 f"{where}: '--{name}' sets {key} a second time; only one would count. Leave one "
                 "out."
             )
         try:
-            told[key] = convert(value.strip())
+            given[key] = convert(value.strip())
         except ValueError as error:
             raise UserError(
                 f"{where}: '--{name}' must be {error}, got {value.strip()!r}; nothing was drawn. "
                 "Correct the line."
             ) from None
-    if "control" in told and "://" not in told["control"]:
-        told["control"] = str(folder / told["control"])
-    return Wish(text.strip(), where, **told)
+    if "control" in given and "://" not in given["control"]:
+        given["control"] = str(folder / given["control"])
+    return Wish(text.strip(), where, **given)
 
 
 def _number(kind: type[int] | type[float], least: int) -> Callable[[str], float]:
@@ -105,11 +105,11 @@ def _text(value: str) -> str:
 
 
 _FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "n": ("negative", _text),
+    "n": ("negative_prompt", _text),
     "w": ("width", _number(int, 16)),
     "h": ("height", _number(int, 16)),
     "d": ("seed", _number(int, 0)),
-    "l": ("guidance", _number(float, 0)),
+    "l": ("guidance_scale", _number(float, 0)),
     "s": ("steps", _number(int, 1)),
     "cn": ("control", _text),
     "ci": ("control", _text),

@@ -19,17 +19,17 @@ from raytrain.sampling.prompt_file import Wish
 
 @dataclass(frozen=True)
 class Prompt:
-    """All that one image depends on beside the weights and the sampler."""
+    """All that one image depends on, except the weights and the sampler."""
 
     text: str
-    negative: str = ""
+    negative_prompt: str = ""
     seed: int = 0
     size: tuple[int, int] = (512, 512)
     """Width and height in pixels."""
-    guidance: float = 7.5
+    guidance_scale: float = 7.5
     steps: int = 30
     inputs: Mapping[str, Image.Image] = field(default_factory=dict)
-    """What it is drawn after, beside the text: `control`, an image of `size`."""
+    """What it is conditioned on, next to the text: `control`, an image of `size`."""
 
 
 def prompts(
@@ -134,10 +134,14 @@ def _prompt(
         )
     return Prompt(
         text=wish.text,
-        negative=sample.negative if wish.negative is None else wish.negative,
+        negative_prompt=sample.negative_prompt
+        if wish.negative_prompt is None
+        else wish.negative_prompt,
         seed=seed if wish.seed is None else wish.seed,
         size=(width, height),
-        guidance=sample.guidance if wish.guidance is None else wish.guidance,
+        guidance_scale=sample.guidance_scale
+        if wish.guidance_scale is None
+        else wish.guidance_scale,
         steps=sample.steps if wish.steps is None else wish.steps,
         inputs={"control": controls.image(wish, config, dataset, (width, height))}
         if takes_controls

@@ -21,7 +21,7 @@ class WorkerDied(RuntimeError):  # noqa: N818
 def needs_ray(config: Config) -> bool:
     """Tell whether training needs Ray: one worker on this machine, with nothing beside it,
     is a process."""
-    return config.train.workers > 1 or config.train.beside
+    return config.train.workers > 1 or config.train.async_validation
 
 
 def reserve(config: Config) -> None:
@@ -103,7 +103,7 @@ def _train(values: dict[str, Any]) -> None:
     from raytrain.train.launch import work
 
     try:
-        work(parse(values), rank=0, world=1, report=None)
+        work(parse(values), rank=0, world_size=1, report=None)
     except (
         Exception
     ):  # the process has failed, and says why; the next one starts from the checkpoint

@@ -23,7 +23,7 @@ from raytrain.train.guards import out_of_memory, stop
 from raytrain.train.guards.out_of_memory import is_out_of_memory
 from raytrain.train.record import notices
 from raytrain.train.record.progress import follow
-from raytrain.train.run import finished, ledger_of
+from raytrain.train.run import batch_sampler_of, finished
 
 if TYPE_CHECKING:
     from raytrain.train.hooks.periodic import Report
@@ -51,13 +51,13 @@ def launch(
     if finished(config):
         print(
             f"{config.output} is already trained; its result is kept. Choose another output to "
-            "train anew."
+            "train again."
         )
         return dict(storage.read_json(storage.join(config.output, "train.json")))
     manifest = check_dataset(config)
     if told := drift.note(manifest.settings, config.data.model_dump(mode="json")):
         print(f"note: {told}")
-    total = ledger_of(
+    total = batch_sampler_of(
         config, {name: count.entries for name, count in manifest.buckets.items()}
     ).total_steps
     stop.forget(config.output)
@@ -67,10 +67,10 @@ def launch(
             pass
     if failure:
         raise (Diverged if failure["kind"] == DIVERGED else UserError)(failure["message"])
-    if config.train.beside:
-        from raytrain.train.hooks import beside
+    if config.train.async_validation:
+        from raytrain.train.hooks import async_validation
 
-        for note in beside.notes(config.output):
+        for note in async_validation.notes(config.output):
             print(f"note: {note}")
     return dict(storage.read_json(storage.join(config.output, "train.json")))
 
@@ -105,7 +105,7 @@ class _Fit(threading.Thread):
 
 
 def _fit(config: Config, callbacks: Sequence[Any]) -> dict[str, str] | None:
-    """Train, and return what a worker wrote down that restarting alone does not mend:
+    """Train, and return the failure a worker wrote down that a restart alone does not fix:
     `kind` and `message`."""
     path = storage.join(config.output, FAILURE)
     storage.remove(path)
@@ -188,13 +188,13 @@ def run_worker(values: dict[str, Any]) -> None:
     work(
         parse(values),
         rank=context.get_world_rank(),
-        world=context.get_world_size(),
+        world_size=context.get_world_size(),
         report=ray.train.report,
     )
 
 
-def work(config: Config, *, rank: int, world: int, report: Report | None) -> None:
-    """Train as one worker. A user's mistake is written down, since restarting would not mend it.
+def work(config: Config, *, rank: int, world_size: int, report: Report | None) -> None:
+    """Train as one worker. A user's mistake is written down, since a restart would not fix it.
 
     A mistake that only one of several workers met ends the group, so that the others do not wait
     for it; the group that Ray starts next finds the note and ends at once.
@@ -206,18 +206,18 @@ def work(config: Config, *, rank: int, world: int, report: Report | None) -> Non
     if storage.exists(failure):
         return
     try:
-        train(config, report, rank=rank, world=world)
+        train(config, report, rank=rank, world_size=world_size)
     except Diverged as error:  # every worker meets a divergence at the same step
         if rank == 0:
             storage.write_json(failure, {"kind": DIVERGED, "message": str(error)})
     except UserError as error:
         storage.write_json(failure, {"kind": MISTAKE, "message": str(error)})
-        if world > 1:
+        if world_size > 1:
             raise
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(
             error
-        ):  # a smaller micro-batch is written down, for all workers to begin with
+        ):  # a smaller micro-batch is written down, for all workers to start with
             storage.write_json(failure, {"kind": AGAIN, "message": str(error)})
         else:
             _tell(config, rank, error)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from raytrain import checkpoint, families, provenance, storage
 from raytrain.checkpoint import Checkpoint, Saver
 from raytrain.config import Config, TrainConfig
-from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.read import Dataset, check_dataset
 from raytrain.data.store.schema import bucket_size
 from raytrain.errors import UserError
@@ -33,12 +33,12 @@ from raytrain.train.guards.hang import Watchdog
 from raytrain.train.guards.stop import Watch
 from raytrain.train.hooks.clock import Clock
 from raytrain.train.record import notices
-from raytrain.train.record.trail import Trail
+from raytrain.train.record.sample_log import SampleLog
 
 NEAREST = (
-    'train.weights = "bf16" with train.rounding = "nearest": steps smaller than 1/256 of a weight '
-    'are lost. Set train.rounding to "stochastic" or "compensated", unless the optimizer is an '
-    "8-bit one, which has neither."
+    'train.param_dtype = "bf16" with train.rounding = "nearest": steps smaller than 1/256 of a '
+    'weight are lost. Set train.rounding to "stochastic" or "compensated", unless the optimizer '
+    "is an 8-bit one, which has neither."
 )
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,7 +49,7 @@ class Run:
 
     config: Config
     rank: int
-    world: int
+    world_size: int
     device: torch.device
     model: Model
     """The model itself, not its engine's wrapper."""
@@ -57,19 +57,19 @@ class Run:
     choice: memory.Choice
     micro_batch: int
     dataset: Dataset
-    ledger: Ledger
+    batch_sampler: BatchSampler
     ema: Ema | None
     """Of this worker's part of the weights; where every worker has all of them,
     on the first worker only."""
     step: int
     """Optimizer steps done."""
-    trail: Trail
+    sample_log: SampleLog
     log: MetricLog | None
     """The sinks, on the first worker only."""
     saver: Saver | None
     """The writer of checkpoints, on the first worker only."""
     watch: Watch | None
-    """Whether somebody asked the run to end, on the first worker only."""
+    """Whether a stop was requested, on the first worker only."""
     watchdog: Watchdog | None = None
     """Ends this process when it is stuck."""
     stopping: bool = False
@@ -84,14 +84,14 @@ class Run:
     last."""
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Tell whether this worker writes the run's files."""
         return self.rank == 0
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.ledger.total_steps
+        return self.batch_sampler.total_steps
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in half precision where the config says so."""
@@ -100,10 +100,10 @@ class Run:
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean over workers of a small tensor."""
         value = value.detach()
-        if self.world > 1:
+        if self.world_size > 1:
             value = value.clone()
             dist.all_reduce(value)
-            value = value / self.world
+            value = value / self.world_size
         return value
 
     def record(self, values: dict[str, float], *, step: int | None = None) -> None:
@@ -118,12 +118,12 @@ class Run:
             self.watchdog.beat(doing)
 
     def tell(self, text: str) -> None:
-        """Tell the person who waits for the run."""
+        """Write a notice for the user."""
         notices.tell(self.config.output, text, self.rank)
 
     def compare_memory(self) -> None:
-        """Record the most memory that a device held so far beside what was planned,
-        and tell where it is much more."""
+        """Record the most memory that a device held so far next to what was planned,
+        and write a notice where it is much more."""
         if self.device.type != "cuda":
             return  # a process on the CPU shares its memory with libraries, Ray and the page cache
         peak = torch.cuda.max_memory_allocated()
@@ -142,17 +142,17 @@ class Run:
         return self._collected(self.engine.local())
 
     def save(self) -> None:
-        """Copy the state and write it as a checkpoint while training goes on; a collective,
+        """Copy the state and write it as a checkpoint while training continues; a collective,
         since shards are gathered."""
         if self.saved == self.step:
             return
         self.saved = self.step
-        self.trail.write()
+        self.sample_log.write()
         optimizer: dict[str, Tensor] = {}
         with self.engine.inference():
             weights = self.weights()
             for name, value in self.engine.optimizer_state():  # the others only help to gather
-                if self.leads:
+                if self.is_main:
                     optimizer[name] = checkpoint.copied(value)
         shadow = self._collected(self.ema.shadow) if self.ema else None
         if self.saver is None:
@@ -185,8 +185,8 @@ class Run:
     def _collected(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = {}
         for name, part in parts.items():
-            whole = self.engine.whole(part, name)
-            if self.leads:
+            whole = self.engine.gather(part, name)
+            if self.is_main:
                 found[name] = checkpoint.copied(whole)
         return found
 
@@ -206,15 +206,15 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
 
 def load_model(config: Config, device: torch.device) -> Model:
     """Return the model on a device, its frozen weights in the precision of the run,
-    what learns in `train.weights`."""
+    what learns in `train.param_dtype`."""
     built = build(config, device, PRECISIONS[config.train.precision])
-    if config.train.weights == "bf16":
+    if config.train.param_dtype == "bf16":
         for weight in built.learning().values():
             weight.data = weight.data.bfloat16()
     return built
 
 
-def ledger_of(config: Config, counts: dict[str, int]) -> Ledger:
+def batch_sampler_of(config: Config, counts: dict[str, int]) -> BatchSampler:
     """Return the plan of a run over a dataset's training rows."""
     if not sum(counts.values()):
         raise UserError(
@@ -223,7 +223,7 @@ def ledger_of(config: Config, counts: dict[str, int]) -> Ledger:
         )
     train = config.train
     epochs = train.epochs if train.steps is None else None
-    return Ledger(
+    return BatchSampler(
         counts,
         batch=train.global_batch,
         seed=config.seed,
@@ -233,7 +233,7 @@ def ledger_of(config: Config, counts: dict[str, int]) -> Ledger:
     )
 
 
-def start(config: Config, rank: int, world: int) -> Run:
+def start(config: Config, rank: int, world_size: int) -> Run:
     """Build a run, going on from its last checkpoint where it has one."""
     if config.train.gpus_per_worker and not torch.cuda.is_available():
         raise UserError(
@@ -250,7 +250,7 @@ def start(config: Config, rank: int, world: int) -> Run:
     config = _pinned(config, saved)
     check_dataset(config)
     dataset = Dataset.of(config)
-    ledger = ledger_of(config, dataset.counts())
+    batch_sampler = batch_sampler_of(config, dataset.counts())
     model = load_model(config, device)
     speed.prepare(model, config.train, device)
     if config.train.gradient_checkpointing:
@@ -258,9 +258,9 @@ def start(config: Config, rank: int, world: int) -> Run:
     if saved is not None:
         checkpoint.check_same_run(saved.state, config, dataset.manifest.fingerprint, found[-1])
         model.load(saved.weights)
-    slots = -(-config.train.global_batch // world)
-    micro_batch = out_of_memory.micro_batch(config, world)
-    choice = _choose(config, model, dataset, world, micro_batch)
+    slots = -(-config.train.global_batch // world_size)
+    micro_batch = out_of_memory.micro_batch(config, world_size)
+    choice = _choose(config, model, dataset, world_size, micro_batch)
     groups = model.method.groups(config.method)
     if choice.engine.startswith("zero"):
         _check_zero(choice.engine, model)
@@ -276,22 +276,23 @@ def start(config: Config, rank: int, world: int) -> Run:
     log, saver = None, None
     if rank == 0:
         provenance.record(config)
-        workers = f"{world} worker{'s' if world > 1 else ''} from step {step}"
+        workers = f"{world_size} worker{'s' if world_size > 1 else ''} from step {step}"
         notices.tell(
             config.output,
             f"Training with {workers}, {micro_batch} images at a time; engine {choice}; optimizer "
             f"{config.train.optimizer} with a learning rate of {config.train.learning_rate:g}.",
         )
-        if config.train.weights == "bf16" and config.train.rounding == "nearest":
+        if config.train.param_dtype == "bf16" and config.train.rounding == "nearest":
             notices.tell(config.output, NEAREST)
         log, saver = (
             MetricLog(config, step),
             Saver(config.output, config.train.keep_checkpoints, config.train.best_by),
         )
     return Run(
-        config=config, rank=rank, world=world, device=device, model=model,
-        engine=engine, choice=choice, micro_batch=micro_batch, dataset=dataset, ledger=ledger,
-        ema=ema, step=step, trail=Trail(config.output, step, rank, world), log=log, saver=saver,
+        config=config, rank=rank, world_size=world_size, device=device, model=model,
+        engine=engine, choice=choice, micro_batch=micro_batch, dataset=dataset,
+        batch_sampler=batch_sampler, ema=ema, step=step,
+        sample_log=SampleLog(config.output, step, rank, world_size), log=log, saver=saver,
         watch=Watch(config.output) if rank == 0 else None,
         watchdog=Watchdog(config.output, rank, 60 * config.train.hang_minutes),
         metrics=dict(saved.state["metrics"]) if saved else {}, saved=step if saved else -1,
@@ -299,7 +300,7 @@ def start(config: Config, rank: int, world: int) -> Run:
 
 
 def _pinned(config: Config, saved: Checkpoint | None) -> Config:
-    """Name the snapshot of the dataset that a run goes on with: the one it began with,
+    """Name the snapshot of the dataset that a run continues with: the one it started with,
     unless the config names another."""
     if saved is None or config.data.snapshot != "latest":
         return config
@@ -325,7 +326,7 @@ def _count(config: Config, model: nn.Module) -> int:
 
 
 def _choose(
-    config: Config, model: nn.Module, dataset: Dataset, world: int, micro_batch: int
+    config: Config, model: nn.Module, dataset: Dataset, world_size: int, micro_batch: int
 ) -> memory.Choice:
     """Return the first worker's choice: devices may differ, engines may not."""
     kept = None
@@ -343,9 +344,11 @@ def _choose(
         activations=kept,
     )
     choice = [
-        memory.choose(config, sizes, world, micro_batch, memory.device_memory(config.train, world))
+        memory.choose(
+            config, sizes, world_size, micro_batch, memory.device_memory(config.train, world_size)
+        )
     ]
-    if world > 1:
+    if world_size > 1:
         dist.broadcast_object_list(choice)
     return choice[0]
 
@@ -355,7 +358,7 @@ def _ema(config: Config, engine: Engine, saved: Checkpoint | None) -> Ema | None
         return None
     if saved is None or saved.ema is None:
         return Ema(engine.local(), config.train.ema)
-    parts = {name: engine.part(value, name) for name, value in saved.ema.items()}
+    parts = {name: engine.shard(value, name) for name, value in saved.ema.items()}
     return Ema(parts, config.train.ema, int(saved.state["ema_updates"]))
 
 

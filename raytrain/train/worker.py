@@ -33,7 +33,7 @@ READ_STEPS = 10
 
 
 def train(
-    config: Config, report: Report | None = None, *, rank: int = 0, world: int = 1
+    config: Config, report: Report | None = None, *, rank: int = 0, world_size: int = 1
 ) -> dict[str, float]:
     """Train until the last step, going on from the last checkpoint;
     returns the newest value of every metric.
@@ -45,13 +45,13 @@ def train(
     """
     quiet()
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
-    run = start(config, rank, world)
+    run = start(config, rank, world_size)
     try:
         with periodic.build(run, report) as hooks:
             loop(run, [*profile.hooks(run), *hooks])
     finally:
         run.close()
-    if run.leads and run.step == run.total_steps:
+    if run.is_main and run.step == run.total_steps:
         storage.write_json(
             storage.join(config.output, "train.json"), {"step": run.step, **run.metrics}
         )
@@ -75,17 +75,17 @@ def loop(run: Run, hooks: list[Hook]) -> None:
     calling each hook when it is due."""
     if run.step == 0:
         _call(hooks, run)
-    test: SelfTest | None = SelfTest(run.model, run.engine, run.world)
+    test: SelfTest | None = SelfTest(run.model, run.engine, run.world_size)
     unread: list[Done] = []
     for step, draws in batches(run):
         run.beat(f"step {step.number + 1}")
         rate = learning_rate(run.step, run.config.train, run.total_steps)
         unread.append(Done(step, draws, rate, optimizer_step(run, step, draws, rate)))
         run.step += 1
-        run.trail.add(step)
+        run.sample_log.add(step)
         due = test is not None or any(hook.due(run) for hook in hooks)
         if not (due or run.engine.waits or len(unread) == READ_STEPS):
-            # whoever reads a number waits for the device, which could begin the next step
+            # reading a number waits for the device, which could start the next step
             # meanwhile
             continue
         norm = read(run, unread)
@@ -110,7 +110,7 @@ def read(run: Run, unread: list[Done]) -> float:
         loss, stopping, minutes, norm = numbers
         run.stopping, run.minutes = (
             run.stopping or stopping > 0,
-            (run.minutes[1], minutes * run.world),
+            (run.minutes[1], minutes * run.world_size),
         )
         if not math.isfinite(loss) or not (math.isfinite(norm) or run.engine.scale):
             raise diverged(run, done.step, done.draws, done.rate, loss, norm)
@@ -132,9 +132,9 @@ def batches(run: Run) -> Iterator[tuple[Step, Columns]]:
     dropout = run.config.objective.caption_dropout
     loader = Loader(
         run.dataset,
-        run.ledger,
+        run.batch_sampler,
         rank=run.rank,
-        world=run.world,
+        world_size=run.world_size,
         caption_dropout=dropout,
         columns=run.model.columns,
     )
@@ -163,7 +163,7 @@ def optimizer_step(run: Run, step: Step, draws: Columns, rate: float) -> Tensor:
                 raise
             _shrink(run, step, error)
     asked = float(run.watch is not None and run.watch.asked())
-    clock = run.clock.minutes() if run.leads else 0.0
+    clock = run.clock.minutes() if run.is_main else 0.0
     shared = run.mean(
         torch.cat([total[None], torch.tensor([asked, clock]).to(run.device, non_blocking=True)])
     )
@@ -177,7 +177,7 @@ def _gradients(run: Run, step: Step, draws: Columns) -> Tensor:
     """Add up the gradients of a step's micro-batches; returns this worker's part of the loss."""
     total = torch.zeros((), device=run.device)
     share = (
-        run.world / step.global_rows
+        run.world_size / step.global_rows
     )  # engines average over workers, rows may be padded: weigh by real rows
     for batch, draw in zip(
         step.batch.split(run.micro_batch), draws.split(run.micro_batch), strict=True
@@ -209,10 +209,10 @@ def _shrink(run: Run, step: Step, error: Exception) -> None:
     )
     out_of_memory.remember(run.config.output, smaller)
     if run.choice.engine != "plain":
-        # the others wait for this worker in the middle of the step: all start anew from the
+        # the others wait for this worker in the middle of the step: all restart from the
         # checkpoint
         raise error
-    run.engine.forget()
+    run.engine.zero_grad()
     run.micro_batch = smaller
     if run.device.type == "cuda":
         torch.cuda.empty_cache()

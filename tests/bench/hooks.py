@@ -1,4 +1,4 @@
-"""What checkpoints written while training goes on, and images made on an actor beside it,
+"""What checkpoints written while training goes on, and images made on a separate actor,
 cost a run.
 
 A whole model is trained, so that a checkpoint is 29 MB and the actor gets 10 MB. Two figures each:
@@ -84,21 +84,21 @@ def setup_save_call(folder: Path, quick: bool) -> Sides:
     return (lambda: runs.speed(_saving)), runs.uncalled
 
 
-def setup_beside(folder: Path, quick: bool) -> Sides:
+def setup_async(folder: Path, quick: bool) -> Sides:
     """Return the speed with four images made on an actor every 40 steps, and without any."""
-    runs = Runs(folder, quick, **_beside(quick))
+    runs = Runs(folder, quick, **_async(quick))
     return (lambda: runs.speed(_sampling)), (lambda: runs.speed(lambda run, stack: []))
 
 
-def setup_beside_call(folder: Path, quick: bool) -> Sides:
+def setup_async_call(folder: Path, quick: bool) -> Sides:
     """Return the speed with four images made on an actor every 40 steps,
     and the same without the time of the calls."""
-    runs = Runs(folder, quick, **_beside(quick))
+    runs = Runs(folder, quick, **_async(quick))
     return (lambda: runs.speed(_sampling)), runs.uncalled
 
 
-def _beside(quick: bool) -> dict[str, Any]:
-    return {"beside": True, "sample_every": 2 if quick else SAMPLE_EVERY}
+def _async(quick: bool) -> dict[str, Any]:
+    return {"async_validation": True, "sample_every": 2 if quick else SAMPLE_EVERY}
 
 
 def _saving(run: Run, stack: ExitStack) -> list[Hook]:
@@ -112,7 +112,7 @@ def _sampling(run: Run, stack: ExitStack) -> list[Hook]:
 
     stack.enter_context(connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False))
     found = {hook.name: hook for hook in stack.enter_context(periodic.build(run, None))}
-    wanted = [found["sample"], found["beside"]]
+    wanted = [found["sample"], found["async_validation"]]
     for hook in wanted:
         hook.call(run)
     first = Path(run.config.output, "samples", "step-00000000", "prompts.json")

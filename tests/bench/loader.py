@@ -2,8 +2,8 @@
 all with a warm page cache.
 
 `dataset_read`: every row once, in batches in the order of image hashes, which is a random one on
-disk; one thread. `loader`: an epoch in ledger order as batches of tensors, two threads ahead.
-pyarrow maps the files and reads them straight on.
+disk; one thread. `loader`: an epoch in the batch sampler's order as batches of tensors, two
+threads ahead. pyarrow maps the files and reads them straight on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.loader import Loader, prefetch
 from raytrain.data.loading.read import Dataset
 from raytrain.data.store import schema
@@ -35,8 +35,8 @@ def setup(folder: Path, quick: bool) -> Sides:
     def ours() -> float:
         dataset = Dataset(str(folder))
         began, count = time.perf_counter(), 0
-        loader = Loader(dataset, Ledger(dataset.counts(), batch=BATCH, seed=0, epochs=1))
-        for step in prefetch(loader.step, range(loader.ledger.total_steps)):
+        loader = Loader(dataset, BatchSampler(dataset.counts(), batch=BATCH, seed=0, epochs=1))
+        for step in prefetch(loader.step, range(loader.batch_sampler.total_steps)):
             count += step.batch.columns["latents"].nbytes + step.batch.columns["text"].nbytes
         return count / 1e6 / (time.perf_counter() - began)
 
@@ -45,7 +45,7 @@ def setup(folder: Path, quick: bool) -> Sides:
 
 def setup_read(folder: Path, quick: bool) -> Sides:
     """Return two functions, each measuring MB per second over the same rows,
-    without ledger and threads."""
+    without batch sampler and threads."""
     manifest = write(folder, _rows(quick))
 
     def ours() -> float:

@@ -120,14 +120,16 @@ def measure(config: Config, folder: Path, steps: int) -> dict[str, Any]:
     )
     folder.mkdir()
     times = {
-        world: run(context, _train, world, folder / str(world), config.values(), steps)
-        for world in LOCAL
+        world_size: run(
+            context, _train, world_size, folder / str(world_size), config.values(), steps
+        )
+        for world_size in LOCAL
     }
     small, large = run(context, _all_reduce, 2, folder / "gloo", config.values(), steps)[0]
     return {
         "steps": {
-            world: max(statistics.fmean(rank["steps"]) for rank in ranks)
-            for world, ranks in times.items()
+            world_size: max(statistics.fmean(rank["steps"]) for rank in ranks)
+            for world_size, ranks in times.items()
         },
         "one": times[1][0],
         "small": small,
@@ -136,21 +138,21 @@ def measure(config: Config, folder: Path, steps: int) -> dict[str, Any]:
 
 
 def run(
-    context: ForkServerContext, target: Any, world: int, folder: Path, *arguments: Any
+    context: ForkServerContext, target: Any, world_size: int, folder: Path, *arguments: Any
 ) -> list[Any]:
     """Run a function in so many processes of one group; returns what each wrote, by rank."""
     folder.mkdir()
     processes = [
-        context.Process(target=target, args=(rank, world, str(folder), *arguments))
-        for rank in range(world)
+        context.Process(target=target, args=(rank, world_size, str(folder), *arguments))
+        for rank in range(world_size)
     ]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     if any(process.exitcode for process in processes):
-        raise RuntimeError(f"{target.__name__} on {world} workers failed; see above")
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
+        raise RuntimeError(f"{target.__name__} on {world_size} workers failed; see above")
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world_size)]
 
 
 def median(rounds: list[dict[str, Any]]) -> tuple[Workload, Network, dict[int, float]]:
@@ -180,7 +182,10 @@ def median(rounds: list[dict[str, Any]]) -> tuple[Workload, Network, dict[int, f
     return (
         work,
         network,
-        {world: statistics.median(one["steps"][world] for one in rounds) for world in LOCAL},
+        {
+            world_size: statistics.median(one["steps"][world_size] for one in rounds)
+            for world_size in LOCAL
+        },
     )
 
 
@@ -199,21 +204,25 @@ def compare(
     )
     check = Table(*columns, title=f"steps a second, DDP on {network.cores} shared cores")
     figures = []
-    for world in LOCAL:
-        found = predict(work, network, "ddp", world)
-        error = measured[world] / found.seconds - 1
+    for world_size in LOCAL:
+        found = predict(work, network, "ddp", world_size)
+        error = measured[world_size] / found.seconds - 1
         parts = (
             f"{1e3 * part:.1f}" for part in (found.compute, found.straggling, found.communication)
         )
         check.add_row(
-            str(world),
+            str(world_size),
             *parts,
             f"{1 / found.seconds:.2f}",
-            f"{1 / measured[world]:.2f}",
+            f"{1 / measured[world_size]:.2f}",
             f"{-error:+.1%}",
         )
         figures.append(
-            {"workers": world, "predicted": 1 / found.seconds, "measured": 1 / measured[world]}
+            {
+                "workers": world_size,
+                "predicted": 1 / found.seconds,
+                "measured": 1 / measured[world_size],
+            }
         )
     return check, figures
 
@@ -252,28 +261,28 @@ def table(config: Config, work: Workload, network: Network) -> Table:
     return grid
 
 
-def _join(rank: int, world: int, folder: str) -> None:
+def _join(rank: int, world_size: int, folder: str) -> None:
     torch.set_num_threads(1)
-    if world > 1:
+    if world_size > 1:
         dist.init_process_group(
-            "gloo", f"file://{folder}/group", timedelta(seconds=120), world, rank
+            "gloo", f"file://{folder}/group", timedelta(seconds=120), world_size, rank
         )
 
 
-def _train(rank: int, world: int, folder: str, tree: dict[str, Any], steps: int) -> None:
+def _train(rank: int, world_size: int, folder: str, tree: dict[str, Any], steps: int) -> None:
     """Take steps as one worker and write down how long each took,
     from the end of the one before."""
-    _join(rank, world, folder)
+    _join(rank, world_size, folder)
     count = steps + WARM
-    engine = "ddp" if world > 1 else "plain"
+    engine = "ddp" if world_size > 1 else "plain"
     train = {
         **tree["train"],
-        "global_batch": IMAGES * world,
-        "workers": world,
+        "global_batch": IMAGES * world_size,
+        "workers": world_size,
         "steps": count,
         "engine": engine,
     }
-    own = start(parse({**tree, "output": f"{folder}/run", "train": train}), rank, world)
+    own = start(parse({**tree, "output": f"{folder}/run", "train": train}), rank, world_size)
     ends: list[tuple[float, float]] = []
     real = worker.optimizer_step
 
@@ -294,13 +303,13 @@ def _train(rank: int, world: int, folder: str, tree: dict[str, Any], steps: int)
     }
     Path(folder, f"{rank}.json").write_text(json.dumps(facts))
     own.close()
-    if world > 1:
+    if world_size > 1:
         dist.destroy_process_group()
 
 
-def _all_reduce(rank: int, world: int, folder: str, _: dict[str, Any], steps: int) -> None:
+def _all_reduce(rank: int, world_size: int, folder: str, _: dict[str, Any], steps: int) -> None:
     """Time a small and a large all-reduce: the median of several."""
-    _join(rank, world, folder)
+    _join(rank, world_size, folder)
     found = []
     for size in (SMALL, LARGE):
         values, times = torch.ones(size), []

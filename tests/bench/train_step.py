@@ -84,7 +84,9 @@ def _shapes(run: Run) -> list[tuple[int, ...]]:
     """Return the shape of each step's latents."""
     run.close()
     latents = run.dataset.manifest.columns["latents"].arrays["latents"]
-    return [latents.shape_in(run.ledger.at(step).bucket)[1:] for step in range(run.total_steps)]
+    return [
+        latents.shape_in(run.batch_sampler.at(step).bucket)[1:] for step in range(run.total_steps)
+    ]
 
 
 def _bare(shapes: list[tuple[int, ...]]) -> float:

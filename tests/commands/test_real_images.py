@@ -90,7 +90,7 @@ def write_config(folder: Path, photographs: Path, models: Path) -> str:
             "encode": {"batch": 16},
         },
         "train": {"steps": 6, "global_batch": 4, "learning_rate": 1e-3, "checkpoint_every": 3},
-        "sample": {"steps": 2, "max_prompts": 3, "guidance": 2.0},
+        "sample": {"steps": 2, "max_prompts": 3, "guidance_scale": 2.0},
         "evaluate": {
             "clip": str(CLIP),
             "timesteps": 1,

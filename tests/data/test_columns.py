@@ -18,7 +18,7 @@ from raytrain.config.file import parse
 from raytrain.data import columns
 from raytrain.data.image.opening import Opened
 from raytrain.data.image.transform import Placement, Transform
-from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset, check_dataset
 from raytrain.data.pipeline.encode import LAYERS
@@ -126,7 +126,9 @@ def test_token_ids_are_the_tokenizers_and_no_text_encoder_is_loaded(
     seen = set()
     for bucket, count in dataset.counts().items():
         batch = (
-            Loader(dataset, Ledger({bucket: count}, batch=count, seed=0, epochs=1)).step(0).batch
+            Loader(dataset, BatchSampler({bucket: count}, batch=count, seed=0, epochs=1))
+            .step(0)
+            .batch
         )
         captions = {
             row["id"].hex(): row["captions"][0]
@@ -193,11 +195,11 @@ def test_text_and_ids_of_a_row_are_of_the_same_caption_also_where_it_is_dropped(
     config = reading(parse(settings), "latents", "text", "tokens")
     prepare(config)
     dataset, encoders = Dataset(config.dataset), Encoders(config.model, CPU, torch.float32)
-    ledger = Ledger(dataset.counts(), batch=6, seed=3, epochs=4)
-    loader = Loader(dataset, ledger, caption_dropout=0.3)
+    batch_sampler = BatchSampler(dataset.counts(), batch=6, seed=3, epochs=4)
+    loader = Loader(dataset, batch_sampler, caption_dropout=0.3)
     empty = dataset.empties(["tokens"])["tokenizer"].astype(np.int64)
     met: dict[str, set[bytes]] = {}
-    for number in range(ledger.total_steps):
+    for number in range(batch_sampler.total_steps):
         batch = loader.step(number).batch
         with torch.no_grad():
             found = encoders.family.encode_text(encoders.text, batch.columns, config.model)

@@ -15,7 +15,7 @@ from raytrain.config import Config
 from raytrain.data.buckets import fits
 from raytrain.data.image.render import pixels
 from raytrain.data.image.transform import transforms
-from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
@@ -97,8 +97,8 @@ def test_cuts_are_where_their_numbers_say_and_the_loader_tells_them(
     seen: dict[str, list[bytes]] = {}
     for seed in (0, 0, 1):
         order = []
-        loader = Loader(dataset, Ledger(dataset.counts(), batch=3, seed=seed, epochs=12))
-        for step in range(loader.ledger.total_steps):
+        loader = Loader(dataset, BatchSampler(dataset.counts(), batch=3, seed=seed, epochs=12))
+        for step in range(loader.batch_sampler.total_steps):
             batch = loader.step(step).batch
             for identity, latents, size in zip(
                 batch.ids,
@@ -124,7 +124,7 @@ def test_the_turned_image_is_encoded_upright(source: Path, make_config: Make) ->
     row = rows(config)["turned.png"]
     assert same(row["latents"][0], Direct(config).latents(cut))
     batch = (
-        Loader(Dataset(config.dataset), Ledger({"64x64": 3}, batch=3, seed=0, epochs=1))
+        Loader(Dataset(config.dataset), BatchSampler({"64x64": 3}, batch=3, seed=0, epochs=1))
         .step(0)
         .batch
     )

@@ -15,7 +15,7 @@ from PIL import Image
 
 from raytrain.config import Config
 from raytrain.config.file import parse
-from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset
 from raytrain.data.pipeline.report import show
@@ -76,13 +76,13 @@ def test_visits_read_all_versions_alike_often_and_each_the_same_again(
         for row in rows(config).values()
     }
     loaders = [
-        Loader(dataset, Ledger(dataset.counts(), batch=3, seed=seed, epochs=epochs))
+        Loader(dataset, BatchSampler(dataset.counts(), batch=3, seed=seed, epochs=epochs))
         for seed in (1, 1, 2)
     ]
     chosen: list[dict[tuple[str, int], int]] = []
     for loader in loaders:
         own: dict[tuple[str, int], int] = {}
-        for number in range(loader.ledger.total_steps):
+        for number in range(loader.batch_sampler.total_steps):
             batch = loader.step(number).batch
             for identity, occurrence, text in zip(
                 batch.ids, batch.occurrences, batch.columns["text"].numpy(), strict=True

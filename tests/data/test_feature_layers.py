@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from raytrain.config import Config
-from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
@@ -170,7 +170,9 @@ def test_the_masked_loss_by_hand(config: Callable[..., Config]) -> None:
     settings = config()
     prepare(settings)
     dataset = Dataset(settings.dataset)
-    batch = Loader(dataset, Ledger(dataset.counts(), batch=2, seed=0, epochs=1)).step(0).batch
+    batch = (
+        Loader(dataset, BatchSampler(dataset.counts(), batch=2, seed=0, epochs=1)).step(0).batch
+    )
     assert 0 < int((batch.columns["mask"] == 255).sum()) < batch.columns["mask"].numel()
     model = build(settings, torch.device("cpu"))
     draws = model.draw(batch)

@@ -14,7 +14,7 @@ import torch
 
 from raytrain import rng
 from raytrain.config import Config
-from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.loader import Batch, Loader
 from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
@@ -42,14 +42,16 @@ def rows(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def batches(
-    config: Config, epochs: int, size: int, world: int = 1, repeats: int = 1
+    config: Config, epochs: int, size: int, world_size: int = 1, repeats: int = 1
 ) -> Iterator[tuple[str, Batch]]:
     """Yield every batch of every worker of a run, and its bucket."""
     dataset = Dataset(config.dataset)
-    ledger = Ledger(dataset.counts(), batch=size, seed=3, epochs=epochs, repeats=repeats)
-    for rank in range(world):
-        loader = Loader(dataset, ledger, rank=rank, world=world)
-        for number in range(ledger.total_steps):
+    batch_sampler = BatchSampler(
+        dataset.counts(), batch=size, seed=3, epochs=epochs, repeats=repeats
+    )
+    for rank in range(world_size):
+        loader = Loader(dataset, batch_sampler, rank=rank, world_size=world_size)
+        for number in range(batch_sampler.total_steps):
             step = loader.step(number)
             yield step.bucket, step.batch
 
@@ -149,10 +151,10 @@ def test_epochs_are_exact_on_any_number_of_workers_and_no_occurrence_has_the_noi
     }
     objective = Objective.of(repeated, torch.device("cpu"))
     drawn: list[dict[tuple[str, int], np.ndarray]] = []
-    for world in (1, 2, 3):
+    for world_size in (1, 2, 3):
         seen: Counter[tuple[str, int]] = Counter()
         noise: dict[tuple[str, int], np.ndarray] = {}
-        for _, batch in batches(repeated, epochs, 6, world, repeats):
+        for _, batch in batches(repeated, epochs, 6, world_size, repeats):
             draws = rng.draw(objective.draws(batch), objective.seed, batch)
             for place, key in enumerate(zip(batch.ids, batch.occurrences, strict=True)):
                 if batch.weights[place] > 0:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from raytrain.batch import Columns
-from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.loader import Batch, Loader, Step, prefetch
 from raytrain.data.loading.read import Dataset
 from raytrain.data.store import schema
@@ -45,7 +45,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def loader(dataset: Dataset, **settings: int) -> Loader:
     return Loader(
         dataset,
-        Ledger(dataset.counts(), batch=8, seed=1, epochs=2),
+        BatchSampler(dataset.counts(), batch=8, seed=1, epochs=2),
         caption_dropout=0.3,
         **settings,
     )
@@ -69,9 +69,9 @@ def same(one: Batch, two: Batch) -> bool:
 def test_batches_made_ahead_are_those_made_in_turn_also_when_all_are_held(
     dataset: Dataset,
 ) -> None:
-    numbers = range(loader(dataset).ledger.total_steps)
-    held = list(prefetch(loader(dataset, rank=1, world=3).step, numbers))
-    alone = loader(dataset, rank=1, world=3)
+    numbers = range(loader(dataset).batch_sampler.total_steps)
+    held = list(prefetch(loader(dataset, rank=1, world_size=3).step, numbers))
+    alone = loader(dataset, rank=1, world_size=3)
     assert [step.number for step in held] == list(numbers)
     for step in held:
         again = alone.step(step.number)
@@ -100,10 +100,10 @@ def test_rows_are_read_from_their_places(dataset: Dataset) -> None:
 
 
 def test_padding_weighs_nothing(dataset: Dataset) -> None:
-    ledger = Ledger(dataset.counts(), batch=8, seed=1, epochs=1)
+    batch_sampler = BatchSampler(dataset.counts(), batch=8, seed=1, epochs=1)
     steps = [
-        Loader(dataset, ledger, rank=2, world=3).step(number)
-        for number in range(ledger.total_steps)
+        Loader(dataset, batch_sampler, rank=2, world_size=3).step(number)
+        for number in range(batch_sampler.total_steps)
     ]
     assert any(not step.live.all() for step in steps)
     for step in steps:
@@ -132,7 +132,7 @@ def test_every_tensor_goes_to_the_device(dataset: Dataset) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_pinned_batches_arrive_on_the_gpu(dataset: Dataset) -> None:
     steps = loader(dataset)
-    for number in range(steps.ledger.total_steps):
+    for number in range(steps.batch_sampler.total_steps):
         batch = steps.step(number).batch
         pinned = batch.pin()
         assert all(tensor.is_pinned() for tensor in tensors(pinned).values())

@@ -122,7 +122,7 @@ def test_learning_rate_schedules() -> None:
     def curve(schedule: str, warmup: int | str = 2, **options: float) -> list[float]:
         settings: dict[str, Any] = {
             "learning_rate": 1.0,
-            "schedule": schedule,
+            "lr_schedule": schedule,
             "warmup": warmup,
             **options,
         }
@@ -135,10 +135,12 @@ def test_learning_rate_schedules() -> None:
     )
     assert curve("cosine", warmup="20 %") == curve("cosine")
     assert curve("polynomial") == pytest.approx([0.5, 1, 1, 0.5**2, 0.125**2])
-    assert curve("polynomial", schedule_power=3.0) == pytest.approx([0.5, 1, 1, 0.5**3, 0.125**3])
+    assert curve("polynomial", lr_schedule_power=3.0) == pytest.approx(
+        [0.5, 1, 1, 0.5**3, 0.125**3]
+    )
     last = 0.5 * (1 + math.cos(math.pi * 3 / 4))
     assert curve("cosine_restarts") == pytest.approx([0.5, 1, 1, 1, last])
-    assert curve("cosine_restarts", schedule_cycles=4)[2:4] == [1, 1]
+    assert curve("cosine_restarts", lr_schedule_cycles=4)[2:4] == [1, 1]
 
 
 def test_moving_average_warms_up() -> None:

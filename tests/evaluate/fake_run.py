@@ -159,7 +159,7 @@ def _leaderboard(output: Path, rng: random.Random) -> None:
                 "parameters": {
                     "train.learning_rate": rate,
                     "method.rank": rank,
-                    "train.schedule": schedule,
+                    "train.lr_schedule": schedule,
                 },
                 "steps": 120 if state == "stopped" else 600,
                 "seconds": 70.4,

@@ -19,7 +19,7 @@ from raytrain import checkpoint, families, model, plugins, sample
 from raytrain.batch import Batch, Columns
 from raytrain.config import Config
 from raytrain.config.file import parse
-from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
@@ -59,7 +59,12 @@ def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Make:
             "output": str(tmp_path / name),
             "method": {"name": "controlnet", **tables.pop("method", {})},
             "data": {**data, **tables.pop("data", {})},
-            "sample": {"steps": 1, "max_prompts": 2, "guidance": 2.0, **tables.pop("sample", {})},
+            "sample": {
+                "steps": 1,
+                "max_prompts": 2,
+                "guidance_scale": 2.0,
+                **tables.pop("sample", {}),
+            },
             "evaluate": {"scorers": ["held_out_loss"], "timesteps": 1, "max_held_out": 4},
             "log": {"tensorboard": False},
             "train": {**train, **tables.pop("train", {})},
@@ -86,7 +91,7 @@ def begin(config: Config) -> tuple[Model, Batch, Columns]:
     made = model.build(config, CPU)
     dataset = Dataset(config.dataset)
     loader = Loader(
-        dataset, Ledger(dataset.counts(), batch=4, seed=0, steps=1), columns=made.columns
+        dataset, BatchSampler(dataset.counts(), batch=4, seed=0, steps=1), columns=made.columns
     )
     batch = loader.step(0).batch
     assert batch.columns["control"].dtype == torch.uint8

@@ -12,7 +12,7 @@ from raytrain.config.file import parse
 from raytrain.log import read_metrics
 from raytrain.toy import SD15
 from raytrain.toy.draw import TRAINING_SIZES, draw_folder
-from raytrain.train.record import trail
+from raytrain.train.record import sample_log
 
 
 def images(folder: Path, size: int, seed: int) -> None:
@@ -46,7 +46,7 @@ class Difference:
     """What a run that was disturbed differs in from one that was not."""
 
     equal_ids: bool
-    """The same rows at the same steps, as the workers' trails have it."""
+    """The same rows at the same steps, as the workers' logs have it."""
     loss: float
     """The largest difference of a step's loss; infinite where steps are missing."""
 
@@ -59,8 +59,8 @@ def difference(run: Config, undisturbed: Config) -> Difference:
     )
     same_steps = [step for step, _ in own] == [step for step, _ in other]
     steps = len(other)
-    trails = [trail.read(one.output, steps) for one in (run, undisturbed)]
-    ids = [None if one is None else one.select(["step", "id", "occurrence"]) for one in trails]
+    logs = [sample_log.read(one.output, steps) for one in (run, undisturbed)]
+    ids = [None if one is None else one.select(["step", "id", "occurrence"]) for one in logs]
     return Difference(
         equal_ids=ids[0] is not None and ids[0] == ids[1],
         loss=max(abs(a - b) for (_, a), (_, b) in zip(own, other, strict=True))

@@ -59,7 +59,7 @@ def config(output: Path, seed: int, steps: int) -> Config:
                 "steps": steps,
                 "global_batch": 8,
                 "learning_rate": 3e-3,
-                "schedule": "cosine",
+                "lr_schedule": "cosine",
                 "warmup": 10,
                 "score_every": steps,
                 "held_out_every": steps,
@@ -67,7 +67,7 @@ def config(output: Path, seed: int, steps: int) -> Config:
             },
             "sample": {
                 "steps": 20,
-                "guidance": 4.0,
+                "guidance_scale": 4.0,
                 "max_prompts": PROMPTS,
                 "batch": 8,
                 "seed": 1000 * seed,

@@ -52,7 +52,7 @@ batch = 16
 steps = {steps}
 global_batch = 16
 learning_rate = 1e-3
-schedule = "cosine"
+lr_schedule = "cosine"
 warmup = 20
 workers = 2
 engine = "ddp"
@@ -63,7 +63,7 @@ checkpoint_every = 200
 width = 64
 height = 64
 steps = 16
-guidance = 3.0
+guidance_scale = 3.0
 max_prompts = 16
 batch = 16
 

@@ -43,7 +43,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "width": 64,
             "height": 64,
             "steps": 12,
-            "guidance": 4.0,
+            "guidance_scale": 4.0,
             "max_prompts": 24,
             "batch": 24,
         },
@@ -57,7 +57,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "global_batch": 8,
             "learning_rate": 5e-3,
             "warmup": 10,
-            "schedule": "cosine",
+            "lr_schedule": "cosine",
         },
         "log": {"tensorboard": False},
     }

@@ -21,7 +21,7 @@ from raytrain.train import worker
 
 def train(
     config: Config | Sequence[Config],
-    world: int,
+    world_size: int,
     folder: Path,
     *,
     until: int | None = None,
@@ -47,8 +47,10 @@ def train(
     store = folder / f"group-{len(list(folder.glob('group-*')))}"
     trees = [each.values() for each in ([config] if isinstance(config, Config) else config)]
     processes = [
-        context.Process(target=_train, args=(trees, rank, world, str(store), until, before, fails))
-        for rank in range(world)
+        context.Process(
+            target=_train, args=(trees, rank, world_size, str(store), until, before, fails)
+        )
+        for rank in range(world_size)
     ]
     for process in processes:
         process.start()
@@ -65,7 +67,7 @@ class _Ended(Exception):  # noqa: N818
 def _train(
     trees: list[dict[str, Any]],
     rank: int,
-    world: int,
+    world_size: int,
     store: str,
     until: int | None,
     before: Callable[[], None] | None,
@@ -75,10 +77,12 @@ def _train(
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world),
+        "WORLD_SIZE": str(world_size),
     }  # what DeepSpeed asks for
-    if world > 1:
-        dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=120), world, rank)
+    if world_size > 1:
+        dist.init_process_group(
+            "gloo", f"file://{store}", timedelta(seconds=120), world_size, rank
+        )
     if before is not None:
         before()
     real = worker.optimizer_step
@@ -94,12 +98,12 @@ def _train(
     )
     for tree in trees:
         try:
-            worker.train(parse(tree), rank=rank, world=world)
+            worker.train(parse(tree), rank=rank, world_size=world_size)
         except ends as error:
             ended = str(error)
         else:
             ended = None
         assert (ended is not None) == bool(ends), ended
         assert fails is None or fails in str(ended), ended
-    if world > 1:
+    if world_size > 1:
         dist.destroy_process_group()

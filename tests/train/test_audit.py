@@ -15,12 +15,12 @@ import pytest
 from raytrain import checkpoint, provenance, storage
 from raytrain.checkpoint import Checkpoint
 from raytrain.config import Config
-from raytrain.data.loading.ledger import Ledger, LedgerBatch
+from raytrain.data.loading.batch_sampler import BatchSampler, GlobalBatch
 from raytrain.data.loading.read import Dataset
 from raytrain.errors import UserError
 from raytrain.train import worker
 from raytrain.train.record.audit import audit, config_of
-from raytrain.train.run import ledger_of
+from raytrain.train.run import batch_sampler_of
 
 
 def at_step(config: Config, step: int, **changed: Any) -> None:
@@ -47,30 +47,30 @@ def config(run_config: Callable[..., Config]) -> Config:
 def test_a_run_that_kept_its_promises(config: Config) -> None:
     dataset = Dataset.of(config)
     entries = sum(dataset.counts().values())
-    ledger = ledger_of(config, dataset.counts())
-    at_step(config, ledger.total_steps // 2)
+    batch_sampler = batch_sampler_of(config, dataset.counts())
+    at_step(config, batch_sampler.total_steps // 2)
     half = audit(config)
     assert half.broken == ()
     assert half.epochs[0].shown == 2 * entries
     assert 0 < sum(one.shown for one in half.epochs) < 6 * entries
-    at_step(config, ledger.total_steps)
+    at_step(config, batch_sampler.total_steps)
     found = audit(config_of(config.output))
     assert found.broken == ()
     whole = (2 * entries, 2 * entries, entries, 0)
     assert [(one.planned, one.shown, one.rows, one.wrong) for one in found.epochs] == [whole] * 3
 
 
-def test_a_trail_is_compared_with_the_plan(run_config: Callable[..., Config]) -> None:
+def test_a_sample_log_is_compared_with_the_plan(run_config: Callable[..., Config]) -> None:
     config = run_config()
     worker.train(config)
     found = audit(config)
     assert found.broken == ()
     assert found.ranks == {0: 6 * 4}
-    [*_, last] = sorted(Path(config.output, "trail").iterdir())
+    [*_, last] = sorted(Path(config.output, "sample_log").iterdir())
     table = pq.read_table(last)
     pq.write_table(table.slice(1), last)
     assert audit(config).broken == (
-        "step 5: by their trail the workers have trained on 3 rows, not on the 4 that were "
+        "step 5: by their sample logs the workers have trained on 3 rows, not on the 4 that were "
         "planned, or on others",
     )
     others = pa.array([7] * len(table), pa.uint64())
@@ -81,15 +81,15 @@ def test_a_trail_is_compared_with_the_plan(run_config: Callable[..., Config]) ->
 
 
 def test_rows_shown_too_often_or_never(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Ledger.at
+    real = BatchSampler.at
 
-    def wrong(self: Ledger, step: int) -> LedgerBatch:
+    def wrong(self: BatchSampler, step: int) -> GlobalBatch:
         batch = real(self, step)
         rows = np.full_like(batch.rows, batch.rows[0]) if step == 1 else batch.rows
-        return LedgerBatch(batch.step, batch.epoch, batch.bucket, rows, batch.occurrences)
+        return GlobalBatch(batch.step, batch.epoch, batch.bucket, rows, batch.occurrences)
 
-    at_step(config, ledger_of(config, Dataset.of(config).counts()).total_steps)
-    monkeypatch.setattr(Ledger, "at", wrong)
+    at_step(config, batch_sampler_of(config, Dataset.of(config).counts()).total_steps)
+    monkeypatch.setattr(BatchSampler, "at", wrong)
     found = audit(config)
     assert found.epochs[0].wrong > 1
     assert found.broken[0].startswith("epoch 1: ")

@@ -23,7 +23,7 @@ FAMILIES = plugins.names("families")
 def live(config: Config) -> tuple[Model, Any, Any, tuple[int, int]]:
     """Return a run's model and a batch of one row with its draws, and the size of its bucket."""
     started = run.start(config, 0, 1)
-    step = Loader(started.dataset, started.ledger, columns=started.model.columns).step(0)
+    step = Loader(started.dataset, started.batch_sampler, columns=started.model.columns).step(0)
     started.close()
     batch = step.batch.split(1)[0]
     return started.model, batch, started.model.draw(batch), bucket_size(step.bucket)

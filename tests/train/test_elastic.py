@@ -10,7 +10,7 @@ import pytest
 
 from raytrain.config import Config
 from raytrain.train import worker
-from raytrain.train.record import trail
+from raytrain.train.record import sample_log
 from raytrain.train.record.audit import audit
 from tests.conftest import losses
 from tests.train import group
@@ -41,7 +41,7 @@ def test_four_workers_then_three_then_four(
     assert found.broken == ()
     assert found.ranks is not None
     assert sorted(found.ranks) == [0, 1, 2, 3]
-    first, second = (trail.read(config.output, found.steps) for config in (one, several))
+    first, second = (sample_log.read(config.output, found.steps) for config in (one, several))
     assert first is not None
     assert second is not None
     assert first.select(["step", "id", "occurrence"]) == second.select(

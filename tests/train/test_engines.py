@@ -47,10 +47,10 @@ TRAIN = {
 
 def train_all(configs: Sequence[Config], folder: Path, until: int | None = None) -> None:
     """Train each config with the number of workers its engine is for."""
-    for world in (1, 2):
+    for world_size in (1, 2):
         group.train(
-            [config for config in configs if config.train.workers == world],
-            world,
+            [config for config in configs if config.train.workers == world_size],
+            world_size,
             folder,
             until=until,
         )

@@ -70,8 +70,10 @@ def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callable[[st
 def test_all_follow_one_loss_curve(make: Callable[[str, str], Config], tmp_path: Path) -> None:
     pairs = {(method, engine) for method in METHODS for engine in ENGINES} - REFUSED.keys()
     runs = {(method, engine): make(method, engine) for method, engine in sorted(pairs)}
-    for world in (1, 2):
-        group.train([run for run in runs.values() if run.train.workers == world], world, tmp_path)
+    for world_size in (1, 2):
+        group.train(
+            [run for run in runs.values() if run.train.workers == world_size], world_size, tmp_path
+        )
     for (method, engine), run in runs.items():
         expected = losses(runs[method, "plain"])
         assert len(set(expected)) == 4

@@ -14,7 +14,7 @@ import pytest
 
 from raytrain.config import Config
 from raytrain.config.period import Every, parse
-from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.log import read_metrics
 from raytrain.train import worker
 from raytrain.train.hooks.clock import Clock
@@ -29,7 +29,7 @@ class At:
 
     step: int
     total_steps: int = 10
-    ledger: Any = None
+    batch_sampler: Any = None
     minutes: tuple[float, float] = (0.0, 0.0)
 
 
@@ -45,14 +45,14 @@ def test_steps() -> None:
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 @pytest.mark.parametrize("batch", [4, 7, 50])
-def test_epochs_end_with_the_last_step_that_the_ledger_counts_to_them(
+def test_epochs_end_with_the_last_step_that_the_batch_sampler_counts_to_them(
     every: int, batch: int
 ) -> None:
-    ledger = Ledger({"a": 17, "b": 5, "c": 1}, batch=batch, seed=0, epochs=8)
-    turns = [ledger.at(step).epoch // every for step in range(ledger.total_steps)]
-    ends = [step for step in range(1, ledger.total_steps) if turns[step] > turns[step - 1]]
-    total = ledger.total_steps
-    assert [s for s in range(total) if due(f"{every} epochs", At(s, total, ledger))] == ends
+    batch_sampler = BatchSampler({"a": 17, "b": 5, "c": 1}, batch=batch, seed=0, epochs=8)
+    turns = [batch_sampler.at(step).epoch // every for step in range(batch_sampler.total_steps)]
+    ends = [step for step in range(1, batch_sampler.total_steps) if turns[step] > turns[step - 1]]
+    total = batch_sampler.total_steps
+    assert [s for s in range(total) if due(f"{every} epochs", At(s, total, batch_sampler))] == ends
 
 
 def test_minutes() -> None:

@@ -143,7 +143,7 @@ def test_a_worker_the_kernel_ends_for_memory_begins_anew_with_less(
         f"{told} 2 images at a time (from now on 1; a step is still 4 images); it starts anew"
         in notices(config)
     )
-    assert out_of_memory.micro_batch(config, world=1) == 1
+    assert out_of_memory.micro_batch(config, world_size=1) == 1
     counts.unlink()  # another system
     assert out_of_memory.kernel_kills() == 0
 

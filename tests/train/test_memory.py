@@ -32,7 +32,7 @@ def config(method: str = "full", **train: object) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("method", "world", "gib", "expected"),
+    ("method", "world_size", "gib", "expected"),
     [
         ("lora", 1, 24, ("plain", "none")),
         ("lora", 8, 24, ("ddp", "none")),
@@ -44,10 +44,10 @@ def config(method: str = "full", **train: object) -> Config:
     ],
 )
 def test_the_lowest_that_fits(
-    method: str, world: int, gib: int, expected: tuple[str, str]
+    method: str, world_size: int, gib: int, expected: tuple[str, str]
 ) -> None:
     sizes = ADAPTER if method == "lora" else SDXL
-    choice = choose(config(method), sizes, world, 1, gib * GIB)
+    choice = choose(config(method), sizes, world_size, 1, gib * GIB)
     assert choice[:2] == expected, str(choice)
     assert choice.planned <= gib * GIB
 
@@ -83,7 +83,9 @@ def test_what_was_asked_for_is_taken() -> None:
 
 def test_more_workers_never_need_more() -> None:
     for engine in ("ddp", "zero1", "zero2", "zero3"):
-        needs = [estimate(config(), engine, "none", SDXL, world, 1) for world in (1, 2, 4, 8)]
+        needs = [
+            estimate(config(), engine, "none", SDXL, world_size, 1) for world_size in (1, 2, 4, 8)
+        ]
         assert needs == sorted(needs, reverse=True), engine
 
 

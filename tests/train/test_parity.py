@@ -19,7 +19,7 @@ from raytrain.config import Config
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset
 from raytrain.model import build, public_name
-from raytrain.train.run import ledger_of
+from raytrain.train.run import batch_sampler_of
 from tests.families import plain, references
 
 TOLERANCE = 1e-5
@@ -40,7 +40,7 @@ def ours(config: Config) -> tuple[Batch, Columns, dict[str, Tensor], Step]:
     }
     model.load(start)
     dataset = Dataset(config.dataset)
-    batch = Loader(dataset, ledger_of(config, dataset.counts())).step(0).batch
+    batch = Loader(dataset, batch_sampler_of(config, dataset.counts())).step(0).batch
     draws = model.draw(batch)
     loss = model(batch, draws).mean()
     loss.backward()

@@ -18,7 +18,7 @@ from raytrain.errors import UserError
 from raytrain.export.run import export
 from raytrain.model import build
 from raytrain.train import cost, worker
-from raytrain.train.run import ledger_of
+from raytrain.train.run import batch_sampler_of
 from tests.conftest import losses
 from tests.train.test_resume import check_resume
 
@@ -47,7 +47,7 @@ def one_step(config: Config) -> tuple[float, list[torch.Tensor], torch.nn.Module
         {n: torch.randn(v.shape, generator=generator) * 0.1 for n, v in model.state().items()}
     )
     dataset = Dataset(config.dataset)
-    batch = Loader(dataset, ledger_of(config, dataset.counts())).step(0).batch
+    batch = Loader(dataset, batch_sampler_of(config, dataset.counts())).step(0).batch
     loss = model(batch, model.draw(batch)).mean()
     loss.backward()
     return loss.item(), [p.grad for p in model.learning().values() if p.grad is not None], model

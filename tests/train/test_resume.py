@@ -62,7 +62,7 @@ def check_resume(whole: Config, broken: Config, monkeypatch: pytest.MonkeyPatch)
     "train",
     [
         {},
-        {"optimizer": "adamw8bit", "ema": 0.9, "schedule": "cosine", "warmup": 2},
+        {"optimizer": "adamw8bit", "ema": 0.9, "lr_schedule": "cosine", "warmup": 2},
         {"optimizer": "paged_adamw8bit", "memory_format": "channels_last"},
         {"precision": "bf16", "gradient_checkpointing": True, "micro_batch": 2},
     ],
@@ -89,11 +89,11 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(run_config: Callable[..., Co
     worker.train(config)
     folder = checkpoint.find(config.output) or ""
     state = checkpoint.read_state(folder)
-    for key in ("weights", "rounding"):
+    for key in ("param_dtype", "rounding"):
         del state["config"]["train"][key]
     checkpoint.check_same_run(state, config, state["dataset"], folder)
-    coarse = run_config(train={"precision": "bf16", "weights": "bf16"})
-    with pytest.raises(UserError, match=r"train\.weights: 'fp32' -> 'bf16'"):
+    coarse = run_config(train={"precision": "bf16", "param_dtype": "bf16"})
+    with pytest.raises(UserError, match=r"train\.param_dtype: 'fp32' -> 'bf16'"):
         checkpoint.check_same_run(state, coarse, state["dataset"], folder)
 
 
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(run_config: Callable[..., Co
 def test_bf16_weights_resume_bit_for_bit(
     run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, rounding: str
 ) -> None:
-    train = {"precision": "bf16", "weights": "bf16", "rounding": rounding}
+    train = {"precision": "bf16", "param_dtype": "bf16", "rounding": rounding}
     whole, broken = (run_config(name=name, train=train) for name in ("whole", "broken"))
     check_resume(whole, broken, monkeypatch)
     first = checkpoint.load(checkpoint.find(whole.output) or "")

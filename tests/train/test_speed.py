@@ -108,7 +108,7 @@ def test_compiled_blocks_compute_the_same_under_the_same_names(
 
     def gradients(config: Config) -> dict[str, torch.Tensor]:
         run = start(config, 0, 1)
-        batch = Loader(run.dataset, run.ledger).step(0).batch
+        batch = Loader(run.dataset, run.batch_sampler).step(0).batch
         run.engine.model(batch, run.model.draw(batch)).sum().backward()
         run.close()
         return {name: w.grad for name, w in run.model.named_parameters() if w.grad is not None}

@@ -29,7 +29,7 @@ def train_by_ray(tree: dict[str, Any]) -> None:
     import ray.train
 
     context = ray.train.get_context()
-    worker.train(parse(tree), rank=context.get_world_rank(), world=context.get_world_size())
+    worker.train(parse(tree), rank=context.get_world_rank(), world_size=context.get_world_size())
 
 
 def test_one_and_two_workers_agree(ray: None, run_config: Callable[..., Config]) -> None:

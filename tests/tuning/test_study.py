@@ -82,7 +82,7 @@ def test_a_killed_trial_does_not_count_and_its_parameters_run_again(tmp_path: Pa
         ("tune.space", {"method.rank": {"choice": [2, 4, 8]}}, "tune.space"),
         ("tune.objective", {"clip_text": 1.0}, "tune.objective"),
         ("train.steps", 80, "train.steps: 40 then, 80 now"),
-        ("sample.guidance", 1.0, "sample.guidance"),
+        ("sample.guidance_scale", 1.0, "sample.guidance_scale"),
         ("model.path", "elsewhere", "model.path"),
     ],
 )

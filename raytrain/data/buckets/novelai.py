@@ -8,7 +8,7 @@ ratios by difference, in which portraits are distinguished less finely than land
 landscapes can be too extreme; here both are treated alike.
 
 What its manager also does, dealing batches to ranks and putting the rows that fill no batch into
-the base bucket, is the ledger's business: every row is dealt there exactly once, in its own
+the base bucket, is up to the batch sampler: every row is dealt there exactly once, in its own
 bucket.
 """
 

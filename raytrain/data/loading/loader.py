@@ -1,4 +1,4 @@
-"""From ledger and dataset to one worker's batches, built ahead of the step by a thread."""
+"""From batch sampler and dataset to one worker's batches, built ahead of the step by a thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from raytrain import rng
 from raytrain.batch import Batch, Columns
-from raytrain.data.loading.ledger import Ledger, share
+from raytrain.data.loading.batch_sampler import BatchSampler, share
 from raytrain.data.loading.read import Dataset, Rows
 
 Made = TypeVar("Made")
@@ -44,16 +44,16 @@ class Loader:
     def __init__(
         self,
         dataset: Dataset,
-        ledger: Ledger,
+        batch_sampler: BatchSampler,
         *,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         caption_dropout: float = 0.0,
         columns: Collection[str] | None = None,
     ) -> None:
-        self.dataset, self.ledger = dataset, ledger
+        self.dataset, self.batch_sampler = dataset, batch_sampler
         self.columns = tuple(dataset.manifest.columns if columns is None else columns)
-        self.rank, self.world, self.caption_dropout = rank, world, caption_dropout
+        self.rank, self.world_size, self.caption_dropout = rank, world_size, caption_dropout
         self._empty: dict[str, Tensor] = {}
         if caption_dropout:
             self._empty = {
@@ -63,8 +63,8 @@ class Loader:
 
     def step(self, number: int) -> Step:
         """Build one step's work."""
-        plan = self.ledger.at(number)
-        positions = share(len(plan.rows), self.rank, self.world, self.ledger.batch)
+        plan = self.batch_sampler.at(number)
+        positions = share(len(plan.rows), self.rank, self.world_size, self.batch_sampler.batch)
         live = positions >= 0
         filled = np.where(live, positions, 0)  # padding repeats a row of the batch with weight 0
         numbers = plan.rows[filled]
@@ -76,7 +76,7 @@ class Loader:
             """Choose a version of each row for this occurrence."""
             if (counts == 1).all():
                 return np.zeros(len(ids), np.int64)
-            shares = rng.uniform(self.ledger.seed, STREAMS[of], ids, occurrences)
+            shares = rng.uniform(self.batch_sampler.seed, STREAMS[of], ids, occurrences)
             chosen: np.ndarray = np.floor(shares * counts).astype(np.int64)
             return chosen
 
@@ -95,7 +95,7 @@ class Loader:
         if not self.caption_dropout:
             return batch
         dropped = (
-            rng.uniform(self.ledger.seed, "caption_dropout", batch.ids, batch.occurrences)
+            rng.uniform(self.batch_sampler.seed, "caption_dropout", batch.ids, batch.occurrences)
             < self.caption_dropout
         )
         columns = Columns(batch.columns)

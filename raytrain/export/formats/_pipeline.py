@@ -1,4 +1,4 @@
-"""A whole pipeline's folder: what learned anew, all else byte for byte the base model's."""
+"""A whole pipeline's folder: the trained parts, and all else byte for byte from the base model."""
 
 from __future__ import annotations
 

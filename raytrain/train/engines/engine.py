@@ -29,7 +29,7 @@ State = Iterator[tuple[str, Tensor]]
 all."""
 NO_GROUPS: Mapping[str, Group] = {}
 TRAINING = "training"
-"""State of a weight: what training goes on from where a checkpoint's weights are those for
+"""State of a weight: what training continues from where a checkpoint's weights are those for
 inference."""
 
 
@@ -42,7 +42,7 @@ class Engine(Protocol):
     model: nn.Module
     """The model as the loss must call it."""
     sharded: bool
-    """Every worker holds a part of each weight alone, so that all must take part in whatever the
+    """Every worker holds only a shard of each weight, so all must take part in whatever the
     model computes."""
     scale: LossScale | None
     """Of fp16, else None."""
@@ -54,7 +54,7 @@ class Engine(Protocol):
         """Add a micro-batch's gradients; the last of a step also averages them over workers."""
 
     def step(self, learning_rate: float, loss: Tensor, number: int) -> Tensor:
-        """Clip, update the weights, forget the gradients; returns the gradient's norm before
+        """Clip, update the weights, zero the gradients; returns the gradient's norm before
         clipping.
 
         `number` counts steps from 0; a group of weights has the learning rate times its own
@@ -62,8 +62,8 @@ class Engine(Protocol):
         later step either.
         """
 
-    def forget(self) -> None:
-        """Forget the gradients that were added, to begin the step again."""
+    def zero_grad(self) -> None:
+        """Drop the gradients added so far, to restart the step."""
 
     def inference(self) -> AbstractContextManager[None]:
         """Have the weights for inference in the model meanwhile,
@@ -72,12 +72,12 @@ class Engine(Protocol):
     def local(self) -> dict[str, Tensor]:
         """Return this worker's part of every trainable weight: all of it, or a flat shard."""
 
-    def whole(self, part: Tensor, name: str) -> Tensor:
-        """Return a weight's whole from what each worker has of it
-        (`local`, or a tensor of that shape); a collective."""
+    def gather(self, part: Tensor, name: str) -> Tensor:
+        """Return a whole weight from the shards of all workers (`local`, or tensors of that
+        shape); a collective."""
 
-    def part(self, whole: Tensor, name: str) -> Tensor:
-        """Return this worker's part of a tensor shaped as a weight."""
+    def shard(self, whole: Tensor, name: str) -> Tensor:
+        """Return this worker's shard of a tensor shaped as the weight."""
 
     def optimizer_state(self) -> State:
         """Return the optimizer's whole state as tensors by name (`raytrain.optimizers._state`);
@@ -96,7 +96,7 @@ class PlainEngine:
         self, model: Model, config: TrainConfig, groups: Mapping[str, Group] = NO_GROUPS
     ) -> None:
         self.model: nn.Module = model
-        self.clip = config.clip or math.inf
+        self.max_grad_norm = config.max_grad_norm or math.inf
         self.scale = LossScale() if config.precision == "fp16" else None
         self._names = model.learning()
         self._groups = optimizers.grouped(self._names, groups)
@@ -118,7 +118,7 @@ class PlainEngine:
         (loss * self.scale.value if self.scale else loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, learning_rate: float, loss: Tensor, number: int) -> Tensor:
-        """Clip, update the weights where all is finite, forget the gradients;
+        """Clip, update the weights where all is finite, zero the gradients;
         returns their norm before clipping."""
         for (group, weights), own in zip(self._groups, self._optimizer.param_groups, strict=True):
             own["lr"] = learning_rate * group.rate
@@ -128,9 +128,9 @@ class PlainEngine:
         if self.scale:
             gradients = [weight.grad for weight in self._names.values() if weight.grad is not None]
             torch._foreach_mul_(gradients, 1 / self.scale.value)
-        norm = nn.utils.clip_grad_norm_(self._names.values(), self.clip, foreach=True)
+        norm = nn.utils.clip_grad_norm_(self._names.values(), self.max_grad_norm, foreach=True)
         finite = norm.isfinite() & loss.isfinite()
-        # the fused kernel itself leaves the weights alone where it is told of something infinite
+        # the fused kernel itself leaves the weights alone where it gets something infinite
         if not self.waits:
             self._broken = self._broken.maximum((~finite).float())
             self._optimizer.found_inf = self._broken  # type: ignore[attr-defined]
@@ -139,11 +139,11 @@ class PlainEngine:
             self._optimizer.step()
         if self.scale:
             self.scale.update(bool(finite))
-        self.forget()
+        self.zero_grad()
         return norm
 
-    def forget(self) -> None:
-        """Forget the gradients that were added."""
+    def zero_grad(self) -> None:
+        """Drop the gradients added so far."""
         self._optimizer.zero_grad(set_to_none=True)
 
     @contextmanager
@@ -173,11 +173,11 @@ class PlainEngine:
         """Return every trainable weight."""
         return {name: weight.detach() for name, weight in self._names.items()}
 
-    def whole(self, part: Tensor, name: str) -> Tensor:
+    def gather(self, part: Tensor, name: str) -> Tensor:
         """Return the tensor itself."""
         return part
 
-    def part(self, whole: Tensor, name: str) -> Tensor:
+    def shard(self, whole: Tensor, name: str) -> Tensor:
         """Return the tensor itself, on the weight's device."""
         return whole.to(self._names[name].device)
 
@@ -208,7 +208,7 @@ class PlainEngine:
 
 class ParallelEngine(PlainEngine):
     """The same on several workers, which average their gradients while the last backward pass of a
-    step goes on."""
+    step runs."""
 
     def __init__(
         self,
@@ -229,9 +229,9 @@ class ParallelEngine(PlainEngine):
         super().backward(loss)
         self._expect(self._added + 1)
 
-    def forget(self) -> None:
-        """Forget the gradients that were added."""
-        super().forget()
+    def zero_grad(self) -> None:
+        """Drop the gradients added so far."""
+        super().zero_grad()
         self._expect(0)
 
     def _expect(self, added: int) -> None:
@@ -252,8 +252,7 @@ def build(
 ) -> Engine:
     """Return the engine for `slots` images per worker and step, `micro_batch` of them at a time.
 
-    `groups` says how weights whose names begin with a prefix are trained otherwise than the config
-    has it.
+    `groups` overrides the config for weights whose names start with a prefix.
     """
     if name == "plain":
         return PlainEngine(model, config, groups)

@@ -23,7 +23,7 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 
 @dataclass(frozen=True)
 class Sizes:
-    """What memory depends on beside the settings."""
+    """What memory depends on, in addition to the settings."""
 
     weights: int
     """Weights of the model."""
@@ -55,7 +55,7 @@ class Choice(NamedTuple):
 
 
 def estimate(
-    config: Config, engine: str, offload: str, sizes: Sizes, world: int, micro_batch: int
+    config: Config, engine: str, offload: str, sizes: Sizes, world_size: int, micro_batch: int
 ) -> int:
     """Estimate a worker's peak bytes on its device: weights, gradients, optimizer, moving average,
     activations.
@@ -66,22 +66,22 @@ def estimate(
     train, learn = config.train, sizes.trainable
     stage = int(engine.removeprefix("zero")) if engine.startswith("zero") else 0
     frozen: float = sizes.frozen_bytes
-    weights: float = learn * _width(train.weights)
+    weights: float = learn * _width(train.param_dtype)
     gradients = weights
     facts = optimizers.facts(train.optimizer)
     waits = facts.paged and train.gpus_per_worker  # pages that do not fit are on the host
     optimizer: float = 0 if waits else facts.bytes * learn
-    if train.weights == "bf16" and train.rounding == "compensated":
+    if train.param_dtype == "bf16" and train.rounding == "compensated":
         optimizer += 2 * learn
     average: float = 4 * learn if train.ema else 0
     if stage:
         optimizer += 4 * learn  # DeepSpeed keeps another copy of the weights to add its steps to
     if stage >= 1:
-        optimizer /= world
+        optimizer /= world_size
     if stage >= 2:
-        gradients /= world
+        gradients /= world_size
     if stage >= 3:
-        frozen, weights, average = frozen / world, weights / world, average / world
+        frozen, weights, average = frozen / world_size, weights / world_size, average / world_size
     if offload in ("optimizer", "weights"):
         optimizer = 0
     if offload == "weights":
@@ -100,7 +100,7 @@ def estimate(
 
 
 def choose(
-    config: Config, sizes: Sizes, world: int, micro_batch: int, memory: int | None
+    config: Config, sizes: Sizes, world_size: int, micro_batch: int, memory: int | None
 ) -> Choice:
     """Return the lowest engine that fits: shards cost traffic and offload costs more,
     and are for what does not fit.
@@ -111,7 +111,7 @@ def choose(
     train = config.train
     named = [
         each
-        for each in _ladder(world)
+        for each in _ladder(world_size)
         if train.engine in ("auto", each[0]) and train.offload in ("auto", each[1])
     ]
     if config.model.quantize != "none":
@@ -122,12 +122,12 @@ def choose(
         named = [(train.engine, "none" if train.offload == "auto" else train.offload)]
     if (
         not optimizers.facts(train.optimizer).shards
-        or train.weights == "bf16"
+        or train.param_dtype == "bf16"
         or train.engine != "auto"
     ):
-        named = named[:1]  # cannot be cut into shards, or was asked for
+        named = named[:1]  # cannot be cut into shards, or was requested
     room = None if memory is None else int(USABLE * memory)
-    needs = [estimate(config, *each, sizes, world, micro_batch) for each in named]
+    needs = [estimate(config, *each, sizes, world_size, micro_batch) for each in named]
     what = "needs" if sizes.activations is not None else "without activations needs"
     for (engine, offload), need in zip(named, needs, strict=True):
         if room is None:
@@ -146,7 +146,7 @@ def choose(
     )
 
 
-def device_memory(train: TrainConfig, world: int) -> int | None:
+def device_memory(train: TrainConfig, world_size: int) -> int | None:
     """Return the bytes of a worker's device: the GPU's, or a share of this machine's memory;
     None where a GPU is elsewhere."""
     if train.memory_gb is not None:
@@ -155,7 +155,7 @@ def device_memory(train: TrainConfig, world: int) -> int | None:
         import torch
 
         return int(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None
-    return _host_memory() // world
+    return _host_memory() // world_size
 
 
 def _host_memory() -> int:
@@ -164,8 +164,8 @@ def _host_memory() -> int:
     return min([whole, *(int(limit) for limit in limits if limit.isdigit())])  # or "max"
 
 
-def _ladder(world: int) -> Iterator[tuple[str, str]]:
-    if world == 1:
+def _ladder(world_size: int) -> Iterator[tuple[str, str]]:
+    if world_size == 1:
         yield from (
             ("plain", "none"),
             ("ddp", "none"),

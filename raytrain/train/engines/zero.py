@@ -51,7 +51,7 @@ class ZeroEngine:
         settings = {
             "train_micro_batch_size_per_gpu": micro_batch,
             "gradient_accumulation_steps": accumulation,
-            "gradient_clipping": config.clip or 0.0,
+            "gradient_clipping": config.max_grad_norm or 0.0,
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             # PyTorch's AdamW works on the host too, without minutes of compiling
@@ -84,10 +84,10 @@ class ZeroEngine:
             self._engine.step()
 
     def step(self, learning_rate: float, loss: Tensor, number: int) -> Tensor:
-        """Clip, update the weights where all is finite, forget the gradients;
+        """Clip, update the weights where all is finite, zero the gradients;
         returns their norm before clipping."""
         if not loss.isfinite():
-            self.forget()
+            self.zero_grad()
             return loss
         zero = self._engine.optimizer
         for group, factor in zip(zero.param_groups, self._factors, strict=True):
@@ -104,8 +104,8 @@ class ZeroEngine:
         norm = None if zero.overflow else self._engine.get_global_grad_norm()
         return torch.as_tensor(float("nan") if norm is None else float(norm))
 
-    def forget(self) -> None:
-        """Forget the gradients that were added."""
+    def zero_grad(self) -> None:
+        """Drop the gradients added so far."""
         self._engine.zero_grad()
 
     def inference(self) -> AbstractContextManager[None]:
@@ -121,8 +121,8 @@ class ZeroEngine:
             for name, weight in self._names.items()
         }
 
-    def whole(self, part: Tensor, name: str) -> Tensor:
-        """Return a weight's whole from every worker's part; a collective under ZeRO-3."""
+    def gather(self, part: Tensor, name: str) -> Tensor:
+        """Return a whole weight from the shards of all workers; a collective under ZeRO-3."""
         if not self.sharded:
             return part
         weight = self._names[name]
@@ -131,8 +131,8 @@ class ZeroEngine:
         dist.all_gather(parts, part)
         return torch.cat(parts)[: weight.ds_numel].view(weight.ds_shape)
 
-    def part(self, whole: Tensor, name: str) -> Tensor:
-        """Return this worker's part of a tensor shaped as a weight."""
+    def shard(self, whole: Tensor, name: str) -> Tensor:
+        """Return this worker's shard of a tensor shaped as the weight."""
         weight = self._names[name]
         if not self.sharded:
             return whole.to(weight.device)

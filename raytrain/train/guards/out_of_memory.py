@@ -42,10 +42,10 @@ def kernel_kills() -> int:
     return 0
 
 
-def micro_batch(config: Config, world: int) -> int:
+def micro_batch(config: Config, world_size: int) -> int:
     """Return how many images a worker takes at a time: what the config asks for,
     or fewer where that did not fit."""
-    slots, path = -(-config.train.global_batch // world), storage.join(config.output, FILE)
+    slots, path = -(-config.train.global_batch // world_size), storage.join(config.output, FILE)
     fits = storage.read_json(path)["micro_batch"] if storage.exists(path) else slots
     return min(config.train.micro_batch or slots, int(fits), slots)
 

@@ -21,8 +21,8 @@ class SelfTestFailed(UserError):  # noqa: N818
 class SelfTest:
     """Remembers the weights as they were before a step."""
 
-    def __init__(self, model: nn.Module, engine: Engine, world: int) -> None:
-        self._model, self._engine, self._world = model, engine, world
+    def __init__(self, model: nn.Module, engine: Engine, world_size: int) -> None:
+        self._model, self._engine, self._world_size = model, engine, world_size
         self._before = self._checksums()
 
     def check(self) -> None:
@@ -37,12 +37,12 @@ class SelfTest:
             problems.append(
                 f"none of the {len(learning)} trainable weights changed: the gradients are zero, "
                 "or a step is smaller than the weights' type resolves (train.learning_rate, "
-                "train.weights, train.rounding)"
+                "train.param_dtype, train.rounding)"
             )
         own = (problems, None if self._engine.sharded else [after[name] for name in learning])
         everyone: list[Any] = [own]
-        if self._world > 1:
-            everyone = [None] * self._world
+        if self._world_size > 1:
+            everyone = [None] * self._world_size
             dist.all_gather_object(everyone, own)
         if apart := [
             str(rank) for rank, (_, sums) in enumerate(everyone) if sums != everyone[0][1]

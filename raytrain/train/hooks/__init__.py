@@ -1,1 +1,1 @@
-"""What is done now and then while a run goes on."""
+"""Periodic work of a run."""

@@ -1,5 +1,5 @@
-"""Validation images and scores of one model: the same code in a worker and on an actor beside
-it."""
+"""Validation images and scores of one model: the same code in a worker and on a separate
+actor."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Images:
         """Return the images of the prompts with the weights of `step`; where weights are sharded,
         a collective."""
         if self._drawn[0] != step:
-            prompts = self._prompts  # first: a mistake in them is told before a pipeline is built
+            prompts = (
+                self._prompts
+            )  # first: a mistake in them is raised before a pipeline is built
             with torch.no_grad(), autocast(self._config.train, self._device):
                 self._drawn = step, sample.draw(self._config, self._model, self._pipeline, prompts)
         return self._drawn[1]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from raytrain import held_out
 from raytrain.config.period import Every
-from raytrain.train.hooks.beside import Beside
+from raytrain.train.hooks.async_validation import AsyncValidation
 from raytrain.train.hooks.images import WITHOUT_IMAGES, Images, needs_images
 from raytrain.train.run import Run
 
@@ -30,7 +30,7 @@ class Hook:
     def due(self, run: Run) -> bool:
         """Tell whether the hook is due after `run.step` steps; the same on every worker.
 
-        An epoch ends with the last step that the ledger counts to it.
+        An epoch ends with the last step that the batch sampler counts to it.
         """
         if run.step == 0:
             return self.at_start
@@ -40,23 +40,25 @@ class Hook:
             return self.every.passed(*run.minutes)
         before, now = run.step - 1, run.step
         if self.every.unit == "epochs":
-            before, now = run.ledger.epoch_of(before)[0], run.ledger.epoch_of(now)[0]
+            before, now = run.batch_sampler.epoch_of(before)[0], run.batch_sampler.epoch_of(now)[0]
         return self.every.passed(before, now)
 
 
 @contextmanager
 def build(run: Run, report: Report | None) -> Iterator[list[Hook]]:
-    """Make a run's hooks; the block's end waits for what is made beside the run,
-    unless an exception ends it."""
-    with Beside(run) if run.config.train.beside else nullcontext() as beside:
-        yield _hooks(run, report, beside)
+    """Make a run's hooks; the end of the block waits for asynchronous validation, unless an
+    exception ends it."""
+    with (
+        AsyncValidation(run) if run.config.train.async_validation else nullcontext() as validation
+    ):
+        yield _hooks(run, report, validation)
 
 
-def _hooks(run: Run, report: Report | None, beside: Beside | None) -> list[Hook]:
+def _hooks(run: Run, report: Report | None, validation: AsyncValidation | None) -> list[Hook]:
     """Return the hooks in the order they run; the checkpoint is last,
     so that it holds the others' metrics."""
     train = run.config.train
-    tell = {"tell": run.tell} if run.leads else {}
+    tell = {"tell": run.tell} if run.is_main else {}
     images = Images(run.config, run.dataset, run.model, run.device, **tell)
     hooks = []
     if train.held_out_every.number or not train.score_every.number:
@@ -65,17 +67,17 @@ def _hooks(run: Run, report: Report | None, beside: Beside | None) -> list[Hook]
         hooks.append(
             Hook(
                 "sample",
-                lambda run: _sample(run, images, beside),
+                lambda run: _sample(run, images, validation),
                 train.sample_every,
                 at_start=True,
             )
         )
     if train.score_every.number:
         hooks.append(
-            Hook("score", lambda run: _score(run, images, beside, report), train.score_every)
+            Hook("score", lambda run: _score(run, images, validation, report), train.score_every)
         )
-    if beside is not None:
-        hooks.append(Hook("beside", beside.turn, Every(1), at_start=True))
+    if validation is not None:
+        hooks.append(Hook("async_validation", validation.turn, Every(1), at_start=True))
     return [
         *hooks,
         Hook("log", _send, train.log_every),
@@ -90,11 +92,11 @@ def held_out_loss(run: Run) -> None:
         run.record({"held_out_loss": sum(losses) / len(losses)})
 
 
-def _sample(run: Run, images: Images, beside: Beside | None) -> None:
+def _sample(run: Run, images: Images, validation: AsyncValidation | None) -> None:
     """Write validation images; every worker draws where weights are sharded."""
-    if beside is not None:
-        beside.want_images()
-    elif run.leads:
+    if validation is not None:
+        validation.want_images()
+    elif run.is_main:
         sheet = images.write(run.step)
         if run.log is not None:
             run.log.image(run.step, "samples", sheet)
@@ -102,20 +104,22 @@ def _sample(run: Run, images: Images, beside: Beside | None) -> None:
         images.draw(run.step)
 
 
-def _score(run: Run, images: Images, beside: Beside | None, report: Report | None) -> None:
-    """Record the scorers' means and hand them to `report`; what is scored beside the run arrives
-    later, unreported."""
+def _score(
+    run: Run, images: Images, validation: AsyncValidation | None, report: Report | None
+) -> None:
+    """Record the scorers' means and pass them to `report`; scores of asynchronous validation
+    follow later, unreported."""
     losses = _held_out_losses(run)
     scorers = run.config.evaluate.scorers
-    here = [name for name in scorers if beside is None or name in WITHOUT_IMAGES]
+    here = [name for name in scorers if validation is None or name in WITHOUT_IMAGES]
     values: dict[str, float] = {}
-    if run.leads:
+    if run.is_main:
         values = images.score(run.step, here, losses)
         run.record(values)
     elif run.engine.sharded and needs_images(here):
         images.draw(run.step)
-    if beside is not None:
-        beside.want_scores([name for name in scorers if name not in here], losses)
+    if validation is not None:
+        validation.want_scores([name for name in scorers if name not in here], losses)
     if report is not None:
         report({"step": float(run.step), **values})
 
@@ -123,7 +127,7 @@ def _score(run: Run, images: Images, beside: Beside | None, report: Report | Non
 def _held_out_losses(run: Run) -> list[float]:
     with run.autocast():
         return held_out.losses(
-            run.model, run.dataset, run.config.evaluate, rank=run.rank, world=run.world
+            run.model, run.dataset, run.config.evaluate, rank=run.rank, world_size=run.world_size
         )
 
 

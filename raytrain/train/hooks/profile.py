@@ -1,7 +1,7 @@
 """A trace of some steps by PyTorch's profiler: where the time of a step goes.
 
 <output>/profile/trace.json       a timeline for chrome://tracing or https://ui.perfetto.dev
-                 operators.txt    the operators that took most time, and the memory they asked for
+                 operators.txt    the operators that took most time, and the memory they allocated
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raytrain.train.run import Run
 
 FOLDER = "profile"
 WARM_UP = 3
-"""Steps of a launch before the record begins: caches fill, kernels are chosen and compiled."""
+"""Steps of a launch before the recording starts: caches fill, kernels are chosen and compiled."""
 ROWS = 40
 """Operators in the table."""
 
@@ -25,7 +25,9 @@ def hooks(run: Run) -> list[Hook]:
     """Return the hook that records, on the first worker where the config asks for it;
     to be called before the first step."""
     return (
-        [Hook("profile", Profile(run), Every(1))] if run.config.train.profile and run.leads else []
+        [Hook("profile", Profile(run), Every(1))]
+        if run.config.train.profile and run.is_main
+        else []
     )
 
 
@@ -45,7 +47,7 @@ class Profile:
         self._begin(run)
 
     def __call__(self, run: Run) -> None:
-        """Begin to record, or end and write what was recorded."""
+        """Start recording, or stop and write the record."""
         if run.step == self._last or (run.stopping and self._first <= run.step < self._last):
             self._profile.stop()
             write(self._profile, storage.join(run.config.output, FOLDER), run.device)

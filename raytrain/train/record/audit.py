@@ -1,8 +1,8 @@
 """Recompute what a run was to train on, and check that it did and what was promised of it.
 
 A run's batches are a function of its config, the snapshot it is pinned to and the number of steps
-it has done, so all of them can be computed again, and compared with the trail that its workers
-wrote as they went.
+it has done, so all of them can be computed again, and compared with the sample log that its
+workers wrote as they trained.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from rich.table import Table as Grid
 from raytrain import checkpoint, storage
 from raytrain.config import Config
 from raytrain.config.file import load
-from raytrain.data.loading.ledger import Ledger
+from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.read import Dataset
 from raytrain.data.store.schema import HELD_OUT, TRAIN
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
 from raytrain.table import Table
-from raytrain.train.record import trail
-from raytrain.train.run import ledger_of
+from raytrain.train.record import sample_log
+from raytrain.train.run import batch_sampler_of
 
 
 class EpochSeen(Table):
@@ -43,7 +43,7 @@ class EpochSeen(Table):
     """Different rows among them."""
     wrong: int
     """Entries of a whole epoch that were not shown exactly as often as they should,
-    or more often in one that goes on."""
+    or more often in one that is not finished."""
 
 
 class Audit(Table):
@@ -55,7 +55,7 @@ class Audit(Table):
     snapshot: int
     epochs: Annotated[tuple[EpochSeen, ...], Field(strict=False)]
     ranks: dict[int, int] | None
-    """Rows that each worker has trained on, by its own trail; None where the run left none."""
+    """Rows that each worker has trained on, by its sample log; None where the run has none."""
     broken: Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -67,29 +67,31 @@ def audit(config: Config) -> Audit:
     state = checkpoint.read_state(folder)
     number = str(state["snapshot"])
     dataset = Dataset(config.dataset, number, partial=True)
-    ledger = ledger_of(config, dataset.counts())
+    batch_sampler = batch_sampler_of(config, dataset.counts())
     steps = int(state["step"])
-    broken = list(_files(config, state, dataset, ledger))
-    seen, trained = _seen(ledger, min(steps, ledger.total_steps))
-    epochs = [_epoch(ledger, seen, epoch) for epoch in sorted({epoch for _, epoch in seen})]
+    broken = list(_files(config, state, dataset, batch_sampler))
+    seen, trained = _seen(batch_sampler, min(steps, batch_sampler.total_steps))
+    epochs = [_epoch(batch_sampler, seen, epoch) for epoch in sorted({epoch for _, epoch in seen})]
     broken += [
         f"epoch {one.epoch + 1}: {one.wrong} entries were not shown exactly as often as promised"
         for one in epochs
         if one.wrong
     ]
-    trodden = trail.read(config.output, steps)
-    if trodden is not None:
-        broken += _departures(trodden, dataset, ledger, min(steps, ledger.total_steps))
+    logged_rows = sample_log.read(config.output, steps)
+    if logged_rows is not None:
+        broken += _differences(
+            logged_rows, dataset, batch_sampler, min(steps, batch_sampler.total_steps)
+        )
     held_out = _held_out_trained_on(dataset, trained)
     if held_out:
         broken.append(f"{held_out} held-out images were trained on")
     return Audit(
         output=config.output,
         steps=steps,
-        total_steps=ledger.total_steps,
+        total_steps=batch_sampler.total_steps,
         snapshot=int(number),
         epochs=tuple(epochs),
-        ranks=None if trodden is None else dict(Counter(trodden["rank"].to_pylist())),
+        ranks=None if logged_rows is None else dict(Counter(logged_rows["rank"].to_pylist())),
         broken=tuple(broken),
     )
 
@@ -114,7 +116,7 @@ def config_of(where: str, overrides: tuple[str, ...] = ()) -> Config:
 
 
 def _files(
-    config: Config, state: dict[str, Any], dataset: Dataset, ledger: Ledger
+    config: Config, state: dict[str, Any], dataset: Dataset, batch_sampler: BatchSampler
 ) -> Iterator[str]:
     """Yield what the run's files contradict."""
     if state["dataset"] != dataset.manifest.fingerprint:
@@ -126,10 +128,10 @@ def _files(
         checkpoint.check_same_run(state, config, state["dataset"], config.output)
     except UserError as error:
         yield f"the config is not the run's: {error}"
-    if state["step"] > ledger.total_steps:
+    if state["step"] > batch_sampler.total_steps:
         yield (
             f"the checkpoint is at step {state['step']}, but the plan ends after "
-            f"{ledger.total_steps}"
+            f"{batch_sampler.total_steps}"
         )
     logged = [
         row["step"]
@@ -141,53 +143,60 @@ def _files(
 
 
 def _seen(
-    ledger: Ledger, steps: int
+    batch_sampler: BatchSampler, steps: int
 ) -> tuple[dict[tuple[str, int], np.ndarray], dict[str, np.ndarray]]:
     """Return how often each entry of a bucket was shown in each of its epochs,
     and which entries of a bucket ever were."""
     seen: dict[tuple[str, int], np.ndarray] = {}
-    trained = {bucket: np.zeros(count, bool) for bucket, count in ledger.counts.items()}
+    trained = {bucket: np.zeros(count, bool) for bucket, count in batch_sampler.counts.items()}
     for step in range(steps):
-        batch = ledger.at(step)
-        epochs = batch.occurrences // ledger.repeats
+        batch = batch_sampler.at(step)
+        epochs = batch.occurrences // batch_sampler.repeats
         for epoch in np.unique(epochs):
             key = (batch.bucket, int(epoch))
             if key not in seen:
-                seen[key] = np.zeros(ledger.counts[batch.bucket], np.int32)
+                seen[key] = np.zeros(batch_sampler.counts[batch.bucket], np.int32)
             np.add.at(seen[key], batch.rows[epochs == epoch], 1)
         trained[batch.bucket][batch.rows] = True
     return seen, trained
 
 
-def _epoch(ledger: Ledger, seen: dict[tuple[str, int], np.ndarray], epoch: int) -> EpochSeen:
+def _epoch(
+    batch_sampler: BatchSampler, seen: dict[tuple[str, int], np.ndarray], epoch: int
+) -> EpochSeen:
     own = {bucket: shown for (bucket, number), shown in seen.items() if number == epoch}
     wrong = 0
     for bucket, shown in own.items():
-        gone_on = (bucket, epoch + 1) in seen or int(shown.sum()) >= ledger.counts[
+        gone_on = (bucket, epoch + 1) in seen or int(shown.sum()) >= batch_sampler.counts[
             bucket
-        ] * ledger.repeats
+        ] * batch_sampler.repeats
         wrong += int(
-            (shown != ledger.repeats).sum() if gone_on else (shown > ledger.repeats).sum()
+            (shown != batch_sampler.repeats).sum()
+            if gone_on
+            else (shown > batch_sampler.repeats).sum()
         )
     return EpochSeen(
         epoch=epoch,
-        planned=ledger.rows_per_epoch,
+        planned=batch_sampler.rows_per_epoch,
         shown=sum(int(shown.sum()) for shown in own.values()),
         rows=sum(int((shown > 0).sum()) for shown in own.values()),
         wrong=wrong,
     )
 
 
-def _departures(trodden: pa.Table, dataset: Dataset, ledger: Ledger, steps: int) -> Iterator[str]:
-    """Yield where the trail leaves the plan: its first step of other rows."""
+def _differences(
+    logged_rows: pa.Table, dataset: Dataset, batch_sampler: BatchSampler, steps: int
+) -> Iterator[str]:
+    """Yield the first step whose logged rows differ from the plan."""
     found = np.split(
         np.stack(
-            [trodden["id"].to_numpy(), trodden["occurrence"].to_numpy().astype(np.uint64)], axis=1
+            [logged_rows["id"].to_numpy(), logged_rows["occurrence"].to_numpy().astype(np.uint64)],
+            axis=1,
         ),
-        np.searchsorted(trodden["step"].to_numpy(), np.arange(1, steps)),
+        np.searchsorted(logged_rows["step"].to_numpy(), np.arange(1, steps)),
     )
     for step in range(steps):
-        plan = ledger.at(step)
+        plan = batch_sampler.at(step)
         index = dataset.index(plan.bucket)
         ids = index.ids[index.entries[plan.rows], :8].copy().view(">u8")[:, 0].astype(np.uint64)
         planned = np.stack(
@@ -196,8 +205,9 @@ def _departures(trodden: pa.Table, dataset: Dataset, ledger: Ledger, steps: int)
         )
         if not np.array_equal(planned[np.lexsort(planned.T[::-1])], found[step]):
             yield (
-                f"step {step + 1}: by their trail the workers have trained on {len(found[step])} "
-                f"rows, not on the {len(planned)} that were planned, or on others"
+                f"step {step + 1}: by their sample logs the workers have trained on "
+                f"{len(found[step])} rows, not on the {len(planned)} that were planned, or on "
+                "others"
             )
             return
 
@@ -236,14 +246,14 @@ def show(found: Audit) -> RenderableType:
     ]
     if found.ranks is None:
         verdict.append(
-            "The run left no trail: this is its plan, and not seen is that its workers followed "
-            "it."
+            "The run has no sample log: this is its plan; whether its workers followed it is not "
+            "checked."
         )
     else:
         rows = ", ".join(
             f"{rows:,} by worker {rank}" for rank, rows in sorted(found.ranks.items())
         )
-        verdict.append(f"By their own trail the workers have trained on these rows: {rows}.")
+        verdict.append(f"By their sample logs the workers have trained on these rows: {rows}.")
     title = (
         f"{escape(found.output)}: {found.steps:,} of {found.total_steps:,} steps on snapshot "
         f"{found.snapshot}"

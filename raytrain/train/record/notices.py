@@ -1,5 +1,5 @@
-"""What a person must be told while a run goes on: written by workers into its folder,
-printed by the command that waits for it.
+"""Messages for the user during a run: written by workers into its folder, printed by the
+command that waits for it.
 
 <output>/notices/<nanoseconds>-<rank>.txt
 """

@@ -19,8 +19,8 @@ LINE_SECONDS = 10.0
 
 @contextlib.contextmanager
 def follow(output: str, total_steps: int) -> Iterator[None]:
-    """Show the progress of the run in `output`, and what its workers want to be told,
-    until the block ends."""
+    """Show the progress of the run in `output`, and its workers' notices, until the
+    block ends."""
     stop = threading.Event()
     arguments = (output, total_steps, Notices(output), stop)
     thread = threading.Thread(target=_follow, args=arguments, name="progress", daemon=True)

@@ -1,11 +1,12 @@
-"""Images and scores on a Ray actor of their own, while training goes on: `train.beside = true`.
+"""Images and scores on a separate Ray actor while training continues:
+`train.async_validation = true`.
 
-The first worker hands over a copy of what learns, with its step, and goes on. The actor is busy
-with one step at a time; one more may wait, and a newer replaces it. What arrives is recorded under
-the step it belongs to, at the latest at the run's end. Steps that were skipped, or failed because
-the actor died or a scorer raised, are noted in `<output>/beside.json` and told at the end of the
-run: they say nothing about the weights, so they end no training. A dead actor is replaced for the
-next step.
+The main process sends a copy of the trained weights, with its step, and continues. The actor works
+on one step at a time; one more may wait, and a newer one replaces it. A result is recorded under
+its step, at the latest at the end of the run. Steps that were skipped, or failed because the actor
+died or a scorer raised, are written to `<output>/async_validation.json` and reported at the end of
+the run; they say nothing about the weights, so they do not stop training. A dead actor is replaced
+for the next step.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ from raytrain.train.hooks.images import Images
 from raytrain.train.record import notices
 from raytrain.train.run import Run, load_model
 
-NOTES = "beside.json"
+NOTES = "async_validation.json"
 BUSY = (
-    "the actor was still busy with an earlier step. Ask more seldom (train.sample_every, "
-    "train.score_every), or give it more (train.beside_cpus, train.beside_gpus)."
+    "the actor was still busy with an earlier step. Validate less often (train.sample_every, "
+    "train.score_every), or give it more (train.async_validation_cpus, "
+    "train.async_validation_gpus)."
 )
 PLACE_SECONDS = 600.0
-"""The cluster may take so long to find a place for the actor, a new machine included."""
+"""Time limit for placing the actor, a new machine included."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the actor is asked for: one step's weights, and what to make of them."""
+    """The weights of one step, and what to make of them."""
 
     step: int
     weights: dict[str, np.ndarray]
@@ -54,20 +56,20 @@ class Request:
 
 @dataclass(frozen=True)
 class Made:
-    """What the actor answers."""
+    """The actor's answer."""
 
     sheet: Image.Image | None
     scores: dict[str, float]
 
 
 class Maker:
-    """The actor: a model of its own, which takes the weights of one step after the other."""
+    """The actor: a separate model that loads the weights of one step after another."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         quiet()
         self._config = parse(values)
-        self._device = torch.device("cuda" if self._config.train.beside_gpus else "cpu")
-        torch.set_num_threads(max(1, int(self._config.train.beside_cpus)))
+        self._device = torch.device("cuda" if self._config.train.async_validation_gpus else "cpu")
+        torch.set_num_threads(max(1, int(self._config.train.async_validation_cpus)))
 
     def ready(self) -> None:
         """Answer once the actor has its place."""
@@ -94,24 +96,25 @@ class Maker:
         return Images(self._config, Dataset.of(self._config), self._model, self._device, tell)
 
 
-class Beside:
-    """A run's side of it.
+class AsyncValidation:
+    """The run's side: a context whose end waits for outstanding requests, unless an exception
+    ends it.
 
-    Every worker has one, since sharded weights are gathered together; only the first asks the
-    actor. A context: its end waits for what is outstanding, unless an exception ends it. Raises
-    UserError without a Ray session, or where the cluster has no room for the actor.
+    Every worker has one, since sharded weights are gathered together; only the main process calls
+    the actor. Raises UserError without a Ray session, or when the cluster has no room for the
+    actor.
     """
 
     def __init__(self, run: Run) -> None:
-        _check_room(run.config.train, run.world)
+        _check_room(run.config.train, run.world_size)
         self._run, self._uri = run, storage.join(run.config.output, NOTES)
-        self._notes = _kept(run) if run.leads else {}
+        self._notes = _kept(run) if run.is_main else {}
         self._wanted: dict[str, Any] = {}
         self._waiting: Request | None = None
         self._busy: tuple[int, Future[Made]] | None = None
         self._actor: Any = None
         self._thread = ThreadPoolExecutor(
-            1, "beside"
+            1, "async_validation"
         )  # everything that takes time, so that no step waits for it
 
     def want_images(self) -> None:
@@ -124,13 +127,13 @@ class Beside:
             self._wanted |= {"scorers": tuple(scorers), "losses": losses}
 
     def turn(self, run: Run) -> None:
-        """Record what has arrived, and hand over this step's weights where something is wanted:
-        then it is a collective."""
+        """Record finished results, and send this step's weights if something is requested (a
+        collective in that case)."""
         self._take()
         if not self._wanted:
             return
         weights = run.weights()
-        if run.leads:
+        if run.is_main:
             if self._waiting is not None:
                 self._note(self._waiting.step, BUSY)
             # Arrays pass Ray's object store in a fifteenth of the time of tensors (measured);
@@ -140,7 +143,7 @@ class Beside:
             self._take()
         self._wanted = {}
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> AsyncValidation:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -148,7 +151,7 @@ class Beside:
 
         try:
             if kind is None:
-                self._run.beat("waiting for what is made beside the run")
+                self._run.beat("waiting for asynchronous validation")
                 self._take(wait=True)
         finally:
             if self._actor is not None:
@@ -156,7 +159,7 @@ class Beside:
             self._thread.shutdown()
 
     def _take(self, *, wait: bool = False) -> None:
-        """Record what has arrived, or with `wait` all that is outstanding; begin what waits."""
+        """Record finished results, or with `wait` all outstanding ones; start the next one."""
         while self._busy or self._waiting:
             if self._busy is not None:
                 step, made = self._busy
@@ -184,8 +187,8 @@ class Beside:
         storage.write_json(self._uri, self._notes)
 
     def _ask(self, request: Request) -> Made:
-        """Have one request answered, by a new actor where there is none or the last one died;
-        runs in the thread."""
+        """Return the answer to one request, from a new actor if there is none or the last one
+        died; runs in the thread."""
         import ray
 
         try:
@@ -205,8 +208,8 @@ class Beside:
         train = self._run.config.train
         # DEFAULT: outside the workers' placement group, whose resources are all theirs.
         options = {
-            "num_cpus": train.beside_cpus,
-            "num_gpus": train.beside_gpus,
+            "num_cpus": train.async_validation_cpus,
+            "num_gpus": train.async_validation_gpus,
             "scheduling_strategy": "DEFAULT",
         }
         actor = self._actor = (
@@ -218,16 +221,16 @@ class Beside:
             ray.kill(actor)
             self._actor = None
             raise UserError(
-                f"The cluster had no place for train.beside_cpus = {train.beside_cpus:g} and "
-                f"train.beside_gpus = {train.beside_gpus:g} within {PLACE_SECONDS:g} s, since "
-                "others hold its resources."
+                "The cluster had no place for train.async_validation_cpus = "
+                f"{train.async_validation_cpus:g} and train.async_validation_gpus = "
+                f"{train.async_validation_gpus:g} within {PLACE_SECONDS:g} s, since others hold "
+                "its resources."
             ) from None
         return actor
 
 
 def notes(output: str) -> list[str]:
-    """Say of which steps of a run no images or scores were made, and why;
-    a line for each reason."""
+    """Return a line for each reason why steps of a run have no images or scores."""
     uri = storage.join(output, NOTES)
     found: dict[str, list[str]] = {}
     for step, why in (storage.read_json(uri) if storage.exists(uri) else {}).items():
@@ -239,7 +242,7 @@ def notes(output: str) -> list[str]:
 
 
 def _kept(run: Run) -> dict[str, str]:
-    """Return the notes of earlier launches on steps that are not done again."""
+    """Return the notes of earlier launches on steps that are not repeated."""
     uri = storage.join(run.config.output, NOTES)
     if not storage.exists(uri):
         return {}
@@ -259,25 +262,26 @@ def _reason(error: Exception) -> str:
     return f"{type(cause).__name__}: {(str(cause).strip() or 'no message').splitlines()[0]}"
 
 
-def _check_room(train: TrainConfig, world: int) -> None:
+def _check_room(train: TrainConfig, world_size: int) -> None:
     import ray
 
     if not ray.is_initialized():
         raise UserError(
-            "train.beside = true makes images and scores on a Ray actor, but this process is not "
-            "connected to Ray, so there is none to be had. Train with `raytrain train`, or set "
-            "train.beside = false."
+            "train.async_validation = true makes images and scores on a Ray actor, but this "
+            "process is not connected to Ray and cannot start one. Train with `raytrain train`, "
+            "or set train.async_validation = false."
         )
     there = ray.cluster_resources()
     asked = {
-        "CPU": (train.beside_cpus, train.cpus_per_worker),
-        "GPU": (train.beside_gpus, train.gpus_per_worker),
+        "CPU": (train.async_validation_cpus, train.cpus_per_worker),
+        "GPU": (train.async_validation_gpus, train.gpus_per_worker),
     }
     for kind, (own, each) in asked.items():
-        if own and there.get(kind, 0) < own + world * each:
+        if own and there.get(kind, 0) < own + world_size * each:
             raise UserError(
-                f"train.beside_{kind.lower()}s = {own:g} must be free beside the {world * each:g} "
-                f"{kind}s of the workers, but the cluster has {there.get(kind, 0):g}, so the "
-                "actor would wait for ever. Lower it or train.workers, add a machine, or set "
-                "train.beside = false."
+                f"train.async_validation_{kind.lower()}s = {own:g} must be free in addition to "
+                f"the {world_size * each:g} {kind}s of the workers, but the cluster has "
+                f"{there.get(kind, 0):g}, so the actor would wait forever. Lower it or "
+                "train.workers, add a machine, or set "
+                "train.async_validation = false."
             )

@@ -1,4 +1,5 @@
-"""The ledger: which row is trained on at which step, as a pure function of (seed, counts, batch).
+"""The batch sampler: which row is trained on at which step, a pure function of (seed, counts,
+batch).
 
 Its state is one integer. Every bucket is an endless stream of its rows, one permutation an epoch
 after the other, cut into batches of the global size. A batch that an epoch's last rows do not fill
@@ -18,7 +19,7 @@ from raytrain.rng import stream
 
 
 @dataclass(frozen=True)
-class LedgerBatch:
+class GlobalBatch:
     """One global batch: rows of one bucket, in order."""
 
     step: int
@@ -31,7 +32,7 @@ class LedgerBatch:
     """(n,) how often each of these rows was used before."""
 
 
-class Ledger:
+class BatchSampler:
     """Plan of a whole run over `counts` rows per bucket.
 
     Give `epochs` for a run of whole epochs or `steps` for a fixed number of steps. Raises
@@ -44,7 +45,7 @@ class Ledger:
     ) -> None:  # fmt: skip
         self.counts = {name: count for name, count in sorted(counts.items()) if count}
         if not self.counts or (epochs is None) == (steps is None):
-            raise ValueError("a ledger needs rows and either epochs or steps")
+            raise ValueError("a batch sampler needs rows and either epochs or steps")
         self.batch, self.seed, self.repeats, self.epochs = batch, seed, repeats, epochs
         self.rows_per_epoch = sum(self.counts.values()) * repeats
         self.total_steps = (
@@ -53,8 +54,8 @@ class Ledger:
             else sum(self._batches_until(b, epochs or 0) for b in self.counts)
         )
 
-    def at(self, step: int) -> LedgerBatch:
-        """Return the batch of a step (0-based); the same whenever and wherever it is asked for."""
+    def at(self, step: int) -> GlobalBatch:
+        """Return the batch of a step (0-based); a pure function of the step."""
         if not 0 <= step < self.total_steps:
             raise IndexError(f"step {step} is outside the run's {self.total_steps} steps")
         epoch, first = self.epoch_of(step)
@@ -72,7 +73,7 @@ class Ledger:
         occurrences = (
             np.arange(start, stop) // length * self.repeats + entries // self.counts[bucket]
         )
-        return LedgerBatch(step, epoch, bucket, entries % self.counts[bucket], occurrences)
+        return GlobalBatch(step, epoch, bucket, entries % self.counts[bucket], occurrences)
 
     def epoch_of(self, step: int) -> tuple[int, int]:
         """Return the epoch a step belongs to and that epoch's first step."""
@@ -91,7 +92,7 @@ class Ledger:
     def _steps_until(self, epoch: int) -> int:
         return sum(self._batches_until(bucket, epoch) for bucket in self.counts)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - a run holds one ledger
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a run holds one batch sampler
     def _order(self, epoch: int) -> list[tuple[str, int]]:
         batches = [
             (bucket, number)
@@ -110,12 +111,12 @@ class Ledger:
         )
 
 
-def share(size: int, rank: int, world: int, batch: int) -> np.ndarray:
-    """Return the positions (ceil(batch / world),) of a global batch that one worker computes;
+def share(size: int, rank: int, world_size: int, batch: int) -> np.ndarray:
+    """Return the positions (ceil(batch / world_size),) of a global batch that one worker computes;
     -1 is padding.
 
     A batch of `size` rows is dealt out in turn; where it is short, or does not divide, padding
     makes all workers do equal work.
     """
-    positions = np.arange(rank, -(-batch // world) * world, world)
+    positions = np.arange(rank, -(-batch // world_size) * world_size, world_size)
     return np.where(positions < size, positions, -1)

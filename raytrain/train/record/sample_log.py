@@ -1,10 +1,11 @@
-"""What every worker has really trained on, written as it goes, for `raytrain data audit`.
+"""The rows that every worker has really trained on, for `raytrain data audit`.
 
-<output>/trail/<launch>-<rank>-<first step>.parquet     a worker's rows since the checkpoint before
+<output>/sample_log/<launch>-<rank>-<first step>.parquet     a worker's rows since the last
+                                                             checkpoint
 
-A part is written before the checkpoint that its steps lead to. Steps done again after a failure
-are there twice, once for each launch; `read` gives those that count, the ones that the last
-checkpoint goes back to.
+A part is written before the checkpoint that its steps lead to. Steps repeated after a failure are
+logged twice, once for each launch; `read` returns those of the launch that the last checkpoint
+continues.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ import torch.distributed as dist
 from raytrain import storage
 from raytrain.data.loading.loader import Step
 
-FOLDER = "trail"
+FOLDER = "sample_log"
 SCHEMA = pa.schema([
     ("launch", pa.int64()), ("start", pa.int32()), ("rank", pa.int32()), ("step", pa.int32()),
     ("id", pa.uint64()), ("occurrence", pa.int32()),
 ])  # fmt: skip
-"""`launch` is when the workers began, in nanoseconds since 1970, and `start` the steps that were
+"""`launch` is the time the workers started, in nanoseconds since 1970, and `start` the steps
 done then; `id` the first eight bytes of the image's, `occurrence` how often it had been trained on
 before."""
 
 
-class Trail:
-    """One worker's trail."""
+class SampleLog:
+    """One worker's log."""
 
-    def __init__(self, output: str, start: int, rank: int, world: int) -> None:
+    def __init__(self, output: str, start: int, rank: int, world_size: int) -> None:
         self._folder, self._start, self._rank = storage.join(output, FOLDER), start, rank
         launch = [time.time_ns()]
-        if world > 1:
+        if world_size > 1:
             dist.broadcast_object_list(launch)
         self._launch = launch[0]
         self._steps: list[tuple[int, np.ndarray, np.ndarray]] = []
@@ -68,7 +69,7 @@ class Trail:
 
 def read(output: str, steps: int) -> pa.Table | None:
     """Return the rows of a run's first `steps` steps, by step, id and occurrence;
-    None where the run left no trail."""
+    None where the run has no sample log."""
     names = [
         name for name in storage.names(storage.join(output, FOLDER)) if name.endswith(".parquet")
     ]
@@ -83,7 +84,7 @@ def read(output: str, steps: int) -> pa.Table | None:
     counts = step < steps
     for later in np.unique(
         launch
-    ):  # whatever a launch began with is what counts of those before it
+    ):  # of earlier launches only the steps before a launch's start count
         counts &= (launch >= later) | (step < start[launch == later].min())
     return table.filter(counts).sort_by(
         [("step", "ascending"), ("id", "ascending"), ("occurrence", "ascending")]
