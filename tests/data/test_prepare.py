@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from raytrain import storage
+from raytrain import plugins, storage
 from raytrain.config import Config
 from raytrain.config.file import parse
 from raytrain.data.buckets import fits
@@ -88,7 +88,7 @@ def test_a_folder_becomes_a_dataset_that_reads_back(source: Path, make_config: M
     )
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", plugins.names("families"))
 def test_latents_and_text_equal_a_direct_encoding(
     source: Path, make_config: Make, family: str, tmp_path: Path, model: str
 ) -> None:
@@ -98,8 +98,8 @@ def test_latents_and_text_equal_a_direct_encoding(
     from tests.encoders import Encoders
 
     folder = model
-    if family == "sdxl":
-        folder = str(tmp_path / "sdxl")
+    if family != "sd15":
+        folder = str(tmp_path / family)
         families.load(family).tiny(folder)
     config = parse(
         make_config(held_out=0.0).values() | {"model": {"family": family, "path": folder}}

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from raytrain import families
+from raytrain import families, plugins
 from raytrain.artifacts import Weights
 from raytrain.config import Config
 from raytrain.errors import UserError
@@ -32,19 +32,20 @@ def full(folder: Path, family: str = "sd15", **model: Any) -> tuple[Config, Bund
     config = settings(folder, family, {"name": "full"})
     config = config.model_copy(update={"model": config.model.model_copy(update=model)})
     plain = config.model.model_copy(update={"variant": None})
-    denoiser = families.load(family).load(plain, "unet", torch.float32)
+    part = families.denoiser(families.load(family))
+    denoiser = families.load(family).load(plain, part, torch.float32)
     generator = torch.Generator().manual_seed(1)
     weights = {
-        f"unet.{name}": weight.detach() + 0.05 * torch.randn(weight.shape, generator=generator)
+        f"{part}.{name}": weight.detach() + 0.05 * torch.randn(weight.shape, generator=generator)
         for name, weight in denoiser.named_parameters()
     }
     return config, assemble(config, weights, {"step": 7, "config": config.values()})
 
 
 def learned(bundle: Bundle) -> Mapping[str, Tensor]:
-    """Return the U-Net's weights by their names in it."""
+    """Return the denoiser's weights by their names in it."""
     (weights,) = bundle.of(Weights)
-    assert weights.part == "unet"
+    assert weights.part == families.denoiser(bundle.family)
     return weights.tensors
 
 
@@ -56,20 +57,22 @@ def path_of(bundle: Bundle, folder: Path) -> str:
     return one.path
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", plugins.names("families"))
 def test_pipeline_folder_loads_with_the_learned_weights(family: str, tmp_path: Path) -> None:
     config, bundle = full(tmp_path, family)
     path = path_of(bundle, tmp_path / "export")
     loaded = library.DiffusionPipeline.from_pretrained(path)
-    state = loaded.unet.state_dict()
+    part = families.denoiser(bundle.family)
+    state = dict(getattr(loaded, part).named_parameters())
     assert state.keys() == learned(bundle).keys()
     assert all(torch.equal(state[name], weight) for name, weight in learned(bundle).items())
 
     module = families.load(family)
-    denoiser = module.load(config.model, "unet", torch.float32)
+    denoiser = module.load(config.model, part, torch.float32)
     denoiser.load_state_dict(dict(learned(bundle)))
-    live = draw(module.pipeline(config.model, {"unet": denoiser}, "ddim", torch.device("cpu")))
-    assert np.abs(draw(loaded) - live).max() <= 1 / 255
+    live = draw(module.pipeline(config.model, {part: denoiser}, "auto", torch.device("cpu")))
+    loaded = draw(loaded)
+    assert np.abs(loaded - live).max() <= 1 / 255
 
 
 def test_other_parts_are_the_base_models_byte_for_byte(tmp_path: Path) -> None:

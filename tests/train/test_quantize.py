@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from raytrain import checkpoint, families, quantize, sample
+from raytrain import checkpoint, families, plugins, quantize, sample
 from raytrain.config import Config
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset
@@ -29,7 +29,7 @@ ALIKE = {"int8": 0.999, "nf4": 0.85}
 """Cosine of the adapters' gradients with those on the unquantized base:
 0.9995 and 0.872 were measured."""
 KINDS = pytest.mark.parametrize("kind", ["int8", "nf4"])
-FAMILIES = pytest.mark.parametrize("family", ["sd15", "sdxl"])
+FAMILIES = pytest.mark.parametrize("family", plugins.names("families"))
 
 
 def quantized(
