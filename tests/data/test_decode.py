@@ -298,14 +298,14 @@ def test_damage_that_decodes_to_gray_is_refused() -> None:
         for broken in (content[:half] + bytes(len(content) - half), content[:half], content[:-2]):
             with pytest.raises(BadImage, match="damaged image"):
                 decode(broken, LIMIT)
-    mended = (content := save(Image.effect_noise((96, 96), 90), "JPEG"))[
+    repaired = (content := save(Image.effect_noise((96, 96), 90), "JPEG"))[
         : len(content) // 2
     ] + b"\xff\xd9"
     assert (
-        Image.open(io.BytesIO(mended)).convert("RGB").getpixel((90, 90)) == (128,) * 3
+        Image.open(io.BytesIO(repaired)).convert("RGB").getpixel((90, 90)) == (128,) * 3
     )  # what Pillow makes of it
     with pytest.raises(BadImage, match="truncated"):
-        decode(mended, LIMIT)
+        decode(repaired, LIMIT)
 
 
 def test_what_follows_the_end_of_a_jpeg_does_not_matter() -> None:

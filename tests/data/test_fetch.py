@@ -72,8 +72,8 @@ def hang_up(handler: BaseHTTPRequestHandler) -> None:
 def site() -> Iterator[str]:
     answers = {
         "/good": content(b"good"),
-        "/mended": in_turn(
-            content(b"", 500), content(b"", 503, Retry_After="1"), content(b"mended")
+        "/repaired": in_turn(
+            content(b"", 500), content(b"", 503, Retry_After="1"), content(b"repaired")
         ),
         "/broken": content(b"", 500),
         "/busy": content(b"", 429),
@@ -101,7 +101,7 @@ def site() -> Iterator[str]:
     ("path", "expected"),
     [
         ("good", b"good"),
-        ("mended", b"mended"),
+        ("repaired", b"repaired"),
         ("moved", b"good"),
         ("hang-once", b"late"),
         ("a b", b"space"),

@@ -283,19 +283,19 @@ CASES = {
         (0, 0, 6, 0),
         start=put("controls", kind="canny"),
     ),
-    "a mask mended": Case(
+    "a mask repaired": Case(
         lambda world: draw(world.path("masks/2.png"), 7, SIZES[2]),
         (0, 1, 0, 0),
         1,
         start=damage("masks/2.png"),
     ),
-    "a control image mended": Case(
+    "a control image repaired": Case(
         lambda world: draw(world.path("controls/2.png"), 7, SIZES[2]),
         (0, 0, 1, 0),
         1,
         start=damage("controls/2.png"),
     ),
-    "an image mended": Case(
+    "an image repaired": Case(
         lambda world: draw(world.path("2.png"), 7, SIZES[2]),
         (1, 1, 1, 0),
         1,
@@ -310,7 +310,7 @@ def test_a_change_costs_what_it_affects_and_leaves_nothing_stale(name: str, worl
     check(CASES[name], world)
 
 
-def test_another_prompt_makes_the_notes_and_captions_again_but_no_array(
+def test_another_prompt_makes_the_annotations_and_captions_again_but_no_array(
     world: World, folder: Callable[[str], str]
 ) -> None:
     for number in range(2, COUNT):

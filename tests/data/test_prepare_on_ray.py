@@ -128,7 +128,7 @@ class Joined:
 
 
 @pytest.mark.slow
-def test_a_pool_grows_from_its_least_to_its_most_workers(
+def test_a_pool_grows_from_its_minimum_to_its_maximum_of_workers(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     (tmp_path / "joined").mkdir()

@@ -121,7 +121,7 @@ def test_different_preparations_at_once_each_get_their_snapshot(
 
 
 @pytest.mark.usefixtures("images")
-def test_damage_while_a_preparation_runs_is_mended_by_the_next(
+def test_damage_while_a_preparation_runs_is_repaired_by_the_next(
     make_config: Callable[..., Config], start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     config = make_config(encode={"shard_rows": 8, "group_rows": 4})

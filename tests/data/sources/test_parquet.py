@@ -90,7 +90,7 @@ def test_plain_binary_columns_with_masks_and_several_captions(tmp_path: Path, re
     assert not rejected
 
 
-def test_images_that_are_files_beside(tmp_path: Path, read: Read) -> None:
+def test_images_that_are_files_next_to_it(tmp_path: Path, read: Read) -> None:
     fill(tmp_path, {"d/a.png": png(1)})
     fill(tmp_path.parent, {"outside.png": png(2)})
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -214,7 +214,7 @@ def test_imagefolder_images_without_a_row_and_rows_that_lead_out(
 @pytest.mark.parametrize(
     "name", ["data.json", "captions.json", "image_captions.json", "captions.csv"]
 )
-def test_caption_files_beside_images(tmp_path: Path, read: Read, name: str) -> None:
+def test_caption_files_next_to_images(tmp_path: Path, read: Read, name: str) -> None:
     fill(
         tmp_path,
         {
