@@ -69,7 +69,7 @@ def test_pipeline_folder_loads_with_the_learned_weights(family: str, tmp_path: P
 
     module = families.load(family)
     denoiser = module.load(config.model, part, torch.float32)
-    denoiser.load_state_dict(dict(learned(bundle)))
+    denoiser.load_state_dict(dict(learned(bundle)), strict=False)  # buffers do not learn
     live = draw(module.pipeline(config.model, {part: denoiser}, "auto", torch.device("cpu")))
     loaded = draw(loaded)
     assert np.abs(loaded - live).max() <= 1 / 255
