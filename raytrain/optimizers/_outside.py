@@ -188,7 +188,7 @@ class Outside:
 
 
 def _fits(key: str, default: Any) -> bool:
-    """Return whether a constructor's argument of a common name means what the config's key means."""
+    """Return whether a constructor's argument means the same as the config's key."""
     if key == "betas":
         return isinstance(default, tuple) and len(default) == 2
     if key == "learning_rate":
