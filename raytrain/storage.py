@@ -24,7 +24,7 @@ from raytrain.errors import UserError
 
 
 def is_local(uri: str) -> bool:
-    """Tell whether a path is on this machine's disk."""
+    """Return whether a path is on this machine's disk."""
     return "://" not in uri or uri.startswith("file://")
 
 
@@ -51,7 +51,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Tell whether a file or folder is there."""
+    """Return whether a file or folder is there."""
     filesystem, path = resolve(uri)
     return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
@@ -108,7 +108,7 @@ def write_json(uri: str, content: Any) -> None:
 
 
 def write_new_json(uri: str, content: Any) -> bool:
-    """Write a JSON file unless there is one of that name; tell whether it was written.
+    """Write a JSON file unless there is one of that name; return whether it was written.
 
     On a local disk two writers never both succeed; an object store has no such promise here.
     """

@@ -1,6 +1,6 @@
 """A trial on several workers: Ray Train inside Ray Tune.
 
-Ray Train's controller is a process of its own, so evaluations travel to the trial through the
+Ray Train's controller is a separate process, so evaluations travel to the trial through the
 trial's queue. Each carries the run's placement group: Ray leaves the group of a trial that is
 stopped early in place, and with it all its CPUs and GPUs (Ray 2.60, measured), so
 stopping the trial removes it.
@@ -45,7 +45,7 @@ class Forward(ReportCallback, WorkerGroupCallback):  # type: ignore[misc]
 
 
 def train_on_workers(config: Config, report: Reporter) -> None:
-    """Train on `train.workers` workers of their own, from inside a trial."""
+    """Train on `train.workers` separate workers, from inside a trial."""
     from raytrain.train.launch import launch
 
     launch(config, callbacks=[Forward(report)])

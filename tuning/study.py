@@ -92,7 +92,7 @@ def open_study(config: Config) -> optuna.Study:
 
 
 def release(study: optuna.Study, number: int) -> None:
-    """Call a trial that was cut short by no fault of its own killed,
+    """Mark a trial that was interrupted from outside as killed,
     and queue its parameters again."""
     trial = study.get_trials(deepcopy=False)[number]
     study.set_user_attr(_KILLED, sorted({*study.user_attrs.get(_KILLED, []), number}))

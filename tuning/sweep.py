@@ -79,7 +79,7 @@ def export_winner(config: Config, best: leaderboard.Row) -> list[str]:
 
 
 def train_for_real(config: Config, report: Reporter) -> None:
-    """Train in this process, or on `train.workers` workers of their own."""
+    """Train in this process, or on `train.workers` separate workers."""
     if config.train.workers > 1:
         train_on_workers(config, report)
         return

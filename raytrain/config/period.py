@@ -25,7 +25,7 @@ class Every:
     unit: Literal["steps", "epochs", "minutes"] = "steps"
 
     def passed(self, before: float, now: float) -> bool:
-        """Tell whether a multiple of the period was reached after `before` and until `now`,
+        """Return whether a multiple of the period was reached after `before` and until `now`,
         both in its unit."""
         return self.number > 0 and now // self.number > before // self.number
 

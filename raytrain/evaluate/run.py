@@ -97,7 +97,7 @@ def evaluate(
     """Compare a checkpoint (`latest`, `best` or a folder) with the base model and return the HTML
     report's path.
 
-    `tell` is given a line of progress now and then.
+    `tell` gets lines of progress.
     """
     quiet()
     folder = checkpoint.find(config.output, which)

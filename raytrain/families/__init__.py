@@ -100,7 +100,7 @@ class Family(Protocol):
     def too_long(
         self, tokenizers: Mapping[str, Any], captions: Sequence[str], model: ModelConfig
     ) -> list[bool]:
-        """Tell for each caption whether its end is not encoded,
+        """Return for each caption whether its end is not encoded,
         since it has more tokens than the family reads."""
 
     def encode_text(

@@ -172,7 +172,7 @@ def tokenize(
 def too_long(
     tokenizers: Mapping[str, Any], captions: Sequence[str], model: ModelConfig
 ) -> list[bool]:
-    """Tell for each caption whether it has more tokens than are encoded,
+    """Return for each caption whether it has more tokens than are encoded,
     so that its end is lost."""
     tokenizer = tokenizers["tokenizer"]
     most: int = model.max_tokens // CHUNK * (tokenizer.model_max_length - 2)

@@ -133,7 +133,7 @@ def too_long(
     captions: Sequence[str],
     model: ModelConfig,
 ) -> list[bool]:
-    """Tell for each caption whether even T5, which reads most, does not see its end."""
+    """Return for each caption whether even T5, which reads most, does not see its end."""
     t5 = tokenizers["tokenizer_3"]
     found = t5(list(captions), add_special_tokens=False, verbose=False).input_ids
     return [len(ids) > T5_LENGTH - 1 for ids in found]
@@ -250,7 +250,7 @@ def control(
 
 
 def _without_pooled(branch: Any) -> bool:
-    """Tell whether a branch follows the first ControlNets for this model,
+    """Return whether a branch follows the first ControlNets for this model,
     as the pipeline does for it."""
     return bool(branch.config.force_zeros_for_pooled_projection)
 

@@ -124,7 +124,7 @@ def artifacts(state: Mapping[str, Tensor], config: Config, family: Family) -> li
 
 
 def _learns(part: str, family: Family) -> bool:
-    """Tell whether words are added to a text encoder or its tokenizer:
+    """Return whether words are added to a text encoder or its tokenizer:
     not where nothing learns of it, such as T5."""
     return part.replace("tokenizer", "text_encoder") in family.LORA_TARGETS
 

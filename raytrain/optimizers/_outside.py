@@ -158,7 +158,7 @@ class Outside:
         )
 
     def _has_group_rates(self) -> bool:
-        """Tell whether a lower learning rate of the last group makes its step another."""
+        """Return whether a lower learning rate of the last group changes its step."""
         try:
             ends = [self._stepped({}, seed=0, factor=factor)[0] for factor in (1.0, 0.5)]
         except Exception:  # it needs options, or says that it has one rate for all
@@ -188,7 +188,7 @@ class Outside:
 
 
 def _fits(key: str, default: Any) -> bool:
-    """Tell whether a constructor's argument of a common name is what the config calls so."""
+    """Return whether a constructor's argument means the same as the config's key."""
     if key == "betas":
         return isinstance(default, tuple) and len(default) == 2
     if key == "learning_rate":

@@ -39,7 +39,7 @@ def launch(
     config: Config, callbacks: Sequence[Any] = (), resume: str = "latest"
 ) -> dict[str, float]:
     """Train on the Ray this process is connected to; where it is not, and one worker is enough,
-    in a process of its own.
+    in a separate process.
 
     Returns the newest value of every metric. A finished run is not trained again, unless `resume`
     makes it go back to another checkpoint: `best`, or a folder. `callbacks` are Ray Train's own.

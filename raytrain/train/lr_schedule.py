@@ -10,7 +10,7 @@ from raytrain.config.period import steps_of
 
 def learning_rate(step: int, config: TrainConfig, total_steps: int) -> float:
     """Return the learning rate of a step (0-based): linear warm-up,
-    then as `train.lr_schedule` has it.
+    then by `train.lr_schedule`.
 
     `cosine_restarts` falls along half a cosine several times (Loshchilov & Hutter 2017,
     arXiv:1608.03983).

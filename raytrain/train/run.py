@@ -85,7 +85,7 @@ class Run:
 
     @property
     def is_main(self) -> bool:
-        """Tell whether this worker writes the run's files."""
+        """Return whether this worker writes the run's files."""
         return self.rank == 0
 
     @property
@@ -94,7 +94,7 @@ class Run:
         return self.batch_sampler.total_steps
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Compute in half precision where the config says so."""
+        """Compute in half precision where the config sets it."""
         return autocast(self.config.train, self.device)
 
     def mean(self, value: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class Run:
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
-    """Compute in half precision where the config says so."""
+    """Compute in half precision where the config sets it."""
     return torch.autocast(
         device.type, PRECISIONS[config.precision], enabled=config.precision != "fp32"
     )
@@ -311,7 +311,7 @@ def _pinned(config: Config, saved: Checkpoint | None) -> Config:
 
 
 def finished(config: Config) -> bool:
-    """Tell whether a run's result is already written."""
+    """Return whether a run's result is already written."""
     return storage.exists(storage.join(config.output, "train.json"))
 
 

@@ -1,4 +1,4 @@
-"""One worker's training: the whole of it, with or without a Ray session around.
+"""One worker's training from start to end, with or without a Ray session.
 
 from raytrain.train.worker import train
 # one process, no Ray: tests, profiling, a bare GPU machine

@@ -38,7 +38,7 @@ class Watchdog(threading.Thread):
         self._ended.set()
 
     def run(self) -> None:
-        """Look now and then."""
+        """Check periodically."""
         pause = min(1.0, self._seconds / 4)
         while not self._ended.wait(pause):
             if time.monotonic() - self._since > self._seconds:

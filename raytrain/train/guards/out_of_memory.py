@@ -25,7 +25,7 @@ KILLS = Path("/proc/vmstat")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error of a step says that memory ran out, on a GPU or on the CPU."""
+    """Return whether an error of a step says that memory ran out, on a GPU or on the CPU."""
     import torch  # here, as the command that waits for a worker has no use for it
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

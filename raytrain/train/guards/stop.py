@@ -23,13 +23,13 @@ def forget(output: str) -> None:
 
 
 class Watch:
-    """Looks for the request now and then."""
+    """Checks for the request periodically."""
 
     def __init__(self, output: str) -> None:
         self._uri, self._looked, self._asked = storage.join(output, NAME), time.monotonic(), False
 
     def asked(self) -> bool:
-        """Tell whether the run was asked to end."""
+        """Return whether the run was requested to stop."""
         now = time.monotonic()
         if not self._asked and now - self._looked >= SECONDS:
             self._looked, self._asked = now, storage.exists(self._uri)

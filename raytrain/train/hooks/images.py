@@ -89,5 +89,5 @@ class Images:
 
 
 def needs_images(scorers: Sequence[str]) -> bool:
-    """Tell whether some of these scorers look at images."""
+    """Return whether some of these scorers look at images."""
     return bool(set(scorers) - set(WITHOUT_IMAGES))

@@ -28,7 +28,7 @@ class Hook:
     at_end: bool = True
 
     def due(self, run: Run) -> bool:
-        """Tell whether the hook is due after `run.step` steps; the same on every worker.
+        """Return whether the hook is due after `run.step` steps; the same on every worker.
 
         An epoch ends with the last step that the batch sampler counts to it.
         """

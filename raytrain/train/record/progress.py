@@ -1,4 +1,4 @@
-"""The console's progress: one bar (or, without a terminal, a line now and then)
+"""The console's progress: one bar (or, without a terminal, a line from time to time)
 that follows a run's `metrics.jsonl`."""
 
 from __future__ import annotations
