@@ -43,9 +43,9 @@ def ls(where: Where, set: Overrides = None) -> None:
     """List the snapshots of a dataset; the newest is marked."""
     from rich.console import Console
 
-    from raytrain.data.tools import browse
+    from jobs.render import dataset
 
-    Console().print(browse.snapshots(_dataset(where, set)))
+    Console().print(dataset.snapshots(_dataset(where, set)))
 
 
 @app.command("show")
@@ -64,15 +64,16 @@ def show(
     """Show what a snapshot holds and what it left out, or all that is known of one row."""
     from rich.console import Console
 
+    from jobs.render import dataset
     from raytrain.data.tools import browse
 
-    dataset = _dataset(where, set)
-    manifest = browse.open_snapshot(dataset, snapshot)
+    folder = _dataset(where, set)
+    manifest = browse.open_snapshot(folder, snapshot)
     if row is None:
-        Console().print(browse.overview(dataset, manifest))
+        Console().print(dataset.overview(folder, manifest))
         return
-    for found in browse.find_rows(dataset, manifest, row):
-        Console().print(browse.everything(found, manifest))
+    for found in browse.find_rows(folder, manifest, row):
+        Console().print(dataset.everything(found, manifest))
 
 
 @app.command("diff")
@@ -91,13 +92,14 @@ def diff(
     and which settings differ."""
     from rich.console import Console
 
+    from jobs.render import difference
     from raytrain.data.tools import compare
 
     found = compare.difference(_dataset(where, set), old, new, first)
     if json:
         print(found.model_dump_json(indent=2))
     else:
-        Console().print(compare.show(found))
+        Console().print(difference.show(found))
 
 
 @app.command("gc")
@@ -129,9 +131,11 @@ def gc(
     """
     from rich.console import Console
 
+    from jobs.render import freed
     from raytrain.data.tools import collect
 
-    Console().print(collect.show(collect.collect(_dataset(where, set), keep, older_than, dry_run)))
+    found = collect.collect(_dataset(where, set), keep, older_than, dry_run)
+    Console().print(freed.show(found))
 
 
 @app.command("preview")
@@ -169,10 +173,11 @@ def audit(
     exit code 1 where a promise is broken."""
     from rich.console import Console
 
+    from jobs.render import audit as table
     from raytrain.train.record import audit
 
     found = audit.audit(audit.config_of(run, tuple(set or ())))
-    Console().print(audit.show(found))
+    Console().print(table.show(found))
     return 1 if found.broken else 0
 
 

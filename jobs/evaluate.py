@@ -18,12 +18,12 @@ def command(
     from raytrain.config.file import load
 
     settings = load(config, set or ())
+    from jobs.render import evaluation
     from raytrain.evaluate.run import evaluate
-    from raytrain.evaluate.table import score_table
 
     console = Console()
     report = evaluate(settings, checkpoint, tell=console.print)
-    console.print(score_table(settings.output))
+    console.print(evaluation.show(settings.output))
     console.print(f"Report: {report}", soft_wrap=True)
     return 0
 

@@ -19,9 +19,11 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     from raytrain.data.pipeline import flow, on_machine
 
     with workers(settings, flow.needs_ray(settings), on_machine.reserve):
+        from jobs.render import preparation
         from raytrain.data.prepare import prepare
 
         report = prepare(settings)
+        preparation.show(report)
     return REJECTED if report.broken and not settings.data.allow_rejected else 0
 
 

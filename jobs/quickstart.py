@@ -33,13 +33,14 @@ def command(
         1, f"drew {images} neon images with captions in {settings.data.source}; now preparing them"
     )
     with connected(settings):
+        from jobs.render import preparation
         from raytrain.data.prepare import prepare
         from raytrain.evaluate.run import evaluate
         from raytrain.export.run import export, told
         from raytrain.train.launch import launch
         from tuning.sweep import sweep
 
-        prepare(settings)
+        preparation.show(prepare(settings))
         _say(2, "training a LoRA")
         launch(settings)
         _say(3, "evaluating it against the base")

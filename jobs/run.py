@@ -24,9 +24,11 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
 
     needs_ray = flow.needs_ray(settings) or alone.needs_ray(settings)
     with workers(settings, needs_ray, on_machine.reserve, alone.reserve):
+        from jobs.render import preparation
         from raytrain.data.prepare import prepare
 
         report = prepare(settings)
+        preparation.show(report)
         if report.broken and not settings.data.allow_rejected:
             print(
                 "Stopped before training: broken images, listed above, were left out. Mend or "

@@ -28,7 +28,7 @@ from raytrain.data.pipeline.encode import ShardEncoder
 from raytrain.data.pipeline.filter import filter_images
 from raytrain.data.pipeline.flow import Report
 from raytrain.data.pipeline.progress import Bars, bars
-from raytrain.data.pipeline.report import SHOWN, PrepareReport, show
+from raytrain.data.pipeline.report import SHOWN, PrepareReport
 from raytrain.data.store import partial_shards, shard, snapshot, tables
 from raytrain.data.store.fingerprint import Fingerprint
 from raytrain.data.store.schema import Manifest
@@ -295,9 +295,7 @@ def prepare(config: Config, console: Console | None = None) -> PrepareReport:
         preparation = Preparation(config, known, show_bars)
         published = preparation.run()
     _tidy(config.dataset, preparation.work)
-    report = _report(preparation, published, earlier, time.monotonic() - start)
-    show(report, console)
-    return report
+    return _report(preparation, published, earlier, time.monotonic() - start)
 
 
 def _report(

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
+from jobs.render import dataset
+from jobs.render.difference import show
 from raytrain.config import Config
 from raytrain.data.prepare import prepare
-from raytrain.data.tools import browse, compare
+from raytrain.data.tools import browse
 from raytrain.data.tools.compare import Difference, difference
 from raytrain.errors import UserError
 from tests.data.conftest import draw
@@ -36,13 +38,13 @@ def test_a_dataset_is_listed_and_shown(source: Path, make_config: Make) -> None:
     prepare(config)
     (source / "11.png").unlink()
     prepare(config)
-    listed = text(browse.snapshots(config.dataset)).splitlines()
+    listed = text(dataset.snapshots(config.dataset)).splitlines()
     assert [line.split()[:2] for line in listed[1:3]] == [["1", listed[1].split()[1]], ["2", "*"]]
     assert " 12 " in listed[1]
     assert " 11 " in listed[2]
     assert "complete" in listed[2]
     manifest = browse.open_snapshot(config.dataset, "1")
-    shown = text(browse.overview(config.dataset, manifest))
+    shown = text(dataset.overview(config.dataset, manifest))
     assert all(name in shown for name in manifest.buckets)
     assert "broken.png: not an image" in shown
     for column in ("latents float16 (8, H/8, W/8)", "text float16 (77, 32)"):
@@ -50,7 +52,7 @@ def test_a_dataset_is_listed_and_shown(source: Path, make_config: Make) -> None:
     row = browse.find_rows(config.dataset, manifest, "04.png")[0]
     assert (row["bucket"], row["captions"]) == ("80x48", ["image 4"])
     assert browse.find_rows(config.dataset, manifest, row["id"].hex()[:8])[0]["path"] == "04.png"
-    everything = text(browse.everything(row, manifest))
+    everything = text(dataset.everything(row, manifest))
     for part in (
         "image 4",
         row["id"].hex(),
@@ -92,12 +94,12 @@ def test_what_differs_is_named(source: Path, make_config: Make) -> None:
     assert (found.same, found.changed, found.added, found.removed) == (7, 4, 1, 1)
     assert found.kinds == {"image": 2, "bucket": 1, "path": 1, "captions": 1}
     assert found.settings == {}
-    shown = text(compare.show(found))
+    shown = text(show(found))
     assert "~ 04.png (64x64): image, bucket" in shown
     assert "+ new.png" in shown
     back = difference(config.dataset, "2", "1")
     assert (back.added, back.removed, back.changed) == (1, 1, 4)
-    few = text(compare.show(difference(config.dataset, "1", "2", first=2)))
+    few = text(show(difference(config.dataset, "1", "2", first=2)))
     assert "~ and 2 more" in few
     assert difference(config.dataset, "1", "1").same == 12
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.render.preparation import show
 from raytrain.config import Config
 from raytrain.config.file import parse
 from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset
-from raytrain.data.pipeline.report import show
 from raytrain.data.prepare import prepare
 from tests.data.conftest import draw
 from tests.data.contents import contents

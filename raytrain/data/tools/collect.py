@@ -20,12 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
-from rich.console import Group, RenderableType
 
 from raytrain import plugins, storage
 from raytrain.data.store import leaving, schema, snapshot, tables
 from raytrain.data.store.schema import Manifest
-from raytrain.data.tools.browse import open_snapshot, size
+from raytrain.data.tools.browse import open_snapshot
 from raytrain.errors import UserError
 from raytrain.storage import File
 from raytrain.table import Table
@@ -231,24 +230,3 @@ def _write_merged(folder: str, parts: list[str], columns: Any) -> None:
             described,
             4 * tables.GROUP,
         )
-
-
-def show(found: Freed) -> RenderableType:
-    """Return what was freed, as text."""
-    would = "would be " if found.dry_run else ""
-    lines = []
-    if found.snapshots:
-        lines.append(f"{would}dropped: snapshot {', '.join(map(str, found.snapshots))}")
-    lines += [f"{would}deleted: {count:,} of {kind}" for kind, count in found.files.items()]
-    lines += [
-        f"{would}put together: {count:,} parts of {name}" for name, count in found.merged.items()
-    ]
-    lines.append(
-        f"{size(found.bytes)} {would}freed" if found.files else "There is nothing to delete."
-    )
-    if found.young:
-        lines.append(
-            f"{found.young:,} files that no snapshot names are younger than --older-than and "
-            "stay: a preparation may have just written them."
-        )
-    return Group(*lines)

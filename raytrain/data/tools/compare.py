@@ -11,14 +11,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table as Grid
 
 from raytrain.data.pipeline import plan_encoding
 from raytrain.data.store import tables
 from raytrain.data.store.schema import Manifest
-from raytrain.data.tools.browse import open_snapshot, rows_table, shown
+from raytrain.data.tools.browse import open_snapshot, rows_table
 from raytrain.table import Names, Table
 
 _PAIRED_BY = (("id", "bucket"), ("path", "bucket"), ("id",), ("path",))
@@ -235,30 +232,3 @@ def _flattened(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
             else {f"{prefix}{key}": value}
         )
     return flat
-
-
-def show(found: Difference) -> RenderableType:
-    """Return a difference as text and tables."""
-    lines: list[RenderableType] = [
-        f"Snapshot {found.old} -> {found.new}: {found.added:,} rows added, {found.removed:,} "
-        f"removed, {found.changed:,} changed, {found.same:,} the same"
-    ]
-    if found.kinds:
-        lines.append(
-            "changed: " + ", ".join(f"{kind} of {count:,}" for kind, count in found.kinds.items())
-        )
-    parts = {"+": (found.added, found.first_added), "-": (found.removed, found.first_removed)}
-    for mark, (count, changes) in (parts | {"~": (found.changed, found.first_changed)}).items():
-        for change in changes:
-            kinds = f": {', '.join(change.kinds)}" if change.kinds else ""
-            lines.append(escape(f"  {mark} {shown(change.path)} ({change.bucket}){kinds}"))
-        if changes and count > len(changes):
-            lines.append(f"  {mark} and {count - len(changes):,} more")
-    if found.settings:
-        grid = Grid("setting", str(found.old), str(found.new))
-        for key, values in found.settings.items():
-            grid.add_row(escape(key), *(escape(str(value)) for value in values))
-        lines.append(grid)
-    elif not found.added + found.removed + found.changed:
-        lines.append("They hold the same, made with the same settings.")
-    return Group(*lines)

@@ -16,7 +16,7 @@ from raytrain.evaluate.run_folder import EVALUATION, REPORT, differences
 COLORS = {"better": "green", "worse": "red", "unclear": "dim"}
 
 
-def score_table(output: str) -> Group:
+def show(output: str) -> Group:
     """Return the table and the verdict of `<output>/evaluation/report.json`."""
     report = storage.read_json(storage.join(output, EVALUATION, REPORT))
     table = Table(title=f"{report['checkpoint']} against the base model", title_justify="left")
