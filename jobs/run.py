@@ -20,10 +20,10 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
 
     settings = load(config, set or ())
     from raytrain.data.pipeline import flow, on_machine
-    from raytrain.train import alone
+    from raytrain.train import local_worker
 
-    needs_ray = flow.needs_ray(settings) or alone.needs_ray(settings)
-    with workers(settings, needs_ray, on_machine.reserve, alone.reserve):
+    needs_ray = flow.needs_ray(settings) or local_worker.needs_ray(settings)
+    with workers(settings, needs_ray, on_machine.reserve, local_worker.reserve):
         from jobs.render import preparation
         from raytrain.data.prepare import prepare
 
@@ -41,7 +41,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
         from raytrain.train.launch import launch
 
         launch(settings)
-        print(told(alone.call(settings, export, settings)))
+        print(told(local_worker.call(settings, export, settings)))
     return 0
 
 

@@ -30,9 +30,9 @@ def command(
     from raytrain.config.file import load
 
     settings = load(config, [*(["train.profile=5"] if profile else []), *(set or ())])
-    from raytrain.train import alone
+    from raytrain.train import local_worker
 
-    with workers(settings, alone.needs_ray(settings), alone.reserve):
+    with workers(settings, local_worker.needs_ray(settings), local_worker.reserve):
         from raytrain.train.launch import launch
 
         launch(settings, resume=resume)

@@ -18,9 +18,9 @@ from raytrain.data.loading.read import check_dataset
 from raytrain.data.store import drift
 from raytrain.errors import Diverged, UserError
 from raytrain.startup import quiet
-from raytrain.train.alone import AloneTrainer, needs_ray
 from raytrain.train.guards import out_of_memory, stop
 from raytrain.train.guards.out_of_memory import is_out_of_memory
+from raytrain.train.local_worker import LocalTrainer, needs_ray
 from raytrain.train.record import notices
 from raytrain.train.record.progress import follow
 from raytrain.train.run import batch_sampler_of, finished
@@ -148,7 +148,7 @@ def _wait(config: Config, trainer: Any) -> None:
 def _trainer(config: Config, callbacks: Sequence[Any]) -> Any:
     train, gpu = config.train, config.train.gpus_per_worker > 0
     if not (needs_ray(config) or local.connected()):
-        return AloneTrainer(_absolute(config))
+        return LocalTrainer(_absolute(config))
     # Workers that may be fewer need not wait long for those that are gone.
     os.environ.setdefault(
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15" if train.min_workers else "60"

@@ -18,9 +18,9 @@ from raytrain.config.file import to_toml
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
 from raytrain.train import worker
-from raytrain.train.alone import AloneTrainer, WorkerDied
 from raytrain.train.guards import out_of_memory
 from raytrain.train.launch import launch
+from raytrain.train.local_worker import LocalTrainer, WorkerDied
 from tests.conftest import losses
 from tests.soak._nodes import ROOT
 from tests.train import group
@@ -133,7 +133,7 @@ def test_a_worker_the_kernel_ends_for_memory_begins_anew_with_less(
     with pytest.raises(
         WorkerDied, match=r"with 1 images at a time \(there is no smaller.*gradient_checkpointing"
     ):
-        AloneTrainer(config).fit()
+        LocalTrainer(config).fit()
     told = "The worker ended with SIGKILL by the kernel, as memory ran out with"
     assert (
         f"{told} 4 images at a time (from now on 2; a step is still 4 images); it starts anew"

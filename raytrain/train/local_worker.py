@@ -1,5 +1,5 @@
 """One worker on this machine, without Ray: a process of its own,
-watched and started anew as Ray Train does with its workers."""
+watched and restarted as Ray Train does with its workers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def call(config: Config, function: Callable[..., Any], *arguments: Any) -> Any:
         return process.call(function, *arguments)
 
 
-class AloneTrainer:
+class LocalTrainer:
     """Has the verb of Ray's trainers that a launch needs."""
 
     def __init__(self, config: Config) -> None:
