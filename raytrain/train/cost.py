@@ -80,18 +80,13 @@ def step(config: Config, model: Model, width: int, height: int, *, flops: bool =
     which takes the longer part, they are 0."""
     rows = row(config, width, height)
     draws = model.draw(rows).to(META)
-    kept = _Kept(model, half=config.train.precision != "fp32")
-    with (
-        countable_attention(),
-        FlopCounterMode(display=False) as counter,
-        kept.watch(config.train.gradient_checkpointing),
-    ):
+    counter = FlopCounterMode(display=False)
+    kept = _Kept(model, counter, half=config.train.precision != "fp32")
+    with countable_attention(), counter, kept.watch(config.train.gradient_checkpointing):
         losses = _losses(config, model, rows, draws)
-        forward = counter.get_total_flops()
         if flops:
             losses.sum().backward()  # type: ignore[no-untyped-call]
-    again = forward if config.train.gradient_checkpointing else 0
-    return Step(counter.get_total_flops() + again if flops else 0, kept.bytes)
+    return Step(counter.get_total_flops() + kept.again if flops else 0, kept.bytes)
 
 
 def row(config: Config, width: int, height: int) -> Batch:
@@ -135,8 +130,12 @@ def _losses(config: Config, model: Model, rows: Batch, draws: Columns) -> Tensor
 class _Kept:
     """Adds up the memory that autograd keeps, weights left out, each once."""
 
-    def __init__(self, model: Model, half: bool) -> None:
-        self._model, self._half = model, half
+    def __init__(self, model: Model, counter: FlopCounterMode, half: bool) -> None:
+        self._model, self._counter, self._half = model, counter, half
+        self.again = 0
+        """Operations of recomputing blocks: each stops where the last tensor that its backward
+        pass needs is there (`torch.utils.checkpoint`'s early stop)."""
+        self._last = 0
         self._weights = {_place(tensor) for tensor in (*model.parameters(), *model.buffers())}
         self._found: dict[int, tuple[Any, int]] = {}
         self._in_norm = False
@@ -177,7 +176,9 @@ class _Kept:
 
     def _block(self, function: Callable[..., Any], *inputs: Any) -> Any:
         outside, self._found = self._found, {}
+        before = self._last = self._counter.get_total_flops()
         result = function(*inputs)
+        self.again += self._last - before
         self._most = max(self._most, sum(size for _, size in self._found.values()))
         self._found = outside
         for each in inputs:
@@ -187,6 +188,7 @@ class _Kept:
 
     def _pack(self, tensor: Tensor) -> Tensor:
         storage, place = tensor.untyped_storage(), _place(tensor)
+        self._last = self._counter.get_total_flops()
         if place not in self._weights:
             size = storage.nbytes()
             if self._half and tensor.is_floating_point() and not self._in_norm:

@@ -96,6 +96,12 @@ def test_recomputed_blocks_keep_less_and_compute_more(
     one, two = (cost.step(config, cost.skeleton(config), 64, 64) for config in (whole, again))
     assert two.activations < 0.6 * one.activations
     assert 1.2 * one.flops < two.flops < 2 * one.flops
+    model, batch, draws, size = live(again)
+    with cost.countable_attention(), FlopCounterMode(display=False) as counter:
+        model(batch, draws).sum().backward()
+    assert cost.step(again, cost.skeleton(again), *size).flops == pytest.approx(
+        counter.get_total_flops(), rel=0.02
+    )
 
 
 def test_half_precision_keeps_about_half(run_config: Callable[..., Config]) -> None:
