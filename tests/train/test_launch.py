@@ -15,6 +15,8 @@ import pytest
 from raytrain import checkpoint, local, storage
 from raytrain.config import Config
 from raytrain.config.file import to_toml
+from raytrain.data.pipeline import on_machine
+from raytrain.data.prepare import prepare
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
 from raytrain.train import worker
@@ -101,6 +103,31 @@ def test_one_worker_on_this_machine_needs_no_ray(
         "The worker ended with SIGKILL; it starts anew from the last checkpoint (1 of 3)."
         in notices(config)
     )
+
+
+def test_the_process_that_encodes_also_trains_and_computes_the_same(
+    run_config: Callable[..., Config],
+    world: Callable[[str], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[str] = []
+
+    class Process(local.Process):
+        def __init__(self, *modules: str, silent: bool = False) -> None:
+            started.append(modules[0])
+            super().__init__(*modules, silent=silent)
+
+    monkeypatch.setattr(local, "Process", Process)
+    monkeypatch.setattr(local, "connected", lambda: False)  # another test of this process may be
+    data = {**world("sd15")["data"], "dataset": str(tmp_path / "dataset")}
+    config = run_config(data=data)
+    prepare(config)
+    launch(config)
+    assert started == ["raytrain.data.pipeline.scan", on_machine.ENCODER]
+    other = run_config(name="other", data=data)
+    group.train(other, 1, tmp_path)
+    assert losses(config) == losses(other)
 
 
 def test_a_lone_worker_that_dies_too_often(
