@@ -96,10 +96,10 @@ def test_no_rows_or_no_length_is_refused() -> None:
 
 
 def test_a_million_rows_plan_in_seconds() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     batch_sampler = BatchSampler(
         {f"{64 + n}x64": 100_000 for n in range(10)}, batch=256, seed=0, epochs=3
     )
     batch_sampler.at(0)
     batch_sampler.at(batch_sampler.total_steps - 1)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
