@@ -91,6 +91,7 @@ print(ray.is_initialized(), session.exists(), session.parent.exists())
     shown = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
+    assert shown.returncode == 0, shown.stdout + shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0].startswith("True None 0 "), shown.stdout + shown.stderr
     assert lines[0].split()[-1] != running_head.address
