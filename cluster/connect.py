@@ -30,6 +30,13 @@ logger = logging.getLogger(__name__)
 # A Unix socket's path holds 107 characters, and Ray adds about 75 to its temporary directory.
 _LONGEST_TEMP = 30
 
+STARTS = 3
+"""How often a private Ray is started at most."""
+LATE = "timed out during startup"
+"""What Ray says of a node that was not ready within its 30 seconds, as on a very busy machine."""
+FAILED = (ConnectionError, OSError, RuntimeError, ValueError)
+"""What else Ray raises where it cannot start."""
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -155,15 +162,24 @@ def _session(name: str, **settings: Any) -> Iterator[Connection]:
     """
     import ray
 
-    try:
-        with _muted_notices():
-            ray.init(**settings)
-    except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        ray.shutdown()
-        raise ClusterError(
-            f"Ray must start before a job can, but {name} did not: {error}. Check free memory and "
-            "space in /tmp and /dev/shm, and that the cluster runs the Ray version installed here."
-        ) from error
+    for attempt in range(1, STARTS + 1):
+        try:
+            with _muted_notices():
+                ray.init(**settings)
+            break
+        except Exception as error:  # Ray raises Exception itself where a node is late
+            ray.shutdown()
+            late = LATE in str(error)
+            if not late and not isinstance(error, (*FAILED, ray.exceptions.RayError)):
+                raise
+            if late and attempt < STARTS:
+                print(f"{name} was not ready in time; retry {attempt}.", file=sys.stderr)
+                continue
+            raise ClusterError(
+                f"Ray must start before a job can, but {name} did not: {error}. Check free memory "
+                "and space in /tmp and /dev/shm, and that the cluster runs the Ray version "
+                "installed here."
+            ) from error
     try:
         yield _describe()
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import probe
+from cluster import connect, probe
 from cluster.connect import choose
 from cluster.errors import ClusterError
 from cluster.head import head
@@ -97,6 +97,31 @@ print(ray.is_initialized(), session.exists(), session.parent.exists())
     assert lines[0].split()[-1] != running_head.address
     assert lines[1:] == ["True", "True", "False False False"]
     assert "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize("late", [1, connect.STARTS])
+def test_a_late_node_is_started_again_and_given_up_in_words(late, monkeypatch, capsys):
+    import ray
+
+    starts = []
+
+    def init(**_):
+        starts.append(1)
+        if len(starts) <= late:
+            raise Exception(f"The current node {connect.LATE}.")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda **_: None)
+    monkeypatch.setattr(connect, "_describe", lambda: "connected")
+    if late < connect.STARTS:
+        with connect._session("a private Ray") as connection:
+            assert connection == "connected"
+    else:
+        with pytest.raises(ClusterError, match="a private Ray did not: The current node"):
+            with connect._session("a private Ray"):
+                pass
+    assert len(starts) == min(late + 1, connect.STARTS)
+    assert "was not ready in time; retry 1." in capsys.readouterr().err
 
 
 def test_a_dead_address_is_one_clear_error_and_not_rays_own():
