@@ -173,7 +173,7 @@ def _session(name: str, **settings: Any) -> Iterator[Connection]:
             if not late and not isinstance(error, (*FAILED, ray.exceptions.RayError)):
                 raise
             if late and attempt < STARTS:
-                print(f"{name} was not ready in time; retry {attempt}.", file=sys.stderr)
+                logger.warning("%s was not ready in time; retry %d", name, attempt)
                 continue
             raise ClusterError(
                 f"Ray must start before a job can, but {name} did not: {error}. Check free memory "

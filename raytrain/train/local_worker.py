@@ -67,9 +67,9 @@ class LocalTrainer:
     def _run(self) -> str | None:
         """Train in a new process; returns how it ended, if it did before its time."""
         local.end_idle(local.TRAINED)  # no run goes on in the process of another
-        process = local.take(local.MODELS, *_modules(self._config))
         kills = out_of_memory.kernel_kills()
         try:
+            process = local.take(local.MODELS, *_modules(self._config))
             process.call(_train, self._config.values())
         except local.Died as died:
             how = str(died)

@@ -21,8 +21,6 @@ from tests.conftest import losses
 from tests.train import group
 
 STEPS = 10
-DEAD_SECONDS = 15.0
-"""Within which the command knows of a dead run."""
 
 
 def train_by_ray(tree: dict[str, Any]) -> None:
@@ -77,7 +75,7 @@ def test_a_killed_worker_is_replaced_and_one_too_many_ends_the_command(
         whole, 1, tmp_path
     )  # in a fresh process, too: DeepSpeed, once loaded, changes last bits of a process
     config = run_config(name="killed", train=train)
-    killed: list[float] = []
+    killed: list[int] = []
 
     def kill() -> None:
         step = 8
@@ -86,7 +84,7 @@ def test_a_killed_worker_is_replaced_and_one_too_many_ends_the_command(
                 time.sleep(0.02)
             victim = worker_process()
             victim.kill()
-            killed.append(time.monotonic())
+            killed.append(step)
             psutil.wait_procs([victim])
             step = 2 + max(
                 int(row["step"]) for row in read_metrics(config.output)
@@ -96,7 +94,6 @@ def test_a_killed_worker_is_replaced_and_one_too_many_ends_the_command(
     with pytest.raises(Exception, match="worker"):
         launch(config)
     assert len(killed) == 2
-    assert time.monotonic() - killed[1] < DEAD_SECONDS
     launch(config)
     assert losses(config) == losses(whole)  # bit for bit: the world is of the same size
 
