@@ -53,7 +53,7 @@ class Process:
     def __init__(self, *modules: str, silent: bool = False) -> None:
         self._pipe, theirs = Pipe()
         self._said: IO[bytes] | None = tempfile.TemporaryFile() if silent and not _shown else None  # noqa: SIM115
-        self._outputs = [os.dup(1), os.dup(2)] if self._said else []  # for `unmute`
+        self._outputs = [_duplicate(1), _duplicate(2)] if self._said else []  # for `unmute`
         command = [sys.executable, "-m", "raytrain.local", str(theirs.fileno()), *modules]
         self._process = subprocess.Popen(
             command, pass_fds=[theirs.fileno(), *self._outputs], start_new_session=True,
@@ -156,6 +156,14 @@ def connected() -> bool:
     """Tell whether this process is connected to Ray; work is done on this machine alone where it
     is not."""
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
+def _duplicate(output: int) -> int:
+    """Return a copy of an output's file descriptor; one of nowhere where it was closed."""
+    try:
+        return os.dup(output)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 def _environment() -> dict[str, str]:
