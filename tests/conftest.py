@@ -21,6 +21,16 @@ from raytrain.startup import before_imports
 before_imports()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Compute on one thread: in models this small, threads that wait for each other cost more than
@@ -125,6 +135,7 @@ def run_config(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callab
             "global_batch": 4,
             "learning_rate": 1e-2,
             "checkpoint_every": 2,
+            "gpus_per_worker": int(os.environ.get("RAYTRAIN_TEST_GPUS", "0")),
             **tables.pop("train", {}),
         }
         settings = {

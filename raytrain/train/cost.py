@@ -57,7 +57,7 @@ def skeleton(config: Config) -> Model:
     """Return the model a config trains, without weights."""
     family = families.load(config.model.family)
     with META:
-        return build(config, META, load=partial(_part, family, config))
+        return build(config, META, load=partial(structure, family, config))
 
 
 def weights(config: Config, model: Model) -> Weights:
@@ -105,7 +105,7 @@ def row(config: Config, width: int, height: int) -> Batch:
     tokens = {name: ids.to(META) for name, ids in family.tokenize(tokenizers, [""], model).items()}
     with META:
         encoders = {
-            name: _part(family, config, name) for name in families.text_parts(family, "text")
+            name: structure(family, config, name) for name in families.text_parts(family, "text")
         }
         text = family.encode_text(encoders, tokens, model)
     found |= {**text, **tokens, "control": torch.empty(1, 3, height, width, dtype=torch.uint8)}
@@ -250,7 +250,9 @@ def _place(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _part(family: Family, config: Config, part: str) -> Any:
+def structure(family: Family, config: Config, part: str) -> Any:
+    """Return a part as its config describes it, frozen: on `meta` without weights, else with
+    random ones. A tokenizer is loaded."""
     if family.PARTS[part] == "tokenizer":
         return family.load(config.model, part, torch.float32)
     return pretrained.skeleton(config.model, part).eval().requires_grad_(False)

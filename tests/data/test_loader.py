@@ -129,7 +129,7 @@ def test_every_tensor_goes_to_the_device(dataset: Dataset) -> None:
     } == {device}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_pinned_batches_arrive_on_the_gpu(dataset: Dataset) -> None:
     steps = loader(dataset)
     for number in range(steps.batch_sampler.total_steps):

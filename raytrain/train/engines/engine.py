@@ -260,7 +260,8 @@ def build(
         os.environ.update(
             RANK="0", LOCAL_RANK="0", WORLD_SIZE="1"
         )  # what a launcher sets and DeepSpeed asks for
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+        backend = "nccl" if config.gpus_per_worker else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     accumulation = -(-slots // micro_batch)
     if name == "ddp":
         return ParallelEngine(model, config, accumulation, groups)
