@@ -23,6 +23,8 @@ def before_imports() -> None:
     gc.set_threshold(THRESHOLD, 10, 10)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # What cuBLAS needs to give the same bits every time; read when its first product is computed.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for name in ("transformers", "diffusers"):

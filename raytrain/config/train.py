@@ -56,6 +56,9 @@ class TrainConfig(Table):
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """Order of a convolution's weights in memory; `auto` is channels_last on a GPU. Under ZeRO
     always contiguous."""
+    deterministic: bool = True
+    """On a GPU take kernels that give the same bits every time, so that a resumed run repeats an
+    unbroken one. Without, some steps are faster and the last digits differ."""
     compile: bool = False
     """Compile the denoiser's repeated blocks: minutes before the first step of each shape,
     then faster ones."""

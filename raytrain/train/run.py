@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from raytrain import checkpoint, families, provenance, storage
 from raytrain.checkpoint import Checkpoint, Saver
-from raytrain.config import Config, TrainConfig
+from raytrain.config import Config
 from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.read import Dataset, check_dataset
 from raytrain.data.store.schema import bucket_size
@@ -40,7 +40,6 @@ NEAREST = (
     'weight are lost. Set train.rounding to "stochastic" or "compensated", unless the optimizer '
     "is an 8-bit one, which has neither."
 )
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -95,7 +94,7 @@ class Run:
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in half precision where the config sets it."""
-        return autocast(self.config.train, self.device)
+        return speed.autocast(self.config.train, self.device)
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean over workers of a small tensor."""
@@ -197,17 +196,10 @@ class Run:
             self.log.metrics(self.step, written)
 
 
-def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
-    """Compute in half precision where the config sets it."""
-    return torch.autocast(
-        device.type, PRECISIONS[config.precision], enabled=config.precision != "fp32"
-    )
-
-
 def load_model(config: Config, device: torch.device) -> Model:
     """Return the model on a device, its frozen weights in the precision of the run,
     what learns in `train.param_dtype`."""
-    built = build(config, device, PRECISIONS[config.train.precision])
+    built = build(config, device, speed.PRECISIONS[config.train.precision])
     if config.train.param_dtype == "bf16":
         for weight in built.learning().values():
             weight.data = weight.data.bfloat16()

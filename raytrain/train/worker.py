@@ -20,6 +20,7 @@ from raytrain.config import Config
 from raytrain.data.loading.loader import Loader, Step, prefetch
 from raytrain.errors import UserError
 from raytrain.startup import quiet
+from raytrain.train.engines import speed
 from raytrain.train.guards import out_of_memory
 from raytrain.train.guards.divergence import diverged
 from raytrain.train.guards.self_test import SelfTest
@@ -156,7 +157,8 @@ def optimizer_step(run: Run, step: Step, draws: Columns, rate: float) -> Tensor:
     """
     while True:
         try:
-            total = _gradients(run, step, draws)
+            with speed.deterministic(run.config.train, run.device):
+                total = _gradients(run, step, draws)
             break
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory.is_out_of_memory(error):

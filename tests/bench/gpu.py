@@ -4,8 +4,8 @@ Random weights (nothing is downloaded), LoRA of rank 16, bfloat16, batches of 1,
 without gradient checkpointing, through our own objective and engine. Printed are images per
 second, peak memory beside what `raytrain plan` says, and MFU: the operations of forward and
 backward pass as the plan counts them, recomputation not counted, over the time and the device's
-peak (--peak-tflops: dense bfloat16 of the data sheet, 989 for an H100 SXM). A profile of the last
-case that fitted says where the rest goes; --trace keeps it for chrome://tracing.
+peak (--peak-tflops: dense bfloat16 of the data sheet, 989 for an H100 SXM). --profile says where
+the time of the last case that fitted goes; --trace keeps it for chrome://tracing.
 
 What is left out: reading batches and drawing noise, which a thread does beside the step. `--tiny
 --device cpu` tests the script.
@@ -32,7 +32,7 @@ from raytrain.config import Config
 from raytrain.train import cost
 from raytrain.train.engines import engine as engines
 from raytrain.train.engines import memory, speed
-from raytrain.train.run import autocast
+from raytrain.train.engines.speed import autocast, deterministic
 from tests.bench import published
 
 WARM = 3
@@ -71,6 +71,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--quantize", default="none", choices=("none", "int8", "nf4"))
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--nondeterministic", action="store_true")
     parser.add_argument(
         "--checkpointing", default="both", choices=("both", "yes", "no"), help="which cases"
     )
@@ -79,6 +80,7 @@ def arguments() -> argparse.Namespace:
         type=float,
         help="the device's dense bfloat16 peak; without it no MFU is given",
     )
+    parser.add_argument("--profile", action="store_true", help="of the last case that fitted")
     parser.add_argument("--trace", help="file to write the profile's trace to")
     parser.add_argument("--output", default="gpu.json")
     return parser.parse_args()
@@ -101,6 +103,7 @@ def measure_family(
             config = published.config(
                 family, folder, {"quantize": options.quantize}, precision="bf16",
                 global_batch=batch, gradient_checkpointing=checkpointing, compile=options.compile,
+                deterministic=not options.nondeterministic,
             )  # fmt: skip
             skeleton = cost.skeleton(config)
             weights, row = cost.weights(config, skeleton), cost.step(config, skeleton, side, side)
@@ -122,7 +125,7 @@ def measure_family(
             })  # fmt: skip
     console = Console(width=120)
     console.print(table(found, flops, device, options))
-    if last is not None:
+    if last is not None and (options.profile or options.trace):
         step = step_of(last, side, device)
         console.print(profiled(step, device, options.trace), markup=False, soft_wrap=True)
     return found
@@ -141,10 +144,11 @@ def step_of(config: Config, side: int, device: torch.device) -> Step:
     draws = model.draw(rows).to(device)
 
     def step() -> object:
-        with autocast(config.train, device):
-            losses = engine.model(rows, draws)
-        loss = (losses * rows.weights).mean()
-        engine.backward(loss)
+        with deterministic(config.train, device):
+            with autocast(config.train, device):
+                losses = engine.model(rows, draws)
+            loss = (losses * rows.weights).mean()
+            engine.backward(loss)
         return engine.step(config.train.learning_rate, loss.detach(), 0)
 
     return step
@@ -189,7 +193,8 @@ def table(
     first = figures[0]
     title = (
         f"{first['family']}, {first['side']} px, base {options.quantize}, compile "
-        f"{options.compile}; {name}, torch {torch.__version__}; {flops / 1e12:.3g} TFLOP an image"
+        f"{options.compile}, deterministic {not options.nondeterministic}; {name}, torch "
+        f"{torch.__version__}; {flops / 1e12:.3g} TFLOP an image"
     )
     columns = ("batch", "checkpointing", "ms a step", "images/s", "peak GiB", "planned GiB")
     grid = Table(*columns, "TFLOP/s", "MFU", title=title)

@@ -26,7 +26,7 @@ from raytrain.batch import Batch, Columns
 from raytrain.config import Config
 from raytrain.model import Model
 from raytrain.train import cost
-from raytrain.train.run import autocast
+from raytrain.train.engines.speed import autocast
 from tests.bench import published
 from tests.bench.__main__ import machine
 

@@ -24,7 +24,7 @@ from raytrain.config.file import parse
 from raytrain.model import Model, build
 from raytrain.toy.draw import draw_folder
 from raytrain.train import cost
-from raytrain.train.run import PRECISIONS
+from raytrain.train.engines.speed import PRECISIONS
 
 VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,

@@ -1,4 +1,5 @@
-"""How the denoiser's kernels are chosen: memory format, compiled blocks, TensorFloat-32.
+"""How the denoiser's kernels are chosen: precision, memory format, compiled blocks,
+TensorFloat-32, the same bits every time.
 
 Nothing here changes a weight's name. cuDNN's benchmark mode stays off: it times the kernels of
 every new shape, and since another launch may choose another kernel, a resumed run would no longer
@@ -6,6 +7,9 @@ repeat the bits of an unbroken one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -18,6 +22,7 @@ from raytrain.model import Model
 SHAPES = 64
 """Compiled forms of a block kept at most: one for each width, bucket,
 type and for training and evaluation."""
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def prepare(model: Model, config: TrainConfig, device: torch.device) -> None:
@@ -30,10 +35,51 @@ def prepare(model: Model, config: TrainConfig, device: torch.device) -> None:
         for weight in model.parameters():
             if weight.requires_grad and optimizers.facts(config.optimizer).contiguous:
                 weight.data = weight.data.contiguous()
-    if device.type == "cuda" and config.precision != "fp32":
-        torch.set_float32_matmul_precision("high")
+    if config.precision != "fp32":
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        for layer in model.modules():
+            # Autocast makes every product's input half; peft would make it float32 before.
+            if hasattr(layer, "cast_input_dtype_enabled"):
+                layer.cast_input_dtype_enabled = False  # type: ignore[assignment]
     if config.compile:
         _compile(model.denoiser)
+
+
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Compute in half precision where the config sets it."""
+    return torch.autocast(
+        device.type, PRECISIONS[config.precision], enabled=config.precision != "fp32"
+    )
+
+
+@contextmanager
+def deterministic(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Let a GPU take kernels that give the same bits every time, as `train.deterministic` asks;
+    those of a CPU do so anyway.
+
+    Raises UserError where an operation of the model has no such kernel.
+    """
+    if device.type != "cuda" or not config.deterministic:
+        yield
+        return
+    torch.backends.cudnn.deterministic = True
+    # Memory that nothing has written is not read; filling it takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise UserError(
+            f"train.deterministic = true, but {str(error).splitlines()[0]} Nothing was trained in "
+            "this step. Set train.deterministic = false; a resumed run may then differ from an "
+            "unbroken one in its last digits."
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic = False
 
 
 def _compile(denoiser: nn.Module) -> None:

@@ -18,6 +18,7 @@ from raytrain.config import TrainConfig
 from raytrain.errors import UserError
 from raytrain.model import Model
 from raytrain.optimizers import Group, _state
+from raytrain.train.engines import speed
 from raytrain.train.engines.engine import NO_GROUPS, State
 from raytrain.train.engines.loss_scale import LossScale
 
@@ -66,6 +67,10 @@ class ZeroEngine:
         ):  # DeepSpeed sends and cuts weights as flat memory: channels_last will not do
             if weight.dim() == 4:
                 weight.data = weight.data.clone(memory_format=torch.contiguous_format)
+        if config.precision != "fp32":
+            # DeepSpeed turns off a GPU's autocast that is around it, not one that is inside.
+            device = next(model.parameters()).device
+            model.forward = speed.autocast(config, device)(model.forward)  # type: ignore[method-assign]
         self._engine, *_ = deepspeed.initialize(
             model=model, model_parameters=list(self._names.values()), config=settings,
             optimizer=optimizers.build(self._names, config, groups),

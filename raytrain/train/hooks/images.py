@@ -18,7 +18,7 @@ from raytrain.evaluate.subject import Judges, Subject
 from raytrain.model import Model
 from raytrain.sampling.grid import by_prompt, grid, save_image
 from raytrain.sampling.prompts import Prompt, prompts
-from raytrain.train.run import autocast
+from raytrain.train.engines.speed import autocast
 
 WITHOUT_IMAGES = ("held_out_loss",)
 """Scorers that look at no image."""
