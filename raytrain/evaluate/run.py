@@ -1,5 +1,6 @@
 """Evaluation: base model and checkpoint draw the same prompts from the same seeds,
-and scorers judge both.
+and scorers judge both. Words that the method teaches are left out of the base's prompts and of the
+judges', which do not know them.
 
 <output>/evaluation/base/000.png, tuned/000.png   the images
 <output>/evaluation/base-vs-tuned.png             all of them on one sheet
@@ -13,12 +14,13 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from PIL import Image
 
-from raytrain import checkpoint, held_out, provenance, sample, storage
+from raytrain import checkpoint, held_out, methods, provenance, sample, storage
 from raytrain.config import Config
 from raytrain.data.loading.read import Dataset
 from raytrain.errors import Diverged, UserError
@@ -113,17 +115,19 @@ def evaluate(
     )
     asked = prompts(config, dataset, tell)
     judges = Judges(config)
+    known_words = methods.load(config.method).known_words
+    texts = [known_words(prompt.text, config.method) for prompt in asked]
+    plain = [replace(prompt, text=text) for prompt, text in zip(asked, texts, strict=True)]
+    if plain != asked:
+        tell(f"The base model is asked in words it knows, such as {texts[0]!r}")
     drawn: dict[str, list[Image.Image]] = {}
     values: dict[str, Values] = {}
-    for side, weights in (("base", None), ("tuned", folder)):
+    for side, weights, wanted in (("base", None, plain), ("tuned", folder, asked)):
         tell(f"Drawing {len(asked)} image{'' if len(asked) == 1 else 's'} with the {side} model")
-        drawn[side], losses = _draw(config, weights, asked, dataset, judges.device)
+        drawn[side], losses = _draw(config, weights, wanted, dataset, judges.device)
         tell(f"Scoring the {side} model: {', '.join(config.evaluate.scorers)}")
-        subject = Subject(
-            config, drawn[side], [prompt.text for prompt in asked], judges, losses.copy
-        )
-        values[side] = measure(subject)
-    return _write(config, folder, asked, drawn, values)
+        values[side] = measure(Subject(config, drawn[side], texts, judges, losses.copy))
+    return _write(config, folder, asked, texts, drawn, values)
 
 
 def _draw(
@@ -152,6 +156,7 @@ def _write(
     config: Config,
     folder: str,
     asked: Sequence[Prompt],
+    base_texts: Sequence[str],
     drawn: Mapping[str, list[Image.Image]],
     values: Mapping[str, Values],
 ) -> str:
@@ -162,7 +167,8 @@ def _write(
         names = {side: f"{side}/{number:03d}.png" for side in drawn}
         for side, name in names.items():
             save_image(drawn[side][number], storage.join(target, name))
-        images.append({"prompt": prompt.text, "seed": prompt.seed, **names})
+        own = {"prompt": prompt.text, "base_prompt": base_texts[number], "seed": prompt.seed}
+        images.append({**own, **names})
     first = asked[:: config.sample.images_per_prompt]
     texts = [prompt.text for prompt in first]
     inputs = {name: [prompt.inputs[name] for prompt in first] for name in first[0].inputs}

@@ -44,6 +44,7 @@ class Pair:
     """One prompt's base and tuned image as data URIs."""
 
     prompt: str
+    base_prompt: str
     seed: int
     base: str
     tuned: str
@@ -133,7 +134,8 @@ def _pairs(output: str, evaluation: dict[str, Any]) -> list[Pair]:
             base, tuned = map(_open, files)
             width, height = tuned.size
             before, after = data_uri(base, PAIR_SIDE), data_uri(tuned, PAIR_SIDE)
-            pairs.append(Pair(entry["prompt"], entry["seed"], before, after, width, height))
+            texts = (entry["prompt"], entry.get("base_prompt", entry["prompt"]))
+            pairs.append(Pair(*texts, entry["seed"], before, after, width, height))
     return pairs
 
 

@@ -67,6 +67,10 @@ class Method(Protocol):
     def tokenizers(self, known: Mapping[str, Any], family: Family, config: Any) -> dict[str, Any]:
         """Return the family's tokenizers, which also know the words that the method learns."""
 
+    def known_words(self, text: str, config: Any) -> str:
+        """Return a prompt in words that the base and a judge know, without those that the method
+        teaches."""
+
     def pipeline(
         self, config: Config, parts: Mapping[str, nn.Module], device: torch.device
     ) -> Any:

@@ -79,6 +79,11 @@ def tokenizers(known: Mapping[str, Any], family: Family, config: Any) -> dict[st
     return dict(known)
 
 
+def known_words(text: str, config: Any) -> str:
+    """Return a prompt as it is: the method teaches no words."""
+    return text
+
+
 def pipeline(config: Config, parts: Mapping[str, nn.Module], device: torch.device) -> Any:
     """Return the family's pipeline around these parts."""
     family = families.load(config.model.family)
@@ -102,4 +107,5 @@ def pipeline_inputs(family: Family, config: Any, prompts: Sequence[Prompt]) -> d
 
 
 __all__ = ["FREEZES_BASE", "INPUTS", "artifacts", "columns", "condition", "draws", "groups",
-           "losses", "pipeline", "pipeline_inputs", "predict", "tokenizers"]  # fmt: skip
+           "known_words", "losses", "pipeline", "pipeline_inputs", "predict",
+           "tokenizers"]  # fmt: skip

@@ -98,6 +98,14 @@ def tokenizers(known: Mapping[str, Any], family: Family, config: Config) -> dict
     }
 
 
+def known_words(text: str, config: Config) -> str:
+    """Return a prompt with `init` in the place of each new word, or, where that is empty, without
+    it and the comma beside it."""
+    words = "|".join(rf"{each}(?:\s*{each}_\d+)*" for each in map(re.escape, config.tokens))
+    known, count = re.subn(words, config.init, text)
+    return re.sub(r"\s*,[\s,]*", ", ", " ".join(known.split())).strip(", ") if count else text
+
+
 def pipeline(config: WholeConfig, parts: Mapping[str, nn.Module], device: torch.device) -> Any:
     """Return the family's pipeline, whose tokenizers know the new words."""
     family, model = families.load(config.model.family), config.model

@@ -89,6 +89,7 @@ def _evaluation(output: Path, side: int, rng: random.Random) -> None:
         images.append(
             {
                 "prompt": prompt,
+                "base_prompt": prompt,
                 "seed": i,
                 "base": f"base/{i:03d}.png",
                 "tuned": f"tuned/{i:03d}.png",

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import jobs.evaluate
 from raytrain import checkpoint, families
@@ -18,12 +20,14 @@ from raytrain.config import Config
 from raytrain.config.file import parse, to_toml
 from raytrain.data.store import schema
 from raytrain.errors import UserError
-from raytrain.evaluate.run import evaluate
-from raytrain.evaluate.subject import training_images
+from raytrain.evaluate.run import evaluate, measure
+from raytrain.evaluate.subject import Judges, Subject, training_images
 from raytrain.model import build
+from raytrain.sample import sample
 from tests import stored
 from tests.encoders import Encoders
 
+CPU = torch.device("cpu")
 IMAGES = 8
 SIDE = 64
 
@@ -46,8 +50,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, clip_folder: str) -> Config:
     )
     write_dataset(config)
     torch.manual_seed(1)
-    learned = build(config, torch.device("cpu")).state()
+    learned = build(config, CPU).state()
     weights = {name: 0.3 * torch.randn_like(value) for name, value in learned.items()}
+    save(config, weights)
+    return config
+
+
+def save(config: Config, weights: dict[str, Tensor]) -> None:
+    """Write a checkpoint of these weights."""
     state = {
         "step": 7,
         "metrics": {},
@@ -57,7 +67,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, clip_folder: str) -> Config:
         "versions": {},
     }
     checkpoint.save(config.output, Checkpoint(weights, {}, state), keep=1)
-    return config
 
 
 def write_dataset(config: Config) -> None:
@@ -129,6 +138,36 @@ def test_the_job_compares_checkpoint_and_base_and_writes_everything(
     assert "Held-out loss" in printed
     assert "report.html" in printed
     assert report["headline"][:30] in printed
+
+
+def test_new_words_are_no_words_of_the_base_and_the_judge(run: Config, tmp_path: Path) -> None:
+    def asked(text: str) -> dict[str, Any]:
+        return {
+            **run.values(),
+            "sample": {"steps": 2, "prompts": [text], "width": SIDE, "height": SIDE},
+            "evaluate": {**run.values()["evaluate"], "scorers": ["clip_text"]},
+        }
+
+    method = {"name": "textual_inversion", "tokens": ["<new>"]}
+    config = parse({**asked("<new>, a star"), "output": str(tmp_path / "word"), "method": method})
+    learned = build(config, CPU).state()
+    weights = {name: 5 * torch.ones_like(value) for name, value in learned.items()}
+    save(config, weights)
+    told: list[str] = []
+    evaluate(config, tell=told.append)
+    folder = tmp_path / "word/evaluation"
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert "The base model is asked in words it knows, such as 'a star'" in told
+    assert report["images"][0]["prompt"] == "<new>, a star"
+    assert report["images"][0]["base_prompt"] == "a star"
+    plain = parse({**asked("a star"), "output": str(tmp_path / "plain")})
+    sample(plain, "base")
+    assert (tmp_path / "plain/images/000.png").read_bytes() == (
+        folder / "base/000.png"
+    ).read_bytes()
+    judge = Subject(plain, [Image.open(folder / "tuned/000.png")], ["a star"], Judges(plain, CPU))
+    assert report["samples"]["tuned"]["clip_text"] == pytest.approx(measure(judge)["clip_text"])
+    assert "base: a star" in (tmp_path / "word/report.html").read_text(encoding="utf-8")
 
 
 def test_evaluating_twice_gives_the_same_numbers(run: Config) -> None:

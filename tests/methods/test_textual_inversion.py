@@ -80,6 +80,25 @@ def test_a_word_of_several_vectors_is_read_as_all_of_them_once(make: Make) -> No
     assert [row.count(each) for each in sorted(set(row))[-3:]] == [1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("text", "init", "known"),
+    [
+        ("<neon>, a red star", "", "a red star"),
+        ("a <neon> red star", "", "a red star"),
+        ("a star, <neon>, on black", "", "a star, on black"),
+        ("a star, in <neon>", "cat", "a star, in cat"),
+        ("a <neon> <neon>_1 <neon>_2 star", "tall", "a tall star"),
+        ("<neon>", "", ""),
+        ("nothing  new ,", "", "nothing  new ,"),
+    ],
+)
+def test_a_prompt_is_told_in_words_that_the_base_knows(
+    make: Make, text: str, init: str, known: str
+) -> None:
+    config = make(init=init)
+    assert methods.load(config.method).known_words(text, config.method) == known
+
+
 def test_no_known_row_learns_whatever_the_optimizer_does(make: Make) -> None:
     model = build(make(vectors=2, init="ab"), CPU)
     encoder = model.parts["text_encoder"]

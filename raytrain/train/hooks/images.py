@@ -70,7 +70,8 @@ class Images:
         """Return the means of some scorers; `losses` are those of the held-out images."""
         settings = self._config.evaluate.model_copy(update={"scorers": tuple(scorers)})
         made = self.draw(step) if needs_images(scorers) else []
-        texts = [prompt.text for prompt in self._prompts] if made else []
+        known, method = self._model.method.known_words, self._config.method
+        texts = [known(prompt.text, method) for prompt in self._prompts] if made else []
         config = self._config.model_copy(update={"evaluate": settings})
         subject = Subject(config, made, texts, self._judges, losses.copy if losses else None)
         return {name: score.mean for name, score in scores(subject).items()}
