@@ -68,7 +68,8 @@ def overfit(
         return Verdict(
             "overfit",
             f"The images resemble the training images more while {memorized}: the model is "
-            "memorizing. Train for fewer steps, or on more images.",
+            "memorizing, unless the prompts leave out what it learns, such as a style. Train for "
+            "fewer steps, or on more images.",
             best_step,
         )
     if len(curve) >= 2:

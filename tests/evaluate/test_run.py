@@ -23,7 +23,8 @@ from raytrain.errors import UserError
 from raytrain.evaluate.run import evaluate, measure
 from raytrain.evaluate.subject import Judges, Subject, training_images
 from raytrain.model import build
-from raytrain.sample import sample
+from raytrain.sample import load_model, sample
+from raytrain.train.hooks.images import Images
 from tests import stored
 from tests.encoders import Encoders
 
@@ -166,7 +167,11 @@ def test_new_words_are_no_words_of_the_base_and_the_judge(run: Config, tmp_path:
         folder / "base/000.png"
     ).read_bytes()
     judge = Subject(plain, [Image.open(folder / "tuned/000.png")], ["a star"], Judges(plain, CPU))
-    assert report["samples"]["tuned"]["clip_text"] == pytest.approx(measure(judge)["clip_text"])
+    alignment = pytest.approx(measure(judge)["clip_text"][0])
+    assert report["samples"]["tuned"]["clip_text"] == [alignment]
+    model = load_model(config, checkpoint.find(config.output), CPU)
+    validation = Images(config, dataset=None, model=model, device=CPU)
+    assert validation.score(7, ["clip_text"], []) == {"clip_text": alignment}
     assert "base: a star" in (tmp_path / "word/report.html").read_text(encoding="utf-8")
 
 

@@ -10,10 +10,11 @@ The toy base, which knows flat images only, first learns the styles by their nam
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from raytrain.toy import CLIP, SD15
-from raytrain.toy.draw import STYLES, draw
+from raytrain.toy.draw import STYLES, imagine, paint
 
 BASE = """seed = 1
 output = "{output}/base"
@@ -29,15 +30,15 @@ source = "{output}/styles"
 held_out = 0.05
 
 [train]
-steps = {base_steps}
+steps = {steps}
 global_batch = 16
 learning_rate = 1e-3
 lr_schedule = "cosine"
 warmup = 20
 held_out_every = 200
-{shared}
+checkpoint_every = 500
+
 [sample]
-max_prompts = 16
 prompts = [
     "a neon red star on a black background",
     "a red star on a black background",
@@ -46,7 +47,7 @@ prompts = [
     "a striped green circle on a black background",
     "a green circle on a black background",
 ]
-{sampler}"""
+"""
 
 WORD = """seed = 1
 output = "{output}/word"
@@ -66,18 +67,24 @@ held_out = 0.2
 trigger = "<glow>"
 
 [train]
-steps = {word_steps}
+steps = {steps}
 global_batch = 8
 learning_rate = 1e-2
 lr_schedule = "cosine"
 warmup = 20
 held_out_every = 100
-{shared}
-[sample]
-max_prompts = 16
-{sampler}"""
+checkpoint_every = 200
 
-SHARED = """checkpoint_every = 200
+[sample]
+images_per_prompt = 4
+"""
+
+SHARED = """max_prompts = 16
+width = 64
+height = 64
+steps = 20
+guidance_scale = 4.0
+batch = 8
 
 [data.buckets]
 resolution = 64
@@ -87,20 +94,14 @@ sizes = [[64, 64]]
 [data.encode]
 batch = 16
 
-[log]
-tensorboard = false
-
 [evaluate]
 clip = "{clip}"
 max_held_out = 24
-"""
 
-SAMPLER = """width = 64
-height = 64
-steps = 20
-guidance_scale = 4.0
-batch = 8
+[log]
+tensorboard = false
 """
+"""Goes on in the table [sample]."""
 
 
 def draw_images(folder: Path, style: str, count: int, seed: int, *, named: bool = True) -> None:
@@ -109,10 +110,10 @@ def draw_images(folder: Path, style: str, count: int, seed: int, *, named: bool 
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         background = "black" if number % 2 else None
-        image, caption = draw(f"{seed}/{style}/{number}", style, background=background)
-        image.save(folder / f"{number:04d}.png")
-        text = caption if named else caption.replace(f"{style} ", "")
-        (folder / f"{number:04d}.txt").write_text(text, encoding="utf-8")
+        scene = imagine(f"{seed}/{style}/{number}", style, background=background)
+        paint(scene).save(folder / f"{number:04d}.png")
+        told = scene if named else replace(scene, style="flat")
+        (folder / f"{number:04d}.txt").write_text(told.caption, encoding="utf-8")
 
 
 def main() -> None:
@@ -127,16 +128,12 @@ def main() -> None:
     for style in STYLES:
         draw_images(output / "styles" / style, style, options.images, seed=3)
     draw_images(output / "unnamed", "neon", 100, seed=7, named=False)
-    for name, text in (("base", BASE), ("word", WORD)):
-        filled = text.format(
-            output=output,
-            sd15=SD15,
-            base_steps=options.base_steps,
-            word_steps=options.word_steps,
-            shared=SHARED.format(clip=CLIP),
-            sampler=SAMPLER,
-        )
-        (output / f"{name}.toml").write_text(filled, encoding="utf-8")
+    for name, own, steps in (
+        ("base", BASE, options.base_steps),
+        ("word", WORD, options.word_steps),
+    ):
+        text = (own + SHARED).format(output=output, sd15=SD15, clip=CLIP, steps=steps)
+        (output / f"{name}.toml").write_text(text, encoding="utf-8")
     print(f"raytrain run {output}/base.toml && raytrain sample {output}/base.toml")
     print(f"raytrain run {output}/word.toml && raytrain evaluate {output}/word.toml")
 
