@@ -77,6 +77,7 @@ checkpoint_every = 200
 
 [sample]
 images_per_prompt = 4
+seed = 1000
 """
 
 SHARED = """max_prompts = 16
