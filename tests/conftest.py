@@ -135,7 +135,6 @@ def run_config(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callab
             "global_batch": 4,
             "learning_rate": 1e-2,
             "checkpoint_every": 2,
-            "gpus_per_worker": int(os.environ.get("RAYTRAIN_TEST_GPUS", "0")),
             **tables.pop("train", {}),
         }
         settings = {

@@ -67,7 +67,8 @@ def stream(
             warnings.simplefilter(
                 "ignore"
             )  # that a later Ray names the parameter for retries otherwise
-            data = data.map_batches(stage, batch_size=None, batch_format="pyarrow", **options)
+            # A block is a job, and so a batch; with GPUs Ray wants the size said.
+            data = data.map_batches(stage, batch_size=1, batch_format="pyarrow", **options)
         for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from (json.loads(report) for report in batch["report"].to_pylist())
 
