@@ -27,6 +27,8 @@ from raytrain.errors import UserError
 
 if TYPE_CHECKING:
     from raytrain.config import Config
+    from raytrain.data.pipeline.executor import Executor
+    from raytrain.local import Machine
 
 STAGES = (
     "run",
@@ -119,21 +121,22 @@ def connected(config: Config) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def workers(config: Config, needs_ray: bool, *reserve: Callable[[Config], None]) -> Iterator[None]:
-    """Have workers for the length of a `with` block: Ray's, or, where this machine is enough,
-    processes that `reserve` starts."""
+def workers(
+    config: Config, needs_ray: bool, *reserve: Callable[[Config, Machine], None]
+) -> Iterator[Executor]:
+    """Yield an executor for the length of a `with` block: of Ray, or, where this machine is
+    enough, of processes that `reserve` starts."""
     from cluster.connect import choose
+    from raytrain.data.pipeline import executor
 
     if needs_ray or choose(config.cluster.address, os.environ) is not None:
         with connected(config):
-            yield
+            yield executor.on_ray()
         return
-    from raytrain import local
+    from raytrain.data.pipeline.on_machine import OnMachine
+    from raytrain.local import Machine
 
-    local.show(config.log.worker_output)
-    for start in reserve:
-        start(config)
-    try:
-        yield
-    finally:
-        local.end_idle()
+    with Machine(shown=config.log.worker_output) as machine:
+        for start in reserve:
+            start(config, machine)
+        yield OnMachine(machine)

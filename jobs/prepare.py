@@ -18,11 +18,11 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     settings = load(config, set or ())
     from raytrain.data.pipeline import flow, on_machine
 
-    with workers(settings, flow.needs_ray(settings), on_machine.reserve):
+    with workers(settings, flow.needs_ray(settings), on_machine.reserve) as executor:
         from jobs.render import preparation
         from raytrain.data.prepare import prepare
 
-        report = prepare(settings)
+        report = prepare(settings, executor=executor)
         preparation.show(report)
     return REJECTED if report.broken and not settings.data.allow_rejected else 0
 

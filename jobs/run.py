@@ -23,11 +23,11 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     from raytrain.train import local_worker
 
     needs_ray = flow.needs_ray(settings) or local_worker.needs_ray(settings)
-    with workers(settings, needs_ray, on_machine.reserve, local_worker.reserve):
+    with workers(settings, needs_ray, on_machine.reserve, local_worker.reserve) as executor:
         from jobs.render import preparation
         from raytrain.data.prepare import prepare
 
-        report = prepare(settings)
+        report = prepare(settings, executor=executor)
         preparation.show(report)
         if report.broken and not settings.data.allow_rejected:
             print(
@@ -40,8 +40,8 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
         from raytrain.export.run import export, told
         from raytrain.train.launch import launch
 
-        launch(settings)
-        print(told(local_worker.call(settings, export, settings)))
+        launch(settings, executor=executor)
+        print(told(local_worker.call(settings, executor.machine, export, settings)))
     return 0
 
 

@@ -32,10 +32,10 @@ def command(
     settings = load(config, [*(["train.profile=5"] if profile else []), *(set or ())])
     from raytrain.train import local_worker
 
-    with workers(settings, local_worker.needs_ray(settings), local_worker.reserve):
+    with workers(settings, local_worker.needs_ray(settings), local_worker.reserve) as executor:
         from raytrain.train.launch import launch
 
-        launch(settings, resume=resume)
+        launch(settings, resume=resume, executor=executor)
     return 0
 
 

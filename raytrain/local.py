@@ -52,7 +52,7 @@ class Process:
 
     def __init__(self, *modules: str, silent: bool = False) -> None:
         self._pipe, theirs = Pipe()
-        self._said: IO[bytes] | None = tempfile.TemporaryFile() if silent and not _shown else None  # noqa: SIM115
+        self._said: IO[bytes] | None = tempfile.TemporaryFile() if silent else None  # noqa: SIM115
         self._outputs = [_duplicate(1), _duplicate(2)] if self._said else []  # for `unmute`
         command = [sys.executable, "-m", "raytrain.local", str(theirs.fileno()), *modules]
         self._process = subprocess.Popen(
@@ -109,53 +109,54 @@ class Process:
 
 MODELS, TASKS, TRAINED = "models", "tasks", "trained"
 """Roles of processes: encodes and trains; runs tasks without a model; has trained."""
-_idle: defaultdict[str, list[Process]] = defaultdict(list)
-_shown = False
 
 
-def show(wanted: bool) -> None:
-    """Say whether what silent processes print is shown after all."""
-    global _shown
-    _shown = wanted
+class Machine:
+    """The processes of a command on this machine.
 
-
-def reserve(role: str, *modules: str, silent: bool = False) -> None:
-    """Start a process for a role, where none is idle, so that it imports while nobody waits."""
-    if not _idle[role]:
-        _idle[role].append(Process(*modules, silent=silent))
-
-
-def take(role: str, *modules: str, silent: bool = False) -> Process:
-    """Return an idle process of a role, or start one.
-
-    Imports take seconds, so one process does what stages need one after the other.
+    Imports take seconds, so one process does what stages need one after the other: an idle one of
+    a role is taken again. What silent ones print is shown after all with `shown`.
     """
-    while _idle[role]:
-        process = _idle[role].pop()
-        if process.alive():
-            if not silent:
-                process.unmute()
-            return process
-        process.end()
-    return Process(*modules, silent=silent)
 
+    def __init__(self, *, shown: bool = False) -> None:
+        self._shown = shown
+        self._idle: defaultdict[str, list[Process]] = defaultdict(list)
 
-def give_back(role: str, process: Process) -> None:
-    """Keep a process for the next `take` of a role."""
-    _idle[role].append(process)
+    def reserve(self, role: str, *modules: str, silent: bool = False) -> None:
+        """Start a process for a role, where none is idle, so that it imports while nobody
+        waits."""
+        if not self._idle[role]:
+            self._idle[role].append(self._start(*modules, silent=silent))
 
+    def take(self, role: str, *modules: str, silent: bool = False) -> Process:
+        """Return an idle process of a role, or start one."""
+        while self._idle[role]:
+            process = self._idle[role].pop()
+            if process.alive():
+                if not silent:
+                    process.unmute()
+                return process
+            process.end()
+        return self._start(*modules, silent=silent)
 
-def end_idle(*roles: str) -> None:
-    """End the idle processes of these roles, or of all."""
-    for role in roles or tuple(_idle):
-        while _idle[role]:
-            _idle[role].pop().end()
+    def give_back(self, role: str, process: Process) -> None:
+        """Keep a process for the next `take` of a role."""
+        self._idle[role].append(process)
 
+    def end_idle(self, *roles: str) -> None:
+        """End the idle processes of these roles, or of all."""
+        for role in roles or tuple(self._idle):
+            while self._idle[role]:
+                self._idle[role].pop().end()
 
-def connected() -> bool:
-    """Tell whether this process is connected to Ray; work is done on this machine alone where it
-    is not."""
-    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end_idle()
+
+    def _start(self, *modules: str, silent: bool) -> Process:
+        return Process(*modules, silent=silent and not self._shown)
 
 
 def _duplicate(output: int) -> int:

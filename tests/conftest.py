@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ import pyarrow as pa
 import pytest
 
 from raytrain.config import Config
+from raytrain.config.data import EncodeConfig
 from raytrain.config.file import parse
+from raytrain.data.pipeline.executor import Job, Report
+from raytrain.local import Machine
 from raytrain.startup import before_imports
 
 before_imports()
@@ -48,15 +51,6 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def no_idle_processes() -> Iterator[None]:
-    """End the processes that a test leaves idle: the next one's may need another environment."""
-    from raytrain import local
-
-    yield
-    local.end_idle()
-
-
 @pytest.fixture(scope="session")
 def ray() -> Iterator[None]:
     from cluster.connect import connect
@@ -65,26 +59,37 @@ def ray() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def workers_here() -> Iterator[None]:
-    """Make preparation's workers work in this process, where starting one costs nothing."""
-    from raytrain.data.pipeline import flow
+class Here:
+    """Executor in this process, where starting a worker costs nothing."""
+
+    machine: Machine | None = None
+    retries = 0
+
+    def call(self, function: Callable[..., Any], **settings: Any) -> Any:
+        return function(**settings)
 
     def stream(
-        jobs: Sequence[dict[str, Any]],
-        worker: Any,
-        settings: dict[str, Any],
-        options: dict[str, Any],
-    ) -> Iterator[dict[str, Any]]:
+        self, jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: Any
+    ) -> Generator[Report, None, None]:
         stage = worker(**settings)
         for job in jobs:
             block = stage(pa.table({"job": [json.dumps(job)]}))
             yield from (json.loads(report) for report in block["report"].to_pylist())
 
+    def lost(self, error: Exception) -> str:
+        return ""
+
+    def check_room(self, encode: EncodeConfig) -> None:
+        """Accept any."""
+
+
+@contextmanager
+def workers_here() -> Iterator[None]:
+    """Make preparation's workers work in this process."""
+    from raytrain.data import prepare
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "_stream", stream)
-        patch.setattr(flow, "call", lambda function, **settings: function(**settings))
-        patch.setattr(flow, "check_room", lambda encode: None)
+        patch.setattr(prepare, "chosen", lambda executor: nullcontext(executor or Here()))
         yield
 
 

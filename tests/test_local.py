@@ -69,20 +69,21 @@ def test_a_dead_process_says_how_it_ended_and_a_silent_one_its_last_words() -> N
 def test_an_idle_process_is_taken_once_and_a_dead_one_never(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    local.reserve("sums", "tests.test_local", "json", silent=True)
-    local.reserve("sums", "tests.test_local")  # one is idle already
-    with local.take("sums", silent=True) as first, local.take("sums") as second:
-        pids = {process.call(os.getpid) for process in (first, second)}
-        first.call(print, "unheard")
-        local.give_back("sums", first)
-        with local.take("sums") as again:
-            assert again is first
-            again.call(print, "heard", flush=True)
-            with pytest.raises(local.Died):
-                again.call(die, "aloud")
-            local.give_back("sums", again)
-            with local.take("sums", silent=True) as new:
-                assert new is not first
+    with local.Machine() as machine:
+        machine.reserve("sums", "tests.test_local", "json", silent=True)
+        machine.reserve("sums", "tests.test_local")  # one is idle already
+        with machine.take("sums", silent=True) as first, machine.take("sums") as second:
+            pids = {process.call(os.getpid) for process in (first, second)}
+            first.call(print, "unheard")
+            machine.give_back("sums", first)
+            with machine.take("sums") as again:
+                assert again is first
+                again.call(print, "heard", flush=True)
+                with pytest.raises(local.Died):
+                    again.call(die, "aloud")
+                machine.give_back("sums", again)
+                with machine.take("sums", silent=True) as new:
+                    assert new is not first
     assert len(pids) == 2
     assert not any(map(psutil.pid_exists, pids))
     said = capfd.readouterr()

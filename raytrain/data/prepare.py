@@ -25,8 +25,8 @@ from raytrain.data.annotate import annotator
 from raytrain.data.item import Rejected
 from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
 from raytrain.data.pipeline.encode import ShardEncoder
+from raytrain.data.pipeline.executor import Executor, Job, Report, chosen
 from raytrain.data.pipeline.filter import filter_images
-from raytrain.data.pipeline.flow import Report
 from raytrain.data.pipeline.progress import Bars, bars
 from raytrain.data.pipeline.report import SHOWN, PrepareReport
 from raytrain.data.store import partial_shards, shard, snapshot, tables
@@ -46,7 +46,8 @@ ALIVE, BEAT_SECONDS = "alive", 60.0
 class Preparation:
     """One run: its settings, its folder of working tables, and what it did so far."""
 
-    def __init__(self, config: Config, known: Fingerprint, show: Bars) -> None:
+    def __init__(self, config: Config, known: Fingerprint, show: Bars, executor: Executor) -> None:
+        self.executor = executor
         self.config, self.data, self.fingerprint, self.bars = config, config.data, known, show
         self.dataset = config.dataset
         self.work = storage.join(
@@ -84,7 +85,7 @@ class Preparation:
     def _list(self) -> str:
         items = self._at("items.parquet")
         with self.bars("list", None):
-            count = flow.call(
+            count = self.executor.call(
                 listing.write_items,
                 data=self.data,
                 items=items,
@@ -95,19 +96,19 @@ class Preparation:
 
     def _scan(self, items: str) -> None:
         unscanned = self._at("unscanned.parquet")
-        self.counts["scanned"] = flow.call(
+        self.counts["scanned"] = self.executor.call(
             scan.write_unscanned, items=items, catalog=self.catalog, unscanned=unscanned
         )
         settings = {"data": self.data, "catalog": self.catalog, "passing": self.passing}
         self._each(
             "scan",
             self.counts["scanned"],
-            flow.map_tasks(tables.groups_of(unscanned), scan.scan, **settings),
+            flow.map_tasks(self.executor, tables.groups_of(unscanned), scan.scan, **settings),
         )
 
     def _filter(self, items: str) -> str:
         images = self._at("images.parquet")
-        kept = flow.call(
+        kept = self.executor.call(
             filter_images,
             items=items,
             scans=(self.catalog, self.passing),
@@ -125,20 +126,20 @@ class Preparation:
                 self._at(f"annotation-faults-{number}"),
             )
             reads = {"stage": stage, "images": images, "annotations": self.annotations}
-            count = flow.call(annotator.write_needed, **reads, needed=needed)
+            count = self.executor.call(annotator.write_needed, **reads, needed=needed)
             encode = self.data.encode
             settings = {"data": self.data, "stage": stage, "annotations": self.annotations,
                         "faults": faults,
                         "threads": max(1, int(encode.cpus_per_worker))}  # fmt: skip
             reports = flow.map_actors(
-                tables.groups_of(needed), annotator.Annotator, settings, encode
+                self.executor, tables.groups_of(needed), annotator.Annotator, settings, encode
             )
             self.annotated[stage.name] = sum(
                 report["made"] for report in self._each(stage.name, count, reports)
             )
             annotated = self._at(f"images-{number}.parquet")
             rejected = self._at("rejected", f"annotation-{number}.parquet")
-            flow.call(
+            self.executor.call(
                 annotator.apply,
                 **reads,
                 data=self.data,
@@ -154,14 +155,16 @@ class Preparation:
         settings = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.config.seed,
                     "mean_ratio": self.mean_ratio, "work": self.work}  # fmt: skip
         total = sum(job["rows"] for job in jobs)
-        self._each("plan", total, flow.map_tasks(jobs, plan_rows.plan_rows, **settings))
+        self._each(
+            "plan", total, flow.map_tasks(self.executor, jobs, plan_rows.plan_rows, **settings)
+        )
 
     def _encode(self) -> None:
         """Encode what is missing until nothing is; first recover the partial shards of runs that
         were killed."""
         if left := partial_shards.left(self.dataset, self.work):
             rows = self.data.encode.group_rows
-            flow.call(
+            self.executor.call(
                 partial_shards.gather,
                 dataset=self.dataset,
                 left=left,
@@ -179,7 +182,7 @@ class Preparation:
                 raise RuntimeError(
                     f"{total} arrays are still missing from {self.dataset!r} after {PASSES} rounds"
                 )
-            jobs: list[flow.Job] = [{"kind": "empty", "store": name} for name in empty]
+            jobs: list[Job] = [{"kind": "empty", "store": name} for name in empty]
             jobs += [
                 job | {"kind": kind}
                 for kind, file in (("texts", "text_work"), ("arrays", "work"))
@@ -196,7 +199,7 @@ class Preparation:
     def _plan_encoding(self, number: int) -> Report:
         stored = self._stored()
         settings = {"fingerprint": self.fingerprint, "encode": self.data.encode, "number": number}
-        result: Report = flow.call(
+        result: Report = self.executor.call(
             plan_encoding.write_jobs,
             work=self.work,
             stored=stored,
@@ -205,11 +208,11 @@ class Preparation:
         )
         return result
 
-    def _run_encoders(self, jobs: list[flow.Job], name: str, total: int | None) -> list[Report]:
+    def _run_encoders(self, jobs: list[Job], name: str, total: int | None) -> list[Report]:
         settings = {"config": self.config, "fingerprint": self.fingerprint, "faults": self.faults,
                     "partial_shards": self._at("partial_shards"),
                     "done": self._at("done")}  # fmt: skip
-        reports = flow.map_actors(jobs, ShardEncoder, settings, self.data.encode)
+        reports = flow.map_actors(self.executor, jobs, ShardEncoder, settings, self.data.encode)
         return self._each(name, total, self._publishing(reports))
 
     def _publishing(self, reports: Iterator[Report]) -> Iterator[Report]:
@@ -224,7 +227,7 @@ class Preparation:
                 published = time.monotonic()
 
     def _publish(self, complete: bool) -> Report:
-        result: Report = flow.call(
+        result: Report = self.executor.call(
             snapshot.publish,
             dataset=self.dataset,
             work=self.work,
@@ -241,7 +244,7 @@ class Preparation:
 
     def _stored(self) -> str:
         stored = self._at("stored", f"{uuid.uuid4().hex}.parquet")
-        flow.call(
+        self.executor.call(
             plan_encoding.write_stored,
             dataset=self.dataset,
             stored=stored,
@@ -254,7 +257,7 @@ class Preparation:
         bytes and settings."""
         known = self._at("known.parquet")
         if not storage.exists(known):
-            flow.call(snapshot.write_known_faults, dataset=self.dataset, known=known)
+            self.executor.call(snapshot.write_known_faults, dataset=self.dataset, known=known)
         return known
 
     def _each(self, name: str, total: int | None, reports: Iterator[Report]) -> list[Report]:
@@ -278,8 +281,11 @@ class Preparation:
         return storage.join(self.work, *parts)
 
 
-def prepare(config: Config, console: Console | None = None) -> PrepareReport:
-    """Bring the dataset up to date and return what was done. Ray must be connected.
+def prepare(
+    config: Config, console: Console | None = None, executor: Executor | None = None
+) -> PrepareReport:
+    """Bring the dataset up to date and return what was done. Without an executor the work is done
+    on the Ray this process is connected to, or in processes of this machine.
 
     Raises UserError for a wrong source, model or setting, a full disk, or when no image is usable;
     the previous dataset then stays valid. Single bad images are rejected with their reason and
@@ -288,12 +294,13 @@ def prepare(config: Config, console: Console | None = None) -> PrepareReport:
     start = time.monotonic()
     console = console or Console()
     known = Fingerprint.of(config)
-    if config.cluster.address == "local":
-        flow.check_room(config.data.encode)
-    earlier = snapshot.read_manifest(config.dataset)
-    with bars(console) as show_bars:
-        preparation = Preparation(config, known, show_bars)
-        published = preparation.run()
+    with chosen(executor) as executor:
+        if config.cluster.address == "local":
+            executor.check_room(config.data.encode)
+        earlier = snapshot.read_manifest(config.dataset)
+        with bars(console) as show_bars:
+            preparation = Preparation(config, known, show_bars, executor)
+            published = preparation.run()
     _tidy(config.dataset, preparation.work)
     return _report(preparation, published, earlier, time.monotonic() - start)
 

@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from raytrain import checkpoint, local, storage
+from raytrain import checkpoint, storage
 from raytrain.config import Config
 from raytrain.config.file import parse
 from raytrain.data.loading.read import check_dataset
+from raytrain.data.pipeline.executor import Executor, chosen
 from raytrain.data.store import drift
 from raytrain.errors import Diverged, UserError
 from raytrain.startup import quiet
@@ -36,10 +37,13 @@ checkpoint."""
 
 
 def launch(
-    config: Config, callbacks: Sequence[Any] = (), resume: str = "latest"
+    config: Config,
+    callbacks: Sequence[Any] = (),
+    resume: str = "latest",
+    executor: Executor | None = None,
 ) -> dict[str, float]:
-    """Train on the Ray this process is connected to; where it is not, and one worker is enough,
-    in a separate process.
+    """Train on Ray; where the executor has processes of this machine, and one worker is enough,
+    in one of those. Without an executor as `prepare` does.
 
     Returns the newest value of every metric. A finished run is not trained again, unless `resume`
     makes it go back to another checkpoint: `best`, or a folder. `callbacks` are Ray Train's own.
@@ -62,8 +66,8 @@ def launch(
     ).total_steps
     stop.forget(config.output)
     out_of_memory.forget(config.output)
-    with follow(config.output, total):
-        while (failure := _fit(config, callbacks)) and failure["kind"] == AGAIN:
+    with chosen(executor) as executor, follow(config.output, total):
+        while (failure := _fit(config, callbacks, executor)) and failure["kind"] == AGAIN:
             pass
     if failure:
         raise (Diverged if failure["kind"] == DIVERGED else UserError)(failure["message"])
@@ -104,13 +108,13 @@ class _Fit(threading.Thread):
             raise self._error
 
 
-def _fit(config: Config, callbacks: Sequence[Any]) -> dict[str, str] | None:
+def _fit(config: Config, callbacks: Sequence[Any], executor: Executor) -> dict[str, str] | None:
     """Train, and return the failure a worker wrote down that a restart alone does not fix:
     `kind` and `message`."""
     path = storage.join(config.output, FAILURE)
     storage.remove(path)
     try:
-        _wait(config, _trainer(config, callbacks))
+        _wait(config, _trainer(config, callbacks, executor))
     except Exception:
         # of the workers that end with the one that wrote down why; without such a note it travels
         # on
@@ -145,10 +149,10 @@ def _wait(config: Config, trainer: Any) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def _trainer(config: Config, callbacks: Sequence[Any]) -> Any:
+def _trainer(config: Config, callbacks: Sequence[Any], executor: Executor) -> Any:
     train, gpu = config.train, config.train.gpus_per_worker > 0
-    if not (needs_ray(config) or local.connected()):
-        return LocalTrainer(_absolute(config))
+    if executor.machine is not None and not needs_ray(config):
+        return LocalTrainer(_absolute(config), executor.machine)
     # Workers that may be fewer need not wait long for those that are gone.
     os.environ.setdefault(
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15" if train.min_workers else "60"

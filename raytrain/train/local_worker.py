@@ -7,9 +7,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from raytrain import local, plugins, storage
+from raytrain import plugins, storage
 from raytrain.config import Config
 from raytrain.config.file import parse
+from raytrain.local import MODELS, TRAINED, Died, Machine
 from raytrain.train.guards import out_of_memory
 from raytrain.train.record import notices
 
@@ -24,27 +25,29 @@ def needs_ray(config: Config) -> bool:
     return config.train.workers > 1 or config.train.async_validation
 
 
-def reserve(config: Config) -> None:
+def reserve(config: Config, machine: Machine) -> None:
     """Start the worker's process while the command still checks,
     where there is something to train."""
     if not storage.exists(storage.join(config.output, "train.json")):
-        local.reserve(local.MODELS, *_modules(config))
+        machine.reserve(MODELS, *_modules(config))
 
 
-def call(config: Config, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in the worker's process that training left, else in a new one; with Ray,
-    in this process."""
-    if local.connected():
+def call(
+    config: Config, machine: Machine | None, function: Callable[..., Any], *arguments: Any
+) -> Any:
+    """Call a function in the worker's process that training left, else in a new one; without
+    processes of this machine, in this one."""
+    if machine is None:
         return function(*arguments)
-    with local.take(local.TRAINED, *_modules(config)) as process:
+    with machine.take(TRAINED, *_modules(config)) as process:
         return process.call(function, *arguments)
 
 
 class LocalTrainer:
     """Has the verb of Ray's trainers that a launch needs."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, machine: Machine) -> None:
+        self._config, self._machine = config, machine
 
     def fit(self) -> None:
         """Train to the end; raises WorkerDied when the worker died more often than
@@ -65,20 +68,20 @@ class LocalTrainer:
             notices.tell(self._config.output, told)
 
     def _run(self) -> str | None:
-        """Train in a new process; returns how it ended, if it did before its time."""
-        local.end_idle(local.TRAINED)  # no run goes on in the process of another
+        """Train in a process of its own; returns how it ended, if it did before its time."""
+        self._machine.end_idle(TRAINED)  # no run goes on in the process of another
         kills = out_of_memory.kernel_kills()
         try:
-            process = local.take(local.MODELS, *_modules(self._config))
+            process = self._machine.take(MODELS, *_modules(self._config))
             process.call(_train, self._config.values())
-        except local.Died as died:
+        except Died as died:
             how = str(died)
             return (
                 how + self._for_memory()
                 if how == "SIGKILL" and out_of_memory.kernel_kills() > kills
                 else how
             )
-        local.give_back(local.TRAINED, process)
+        self._machine.give_back(TRAINED, process)
         return None
 
     def _for_memory(self) -> str:

@@ -21,10 +21,9 @@ import atexit
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -36,11 +35,12 @@ from raytrain.config.file import parse
 from raytrain.data.buckets import fits
 from raytrain.data.image.render import pixels
 from raytrain.data.image.transform import transforms
-from raytrain.data.pipeline import flow
+from raytrain.data.pipeline.executor import Job, Report
 from raytrain.data.prepare import prepare
 from raytrain.toy import SD15
 from raytrain.toy.draw import draw
 from tests.bench import timed_family
+from tests.conftest import Here
 from tests.encoders import Encoders
 
 BATCH = 8
@@ -59,26 +59,22 @@ def setup(folder: Path, quick: bool) -> Sides:
     def ours() -> float:
         seconds = 0.0
 
-        def stream(
-            jobs: Sequence[flow.Job],
-            worker: Any,
-            settings: dict[str, Any],
-            options: dict[str, Any],
-        ) -> Iterator[flow.Report]:
-            """Run the workers in this process."""
-            nonlocal seconds
-            stage = worker(**settings)
-            for job in jobs:
-                began = time.perf_counter()
-                block = stage(pa.table({"job": [json.dumps(job)]}))
-                seconds += time.perf_counter() - began if job.get("kind") == "arrays" else 0.0
-                yield from (json.loads(report) for report in block["report"].to_pylist())
+        class Timed(Here):
+            """Runs the workers in this process, and times those that make arrays."""
 
-        def call(function: Callable[..., Any], **settings: Any) -> Any:
-            return function(**settings)
+            def stream(
+                self, jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: Any
+            ) -> Generator[Report, None, None]:
+                nonlocal seconds
+                stage = worker(**settings)
+                for job in jobs:
+                    began = time.perf_counter()
+                    block = stage(pa.table({"job": [json.dumps(job)]}))
+                    if job.get("kind") == "arrays":
+                        seconds += time.perf_counter() - began
+                    yield from (json.loads(report) for report in block["report"].to_pylist())
 
-        with mock.patch.multiple(flow, _stream=stream, call=call, check_room=lambda encode: None):
-            report = prepare(_fresh(config, folder / f"run-{next(numbers)}"))
+        report = prepare(_fresh(config, folder / f"run-{next(numbers)}"), executor=Timed())
         assert report.made["latents"] == count, report
         return count / seconds
 

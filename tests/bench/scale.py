@@ -129,7 +129,7 @@ def drive(folder: Path) -> dict[str, Any]:
     from cluster.connect import connect
     from raytrain.config.file import parse
     from raytrain.data import prepare
-    from raytrain.data.pipeline import flow
+    from raytrain.data.pipeline.on_ray import OnRay
 
     config = parse({
         "output": str(folder / "run"),
@@ -141,11 +141,11 @@ def drive(folder: Path) -> dict[str, Any]:
         },
     })  # fmt: skip
     seconds: dict[str, float] = defaultdict(float)
-    call, each = flow.call, prepare.Preparation._each
+    call, each = OnRay.call, prepare.Preparation._each
 
-    def timed_call(function: Any, **settings: Any) -> Any:
+    def timed_call(self: OnRay, function: Any, **settings: Any) -> Any:
         began = time.perf_counter()
-        result = call(function, **settings)
+        result = call(self, function, **settings)
         seconds[function.__name__] += time.perf_counter() - began
         return result
 
@@ -155,7 +155,7 @@ def drive(folder: Path) -> dict[str, Any]:
         seconds[name] += time.perf_counter() - began
         return result
 
-    flow.call = timed_call
+    OnRay.call = timed_call  # type: ignore[method-assign]
     prepare.Preparation._each = timed_each  # type: ignore[method-assign,assignment]
     with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
         report = prepare.prepare(config, Console(stderr=True))

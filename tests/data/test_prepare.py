@@ -220,7 +220,9 @@ def test_what_failed_once_is_not_tried_again_until_it_changes(
         patch.setattr(
             flow,
             "map_actors",
-            lambda jobs, *rest: pytest.fail("a worker was started") if jobs else run(jobs, *rest),
+            lambda executor, jobs, *rest: (
+                pytest.fail("a worker was started") if jobs else run(executor, jobs, *rest)
+            ),
         )
         assert [item.path for item in prepare(config).rejected] == ["03.png"]
     (source / "03.png").write_bytes(whole)

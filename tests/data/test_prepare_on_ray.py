@@ -15,6 +15,7 @@ import pytest
 from raytrain.config import Config
 from raytrain.data.loading.read import Dataset
 from raytrain.data.pipeline import flow
+from raytrain.data.pipeline.on_ray import OnRay
 from raytrain.data.prepare import prepare
 from raytrain.errors import UserError
 from tests.data.conftest import draw
@@ -98,7 +99,7 @@ def test_a_worker_that_dies_is_replaced_and_its_work_done_again(
 ) -> None:
     jobs = [{"number": number} for number in range(6)]
     rows = flow.map_actors(
-        jobs, Mortal, {"mark": str(tmp_path / "mark")}, make_config().data.encode
+        OnRay(), jobs, Mortal, {"mark": str(tmp_path / "mark")}, make_config().data.encode
     )
     assert sorted(row["number"] for row in rows) == list(range(6))
 
@@ -109,9 +110,9 @@ def deadly(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_job_that_kills_every_worker_ends_in_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow, "RETRIES", 0)
+    monkeypatch.setattr(OnRay, "retries", 0)
     with pytest.raises(UserError, match="none of the last 1 jobs ended"):
-        list(flow.map_tasks([{"number": 1}], deadly))
+        list(flow.map_tasks(OnRay(), [{"number": 1}], deadly))
 
 
 class Joined:
@@ -137,7 +138,9 @@ def test_a_pool_grows_from_its_minimum_to_its_maximum_of_workers(
         encode={"workers": 1, "max_workers": 2, "cpus_per_worker": 0.5}
     ).data.encode
     reports = list(
-        flow.map_actors([{"number": number} for number in range(40)], Joined, settings, encode)
+        flow.map_actors(
+            OnRay(), [{"number": number} for number in range(40)], Joined, settings, encode
+        )
     )
     assert len(reports) == 40
     assert len({report["process"] for report in reports}) == 2

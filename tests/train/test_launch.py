@@ -16,6 +16,7 @@ from raytrain import checkpoint, local, storage
 from raytrain.config import Config
 from raytrain.config.file import to_toml
 from raytrain.data.pipeline import on_machine
+from raytrain.data.pipeline.on_machine import OnMachine
 from raytrain.data.prepare import prepare
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
@@ -118,11 +119,11 @@ def test_the_process_that_encodes_also_trains_and_computes_the_same(
             super().__init__(*modules, silent=silent)
 
     monkeypatch.setattr(local, "Process", Process)
-    monkeypatch.setattr(local, "connected", lambda: False)  # another test of this process may be
     data = {**world("sd15")["data"], "dataset": str(tmp_path / "dataset")}
     config = run_config(data=data)
-    prepare(config)
-    launch(config)
+    with local.Machine() as machine:
+        prepare(config, executor=OnMachine(machine))
+        launch(config, executor=OnMachine(machine))
     assert started == ["raytrain.data.pipeline.scan", on_machine.ENCODER]
     other = run_config(name="other", data=data)
     group.train(other, 1, tmp_path)
@@ -152,12 +153,13 @@ def test_a_worker_the_kernel_ends_for_memory_begins_anew_with_less(
             counts.write_text(f"oom_kill {out_of_memory.kernel_kills() + 1}\n")
             raise local.Died("SIGKILL")
 
-    monkeypatch.setattr(local, "take", lambda *_: Killed())
+    machine = local.Machine()
+    monkeypatch.setattr(machine, "take", lambda *_: Killed())
     config = run_config(train={"max_failures": 2})
     with pytest.raises(
         WorkerDied, match=r"with 1 images at a time \(there is no smaller.*gradient_checkpointing"
     ):
-        LocalTrainer(config).fit()
+        LocalTrainer(config, machine).fit()
     told = "The worker ended with SIGKILL by the kernel, as memory ran out with"
     assert (
         f"{told} 4 images at a time (from now on 2; a step is still 4 images); it starts anew"

@@ -1,34 +1,29 @@
-"""Run one stage: a single call, many tasks, or a pool of actors.
+"""Run one stage: many tasks, or a pool of actors.
 
 Jobs and reports are small JSON values. What a stage reads and writes is on storage; a job only
 names it (a file and a row group of it), and so memory on the driver does not grow with the
-dataset. Ray Data starts, feeds, restarts and scales the workers; where this process is not
-connected to Ray, processes of this machine do the same work (`on_machine`).
+dataset. On Ray, Ray Data starts, feeds, restarts and scales the workers (`on_ray`); else processes
+of this machine do the same work (`on_machine`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from raytrain import local
 from raytrain.config import Config
 from raytrain.config.data import EncodeConfig
+from raytrain.data.pipeline.executor import Executor, Job, Report
 from raytrain.errors import UserError
 from raytrain.startup import before_imports
 
-RETRIES = 5
-"""How often Ray retries a job on another worker when one dies of it."""
 ROUNDS = 2
 """How often jobs whose workers were lost are restarted while none of them ends."""
 NUMBER = "job number"
-
-Job = dict[str, Any]
-Report = dict[str, Any]
 
 
 class Worker(Protocol):
@@ -44,24 +39,15 @@ def needs_ray(config: Config) -> bool:
     return max(encode.workers, encode.max_workers or 0) > 1
 
 
-def call(function: Callable[..., Any], **settings: Any) -> Any:
-    """Call a function, in a Ray task where there is Ray, and return its result;
-    a UserError of the task is raised here."""
-    if not local.connected():
-        return function(**settings)
-    from raytrain.data.pipeline import on_ray
-
-    return on_ray.call(function, settings)
-
-
 def map_tasks(
-    jobs: Sequence[Job], function: Callable[..., Report], **settings: Any
+    executor: Executor, jobs: Sequence[Job], function: Callable[..., Report], **settings: Any
 ) -> Iterator[Report]:
     """Call `function(job, **settings)` for every job in tasks; yield the reports as they come."""
-    yield from _run(jobs, _Each, {"function": function, "settings": settings}, None)
+    yield from _run(executor, jobs, _Each, {"function": function, "settings": settings}, None)
 
 
 def map_actors(
+    executor: Executor,
     jobs: Sequence[Job],
     actor: Callable[..., Worker],
     settings: Mapping[str, Any],
@@ -69,7 +55,7 @@ def map_actors(
 ) -> Iterator[Report]:
     """Call `actor(**settings)(job)` for every job on a pool of actors between the bounds of
     `[data.encode]`."""
-    yield from _run(jobs, _Pooled, {"actor": actor, "settings": dict(settings)}, encode)
+    yield from _run(executor, jobs, _Pooled, {"actor": actor, "settings": dict(settings)}, encode)
 
 
 class _Each:
@@ -112,7 +98,11 @@ def _reports(block: pa.Table, function: Callable[[Job], Report]) -> pa.Table:
 
 
 def _run(
-    jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None
+    executor: Executor,
+    jobs: Sequence[Job],
+    worker: Any,
+    settings: dict[str, Any],
+    pool: EncodeConfig | None,
 ) -> Iterator[Report]:
     """Do all jobs.
 
@@ -125,7 +115,9 @@ def _run(
         before = len(left)
         try:
             with closing(
-                _stream([job | {NUMBER: n} for n, job in left.items()], worker, settings, pool)
+                executor.stream(
+                    [job | {NUMBER: n} for n, job in left.items()], worker, settings, pool
+                )
             ) as reports:
                 for report in reports:
                     if "error" in report:
@@ -133,13 +125,13 @@ def _run(
                     del left[report.pop(NUMBER)]
                     yield report
         except Exception as error:
-            lost = _lost(error)
+            lost = executor.lost(error)
             if not lost:
                 raise
             idle = 0 if len(left) < before else idle + 1
             if idle < ROUNDS:
                 continue
-            tries = ROUNDS * (1 + RETRIES) if local.connected() else ROUNDS
+            tries = ROUNDS * (1 + executor.retries)
             raise UserError(
                 f"Workers must not die, but {lost} occurred repeatedly, and none of the last "
                 f"{len(left)} jobs ended; each was tried {tries} times. Most likely the workers "
@@ -147,39 +139,3 @@ def _run(
                 "workers more memory or a smaller data.encode.batch, look into the workers' logs "
                 "(log.worker_output = true), and run the same command again."
             ) from error
-
-
-def _lost(error: Exception) -> str:
-    """Return how a worker was lost, empty where it was not."""
-    if isinstance(error, local.Died):
-        return str(error)
-    if not local.connected():
-        return ""
-    from raytrain.data.pipeline import on_ray
-
-    return type(error).__name__ if isinstance(error, on_ray.LOST) else ""
-
-
-def _stream(
-    jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: EncodeConfig | None
-) -> Generator[Report, None, None]:
-    """Yield the reports of jobs as they come; raises the error by which a worker was lost.
-
-    Closed, it ends its workers.
-    """
-    if local.connected():
-        from raytrain.data.pipeline import on_ray
-
-        return on_ray.stream(jobs, worker, settings, pool, RETRIES)
-    from raytrain.data.pipeline import on_machine
-
-    return on_machine.stream(jobs, worker, settings, pool)
-
-
-def check_room(encode: EncodeConfig) -> None:
-    """Raise UserError when nothing here has room for one encoding worker;
-    call it where no autoscaler can add a node."""
-    if local.connected():
-        from raytrain.data.pipeline import on_ray
-
-        on_ray.check_room(encode)

@@ -7,72 +7,93 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
 
-from raytrain import local, plugins, storage
+from raytrain import plugins, storage
 from raytrain.config import Config
 from raytrain.config.data import EncodeConfig
 from raytrain.data.store.schema import MANIFEST
+from raytrain.local import MODELS, TASKS, Died, Machine, Process
 
 ENCODER = "raytrain.data.pipeline.encode"
 
 _stage: Any = None
 
 
-def reserve(config: Config) -> None:
+def reserve(config: Config, machine: Machine) -> None:
     """Start the encoder's process while images are still listed,
     where there is no dataset yet that may have them all."""
     if not storage.exists(storage.join(config.dataset, MANIFEST)):
         family = plugins.module_name("families", config.model.family)
-        local.reserve(local.MODELS, ENCODER, family, silent=True)
+        machine.reserve(MODELS, ENCODER, family, silent=True)
 
 
-def stream(
-    jobs: Sequence[dict[str, Any]],
-    worker: Any,
-    settings: dict[str, Any],
-    pool: EncodeConfig | None,
-) -> Generator[dict[str, Any], None, None]:
-    """Yield the reports of jobs in order: `worker(**settings)` maps a block of jobs to one of
-    reports, one in each process.
+class OnMachine:
+    """Executor of processes of this machine; see `raytrain.data.pipeline.executor`."""
 
-    Raises local.Died when a process ends before its job.
-    """
-    size = min(len(jobs), pool.workers if pool else os.cpu_count() or 1)
-    module = (settings["actor"] if pool else settings["function"]).__module__
-    role = local.MODELS if pool else local.TASKS
-    processes = [local.take(role, module, silent=True) for _ in range(size)]
-    idle: SimpleQueue[local.Process] = SimpleQueue()
+    retries = 0
 
-    def begin(process: local.Process) -> None:
-        process.call(_begin, worker, settings)
-        idle.put(process)
+    def __init__(self, machine: Machine) -> None:
+        self.machine: Machine | None = machine
+        self._machine = machine
 
-    def do(job: dict[str, Any]) -> list[str]:
-        process = idle.get()
-        try:
-            reports: list[str] = process.call(_do, json.dumps(job))
-            return reports
-        finally:
-            idle.put(process)  # a dead one too: nobody shall wait for it
+    def call(self, function: Callable[..., Any], **settings: Any) -> Any:
+        """Call a function here."""
+        return function(**settings)
 
-    with ThreadPoolExecutor(size) as threads:
-        try:
-            list(threads.map(begin, processes))
-            for reports in threads.map(do, jobs):
-                yield from map(json.loads, reports)
-            for process in processes:
-                process.call(_end)
-                local.give_back(role, process)
-            processes = []
-        finally:
-            for process in processes:
-                process.end()
+    def stream(
+        self,
+        jobs: Sequence[dict[str, Any]],
+        worker: Any,
+        settings: dict[str, Any],
+        pool: EncodeConfig | None,
+    ) -> Generator[dict[str, Any], None, None]:
+        """Yield the reports of jobs in order, `worker(**settings)` once in each process.
+
+        Raises `raytrain.local.Died` when a process ends before its job.
+        """
+        size = min(len(jobs), pool.workers if pool else os.cpu_count() or 1)
+        module = (settings["actor"] if pool else settings["function"]).__module__
+        role = MODELS if pool else TASKS
+        processes = [self._machine.take(role, module, silent=True) for _ in range(size)]
+        idle: SimpleQueue[Process] = SimpleQueue()
+
+        def begin(process: Process) -> None:
+            process.call(_begin, worker, settings)
+            idle.put(process)
+
+        def do(job: dict[str, Any]) -> list[str]:
+            process = idle.get()
+            try:
+                reports: list[str] = process.call(_do, json.dumps(job))
+                return reports
+            finally:
+                idle.put(process)  # a dead one too: nobody shall wait for it
+
+        with ThreadPoolExecutor(size) as threads:
+            try:
+                list(threads.map(begin, processes))
+                for reports in threads.map(do, jobs):
+                    yield from map(json.loads, reports)
+                for process in processes:
+                    process.call(_end)
+                    self._machine.give_back(role, process)
+                processes = []
+            finally:
+                for process in processes:
+                    process.end()
+
+    def lost(self, error: Exception) -> str:
+        """Return how a process ended, empty where none did."""
+        return str(error) if isinstance(error, Died) else ""
+
+    def check_room(self, encode: EncodeConfig) -> None:
+        """Accept any: a process needs no room that could be counted."""
 
 
 def _begin(worker: Any, settings: dict[str, Any]) -> None:

@@ -21,56 +21,87 @@ from ray.exceptions import (
 
 from raytrain.config.data import EncodeConfig
 from raytrain.errors import UserError
+from raytrain.local import Machine
 
 LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError)
 """What Ray raises when it gives a worker up."""
 
 
-def call(function: Callable[..., Any], settings: dict[str, Any]) -> Any:
-    """Call a function in a task and return its result; a UserError of the task is raised here."""
-    try:
-        return ray.get(ray.remote(num_cpus=0)(function).remote(**settings))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
+class OnRay:
+    """Executor of the Ray that this process is connected to; see
+    `raytrain.data.pipeline.executor`."""
 
+    machine: Machine | None = None
+    retries = 5
 
-def stream(
-    jobs: Sequence[dict[str, Any]],
-    worker: Any,
-    settings: dict[str, Any],
-    pool: EncodeConfig | None,
-    retries: int,
-) -> Generator[dict[str, Any], None, None]:
-    """Yield the reports of jobs: `worker(**settings)` maps a block of jobs to one of reports,
-    in tasks or on a pool of actors."""
-    for name in ("progress", "execution.streaming_executor", "execution.streaming_executor_state"):
-        logging.getLogger(f"ray.data._internal.{name}").setLevel(
-            logging.CRITICAL
-        )  # we say the same
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    if pool is None:
-        stage: Any = worker(**settings).__call__
-        options: dict[str, Any] = {"num_cpus": 1, "max_retries": retries}
-    else:
-        stage = worker
-        options = _pool(pool, len(jobs)) | {
-            "fn_constructor_kwargs": settings,
-            "max_task_retries": retries,
-        }
-    with DataContext.current(context):
-        data = ray.data.from_arrow([pa.table({"job": [json.dumps(job)]}) for job in jobs])
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # that a later Ray names the parameter for retries otherwise
-            # A block is a job, and so a batch; with GPUs Ray wants the size said.
-            data = data.map_batches(stage, batch_size=1, batch_format="pyarrow", **options)
-        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from (json.loads(report) for report in batch["report"].to_pylist())
+    def call(self, function: Callable[..., Any], **settings: Any) -> Any:
+        """Call a function in a task; a UserError of the task is raised here."""
+        try:
+            return ray.get(ray.remote(num_cpus=0)(function).remote(**settings))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            raise
+
+    def stream(
+        self,
+        jobs: Sequence[dict[str, Any]],
+        worker: Any,
+        settings: dict[str, Any],
+        pool: EncodeConfig | None,
+    ) -> Generator[dict[str, Any], None, None]:
+        """Yield the reports of jobs: `worker(**settings)` maps a block of jobs to one of reports,
+        in tasks or on a pool of actors."""
+        for name in (
+            "progress",
+            "execution.streaming_executor",
+            "execution.streaming_executor_state",
+        ):
+            logging.getLogger(f"ray.data._internal.{name}").setLevel(
+                logging.CRITICAL
+            )  # we say the same
+        context = DataContext.get_current().copy()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        if pool is None:
+            stage: Any = worker(**settings).__call__
+            options: dict[str, Any] = {"num_cpus": 1, "max_retries": self.retries}
+        else:
+            stage = worker
+            options = _pool(pool, len(jobs)) | {
+                "fn_constructor_kwargs": settings,
+                "max_task_retries": self.retries,
+            }
+        with DataContext.current(context):
+            data = ray.data.from_arrow([pa.table({"job": [json.dumps(job)]}) for job in jobs])
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore"
+                )  # that a later Ray names the parameter for retries otherwise
+                # A block is a job, and so a batch; with GPUs Ray wants the size said.
+                data = data.map_batches(stage, batch_size=1, batch_format="pyarrow", **options)
+            for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+                yield from (json.loads(report) for report in batch["report"].to_pylist())
+
+    def lost(self, error: Exception) -> str:
+        """Return the kind of loss, empty where it is another error."""
+        return type(error).__name__ if isinstance(error, LOST) else ""
+
+    def check_room(self, encode: EncodeConfig) -> None:
+        """Raise UserError when no node has room for one encoding worker."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        needs = {"CPU": encode.cpus_per_worker, "GPU": encode.gpus_per_worker}
+        if any(
+            all(node.get(kind, 0) >= amount for kind, amount in needs.items()) for node in nodes
+        ):
+            return
+        most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in needs}
+        raise UserError(
+            f"An encoding worker asks for {encode.cpus_per_worker:g} CPUs and "
+            f"{encode.gpus_per_worker:g} GPUs (data.encode.cpus_per_worker, gpus_per_worker), but "
+            f"the largest node has {most['CPU']:g} CPUs and {most['GPU']:g} GPUs: it would wait "
+            "forever. Ask for less, or join a larger cluster."
+        )
 
 
 def _pool(encode: EncodeConfig, jobs: int) -> dict[str, Any]:
@@ -80,18 +111,3 @@ def _pool(encode: EncodeConfig, jobs: int) -> dict[str, Any]:
         "num_cpus": encode.cpus_per_worker,
         "num_gpus": encode.gpus_per_worker,
     }
-
-
-def check_room(encode: EncodeConfig) -> None:
-    """Raise UserError when no node has room for one encoding worker."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    needs = {"CPU": encode.cpus_per_worker, "GPU": encode.gpus_per_worker}
-    if any(all(node.get(kind, 0) >= amount for kind, amount in needs.items()) for node in nodes):
-        return
-    most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in needs}
-    raise UserError(
-        f"An encoding worker asks for {encode.cpus_per_worker:g} CPUs and "
-        f"{encode.gpus_per_worker:g} GPUs (data.encode.cpus_per_worker, gpus_per_worker), but the "
-        f"largest node has {most['CPU']:g} CPUs and {most['GPU']:g} GPUs: it would wait forever. "
-        "Ask for less, or join a larger cluster."
-    )

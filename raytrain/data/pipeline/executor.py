@@ -1,0 +1,70 @@
+"""Where the work of a command is done: on the Ray it is connected to, or in processes of this
+machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from raytrain.config.data import EncodeConfig
+from raytrain.local import Machine
+
+Job = dict[str, Any]
+Report = dict[str, Any]
+
+
+class Executor(Protocol):
+    """Does the work of stages. Jobs and reports are small JSON values."""
+
+    machine: Machine | None
+    """Its processes of this machine; None on Ray."""
+    retries: int
+    """How often a job is tried again at once when its worker dies."""
+
+    def call(self, function: Callable[..., Any], **settings: Any) -> Any:
+        """Call a function, in a task where there are tasks, and return its result;
+        a UserError of the task is raised here."""
+
+    def stream(
+        self,
+        jobs: Sequence[Job],
+        worker: Any,
+        settings: dict[str, Any],
+        pool: EncodeConfig | None,
+    ) -> Generator[Report, None, None]:
+        """Yield the reports of jobs as they come: `worker(**settings)` maps a block of jobs to one
+        of reports, in tasks, or on a pool of workers.
+
+        Closed, it ends its workers. Raises the error by which a worker was lost.
+        """
+
+    def lost(self, error: Exception) -> str:
+        """Return how a worker was lost, empty where it was not."""
+
+    def check_room(self, encode: EncodeConfig) -> None:
+        """Raise UserError when nothing here has room for one encoding worker;
+        call it where no autoscaler can add a node."""
+
+
+@contextmanager
+def chosen(executor: Executor | None) -> Iterator[Executor]:
+    """Yield the executor a command made; without one the Ray that this process is connected to;
+    without that processes of this machine, for the length of the block."""
+    if executor is not None:
+        yield executor
+    elif "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        yield on_ray()
+    else:
+        from raytrain.data.pipeline.on_machine import OnMachine
+
+        with Machine() as machine:
+            yield OnMachine(machine)
+
+
+def on_ray() -> Executor:
+    """Return the executor of the Ray that this process is connected to."""
+    from raytrain.data.pipeline.on_ray import OnRay
+
+    return OnRay()
