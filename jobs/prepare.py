@@ -20,9 +20,10 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
 
     with workers(settings, flow.needs_ray(settings), on_machine.reserve) as executor:
         from jobs.render import preparation
+        from jobs.render.progress import Terminal
         from raytrain.data.prepare import prepare
 
-        report = prepare(settings, executor=executor)
+        report = prepare(settings, executor, Terminal())
         preparation.show(report)
     return REJECTED if report.broken and not settings.data.allow_rejected else 0
 

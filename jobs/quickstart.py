@@ -34,15 +34,16 @@ def command(
     )
     with connected(settings):
         from jobs.render import preparation
+        from jobs.render.progress import Terminal
         from raytrain.data.prepare import prepare
         from raytrain.evaluate.run import evaluate
         from raytrain.export.run import export, told
         from raytrain.train.launch import launch
         from tuning.sweep import sweep
 
-        preparation.show(prepare(settings))
+        preparation.show(prepare(settings, show=Terminal()))
         _say(2, "training a LoRA")
-        launch(settings)
+        launch(settings, show=Terminal())
         _say(3, "evaluating it against the base")
         evaluate(settings)
         _say(4, f"searching {settings.tune.trials} settings, stopping hopeless ones early")

@@ -25,9 +25,11 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     needs_ray = flow.needs_ray(settings) or local_worker.needs_ray(settings)
     with workers(settings, needs_ray, on_machine.reserve, local_worker.reserve) as executor:
         from jobs.render import preparation
+        from jobs.render.progress import Terminal
         from raytrain.data.prepare import prepare
 
-        report = prepare(settings, executor=executor)
+        show = Terminal()
+        report = prepare(settings, executor, show)
         preparation.show(report)
         if report.broken and not settings.data.allow_rejected:
             print(
@@ -40,7 +42,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
         from raytrain.export.run import export, told
         from raytrain.train.launch import launch
 
-        launch(settings, executor=executor)
+        launch(settings, executor=executor, show=show)
         print(told(local_worker.call(settings, executor.machine, export, settings)))
     return 0
 

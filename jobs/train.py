@@ -33,9 +33,10 @@ def command(
     from raytrain.train import local_worker
 
     with workers(settings, local_worker.needs_ray(settings), local_worker.reserve) as executor:
+        from jobs.render.progress import Terminal
         from raytrain.train.launch import launch
 
-        launch(settings, resume=resume, executor=executor)
+        launch(settings, resume=resume, executor=executor, show=Terminal())
     return 0
 
 

@@ -140,7 +140,7 @@ def test_families_and_methods_do_not_know_each_other() -> None:
 
 
 FLOORS = (
-    ("errors", "startup", "batch"),
+    ("errors", "startup", "batch", "show"),
     ("table", "plugins", "storage", "rng", "local"),
     ("optimizers",),  # what the config asks of a plug-in by name; its files import the config
     ("config",),
@@ -183,6 +183,25 @@ def test_a_lower_room_never_imports_a_higher_one() -> None:
             assert not upward or (room(name), room(target)) in PLUGS_IN, (
                 f"{name} may not import {target}, a higher room"
             )
+
+
+PRINTS = {
+    "raytrain.train.guards.hang",  # the stacks of a stuck worker, to its log
+    "raytrain.toy.pretrain",  # a command of its own
+}
+
+
+def test_the_library_prints_nothing() -> None:
+    for name, file in modules().items():
+        if not name.startswith("raytrain.") or name in PRINTS:
+            continue
+        assert "rich" not in {each.split(".")[0] for each in imports(name)}, name
+        called = {
+            node.func.id
+            for node in ast.walk(ast.parse(file.read_text("utf-8")))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert "print" not in called, f"{name} prints; show it through raytrain.show"
 
 
 def test_there_is_no_import_cycle() -> None:

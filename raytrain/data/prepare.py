@@ -17,8 +17,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 
-from rich.console import Console
-
 from raytrain import storage
 from raytrain.config import Config, ModelConfig
 from raytrain.data.annotate import annotator
@@ -27,12 +25,12 @@ from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
 from raytrain.data.pipeline.encode import ShardEncoder
 from raytrain.data.pipeline.executor import Executor, Job, Report, chosen
 from raytrain.data.pipeline.filter import filter_images
-from raytrain.data.pipeline.progress import Bars, bars
 from raytrain.data.pipeline.report import SHOWN, PrepareReport
 from raytrain.data.store import partial_shards, shard, snapshot, tables
 from raytrain.data.store.fingerprint import Fingerprint
 from raytrain.data.store.schema import Manifest
 from raytrain.errors import UserError
+from raytrain.show import SILENT, Show, Stages
 
 PASSES = 3
 """Encoding rounds at most; the second finds nothing missing unless another preparation or a fault
@@ -46,9 +44,11 @@ ALIVE, BEAT_SECONDS = "alive", 60.0
 class Preparation:
     """One run: its settings, its folder of working tables, and what it did so far."""
 
-    def __init__(self, config: Config, known: Fingerprint, show: Bars, executor: Executor) -> None:
+    def __init__(
+        self, config: Config, known: Fingerprint, show: Stages, executor: Executor
+    ) -> None:
         self.executor = executor
-        self.config, self.data, self.fingerprint, self.bars = config, config.data, known, show
+        self.config, self.data, self.fingerprint, self.stage = config, config.data, known, show
         self.dataset = config.dataset
         self.work = storage.join(
             self.dataset, "work", f"{int(time.time())}-{uuid.uuid4().hex[:8]}"
@@ -84,7 +84,7 @@ class Preparation:
 
     def _list(self) -> str:
         items = self._at("items.parquet")
-        with self.bars("list", None):
+        with self.stage("list", None):
             count = self.executor.call(
                 listing.write_items,
                 data=self.data,
@@ -263,7 +263,7 @@ class Preparation:
     def _each(self, name: str, total: int | None, reports: Iterator[Report]) -> list[Report]:
         """Collect the small reports of a stage, showing its progress."""
         found = []
-        with self.bars(name, total) as advance:
+        with self.stage(name, total) as advance:
             for report in reports:
                 advance(report["rows"])
                 found.append(report)
@@ -282,7 +282,7 @@ class Preparation:
 
 
 def prepare(
-    config: Config, console: Console | None = None, executor: Executor | None = None
+    config: Config, executor: Executor | None = None, show: Show = SILENT
 ) -> PrepareReport:
     """Bring the dataset up to date and return what was done. Without an executor the work is done
     on the Ray this process is connected to, or in processes of this machine.
@@ -292,14 +292,13 @@ def prepare(
     listed.
     """
     start = time.monotonic()
-    console = console or Console()
     known = Fingerprint.of(config)
     with chosen(executor) as executor:
         if config.cluster.address == "local":
             executor.check_room(config.data.encode)
         earlier = snapshot.read_manifest(config.dataset)
-        with bars(console) as show_bars:
-            preparation = Preparation(config, known, show_bars, executor)
+        with show.stages() as stage:
+            preparation = Preparation(config, known, stage, executor)
             published = preparation.run()
     _tidy(config.dataset, preparation.work)
     return _report(preparation, published, earlier, time.monotonic() - start)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import uuid
 from collections.abc import Sequence
@@ -18,12 +17,12 @@ from raytrain.data.loading.read import check_dataset
 from raytrain.data.pipeline.executor import Executor, chosen
 from raytrain.data.store import drift
 from raytrain.errors import Diverged, UserError
+from raytrain.show import SILENT, Show
 from raytrain.startup import quiet
 from raytrain.train.guards import out_of_memory, stop
 from raytrain.train.guards.out_of_memory import is_out_of_memory
 from raytrain.train.local_worker import LocalTrainer, needs_ray
 from raytrain.train.record import notices
-from raytrain.train.record.progress import follow
 from raytrain.train.run import batch_sampler_of, finished
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ def launch(
     callbacks: Sequence[Any] = (),
     resume: str = "latest",
     executor: Executor | None = None,
+    show: Show = SILENT,
 ) -> dict[str, float]:
     """Train on Ray; where the executor has processes of this machine, and one worker is enough,
     in one of those. Without an executor as `prepare` does.
@@ -51,23 +51,23 @@ def launch(
     mistake, and Ray's error or WorkerDied when workers died more often than `train.max_failures`.
     """
     if resume != "latest" and (told := checkpoint.go_back(config.output, resume)):
-        print(told)
+        show.tell(told)
     if finished(config):
-        print(
+        show.tell(
             f"{config.output} is already trained; its result is kept. Choose another output to "
             "train again."
         )
         return dict(storage.read_json(storage.join(config.output, "train.json")))
     manifest = check_dataset(config)
     if told := drift.note(manifest.settings, config.data.model_dump(mode="json")):
-        print(f"note: {told}")
+        show.tell(f"note: {told}")
     total = batch_sampler_of(
         config, {name: count.entries for name, count in manifest.buckets.items()}
     ).total_steps
     stop.forget(config.output)
     out_of_memory.forget(config.output)
-    with chosen(executor) as executor, follow(config.output, total):
-        while (failure := _fit(config, callbacks, executor)) and failure["kind"] == AGAIN:
+    with chosen(executor) as executor, show.training(config.output, total):
+        while (failure := _fit(config, callbacks, executor, show)) and failure["kind"] == AGAIN:
             pass
     if failure:
         raise (Diverged if failure["kind"] == DIVERGED else UserError)(failure["message"])
@@ -75,7 +75,7 @@ def launch(
         from raytrain.train.hooks import async_validation
 
         for note in async_validation.notes(config.output):
-            print(f"note: {note}")
+            show.tell(f"note: {note}")
     return dict(storage.read_json(storage.join(config.output, "train.json")))
 
 
@@ -108,13 +108,15 @@ class _Fit(threading.Thread):
             raise self._error
 
 
-def _fit(config: Config, callbacks: Sequence[Any], executor: Executor) -> dict[str, str] | None:
+def _fit(
+    config: Config, callbacks: Sequence[Any], executor: Executor, show: Show
+) -> dict[str, str] | None:
     """Train, and return the failure a worker wrote down that a restart alone does not fix:
     `kind` and `message`."""
     path = storage.join(config.output, FAILURE)
     storage.remove(path)
     try:
-        _wait(config, _trainer(config, callbacks, executor))
+        _wait(config, _trainer(config, callbacks, executor), show)
     except Exception:
         # of the workers that end with the one that wrote down why; without such a note it travels
         # on
@@ -123,7 +125,7 @@ def _fit(config: Config, callbacks: Sequence[Any], executor: Executor) -> dict[s
     return dict(storage.read_json(path)) if storage.exists(path) else None
 
 
-def _wait(config: Config, trainer: Any) -> None:
+def _wait(config: Config, trainer: Any, show: Show) -> None:
     """Wait for a trainer.
 
     The first Ctrl-C or SIGTERM lets the workers write a checkpoint, a second ends at once; both
@@ -138,11 +140,7 @@ def _wait(config: Config, trainer: Any) -> None:
         fit.wait()
     except KeyboardInterrupt:
         stop.ask(config.output)
-        print(
-            "Stopping after this step, with a checkpoint. Ctrl-C again ends at once.",
-            file=sys.stderr,
-            flush=True,
-        )
+        show.warn("Stopping after this step, with a checkpoint. Ctrl-C again ends at once.")
         fit.wait()
         raise
     finally:

@@ -158,7 +158,7 @@ def drive(folder: Path) -> dict[str, Any]:
     OnRay.call = timed_call  # type: ignore[method-assign]
     prepare.Preparation._each = timed_each  # type: ignore[method-assign,assignment]
     with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
-        report = prepare.prepare(config, Console(stderr=True))
+        report = prepare.prepare(config)
     stages = {name: sum(seconds[part] for part in parts) for name, parts in STAGES.items()}
     assert set(seconds) <= {part for parts in STAGES.values() for part in parts}, seconds
     peak = _memory(os.getpid(), "VmHWM")

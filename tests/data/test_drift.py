@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from jobs.plan import show
+from jobs.render.progress import Terminal
 from raytrain import plan, storage
 from raytrain.config import Config
 from raytrain.config.data import DataConfig
@@ -99,7 +100,7 @@ def test_plan_and_train_tell_it_until_the_dataset_is_prepared_again(
         monkeypatch.setattr(launch, "_trainer", lambda *_: Trained(trained))
         storage.remove(trained)
         capsys.readouterr()
-        launch.launch(config)
+        launch.launch(config, show=Terminal())
         return capsys.readouterr().out
 
     prepare(made)

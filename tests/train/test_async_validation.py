@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from jobs.render.progress import Terminal
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.errors import UserError
@@ -95,7 +96,7 @@ def test_a_failure_on_the_actor_is_reported_and_training_ends_well(
         "cpus_per_worker": 0.5,
     }
     config = run_config(train=train, **{**TABLES, "evaluate": evaluate})
-    result = launch(config)
+    result = launch(config, show=Terminal())
     assert result["step"] == 4
     assert storage.exists(storage.join(config.output, "train.json"))
     assert "step-00000004/grid.png" in files(config)  # the images came before the scores

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from jobs.render.progress import Terminal
 from raytrain import checkpoint, local, storage
 from raytrain.config import Config
 from raytrain.config.file import to_toml
@@ -42,7 +43,7 @@ def test_a_worker_that_runs_out_of_memory_between_others_begins_anew_with_less(
         method={"name": "tests.train.greedy", "rank": 4},
         train={**train, "engine": "ddp", "max_failures": 0},
     )
-    launch(greedy)
+    launch(greedy, show=Terminal())
     said = capsys.readouterr().out
     assert "Training with 1 worker from step 0, 2 images at a time" in said
     assert "with 2 images at a time. Going on with 1 at a time; a step is still 2 images." in said
