@@ -198,6 +198,7 @@ def store() -> Iterator[tuple[Any, str]]:
         yield client, query
 
 
+@pytest.mark.slow
 def test_source_and_dataset_in_an_object_store(
     plain: Path,
     tmp_path: Path,

@@ -93,6 +93,7 @@ def test_equal_preparations_at_once_make_one_dataset(
 
 
 @pytest.mark.usefixtures("images")
+@pytest.mark.slow
 def test_different_preparations_at_once_each_get_their_snapshot(
     make_config: Callable[..., Config], start: Callable[..., subprocess.Popen[str]]
 ) -> None:

@@ -83,6 +83,7 @@ def test_the_actor_makes_what_the_run_would_make(
     assert not async_validation.notes(config.output)
 
 
+@pytest.mark.slow
 def test_a_failure_on_the_actor_is_reported_and_training_ends_well(
     ray: None, run_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:

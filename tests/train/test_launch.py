@@ -31,6 +31,7 @@ from tests.train import group
 from tests.train.test_trouble import notices
 
 
+@pytest.mark.slow
 def test_a_worker_that_runs_out_of_memory_between_others_begins_anew_with_less(
     run_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,7 +97,9 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(run_config: Callable[..., Co
         checkpoint.check_same_run(state, coarse, state["dataset"], folder)
 
 
-@pytest.mark.parametrize("rounding", ["stochastic", "compensated", "nearest"])
+@pytest.mark.parametrize(
+    "rounding", ["stochastic", "compensated", pytest.param("nearest", marks=pytest.mark.slow)]
+)
 def test_bf16_weights_resume_bit_for_bit(
     run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, rounding: str
 ) -> None:

@@ -172,7 +172,11 @@ def test_adamw_is_fused(run_config: Callable[..., Config]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "recorded"), [(2, 2), (9, 6)], ids=["after a warm-up", "all of a short run"]
+    ("steps", "recorded"),
+    [
+        pytest.param(2, 2, id="after a warm-up"),
+        pytest.param(9, 6, id="all of a short run", marks=pytest.mark.slow),
+    ],
 )
 def test_a_profile_is_written(
     run_config: Callable[..., Config], steps: int, recorded: int

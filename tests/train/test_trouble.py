@@ -196,6 +196,7 @@ def never_share() -> None:
     engine.ParallelEngine._expect = expect  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_gradients_that_are_not_shared_are_noticed(
     run_config: Callable[..., Config], tmp_path: Path
 ) -> None:
