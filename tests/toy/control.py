@@ -1,6 +1,6 @@
 """Does a ControlNet learn to follow edges?
 
-Trained on the toy world, its images are compared with the base's.
+Trained on the toy world by `raytrain run`, its images are compared with the base's.
 
     python -m tests.toy.control --output runs/control
 
@@ -12,19 +12,22 @@ Detect Natural Image Boundaries"), within one pixel.
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
+import tomli_w
 import torch
 from PIL import Image
 
 from raytrain import sample
 from raytrain.config import Config
-from raytrain.config.file import parse
+from raytrain.config.file import load
 from raytrain.data.loading.read import Dataset
-from raytrain.data.prepare import prepare
 from raytrain.evaluate.statistics import compare
 from raytrain.model import Model
 from raytrain.sampling.grid import grid, save_image
@@ -32,17 +35,16 @@ from raytrain.sampling.prompts import Prompt, prompts
 from raytrain.toy import SD15
 from raytrain.toy.draw import TRAINING_SIZES
 from raytrain.toy.draw import draw as draw_scene
-from raytrain.train import worker
-from tests.conftest import workers_here
 
 IMAGES, PROMPTS = 400, 16
 CPU = torch.device("cpu")
 
 
-def config(output: Path, seed: int, steps: int) -> Config:
-    """Return the config of one run; all runs share a dataset."""
-    return parse(
-        {
+def write_config(output: Path, seed: int, steps: int) -> Path:
+    """Write the config of one run; all runs share a dataset."""
+    path = output / f"seed-{seed}.toml"
+    path.write_text(
+        tomli_w.dumps({
             "seed": seed,
             "output": str(output / f"seed-{seed}"),
             "model": {"path": str(SD15)},
@@ -73,9 +75,9 @@ def config(output: Path, seed: int, steps: int) -> Config:
                 "seed": 1000 * seed,
             },
             "evaluate": {"scorers": ["held_out_loss"], "timesteps": 4, "max_held_out": 24},
-            "log": {"tensorboard": False},
-        }
-    )
+        })
+    )  # fmt: skip
+    return path
 
 
 def draw_images(folder: Path) -> None:
@@ -131,11 +133,10 @@ def main() -> None:
     options = parser.parse_args()
     draw_images(options.output / "images")
     for seed in range(options.seeds):
-        settings = config(options.output, seed, options.steps)
-        with workers_here():
-            prepare(settings)
-        begin = time.monotonic()
-        found = worker.train(settings)
+        path, begin = write_config(options.output, seed, options.steps), time.monotonic()
+        subprocess.run([sys.executable, "-m", "jobs.cli", "run", path], check=True)
+        settings = load(path)
+        found = json.loads(Path(settings.output, "train.json").read_text())
         asked = prompts(settings, Dataset.of(settings))
         last = sample.checkpoint.find(settings.output)
         made = {"base": draw(settings, None, asked), "ControlNet": draw(settings, last, asked)}
