@@ -16,6 +16,7 @@ from raytrain.data.store.schema import BucketCount, bucket_size
 from raytrain.export import run as export
 from raytrain.train import cost
 from raytrain.train.engines import memory
+from raytrain.train.guards import beforehand
 from raytrain.train.run import batch_sampler_of
 
 LISTED = 100_000
@@ -77,6 +78,7 @@ def plan(config: Config) -> Plan:
         )
     else:
         words = f"{config.dataset}: not prepared yet; {_listed(config)}"
+    beforehand.check(config)
     model = cost.skeleton(config)
     export.check(config, model)
     weights = cost.weights(config, model)

@@ -22,6 +22,9 @@ from pyarrow import fs
 
 from raytrain.errors import UserError
 
+UMASK = os.umask(0o077)  # can only be read by setting it
+os.umask(UMASK)
+
 
 def is_local(uri: str) -> bool:
     """Return whether a path is on this machine's disk."""
@@ -214,10 +217,14 @@ def fetch(uri: str, cache: str | None = None) -> str:
 
 
 def _flush(path: str) -> None:
+    """Bring files to the disk, readable by others as the umask has it; safetensors makes its own
+    private."""
     files = (
         [path] if os.path.isfile(path) else [str(p) for p in Path(path).rglob("*") if p.is_file()]
     )
     for name in files:
+        if not os.path.islink(name):
+            os.chmod(name, 0o666 & ~UMASK)
         with open(name, "rb") as stream:
             os.fsync(stream.fileno())
 

@@ -12,12 +12,17 @@ from raytrain.errors import UserError, nearest
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Size = Annotated[tuple[int, int], Field(strict=False)]
 Interval = Annotated[tuple[float, float], Field(strict=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""Of random generators, which take 63 bits."""
 
 
 class Table(BaseModel):
-    """Frozen, strict types, unknown keys refused, free text allowed to start with `model_`."""
+    """Frozen, strict types, finite numbers, unknown keys refused, free text allowed to start with
+    `model_`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 def check_color(background: str) -> None:

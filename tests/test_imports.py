@@ -140,7 +140,7 @@ def test_families_and_methods_do_not_know_each_other() -> None:
 
 
 FLOORS = (
-    ("errors", "startup", "batch", "show"),
+    ("errors", "startup", "batch", "show", "text", "paths"),
     ("table", "plugins", "storage", "rng", "local"),
     ("optimizers",),  # what the config asks of a plug-in by name; its files import the config
     ("config",),

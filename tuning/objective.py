@@ -22,15 +22,18 @@ def value(scores: Mapping[str, float | None], weights: Mapping[str, float]) -> f
     return total if math.isfinite(total) else WORST
 
 
-def check(weights: Mapping[str, float], scorers: Sequence[str]) -> None:
-    """Raise UserError unless every weighted score is one that the evaluation computes."""
+def check(weights: Mapping[str, float], scorers: Sequence[str], held_out: float) -> None:
+    """Raise UserError unless every weighted score is one that the evaluation computes;
+    `held_out` is the share of images kept out of training."""
     names = [scorer.split(".")[-1] for scorer in scorers]
     if not any(weights.values()):
         raise UserError("tune.objective needs at least one score with a weight other than 0.")
     for name, weight in weights.items():
-        if not math.isfinite(weight):
+        if name == "held_out_loss" and weight and not held_out:
             raise UserError(
-                f"tune.objective: the weight of {name!r} must be a finite number, got {weight}."
+                "tune.objective weighs 'held_out_loss', but data.held_out = 0 keeps no image out "
+                "of training: no trial would have a score. Set data.held_out, for instance to "
+                "0.1, and prepare again, or weigh other scores."
             )
         if name not in names and name not in scorers:
             guess = nearest(name, names)

@@ -40,7 +40,7 @@ def check(config: Config) -> None:
 
 
 def _check_search(config: Config) -> None:
-    objective.check(config.tune.objective, config.evaluate.scorers)
+    objective.check(config.tune.objective, config.evaluate.scorers, config.data.held_out)
     space.check(config)
     study.fingerprint(config)
 

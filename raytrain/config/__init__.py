@@ -18,7 +18,8 @@ from raytrain.config.data import DataConfig
 from raytrain.config.train import FREE_TRAIN_KEYS as FREE_TRAIN_KEYS
 from raytrain.config.train import TrainConfig as TrainConfig
 from raytrain.config.tune import TuneConfig
-from raytrain.table import Interval, Names, Table
+from raytrain.paths import inside
+from raytrain.table import Interval, Names, Seed, Table
 
 
 class ModelConfig(Table):
@@ -97,7 +98,7 @@ class SampleConfig(Table):
     width: int | None = Field(None, ge=16)
     height: int | None = Field(None, ge=16)
     """Default: the dataset's largest bucket."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     batch: int = Field(4, ge=1)
     offload: bool = False
     """Keep text encoders and VAE on the host; each of their layers is on the GPU only while it
@@ -181,7 +182,7 @@ class LogConfig(Table):
 class Config(Table):
     """The whole file."""
 
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     output: str
     """Folder of this run: dataset, checkpoints, samples, reports."""
     model: ModelConfig
@@ -224,6 +225,19 @@ class Config(Table):
                 'would be cut from the packed bits and lose their scales. Use "auto", "ddp", '
                 '"zero1" or "zero2"'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _apart(self) -> Config:
+        """What a run writes must not be read as images."""
+        for key, folder in (("output", self.output), ("data.dataset", self.data.dataset)):
+            for subset in self.data.all_subsets():
+                if folder and subset.source and inside(folder, subset.source):
+                    raise ValueError(
+                        f"{key} {folder!r} is in the folder of images {subset.source!r}: what a "
+                        "run draws and writes there would be read as training images. Give a "
+                        "folder beside it"
+                    )
         return self
 
     @property

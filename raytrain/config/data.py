@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raytrain import plugins
+from raytrain.paths import same
 from raytrain.table import Interval, Names, Size, Table, check_color
 
 
@@ -345,7 +346,29 @@ class DataConfig(Table):
         if self.format != "auto":
             plugins.check("data.sources", self.format)
         check_color(self.background)
+        for subset in self.subsets:
+            for what, kind in (("masks", self.masks.kind), ("controls", self.controls.kind)):
+                self._check_companion(subset, what, kind)
         return self
+
+    def _check_companion(self, subset: SubsetConfig, what: str, kind: str) -> None:
+        """Raise ValueError where a subset names a folder of masks or controls that nothing reads,
+        or that holds its images."""
+        folder = getattr(subset, what)
+        if not folder:
+            return
+        reads = kind != "none" and getattr(plugins.load(f"data.{what}", kind), "READS_FILE", False)
+        if not reads:
+            raise ValueError(
+                f"the subset {subset.source!r} names a folder of {what}, {folder!r}, but "
+                f'data.{what}.kind = "{kind}" reads none; it would have no effect. Set '
+                f'data.{what}.kind = "folder", or leave it out'
+            )
+        if same(folder, subset.source):
+            raise ValueError(
+                f"the subset {subset.source!r} names its own folder of images as its {what}: "
+                f"every image would be its own. Give another folder as {what}"
+            )
 
     def all_subsets(self) -> tuple[SubsetConfig, ...]:
         """Return the sources to prepare: `subsets`, or `source` alone."""

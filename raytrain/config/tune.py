@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raytrain.table import Interval, Size, Table
+from raytrain.table import Interval, Seed, Size, Table
 
 
 class Dimension(Table):
@@ -49,7 +49,7 @@ class TuneConfig(Table):
     """Evaluations in one trial, evenly spaced."""
     include_default: bool = True
     """The first trial is the config as it stands."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     space: dict[str, Dimension] = Field({})
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raytrain.errors import UserError
+from raytrain.text import decode
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,12 @@ def read(path: str) -> list[Wish]:
             f"sample.prompt_file {path!r} does not exist, so there is nothing to draw. "
             "Give a text file, one prompt a line."
         )
-    lines = enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+    try:
+        lines = enumerate(decode(file.read_bytes()).splitlines(), 1)
+    except ValueError as error:
+        raise UserError(
+            f"sample.prompt_file {path!r} {error}. No prompt of it could be read."
+        ) from None
     given = [(f"{path}:{number}", line.strip()) for number, line in lines]
     return [parse(line, where, file.parent) for where, line in given if line and line[0] != "#"]
 

@@ -19,7 +19,7 @@ from raytrain.data.store import drift
 from raytrain.errors import Diverged, UserError
 from raytrain.show import SILENT, Show
 from raytrain.startup import quiet
-from raytrain.train.guards import out_of_memory, stop
+from raytrain.train.guards import beforehand, out_of_memory, stop
 from raytrain.train.guards.out_of_memory import is_out_of_memory
 from raytrain.train.local_worker import LocalTrainer, needs_ray
 from raytrain.train.record import notices
@@ -61,6 +61,7 @@ def launch(
     manifest = check_dataset(config)
     if told := drift.note(manifest.settings, config.data.model_dump(mode="json")):
         show.tell(f"note: {told}")
+    beforehand.check(config)
     total = batch_sampler_of(
         config, {name: count.entries for name, count in manifest.buckets.items()}
     ).total_steps

@@ -34,11 +34,11 @@ def test_no_finite_scores_are_worse_than_worst(loss: float, clip: float) -> None
 
 def test_a_score_that_nobody_computes_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match="Did you mean 'clip_text'"):
-        objective.check({"clip_txt": 1.0}, ("clip_text", "diversity"))
-    objective.check({"clip_text": 1.0}, ("clip_text", "diversity"))
+        objective.check({"clip_txt": 1.0}, ("clip_text", "diversity"), 0.1)
+    objective.check({"clip_text": 1.0}, ("clip_text", "diversity"), 0.1)
 
 
 @pytest.mark.parametrize("weights", [{}, {"clip_text": 0.0}, {"clip_text": math.nan}])
 def test_weights_that_weigh_nothing_are_an_error(weights: dict[str, float]) -> None:
     with pytest.raises(UserError, match=r"tune\.objective"):
-        objective.check(weights, ("clip_text",))
+        objective.check(weights, ("clip_text",), 0.1)

@@ -121,7 +121,7 @@ def quality_tag(bins: Mapping[str, float], score: float | None) -> str:
 
 def triggered(text: str, trigger: str, placeholder: str, separator: str = ",") -> str:
     """Put the trigger in the placeholder's place; without one before the text,
-    unless one of its tags is the trigger.
+    unless the text has the trigger as a word or a tag.
 
     Without a trigger word nothing is changed.
     """
@@ -129,7 +129,7 @@ def triggered(text: str, trigger: str, placeholder: str, separator: str = ",") -
         return text
     if _holds(text, placeholder):
         return _word(placeholder).sub(lambda _: trigger, text)
-    if trigger in tags(text, separator) or trigger in tags(text):
+    if _holds(text, trigger) or trigger in {*tags(text, separator), *tags(text)}:
         return text
     return f"{trigger}, {text}" if text else trigger
 

@@ -18,11 +18,11 @@ from raytrain.data.image import image
 from raytrain.data.image.image import BadImage
 from raytrain.data.pipeline.listing import BLOCK
 from raytrain.data.store import tables
+from raytrain.text import decode
 
 READERS = 8
 """Files read at a time in one task; reading waits for storage, not for the CPU."""
 CAPTION_BYTES = 2**20
-_BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _fetchers: dict[str, Fetcher] = {}
 _lock = threading.Lock()
 
@@ -67,17 +67,10 @@ def caption_text(content: bytes) -> str:
         raise BadImage(
             f"its caption file has {len(content)} bytes, more than {CAPTION_BYTES}: no caption"
         )
-    encoding = next((name for mark, name in _BOMS if content.startswith(mark)), "utf-8")
     try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise BadImage(
-            f"its caption file is no {encoding.removesuffix('-sig').upper()} text (byte "
-            f"{error.start}); save it as UTF-8"
-        ) from None
-    if "\0" in text:
-        raise BadImage("its caption file holds NUL characters: no text; save it as UTF-8")
-    return text.strip()
+        return decode(content).strip()
+    except ValueError as error:
+        raise BadImage(f"its caption file {error}") from None
 
 
 def _scan(item: dict[str, Any], data: DataConfig) -> tuple[dict[str, Any], bool]:

@@ -1,0 +1,122 @@
+"""Troubles that people reported of trainers, each by the command a user types: told at once, in
+words."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import plan, train
+from raytrain import storage
+from raytrain.config import Config
+from raytrain.config.file import parse, to_toml
+from raytrain.data.annotate.caption_text import triggered
+from raytrain.errors import UserError
+from raytrain.export.bundle import write_safetensors
+from raytrain.sampling import prompt_file
+from tests.commands.test_bad_input import refused
+from tuning import objective
+
+COMMANDS = pytest.mark.parametrize("command", [plan.main, train.main], ids=["plan", "train"])
+
+
+@pytest.fixture
+def config_file(run_config: Callable[..., Config], tmp_path: Path) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(run_config()))
+    return path
+
+
+@COMMANDS
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("train.learning_rate=inf", ["train.learning_rate", "finite"]),
+        ("train.max_grad_norm=inf", ["train.max_grad_norm", "finite"]),
+        ('tune.space={"train.learning_rate" = {log = [1e-4, inf]}}', ["finite"]),
+        ("sample.width=100", ["100", "multiple"]),
+        ("sample.seed=99999999999999999999", ["sample.seed", "9223372036854775808"]),
+        ("train.best_by={hel_out_loss = -1}", ["hel_out_loss", "Did you mean 'held_out_loss'"]),
+        ("train.best_by={clip_text = 1}", ["clip_text", "train.score_every = 0"]),
+        ('sample.prompt_file="prompts.txt"', ["prompts.txt", "no UTF-8 text (byte 1)"]),
+    ],
+)
+def test_told_before_anything_is_done(
+    command: Callable[[list[str]], int],
+    setting: str,
+    parts: list[str],
+    config_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(config_file.parent)
+    Path("prompts.txt").write_bytes("né\n".encode("cp1252"))
+    refused(command, [str(config_file), "--set", setting], capsys, *parts)
+    assert not list(Path().rglob("checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("subset", "data", "parts"),
+    [
+        ({"masks": "{}-masks"}, {}, ["masks", 'kind = "none"', "no effect"]),
+        ({"controls": "{}-edges"}, {"controls": {"kind": "canny"}}, ["controls", '"canny"']),
+        ({"masks": "{}"}, {"masks": {"kind": "folder"}}, ["its own folder of images", "masks"]),
+        ({"controls": "{}/../images/"}, {"controls": {"kind": "folder"}}, ["its own folder"]),
+    ],
+)
+def test_folders_of_masks_and_controls_are_read_and_are_others(
+    run_config: Callable[..., Config],
+    subset: dict[str, str],
+    data: dict[str, Any],
+    parts: list[str],
+) -> None:
+    tree = run_config().values()
+    source = tree["data"].pop("source")
+    tree["data"] |= data
+    tree["data"]["subsets"] = [
+        {"source": source, **{name: value.format(source) for name, value in subset.items()}}
+    ]
+    with pytest.raises(UserError) as error:
+        parse(tree)
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_a_run_does_not_write_among_its_images(
+    config_file: Path, run_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = run_config().data.source
+    for key in ("output", "data.dataset"):
+        setting = f"{key}={source}/run"
+        refused(plan.main, [str(config_file), "--set", setting], capsys, key, "beside it")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_prompt_files_are_read_as_caption_files_are(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a café\n", encoding=encoding)
+    assert [wish.text for wish in prompt_file.read(str(path))] == ["a café"]
+
+
+@pytest.mark.parametrize("text", ["photo of sks smiling", "sks, smiling", "smiling, sks"])
+def test_a_trigger_that_the_caption_has_is_not_put_before_it(text: str) -> None:
+    assert triggered(text, "sks", "[name]") == text
+    assert triggered("photo of sksmith", "sks", "[name]") == "sks, photo of sksmith"
+
+
+def test_files_are_for_others_as_the_umask_has_it(tmp_path: Path) -> None:
+    import torch
+
+    path = write_safetensors(str(tmp_path / "a.safetensors"), {"w": torch.zeros(2)}, {})
+    Path(tmp_path / "beside").touch()
+    modes = {stat.S_IMODE(os.stat(each).st_mode) for each in (path, tmp_path / "beside")}
+    assert modes == {0o666 & ~storage.UMASK}
+
+
+def test_a_sweep_is_refused_whose_score_no_image_gives() -> None:
+    with pytest.raises(UserError, match=r"data\.held_out = 0"):
+        objective.check({"held_out_loss": -1}, ["held_out_loss"], 0)
