@@ -248,19 +248,22 @@ def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, fold
         raise UserError(
             f"A run continues only with the settings it started with; {folder!r} differs in "
             f"{'; '.join(differences)}. Nothing was changed. Restore the old values to continue, "
-            "or choose another `output` to start a new run."
+            "or choose another `output` to start a new run. (A run can be made longer where its "
+            "rate is constant and no key is a share of its steps.)"
         )
 
 
 def _identity(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run is made of, by key. Its length is not, where nothing depends on it: a
+    constant rate, and no share of all steps anywhere."""
+    free = set(FREE_TRAIN_KEYS)
+    learns = json.dumps([tree[table] for table in ("method", "objective", "train")])
+    if tree["train"]["lr_schedule"] == "constant" and "%" not in learns:
+        free |= {"steps", "epochs"}
     flat = {"seed": tree["seed"], "data.repeats": tree["data"]["repeats"]}
     for table in ("model", "method", "objective", "train"):
         flat |= {f"{table}.{key}": value for key, value in tree[table].items()}
-    return {
-        key: value
-        for key, value in flat.items()
-        if key.removeprefix("train.") not in FREE_TRAIN_KEYS
-    }
+    return {key: value for key, value in flat.items() if key.removeprefix("train.") not in free}
 
 
 def _delete(folder: str) -> None:

@@ -7,8 +7,6 @@ that were running `killed`, queues their parameters again and runs as many trial
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from raytrain import storage
+from raytrain import lock, storage
 from raytrain.config import FREE_TRAIN_KEYS, Config
 from raytrain.data.store.schema import Manifest
 from raytrain.errors import UserError
@@ -54,16 +52,9 @@ def locked(config: Config) -> Iterator[None]:
             "A sweep keeps its study in SQLite, which needs a file system, got output = "
             f"{config.output!r}; choose a local folder (on a cluster: a shared file system)."
         )
-    path = storage.resolve(folder(config))[1]
-    os.makedirs(path, exist_ok=True)
-    with open(os.path.join(path, "lock"), "w", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"Another sweep is running in {path!r}; two would run each other's trials. "
-                "Wait for it, or choose another output folder."
-            ) from None
+    with lock.locked(
+        folder(config), "Another sweep is running", "two would run each other's trials"
+    ):
         yield
 
 

@@ -179,6 +179,6 @@ FREE_TRAIN_KEYS = {
     "micro_batch", "cpus_per_worker", "gpus_per_worker", "max_failures", "log_every",
     "checkpoint_every", "keep_checkpoints", "held_out_every", "sample_every", "score_every",
     "async_validation", "async_validation_cpus", "async_validation_gpus", "gradient_checkpointing",
-    "memory_format", "compile", "profile",
+    "memory_format", "compile", "deterministic", "profile",
 }  # fmt: skip
 """Keys of [train] that do not change what is learned, so a resumed run may change them."""

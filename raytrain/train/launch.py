@@ -17,13 +17,14 @@ from raytrain.data.loading.read import check_dataset
 from raytrain.data.pipeline.executor import Executor, chosen
 from raytrain.data.store import drift
 from raytrain.errors import Diverged, UserError
+from raytrain.lock import locked
 from raytrain.show import SILENT, Show
 from raytrain.startup import quiet
 from raytrain.train.guards import beforehand, out_of_memory, stop
 from raytrain.train.guards.out_of_memory import is_out_of_memory
 from raytrain.train.local_worker import LocalTrainer, needs_ray
 from raytrain.train.record import notices
-from raytrain.train.run import batch_sampler_of, finished
+from raytrain.train.run import finished, pinned, total_steps
 
 if TYPE_CHECKING:
     from raytrain.train.hooks.periodic import Report
@@ -45,31 +46,22 @@ def launch(
     """Train on Ray; where the executor has processes of this machine, and one worker is enough,
     in one of those. Without an executor as `prepare` does.
 
-    Returns the newest value of every metric. A finished run is not trained again, unless `resume`
-    makes it go back to another checkpoint: `best`, or a folder. `callbacks` are Ray Train's own.
-    Ctrl-C and SIGTERM raise KeyboardInterrupt once a checkpoint is written. Raises UserError for a
-    mistake, and Ray's error or WorkerDied when workers died more often than `train.max_failures`.
+    Returns the newest value of every metric. A finished run goes on where it is made longer, or
+    where `resume` makes it go back to another checkpoint: `best`, or a folder. `callbacks` are Ray
+    Train's own. Ctrl-C and SIGTERM raise KeyboardInterrupt once a checkpoint is written. Raises
+    UserError for a mistake, and Ray's error or WorkerDied when workers died more often than
+    `train.max_failures`.
     """
-    if resume != "latest" and (told := checkpoint.go_back(config.output, resume)):
-        show.tell(told)
-    if finished(config):
-        show.tell(
-            f"{config.output} is already trained; its result is kept. Choose another output to "
-            "train again."
-        )
-        return dict(storage.read_json(storage.join(config.output, "train.json")))
-    manifest = check_dataset(config)
-    if told := drift.note(manifest.settings, config.data.model_dump(mode="json")):
-        show.tell(f"note: {told}")
-    beforehand.check(config)
-    total = batch_sampler_of(
-        config, {name: count.entries for name, count in manifest.buckets.items()}
-    ).total_steps
-    stop.forget(config.output)
-    out_of_memory.forget(config.output)
-    with chosen(executor) as executor, show.training(config.output, total):
-        while (failure := _fit(config, callbacks, executor, show)) and failure["kind"] == AGAIN:
-            pass
+    with locked(
+        config.output, "Another run is training", "two would take each other's checkpoints"
+    ):
+        if (result := _begin(config, resume, show)) is not None:
+            return result
+        with chosen(executor) as executor, show.training(config.output, total_steps(config)):
+            while (failure := _fit(config, callbacks, executor, show)) and (
+                failure["kind"] == AGAIN
+            ):
+                pass
     if failure:
         raise (Diverged if failure["kind"] == DIVERGED else UserError)(failure["message"])
     if config.train.async_validation:
@@ -78,6 +70,43 @@ def launch(
         for note in async_validation.notes(config.output):
             show.tell(f"note: {note}")
     return dict(storage.read_json(storage.join(config.output, "train.json")))
+
+
+def _begin(config: Config, resume: str, show: Show) -> dict[str, float] | None:
+    """Check that a run may start or continue before anything of it is changed; returns the result
+    of one that has no step left."""
+    beforehand.check(config)
+    folder = None
+    if resume != "latest" or checkpoint.listing(config.output):
+        folder = checkpoint.find(config.output, resume)
+    state = checkpoint.read_state(folder) if folder else None
+    total = total_steps(config)
+    if folder and state:
+        started_with = check_dataset(pinned(config, state)).fingerprint
+        checkpoint.check_same_run(state, config, started_with, folder)
+        if state["step"] > total:
+            raise UserError(
+                f"{folder!r} is of step {state['step']}, and a run of {total} steps cannot go on "
+                "from there. Nothing was changed. Train longer, or choose another `output`."
+            )
+    if told := drift.note(check_dataset(config).settings, config.data.model_dump(mode="json")):
+        show.tell(f"note: {told}")
+    if resume != "latest" and (back := checkpoint.go_back(config.output, resume)):
+        show.tell(back)
+    ended = storage.join(config.output, "train.json")
+    if finished(config):
+        result = dict(storage.read_json(ended))
+        if result["step"] >= total:
+            show.tell(
+                f"{config.output} is already trained; its result is kept. Train longer, or choose "
+                "another output to train again."
+            )
+            return result
+        show.tell(f"{config.output} was trained to step {result['step']}; it goes on to {total}.")
+        storage.remove(ended)
+    stop.forget(config.output)
+    out_of_memory.forget(config.output)
+    return None
 
 
 class _Fit(threading.Thread):

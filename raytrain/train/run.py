@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -242,7 +243,7 @@ def start(config: Config, rank: int, world_size: int) -> Run:
     )
     found = checkpoint.listing(config.output)
     saved = checkpoint.load(found[-1]) if found else None
-    config = _pinned(config, saved)
+    config = pinned(config, saved.state if saved else None)
     check_dataset(config)
     dataset = Dataset.of(config)
     batch_sampler = batch_sampler_of(config, dataset.counts())
@@ -294,15 +295,21 @@ def start(config: Config, rank: int, world_size: int) -> Run:
     )  # fmt: skip
 
 
-def _pinned(config: Config, saved: Checkpoint | None) -> Config:
-    """Name the snapshot of the dataset that a run continues with: the one it started with,
-    unless the config names another."""
-    if saved is None or config.data.snapshot != "latest":
+def pinned(config: Config, state: Mapping[str, Any] | None) -> Config:
+    """Name the snapshot of the dataset that a run continues with: the one its checkpoint's state
+    has, unless the config names another."""
+    if state is None or config.data.snapshot != "latest":
         return config
-    data = config.data.model_copy(
-        update={"snapshot": str(saved.state["snapshot"]), "partial": True}
-    )
+    data = config.data.model_copy(update={"snapshot": str(state["snapshot"]), "partial": True})
     return config.model_copy(update={"data": data})
+
+
+def total_steps(config: Config) -> int:
+    """Return the optimizer steps of a run over the dataset it has, or continues with."""
+    found = checkpoint.listing(config.output)
+    manifest = check_dataset(pinned(config, checkpoint.read_state(found[-1]) if found else None))
+    entries = {name: count.entries for name, count in manifest.buckets.items()}
+    return batch_sampler_of(config, entries).total_steps
 
 
 def finished(config: Config) -> bool:

@@ -12,14 +12,19 @@ from typing import Any
 import pytest
 
 from jobs import plan, train
-from raytrain import storage
+from jobs.render.progress import Terminal
+from raytrain import checkpoint, local, storage
 from raytrain.config import Config
 from raytrain.config.file import parse, to_toml
 from raytrain.data.annotate.caption_text import triggered
+from raytrain.data.pipeline.on_machine import OnMachine
 from raytrain.errors import UserError
 from raytrain.export.bundle import write_safetensors
+from raytrain.lock import locked
 from raytrain.sampling import prompt_file
+from raytrain.train import launch
 from tests.commands.test_bad_input import refused
+from tests.conftest import losses
 from tuning import objective
 
 COMMANDS = pytest.mark.parametrize("command", [plan.main, train.main], ids=["plan", "train"])
@@ -120,3 +125,69 @@ def test_files_are_for_others_as_the_umask_has_it(tmp_path: Path) -> None:
 def test_a_sweep_is_refused_whose_score_no_image_gives() -> None:
     with pytest.raises(UserError, match=r"data\.held_out = 0"):
         objective.check({"held_out_loss": -1}, ["held_out_loss"], 0)
+
+
+class Here:
+    """Trains in this process."""
+
+    def __init__(self, config: Config, *_: Any) -> None:
+        self.config = config
+
+    def fit(self) -> None:
+        launch.work(self.config, rank=0, world_size=1, report=None)
+
+
+@pytest.fixture
+def trains_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "LocalTrainer", Here)
+
+
+@pytest.mark.usefixtures("trains_here")
+def test_a_finished_run_can_be_made_longer_and_nothing_else(
+    run_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def settings(name: str, **keys: Any) -> Config:
+        return run_config(name=name, train={"steps": 2, **keys})
+
+    with local.Machine() as machine:
+        here = OnMachine(machine)
+        launch.launch(settings("run"), executor=here)
+        with pytest.raises(UserError, match=r"learning_rate: 0\.01 -> 0\.5.*Nothing was changed"):
+            launch.launch(settings("run", learning_rate=0.5), executor=here)
+        launch.launch(settings("run"), executor=here, show=Terminal())
+        assert "is already trained" in capsys.readouterr().out
+        launch.launch(settings("run", steps=4), executor=here, show=Terminal())
+        assert "was trained to step 2; it goes on to 4" in capsys.readouterr().out
+        with pytest.raises(UserError, match="a run of 3 steps cannot go on"):
+            launch.launch(settings("run", steps=3), executor=here)
+        whole = settings("whole", steps=4)
+        launch.launch(whole, executor=here)
+        assert losses(settings("run", steps=4)) == losses(whole)
+        cosine = {"lr_schedule": "cosine"}
+        launch.launch(settings("cosine", **cosine), executor=here)
+        with pytest.raises(UserError, match=r"train\.steps: 2 -> 4.*its rate is constant"):
+            launch.launch(settings("cosine", steps=4, **cosine), executor=here)
+
+
+@pytest.mark.usefixtures("trains_here")
+def test_a_refused_step_back_deletes_nothing(run_config: Callable[..., Config]) -> None:
+    def settings(**keys: Any) -> Config:
+        return run_config(train={"steps": 4, "keep_checkpoints": 4, **keys})
+
+    def files() -> list[Path]:
+        return sorted(Path(settings().output).rglob("*"))
+
+    with local.Machine() as machine:
+        launch.launch(settings(), executor=OnMachine(machine))
+        before = files()
+        first = checkpoint.listing(settings().output)[0]
+        with pytest.raises(UserError, match=r"learning_rate: 0\.01 -> 0\.001"):
+            launch.launch(settings(learning_rate=1e-3), resume=first, executor=OnMachine(machine))
+    assert files() == before
+
+
+def test_a_second_run_in_a_folder_is_refused(
+    run_config: Callable[..., Config], config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(run_config().output, "Another run is training", "harm"):
+        refused(train.main, [str(config_file)], capsys, "Another run is training", "Wait for it")
