@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ from raytrain.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
+_WEIGHTS = re.compile(
+    r"(?:model|diffusion_pytorch_model)(?:-\d+-of-\d+)?(?:\.(\w+))??(?:-\d+-of-\d+)?\.safetensors"
+)
+"""Names of weights: the first group is the variant, None for the plain ones."""
 WEIGHT_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
 
@@ -77,6 +82,23 @@ def check_parts(model: ModelConfig, parts: Sequence[str]) -> None:
             "in diffusers layout"
             + (", or set model.vae to a VAE's folder." if "vae" in missing else ".")
         )
+    if model.weights == "pretrained":
+        for part in parts:
+            _check_weights(root / part, model.variant)
+
+
+def _check_weights(part: Path, variant: str | None) -> None:
+    """Raise UserError where a part has weights, but none of the variant that is to be loaded."""
+    found = {
+        match[1] for file in part.glob("*.safetensors") if (match := _WEIGHTS.fullmatch(file.name))
+    }
+    if not found or variant in found:
+        return
+    others = ", ".join(repr(each) for each in sorted(filter(None, found)))
+    rule = f"has no weights of model.variant = {variant!r}" if variant else "has only variants"
+    remedy = f"Set model.variant to {others}" if others else "Leave model.variant out"
+    rule += f": {others}" if others else ""
+    raise UserError(f"{str(part)!r} {rule}. Nothing could be loaded. {remedy}.")
 
 
 def vae_config(model: ModelConfig) -> dict[str, Any]:

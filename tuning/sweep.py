@@ -52,6 +52,11 @@ def sweep(config: Config, train: Train | None = None) -> list[leaderboard.Row]:
     the real training run.
     """
     (check if train is None else _check_search)(config)
+    if train is None and config.cluster.address == "local":
+        from raytrain.data.pipeline.executor import on_ray
+        from raytrain.train.launch import check_room
+
+        check_room(config, on_ray(), "A trial's worker")
     with study.locked(config):
         opened = study.open_study(config)
         before = study.finished(opened)

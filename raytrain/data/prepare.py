@@ -295,7 +295,11 @@ def prepare(
     known = Fingerprint.of(config)
     with chosen(executor) as executor:
         if config.cluster.address == "local":
-            executor.check_room(config.data.encode)
+            encode = config.data.encode
+            executor.check_room(
+                "An encoding worker", encode.cpus_per_worker, encode.gpus_per_worker, 1,
+                "data.encode.cpus_per_worker, gpus_per_worker",
+            )  # fmt: skip
         earlier = snapshot.read_manifest(config.dataset)
         with show.stages() as stage:
             preparation = Preparation(config, known, stage, executor)

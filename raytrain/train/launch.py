@@ -58,6 +58,8 @@ def launch(
         if (result := _begin(config, resume, show)) is not None:
             return result
         with chosen(executor) as executor, show.training(config.output, total_steps(config)):
+            if config.cluster.address == "local":
+                check_room(config, executor)
             while (failure := _fit(config, callbacks, executor, show)) and (
                 failure["kind"] == AGAIN
             ):
@@ -70,6 +72,15 @@ def launch(
         for note in async_validation.notes(config.output):
             show.tell(f"note: {note}")
     return dict(storage.read_json(storage.join(config.output, "train.json")))
+
+
+def check_room(config: Config, executor: Executor, who: str = "A training worker") -> None:
+    """Raise UserError when there is no room for the workers of a run."""
+    train = config.train
+    executor.check_room(
+        who, train.cpus_per_worker, train.gpus_per_worker, train.min_workers or train.workers,
+        "train.workers, cpus_per_worker, gpus_per_worker",
+    )  # fmt: skip
 
 
 def _begin(config: Config, resume: str, show: Show) -> dict[str, float] | None:

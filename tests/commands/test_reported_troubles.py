@@ -4,6 +4,7 @@ words."""
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -16,17 +17,21 @@ from jobs.render.progress import Terminal
 from raytrain import checkpoint, local, storage
 from raytrain.config import Config
 from raytrain.config.file import parse, to_toml
+from raytrain.config.tune import Dimension, TuneConfig
 from raytrain.data.annotate.caption_text import triggered
 from raytrain.data.pipeline.on_machine import OnMachine
 from raytrain.errors import UserError
 from raytrain.export.bundle import write_safetensors
 from raytrain.lock import locked
+from raytrain.plan import plan as plan_of
 from raytrain.sampling import prompt_file
 from raytrain.train import launch
 from tests.commands.test_bad_input import refused
 from tests.conftest import losses
 from tuning import objective
+from tuning.sweep import sweep
 
+SPACE = {"train.learning_rate": Dimension(log=(1e-4, 1e-2))}
 COMMANDS = pytest.mark.parametrize("command", [plan.main, train.main], ids=["plan", "train"])
 
 
@@ -191,3 +196,34 @@ def test_a_second_run_in_a_folder_is_refused(
 ) -> None:
     with locked(run_config().output, "Another run is training", "harm"):
         refused(train.main, [str(config_file)], capsys, "Another run is training", "Wait for it")
+
+
+@pytest.mark.usefixtures("ray")
+@pytest.mark.parametrize("keys", [{"workers": 3, "global_batch": 6}, {"cpus_per_worker": 16}])
+def test_workers_that_would_wait_forever_are_refused_at_once(
+    run_config: Callable[..., Config], keys: dict[str, Any]
+) -> None:
+    config = run_config(train=keys)
+    with pytest.raises(UserError, match=r"there is room for \d: 1 nodes, the largest with 2 CPUs"):
+        launch.launch(config)
+    with pytest.raises(UserError, match="A trial's worker asks for"):
+        sweep(config.model_copy(update={"tune": TuneConfig(space=SPACE)}))
+
+
+@pytest.mark.parametrize(
+    ("variant", "told"),
+    [(None, "has only variants: 'fp16'.*Set model.variant to 'fp16'"), ("bf16", "'bf16': 'fp16'")],
+)
+def test_weights_of_another_variant_are_told_by_plan(
+    run_config: Callable[..., Config], tmp_path: Path, variant: str | None, told: str
+) -> None:
+    data = {**run_config().data.model_dump(mode="json"), "dataset": str(tmp_path / "none")}
+    config = run_config(data=data)
+    folder = shutil.copytree(config.model.path, tmp_path / "half")
+    for file in folder.rglob("*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    model = config.model.model_copy(update={"path": str(folder), "variant": "fp16"})
+    plan_of(config.model_copy(update={"model": model}))
+    model = model.model_copy(update={"variant": variant})
+    with pytest.raises(UserError, match=told):
+        plan_of(config.model_copy(update={"model": model}))

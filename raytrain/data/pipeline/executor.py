@@ -43,9 +43,9 @@ class Executor(Protocol):
     def lost(self, error: Exception) -> str:
         """Return how a worker was lost, empty where it was not."""
 
-    def check_room(self, encode: EncodeConfig) -> None:
-        """Raise UserError when nothing here has room for one encoding worker;
-        call it where no autoscaler can add a node."""
+    def check_room(self, who: str, cpus: float, gpus: float, count: int, keys: str) -> None:
+        """Raise UserError when nothing here has room for `count` workers at a time, whose needs
+        `keys` of the config set; call it where no autoscaler can add a node."""
 
 
 @contextmanager

@@ -92,7 +92,7 @@ class OnMachine:
         """Return how a process ended, empty where none did."""
         return str(error) if isinstance(error, Died) else ""
 
-    def check_room(self, encode: EncodeConfig) -> None:
+    def check_room(self, who: str, cpus: float, gpus: float, count: int, keys: str) -> None:
         """Accept any: a process needs no room that could be counted."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -87,20 +87,23 @@ class OnRay:
         """Return the kind of loss, empty where it is another error."""
         return type(error).__name__ if isinstance(error, LOST) else ""
 
-    def check_room(self, encode: EncodeConfig) -> None:
-        """Raise UserError when no node has room for one encoding worker."""
+    def check_room(self, who: str, cpus: float, gpus: float, count: int, keys: str) -> None:
+        """Raise UserError when no node has room for one worker, or all nodes none for `count`."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        needs = {"CPU": encode.cpus_per_worker, "GPU": encode.gpus_per_worker}
-        if any(
-            all(node.get(kind, 0) >= amount for kind, amount in needs.items()) for node in nodes
-        ):
+        needs = {"CPU": cpus, "GPU": gpus}
+
+        def places(node: Mapping[str, float]) -> int:
+            return min(int(node.get(kind, 0) / each) for kind, each in needs.items() if each)
+
+        room = sum(map(places, nodes)) if any(needs.values()) else count
+        if room >= count:
             return
         most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in needs}
         raise UserError(
-            f"An encoding worker asks for {encode.cpus_per_worker:g} CPUs and "
-            f"{encode.gpus_per_worker:g} GPUs (data.encode.cpus_per_worker, gpus_per_worker), but "
-            f"the largest node has {most['CPU']:g} CPUs and {most['GPU']:g} GPUs: it would wait "
-            "forever. Ask for less, or join a larger cluster."
+            f"{who} asks for {cpus:g} CPUs and {gpus:g} GPUs ({keys}), and {count} of them must "
+            f"run at a time, but there is room for {room}: {len(nodes)} nodes, the largest with "
+            f"{most['CPU']:g} CPUs and {most['GPU']:g} GPUs. It would wait forever. Ask for less, "
+            "or join a larger cluster."
         )
 
 
