@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 from raytrain import storage
 from raytrain.config import Config, ModelConfig
+from raytrain.config.data import DataConfig
 from raytrain.data.annotate import annotator
 from raytrain.data.item import Rejected
 from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
@@ -338,7 +339,7 @@ def _report(
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=_notes(earlier, manifest) + _cut(cut, done.config.model),
+        notes=_notes(earlier, manifest) + _cut(cut, done.config.model) + _few(done.data, manifest),
         seconds=seconds,
     )
 
@@ -365,6 +366,16 @@ def _cut(count: int, model: ModelConfig) -> tuple[str, ...]:
     remedy = f"set model.max_tokens = {longer[0]}" if longer else "shorten them"
     said = "caption encoded now is" if count == 1 else "captions encoded now are"
     return (f"{count} {said} longer than {most} tokens, whose end was cut off; {remedy}",)
+
+
+def _few(data: DataConfig, manifest: Manifest) -> tuple[str, ...]:
+    """Say that nothing was held out although a share was wanted."""
+    if not data.held_out or any(count.held_out for count in manifest.buckets.values()):
+        return ()
+    return (
+        f"nothing is held out (data.held_out = {data.held_out:g}): one image alone is trained on, "
+        "so no held-out loss is measured; add images",
+    )
 
 
 def _notes(earlier: Manifest | None, manifest: Manifest) -> tuple[str, ...]:

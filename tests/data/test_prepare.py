@@ -381,3 +381,16 @@ def test_buckets_the_vae_cannot_encode_are_refused_at_once(
     config = make_config(buckets={"sizes": [[60, 60]], "step": 20})
     with pytest.raises(UserError, match="multiple of 8"):
         prepare(config)
+
+
+@pytest.mark.parametrize("held_out", [0.01, 0.99])
+def test_one_image_alone_is_trained_on_with_a_word(
+    source: Path, make_config: Make, held_out: float
+) -> None:
+    for path in source.iterdir():
+        if path.stem != "00":
+            path.unlink()
+    config = make_config(held_out=held_out)
+    report = prepare(config)
+    assert [(count.train, count.held_out) for count in report.buckets.values()] == [(1, 0)]
+    assert any("nothing is held out" in note for note in report.notes)

@@ -157,13 +157,13 @@ def _correct_split(sql: Any, fraction: float) -> None:
     An image is held out when the first 32 bits of its hash, as a share of 2^32, are below
     `fraction`, so that adding images moves no other; regularization images never are. Where there
     are two images or more and none falls below, the smallest hash is held out; where all do, the
-    largest is trained on.
+    largest is trained on, as a lone image is.
     """
     images, out, least, most = sql.execute(
         f"SELECT count(*), count(*) FILTER (split = '{HELD_OUT}'), min(id), max(id) "
         "FROM (SELECT id, min(split) AS split FROM whole WHERE NOT regularization GROUP BY id)"
     ).fetchall()[0]
-    if fraction > 0 and images > 1 and out in (0, images):
+    if fraction > 0 and images and (out == images or (out == 0 and images > 1)):
         lone, side = (least, HELD_OUT) if out == 0 else (most, TRAIN)
         sql.execute(
             "UPDATE whole SET split = $side WHERE id = $lone AND NOT regularization",
