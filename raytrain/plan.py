@@ -60,11 +60,12 @@ def plan(config: Config) -> Plan:
     made = storage.exists(storage.join(config.dataset, schema.MANIFEST))
     buckets: dict[str, BucketCount] = {}
     steps = epochs = seconds = None
-    note = ""
+    note = "; ".join(config.data.unread())
     if made:
         manifest = check_dataset(config)
         buckets = manifest.buckets
-        note = drift.note(manifest.settings, config.data.model_dump(mode="json"))
+        changed = drift.note(manifest.settings, config.data.model_dump(mode="json"))
+        note = "; ".join(filter(None, (note, changed)))
         batch_sampler = batch_sampler_of(
             config, {name: count.entries for name, count in buckets.items()}
         )

@@ -347,28 +347,27 @@ class DataConfig(Table):
             plugins.check("data.sources", self.format)
         check_color(self.background)
         for subset in self.subsets:
-            for what, kind in (("masks", self.masks.kind), ("controls", self.controls.kind)):
-                self._check_companion(subset, what, kind)
+            for what in ("masks", "controls"):
+                if (folder := getattr(subset, what)) and same(folder, subset.source):
+                    raise ValueError(
+                        f"the subset {subset.source!r} names its own folder of images as its "
+                        f"{what}: every image would be its own. Give another folder as {what}"
+                    )
         return self
 
-    def _check_companion(self, subset: SubsetConfig, what: str, kind: str) -> None:
-        """Raise ValueError where a subset names a folder of masks or controls that nothing reads,
-        or that holds its images."""
-        folder = getattr(subset, what)
-        if not folder:
-            return
-        reads = kind != "none" and getattr(plugins.load(f"data.{what}", kind), "READS_FILE", False)
-        if not reads:
-            raise ValueError(
-                f"the subset {subset.source!r} names a folder of {what}, {folder!r}, but "
-                f'data.{what}.kind = "{kind}" reads none; it would have no effect. Set '
-                f'data.{what}.kind = "folder", or leave it out'
-            )
-        if same(folder, subset.source):
-            raise ValueError(
-                f"the subset {subset.source!r} names its own folder of images as its {what}: "
-                f"every image would be its own. Give another folder as {what}"
-            )
+    def unread(self) -> tuple[str, ...]:
+        """Return a sentence for each folder of masks or controls that a subset names and nothing
+        reads."""
+        found = []
+        for what, kind in (("masks", self.masks.kind), ("controls", self.controls.kind)):
+            reads = kind != "none" and hasattr(plugins.load(f"data.{what}", kind), "READS_FILE")
+            found += [
+                f'the {what} {folder!r} of a subset have no effect: data.{what}.kind = "{kind}" '
+                f'reads none; set it to "folder", or leave them out'
+                for subset in self.subsets
+                if (folder := getattr(subset, what)) and not reads
+            ]
+        return tuple(found)
 
     def all_subsets(self) -> tuple[SubsetConfig, ...]:
         """Return the sources to prepare: `subsets`, or `source` alone."""

@@ -339,7 +339,12 @@ def _report(
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=_notes(earlier, manifest) + _cut(cut, done.config.model) + _few(done.data, manifest),
+        notes=(
+            *_notes(earlier, manifest),
+            *_cut(cut, done.config.model),
+            *_few(done.data, manifest),
+            *done.data.unread(),
+        ),
         seconds=seconds,
     )
 

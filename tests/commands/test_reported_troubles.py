@@ -70,30 +70,35 @@ def test_told_before_anything_is_done(
     assert not list(Path().rglob("checkpoints"))
 
 
-@pytest.mark.parametrize(
-    ("subset", "data", "parts"),
-    [
-        ({"masks": "{}-masks"}, {}, ["masks", 'kind = "none"', "no effect"]),
-        ({"controls": "{}-edges"}, {"controls": {"kind": "canny"}}, ["controls", '"canny"']),
-        ({"masks": "{}"}, {"masks": {"kind": "folder"}}, ["its own folder of images", "masks"]),
-        ({"controls": "{}/../images/"}, {"controls": {"kind": "folder"}}, ["its own folder"]),
-    ],
-)
-def test_folders_of_masks_and_controls_are_read_and_are_others(
-    run_config: Callable[..., Config],
-    subset: dict[str, str],
-    data: dict[str, Any],
-    parts: list[str],
+def with_subset(config: Config, data: dict[str, Any], **subset: str) -> Config:
+    tree = config.values()
+    tree["data"] |= {**data, "dataset": f"{config.output}-none"}
+    tree["data"]["subsets"] = [{"source": tree["data"].pop("source"), **subset}]
+    return parse(tree)
+
+
+@pytest.mark.parametrize("what", ["masks", "controls"])
+def test_images_are_not_their_own_masks_and_controls(
+    run_config: Callable[..., Config], what: str
 ) -> None:
-    tree = run_config().values()
-    source = tree["data"].pop("source")
-    tree["data"] |= data
-    tree["data"]["subsets"] = [
-        {"source": source, **{name: value.format(source) for name, value in subset.items()}}
-    ]
-    with pytest.raises(UserError) as error:
-        parse(tree)
-    assert all(part in str(error.value) for part in parts), error.value
+    config = run_config()
+    for folder in (config.data.source, f"{config.data.source}/../images/"):
+        with pytest.raises(UserError, match=f"its own folder of images as its {what}"):
+            with_subset(config, {what: {"kind": "folder"}}, **{what: folder})
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "noted"),
+    [("masks", "none", True), ("controls", "canny", True), ("masks", "folder", False)],
+)
+def test_masks_and_controls_that_nothing_reads_are_noted(
+    run_config: Callable[..., Config], tmp_path: Path, what: str, kind: str, noted: bool
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    folder = str(tmp_path / "elsewhere")
+    config = with_subset(run_config(), {what: {"kind": kind}}, **{what: folder})
+    assert (f"the {what} {folder!r} of a subset have no effect" in plan_of(config).note) == noted
+    assert bool(config.data.unread()) == noted
 
 
 def test_a_run_does_not_write_among_its_images(
