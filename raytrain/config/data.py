@@ -360,7 +360,7 @@ class DataConfig(Table):
         reads."""
         found = []
         for what, kind in (("masks", self.masks.kind), ("controls", self.controls.kind)):
-            reads = kind != "none" and hasattr(plugins.load(f"data.{what}", kind), "READS_FILE")
+            reads = kind != "none" and plugins.load(f"data.{what}", kind).READS_FILE
             found += [
                 f'the {what} {folder!r} of a subset have no effect: data.{what}.kind = "{kind}" '
                 f'reads none; set it to "folder", or leave them out'

@@ -18,14 +18,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 from raytrain import storage
-from raytrain.config import Config, ModelConfig
-from raytrain.config.data import DataConfig
+from raytrain.config import Config
 from raytrain.data.annotate import annotator
 from raytrain.data.item import Rejected
 from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
 from raytrain.data.pipeline.encode import ShardEncoder
 from raytrain.data.pipeline.executor import Executor, Job, Report, chosen
 from raytrain.data.pipeline.filter import filter_images
+from raytrain.data.pipeline.notes import notes
 from raytrain.data.pipeline.report import SHOWN, PrepareReport
 from raytrain.data.store import partial_shards, shard, snapshot, tables
 from raytrain.data.store.fingerprint import Fingerprint
@@ -339,12 +339,7 @@ def _report(
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=(
-            *_notes(earlier, manifest),
-            *_cut(cut, done.config.model),
-            *_few(done.data, manifest),
-            *done.data.unread(),
-        ),
+        notes=notes(done.config, earlier, manifest, cut),
         seconds=seconds,
     )
 
@@ -357,51 +352,6 @@ def _first_rejected(uri: str) -> list[Rejected]:
         if len(kind) < SHOWN:
             kind.append(Rejected(**row))
     return (found[True] or found[False])[:SHOWN]
-
-
-def _cut(count: int, model: ModelConfig) -> tuple[str, ...]:
-    """Say that captions were longer than what is encoded of them."""
-    if not count:
-        return ()
-    from raytrain import families
-
-    family = families.load(model.family)
-    most = families.caption_tokens(family, model)
-    longer = [asked for asked, tokens in family.CAPTION_TOKENS.items() if tokens > most]
-    remedy = f"set model.max_tokens = {longer[0]}" if longer else "shorten them"
-    said = "caption encoded now is" if count == 1 else "captions encoded now are"
-    return (f"{count} {said} longer than {most} tokens, whose end was cut off; {remedy}",)
-
-
-def _few(data: DataConfig, manifest: Manifest) -> tuple[str, ...]:
-    """Say that nothing was held out although a share was wanted."""
-    if not data.held_out or any(count.held_out for count in manifest.buckets.values()):
-        return ()
-    return (
-        f"nothing is held out (data.held_out = {data.held_out:g}): one image alone is trained on, "
-        "so no held-out loss is measured; add images",
-    )
-
-
-def _notes(earlier: Manifest | None, manifest: Manifest) -> tuple[str, ...]:
-    """Say why what an earlier dataset holds could not be reused."""
-    if earlier is None:
-        return ()
-    found = []
-    if earlier.family != manifest.family:
-        found.append(
-            f"the earlier dataset was made for family {earlier.family!r}, this one is for "
-            f"{manifest.family!r}"
-        )
-    for name, column in manifest.columns.items():
-        before = earlier.columns[name].version if name in earlier.columns else column.version
-        changed = [fact for fact, value in column.version.items() if before.get(fact) != value]
-        if changed:
-            found.append(
-                f"the earlier dataset was made with another {', another '.join(changed)}: all of "
-                f"its {name} were encoded again"
-            )
-    return tuple(found)
 
 
 def _tidy(dataset: str, own: str) -> None:

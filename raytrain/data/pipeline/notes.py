@@ -1,0 +1,65 @@
+"""What a preparation says beside its counts."""
+
+from __future__ import annotations
+
+from raytrain.config import Config, ModelConfig
+from raytrain.config.data import DataConfig
+from raytrain.data.store.schema import Manifest
+
+
+def notes(
+    config: Config, earlier: Manifest | None, manifest: Manifest, cut: int
+) -> tuple[str, ...]:
+    """Return the sentences for a dataset that follows an earlier one, with `cut` captions longer
+    than what is encoded of them."""
+    return (
+        *_remade(earlier, manifest),
+        *_cut(cut, config.model),
+        *_few(config.data, manifest),
+        *config.data.unread(),
+    )
+
+
+def _cut(count: int, model: ModelConfig) -> tuple[str, ...]:
+    """Say that captions were longer than what is encoded of them."""
+    if not count:
+        return ()
+    from raytrain import families
+
+    family = families.load(model.family)
+    most = families.caption_tokens(family, model)
+    longer = [asked for asked, tokens in family.CAPTION_TOKENS.items() if tokens > most]
+    remedy = f"set model.max_tokens = {longer[0]}" if longer else "shorten them"
+    said = "caption encoded now is" if count == 1 else "captions encoded now are"
+    return (f"{count} {said} longer than {most} tokens, whose end was cut off; {remedy}",)
+
+
+def _few(data: DataConfig, manifest: Manifest) -> tuple[str, ...]:
+    """Say that nothing was held out although a share was wanted."""
+    if not data.held_out or any(count.held_out for count in manifest.buckets.values()):
+        return ()
+    return (
+        f"nothing is held out (data.held_out = {data.held_out:g}): one image alone is trained on, "
+        "so no held-out loss is measured; add images",
+    )
+
+
+def _remade(earlier: Manifest | None, manifest: Manifest) -> tuple[str, ...]:
+    """Say why what an earlier dataset holds could not be reused."""
+    if earlier is None:
+        return ()
+    found = []
+    if earlier.family != manifest.family:
+        found.append(
+            f"the earlier dataset was made for family {earlier.family!r}, this one is for "
+            f"{manifest.family!r}"
+        )
+    for name, column in manifest.columns.items():
+        before = earlier.columns[name].version if name in earlier.columns else column.version
+        changed = [fact for fact, value in column.version.items() if before.get(fact) != value]
+        if changed:
+            found.append(
+                f"the earlier dataset was made with another {', another '.join(changed)}: all of "
+                f"its {name} were encoded again"
+            )
+    return tuple(found)
