@@ -230,6 +230,9 @@ def go_back(run: str, which: str) -> str | None:
     return f"Going on from {folder}, step {step}; {len(later)} later checkpoints were deleted."
 
 
+LENGTH = ("train.steps", "train.epochs")
+
+
 def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, folder: str) -> None:
     """Raise UserError when a checkpoint was made with settings or data that a resumed run would
     contradict."""
@@ -237,10 +240,11 @@ def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, fold
     # A checkpoint of an earlier version knows nothing of keys that came later: it was made as
     # their defaults have it.
     old = _identity(config.defaults().values()) | _identity(state["config"])
+    free = LENGTH if _any_length(old) and _any_length(new) else ()
     differences = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old | new)
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and key not in free
     ]
     if state["dataset"] != fingerprint:
         differences.append(f"dataset: {state['dataset'][:12]} -> {fingerprint[:12]}")
@@ -254,16 +258,21 @@ def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, fold
 
 
 def _identity(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run is made of, by key. Its length is not, where nothing depends on it: a
-    constant rate, and no share of all steps anywhere."""
-    free = set(FREE_TRAIN_KEYS)
-    learns = json.dumps([tree[table] for table in ("method", "objective", "train")])
-    if tree["train"]["lr_schedule"] == "constant" and "%" not in learns:
-        free |= {"steps", "epochs"}
+    """Return what a run is made of, by key."""
     flat = {"seed": tree["seed"], "data.repeats": tree["data"]["repeats"]}
     for table in ("model", "method", "objective", "train"):
         flat |= {f"{table}.{key}": value for key, value in tree[table].items()}
-    return {key: value for key, value in flat.items() if key.removeprefix("train.") not in free}
+    return {
+        key: value
+        for key, value in flat.items()
+        if key.removeprefix("train.") not in FREE_TRAIN_KEYS
+    }
+
+
+def _any_length(identity: Mapping[str, Any]) -> bool:
+    """Return whether nothing of a run depends on its length: a constant rate, and no share of all
+    steps anywhere."""
+    return identity["train.lr_schedule"] == "constant" and "%" not in json.dumps(identity)
 
 
 def _delete(folder: str) -> None:
