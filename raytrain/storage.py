@@ -224,7 +224,8 @@ def _flush(path: str) -> None:
     )
     for name in files:
         if not os.path.islink(name):
-            os.chmod(name, 0o666 & ~UMASK)
+            with contextlib.suppress(PermissionError):  # of a file system without modes
+                os.chmod(name, 0o666 & ~UMASK)
         with open(name, "rb") as stream:
             os.fsync(stream.fileno())
 

@@ -3,6 +3,8 @@ words."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -232,3 +234,21 @@ def test_weights_of_another_variant_are_told_by_plan(
     model = model.model_copy(update={"variant": variant})
     with pytest.raises(UserError, match=told):
         plan_of(config.model_copy(update={"model": model}))
+
+
+def test_a_folder_without_locks_is_used_and_one_that_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match="must be writable"),
+        locked(str(tmp_path / "file" / "run"), "Another run", "harm"),
+    ):
+        pytest.fail("entered")
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(str(tmp_path / "run"), "Another run", "harm"):
+        assert (tmp_path / "run" / "lock").exists()
