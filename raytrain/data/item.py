@@ -8,6 +8,10 @@ from typing import NamedTuple
 from raytrain.table import Table
 
 
+UNUSED = "unused"
+"""The rule of a `Rejected` that is a file nothing reads."""
+
+
 class Item(NamedTuple):
     """One image of a source. All text is valid UTF-8, whatever the file system holds."""
 
@@ -27,6 +31,8 @@ class Item(NamedTuple):
     regularization: bool = False
     prefix: str = ""
     suffix: str = ""
+    held_out: bool = False
+    """Of a split that the source itself sets aside from training."""
     stamp: str = ""
     """Differs whenever the bytes behind the location (or its caption, mask, control) may have
     changed, such as size, inode and times of change; an unchanged stamp lets preparation skip

@@ -92,7 +92,7 @@ class Preparation:
                 items=items,
                 rejected=self._at("rejected", "list"),
             )
-        self.counts["found"] = count["items"] + count["rejected"]
+        self.counts["found"] = count["items"] + count["rejected"] - count["unused"]
         return items
 
     def _scan(self, items: str) -> None:

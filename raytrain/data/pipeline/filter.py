@@ -41,7 +41,7 @@ _KEPT = """
       i.prefix, i.suffix,
            l.width, l.height, l.transparent, CASE WHEN len(l.texts) > 0 THEN l.texts
              ELSE i.captions END AS captions,
-           i.repeats, i.weight, i.regularization, []::DOUBLE[] AS scores,
+           i.repeats, i.weight, i.regularization, i.held_out, []::DOUBLE[] AS scores,
            NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center
     FROM items i JOIN scans l USING (key) JOIN ruled s ON s.number = i.number
     WHERE s.rule = '' ORDER BY i.number

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from raytrain import storage
-from raytrain.config.data import DataConfig, SubsetConfig
+from raytrain.config.data import DataConfig
 from raytrain.data import sources
 from raytrain.data.files.location import is_web
 from raytrain.data.image.image import DECODING
-from raytrain.data.item import Item, Rejected
+from raytrain.data.item import UNUSED, Item, Rejected
 from raytrain.data.store import tables
 from raytrain.data.store.schema import content_digest
 
@@ -20,20 +20,21 @@ BLOCK = 1024
 
 
 def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
-    """Write what the sources hold to the table `items`, and what they refuse to the table
-    `rejected`; return the numbers.
+    """Write what the sources hold to the table `items`, and what they refuse or nothing uses to
+    the table `rejected`; return the numbers.
 
     `number` follows the order of the subsets and, in each, that of the source: it decides which of
     two equal images stays.
     """
     rules = scan_rules(data)
     refused: list[Rejected] = []
-    count = {"items": 0, "rejected": 0}
+    count = {"items": 0, "rejected": 0, "unused": 0}
 
     def lines() -> Iterator[dict[str, Any]]:
-        for number, found in enumerate(_each(data.all_subsets())):
+        for number, found in enumerate(sources.every(data.all_subsets())):
             if isinstance(found, Rejected):
                 refused.append(found)
+                count["unused"] += found.rule == UNUSED
                 if len(refused) == tables.GROUP:
                     flush()
             else:
@@ -56,11 +57,6 @@ def scan_rules(data: DataConfig) -> str:
     """Return what, besides the file, the outcome of a scan depends on."""
     appearance = "" if data.quality.near_duplicates is None else f"{DECODING} {data.background}"
     return f"2 {data.max_pixels} {data.fetch.max_bytes} {appearance}"
-
-
-def _each(subsets: tuple[SubsetConfig, ...]) -> Iterator[Item | Rejected]:
-    for subset in subsets:
-        yield from sources.items(subset)
 
 
 def _line(item: Item, number: int, rules: str, trusted: bool) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class _Planner:
                 row_key, line["number"], line["id"], line["mask_id"], line["control_id"], bucket,
                 line["path"], line["location"], line["mask"], line["control"], line["height"],
                 line["width"], line["repeats"], line["weight"], line["regularization"],
-                line["scores"], captions,
+                line["held_out"], line["scores"], captions,
             ))  # fmt: skip
 
     def _arrays(self, line: dict[str, Any], fit: buckets.Fit) -> list[tuple[Any, ...]]:

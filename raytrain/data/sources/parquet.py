@@ -61,6 +61,11 @@ def recognizes(source: str) -> bool:
     return bool(parquet) and not any(map(is_image, files))
 
 
+def reads(name: str) -> bool:
+    """Tell whether a file of the folder is a parquet file."""
+    return name.endswith(ENDING)
+
+
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the rows of the file, or of each file of the folder."""
     file = absolute(subset.source)

@@ -42,7 +42,8 @@ _LOCATED = """
 _WHOLE = """
     CREATE TEMP TABLE whole AS
     SELECT r.row_key, r.bucket, r.id, r.repeats, r.weight, r.regularization, CASE
-      WHEN NOT r.regularization AND ('0x' || substr(hex(r.id), 1, 8))::BIGINT < $limit
+      WHEN NOT r.regularization AND (r.held_out OR
+        ('0x' || substr(hex(r.id), 1, 8))::BIGINT < $limit AND NOT (SELECT bool_or(held_out) FROM rows))
         THEN $held_out ELSE $train END AS split
     FROM rows r JOIN (SELECT row_key FROM located GROUP BY row_key HAVING count(place) = count(*))
       USING (row_key)
@@ -155,7 +156,8 @@ def _correct_split(sql: Any, fraction: float) -> None:
     """Keep small sets usable.
 
     An image is held out when the first 32 bits of its hash, as a share of 2^32, are below
-    `fraction`, so that adding images moves no other; regularization images never are. Where there
+    `fraction`, so that adding images moves no other; regularization images never are. Where the
+    sources set images aside themselves, those alone are. Where there
     are two images or more and none falls below, the smallest hash is held out; where all do, the
     largest is trained on, as a lone image is.
     """

@@ -51,7 +51,7 @@ def _columns(**types: Any) -> Any:
 
 _PLACE = {"path": TEXT, "location": TEXT, "mask": TEXT, "control": TEXT}
 _HASHES = {"id": KEY, "mask_id": KEY, "control_id": KEY}
-_SHARE = {"repeats": SHORT, "weight": REAL, "regularization": FLAG}
+_SHARE = {"repeats": SHORT, "weight": REAL, "regularization": FLAG, "held_out": FLAG}
 _WORDS = {"prefix": TEXT, "suffix": TEXT, "captions": TEXTS}
 
 ITEMS = _columns(key=KEY, number=LONG, **_PLACE, caption_file=TEXT, **_WORDS, **_SHARE)

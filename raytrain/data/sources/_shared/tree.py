@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 
@@ -86,17 +87,27 @@ class Folder:
         info = self._infos.get(name)
         return of_info(info) if info else Found("absent", reason="No such object")
 
-    def sidecar(self, stem: str, extensions: Collection[str] = SIDECARS) -> str:
-        """Return the name of the text file of that stem, of the first extension there is;
-        "" without one."""
+    def sidecar(self, image: str, extensions: Collection[str] = SIDECARS) -> str:
+        """Return the name of an image's text file, of the first extension there is; "" without
+        one: the one of its stem (`a.txt` of `a.png`), else of its whole name (`a.png.txt`)."""
         if self._sidecars is None:
             self._sidecars = {}
             for name in self.files:
                 own, extension = os.path.splitext(name)
                 if extension.lower() in extensions:
-                    self._sidecars.setdefault(own, {}).setdefault(extension.lower(), name)
-        texts = self._sidecars.get(stem, {})
-        return next((texts[extension] for extension in extensions if extension in texts), "")
+                    self._sidecars.setdefault(key(own), {}).setdefault(extension.lower(), name)
+        for own in (os.path.splitext(image)[0], image):
+            texts = self._sidecars.get(key(own), {})
+            for extension in extensions:
+                if extension in texts:
+                    return texts[extension]
+        return ""
+
+
+def key(name: str) -> str:
+    """Return what two spellings of one name share: archives and disks of different systems
+    compose accents differently."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def is_image(name: str) -> bool:
@@ -149,7 +160,7 @@ def image(
         yield Rejected(path=path, reason=why_no_file(found))
         return
     text, stamp = (
-        folder.sidecar(os.path.splitext(name)[0], sidecars) if sidecars else "",
+        folder.sidecar(name, sidecars) if sidecars else "",
         found.stamp,
     )
     if text:
@@ -190,10 +201,19 @@ class Places:
         folder = self._folder(parent(file))
         return folder.look(base_name(file)) if folder else Found("absent", reason="No such folder")
 
+    def spelled(self, file: str) -> str:
+        """Return a file as its folder spells it, where that composes accents in another way."""
+        if file.isascii() or self.look(file).kind != "absent":
+            return file
+        place, name = self.spelled(parent(file)), base_name(file)
+        folder = self._folder(place)
+        names = (*folder.files, *folder.folders) if folder else ()
+        return child(place, next((other for other in names if key(other) == key(name)), name))
+
     def sidecar(self, file: str) -> tuple[str, str]:
         """Return location and stamp of the text file next to a file; empty where there is none."""
         folder = self._folder(parent(file))
-        name = folder.sidecar(os.path.splitext(base_name(file))[0]) if folder else ""
+        name = folder.sidecar(base_name(file)) if folder else ""
         found = folder.look(name) if folder and name else Found("absent")
         return (
             (write(child(parent(file), name)), found.stamp) if found.kind == "file" else ("", "")
@@ -203,7 +223,7 @@ class Places:
         """Return the location and stamp of the image of this stem in a folder;
         empty where there is none."""
         listed = self._stems(folder)
-        name = listed[1].get(stem) if listed else None
+        name = listed[1].get(key(stem)) if listed else None
         if listed is None or name is None:
             return "", ""
         found = listed[0].look(name)
@@ -212,7 +232,7 @@ class Places:
     def name_of_stem(self, folder: str, stem: str) -> str:
         """Return the name of the image of this stem in a folder; "" where there is none."""
         listed = self._stems(folder)
-        return listed[1].get(stem, "") if listed else ""
+        return listed[1].get(key(stem), "") if listed else ""
 
 
 @lru_cache(1)
@@ -250,7 +270,7 @@ def _stems(file: str) -> tuple[Folder, dict[str, str]] | None:
     if folder is None:
         return None
     return folder, {
-        os.path.splitext(name)[0]: name for name in reversed(folder.files) if is_image(name)
+        key(os.path.splitext(name)[0]): name for name in reversed(folder.files) if is_image(name)
     }
 
 

@@ -1,0 +1,76 @@
+"""The files of a source that became no image, no caption and no layer: named, never passed over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator
+
+from raytrain.data.files.location import child, shown, write
+from raytrain.data.item import UNUSED, Item, Rejected
+from raytrain.data.sources._shared.seen import Seen
+from raytrain.data.sources._shared.tree import (
+    SIDECARS,
+    Folder,
+    is_image,
+    key,
+    open_folder,
+    walk,
+)
+
+
+class Used:
+    """What was read of the sources so far, and what was refused with a reason; on disk."""
+
+    def __init__(self) -> None:
+        self._seen = Seen()
+
+    def note(self, source: str, found: Item | Rejected) -> None:
+        """Add the files of an item, or what a source's refusal names."""
+        if isinstance(found, Rejected):
+            self._seen.add(f"refused {source} {found.path}")
+            return
+        for place in (found.location, found.caption_file, found.mask, found.control):
+            if place:
+                self._seen.add(place.partition("#")[0])
+
+    def new(self, source: str, path: str, file: str) -> bool:
+        """Tell whether a file, shown as `path`, was neither used nor refused nor asked for
+        before."""
+        return f"refused {source} {path}" not in self._seen and self._seen.add(write(file))
+
+
+def unused(
+    root: str,
+    source: str,
+    used: Used,
+    reads: Callable[[str], bool] = lambda _: False,
+    skip: Collection[str] = (),
+    prefix: str = "",
+    deep: bool = True,
+) -> Iterator[Rejected]:
+    """Yield the visible files of a folder (and of all below it when `deep`) that nothing used,
+    their paths after `prefix`; `reads` tells by its name whether a file is a list or a shard."""
+    for folder in walk(root, skip) if deep else [open_folder(root)]:
+        if isinstance(folder, Rejected):
+            continue  # the source itself yields it
+        for name in folder.files:
+            path = prefix + shown(folder.relative + name)
+            if not reads(name) and used.new(source, path, child(folder.file, name)):
+                yield Rejected(path=path, reason=_why(folder, name), rule=UNUSED)
+
+
+def _why(folder: Folder, name: str) -> str:
+    """Say why a file of a folder is not used."""
+    stem, extension = os.path.splitext(name)
+    if is_image(name):
+        return "an image where this format reads none"
+    if extension.lower() not in SIDECARS:
+        return "neither an image nor a caption"
+    images = [other for other in folder.files if is_image(other)]
+    for other in images:
+        if key(os.path.splitext(other)[0]) == key(stem):
+            return f"the caption of {shown(other)} is another file"
+    for other in images:
+        if key(os.path.splitext(other)[0]).casefold() == key(stem).casefold():
+            return f"no image has this stem; {shown(other)} differs in upper and lower case"
+    return "a text, but no image has its stem"
