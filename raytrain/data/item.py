@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from raytrain.table import Table
 
-
 UNUSED = "unused"
 """The rule of a `Rejected` that is a file nothing reads."""
 

@@ -20,13 +20,13 @@ from collections.abc import Iterator
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.data.annotate import annotator
-from raytrain.data.item import Rejected
+from raytrain.data.item import UNUSED, Rejected
 from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
 from raytrain.data.pipeline.encode import ShardEncoder
 from raytrain.data.pipeline.executor import Executor, Job, Report, chosen
 from raytrain.data.pipeline.filter import filter_images
 from raytrain.data.pipeline.notes import notes
-from raytrain.data.pipeline.report import SHOWN, PrepareReport
+from raytrain.data.pipeline.report import BROKEN, SHOWN, PrepareReport
 from raytrain.data.store import partial_shards, shard, snapshot, tables
 from raytrain.data.store.fingerprint import Fingerprint
 from raytrain.data.store.schema import Manifest
@@ -63,6 +63,7 @@ class Preparation:
         self.counts: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
         self.cut: Counter[str] = Counter()
+        self.strained: Counter[str] = Counter()
         self.annotated: dict[str, int] = {}
         self.mean_ratio = 1.0
         self.beaten = -BEAT_SECONDS
@@ -156,9 +157,9 @@ class Preparation:
         settings = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.config.seed,
                     "mean_ratio": self.mean_ratio, "work": self.work}  # fmt: skip
         total = sum(job["rows"] for job in jobs)
-        self._each(
-            "plan", total, flow.map_tasks(self.executor, jobs, plan_rows.plan_rows, **settings)
-        )
+        planned = flow.map_tasks(self.executor, jobs, plan_rows.plan_rows, **settings)
+        for report in self._each("plan", total, planned):
+            self.strained.update({name: report[name] for name in ("enlarged", "cropped")})
 
     def _encode(self) -> None:
         """Encode what is missing until nothing is; first recover the partial shards of runs that
@@ -313,7 +314,7 @@ def _report(
     done: Preparation, published: Report, earlier: Manifest | None, seconds: float
 ) -> PrepareReport:
     rejected_path = storage.join(done.dataset, published["rejected_path"])
-    rejected = _first_rejected(rejected_path)
+    rejected, unused = _first_rejected(rejected_path)
     if not published["rows"]:
         reasons = "\n".join(f"  {item.path}: {item.reason}" for item in rejected)
         raise UserError(
@@ -335,23 +336,25 @@ def _report(
         cut=cut,
         rules=published["rules"],
         rejected=tuple(rejected),
+        unused=tuple(unused),
         rejected_path=rejected_path,
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=notes(done.config, earlier, manifest, cut),
+        notes=notes(done.config, earlier, manifest, cut, done.strained),
         seconds=seconds,
     )
 
 
-def _first_rejected(uri: str) -> list[Rejected]:
-    """Return the first rejected images, broken ones before those a filter left out."""
-    found: dict[bool, list[Rejected]] = {True: [], False: []}
+def _first_rejected(uri: str) -> tuple[list[Rejected], list[Rejected]]:
+    """Return the first rejected images, broken ones before those a filter left out,
+    and the first files that nothing uses."""
+    found: dict[str, list[Rejected]] = {BROKEN: [], "": [], UNUSED: []}
     for row in tables.read(uri, tables.REJECTED):
-        kind = found[row["rule"] == "broken"]
+        kind = found.get(row["rule"], found[""])
         if len(kind) < SHOWN:
             kind.append(Rejected(**row))
-    return (found[True] or found[False])[:SHOWN]
+    return (found[BROKEN] or found[""])[:SHOWN], found[UNUSED]
 
 
 def _tidy(dataset: str, own: str) -> None:

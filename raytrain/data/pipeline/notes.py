@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from raytrain.config import Config, ModelConfig
 from raytrain.config.data import DataConfig
+from raytrain.data import sources
+from raytrain.data.pipeline.plan_rows import CROPPED, ENLARGED
+from raytrain.data.sources._shared.tree import top
 from raytrain.data.store.schema import Manifest
 
 
 def notes(
-    config: Config, earlier: Manifest | None, manifest: Manifest, cut: int
+    config: Config,
+    earlier: Manifest | None,
+    manifest: Manifest,
+    cut: int,
+    strained: Mapping[str, int],
 ) -> tuple[str, ...]:
     """Return the sentences for a dataset that follows an earlier one, with `cut` captions longer
-    than what is encoded of them."""
+    than what is encoded of them, and images that are `enlarged` or `cropped` much."""
     return (
         *_remade(earlier, manifest),
         *_cut(cut, config.model),
         *_few(config.data, manifest),
+        *_strained(strained),
+        *_repeated(config.data),
         *config.data.unread(),
     )
 
@@ -41,6 +52,37 @@ def _few(data: DataConfig, manifest: Manifest) -> tuple[str, ...]:
     return (
         f"nothing is held out (data.held_out = {data.held_out:g}): one image alone is trained on, "
         "so no held-out loss is measured; add images",
+    )
+
+
+def _strained(strained: Mapping[str, int]) -> tuple[str, ...]:
+    """Say how many images no bucket suits well."""
+    remedies = {
+        "enlarged": f"more than {ENLARGED} times to fill a bucket; data.quality.min_side leaves "
+        "out small ones",
+        "cropped": f"by more than {CROPPED:.0%} to fill a bucket; data.quality.max_ratio leaves "
+        "out long ones",
+    }
+    return tuple(
+        f"{count} {'image is' if count == 1 else 'images are'} {how} {remedies[how]}"
+        for how, count in strained.items()
+        if count
+    )
+
+
+def _repeated(data: DataConfig) -> tuple[str, ...]:
+    """Say that folders' names were taken for repeats."""
+    found = (
+        subset.source
+        for subset in data.all_subsets()
+        if subset.format == "auto"
+        and top(subset.source) is not None
+        and sources.recognize(subset.source) == "kohya"
+    )
+    return tuple(
+        f"{source} is read as kohya's folders: each N_name is shown N times an epoch, others are "
+        'left out; data.format = "folder" reads it as any other'
+        for source in found
     )
 
 

@@ -8,6 +8,8 @@ is opened.
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +23,8 @@ from raytrain.data.store import tables
 from raytrain.data.store.fingerprint import Fingerprint, address
 from raytrain.data.store.schema import bucket_name
 
+ENLARGED, CROPPED = 2, 0.5
+"""Beyond this factor of a side, and this share of the area that is cut off, an image is noted."""
 FOLDERS = tables.PLANNED | {"rejected": tables.REJECTED}
 
 
@@ -45,7 +49,7 @@ def plan_rows(
             filled = [pa.array(values, kind) for values, kind in content]
             uri = storage.join(work, name, f"{job['group']:06d}.parquet")
             tables.write_groups(uri, [pa.Table.from_arrays(filled, schema=schema)], schema)
-    return {"rows": len(lines), "planned": len(found["rows"])}
+    return {"rows": len(lines), "planned": len(found["rows"]), **planner.strained}
 
 
 class _Planner:
@@ -61,6 +65,8 @@ class _Planner:
         }
         self.images = {name: columns.load(name) for name in fingerprint.names("image")}
         self.captions = fingerprint.names("caption")
+        self.strained = {"enlarged": 0, "cropped": 0}
+        """Images that are enlarged more than ENLARGED times, or lose more than CROPPED."""
 
     def add(self, line: dict[str, Any], found: dict[str, list[tuple[Any, ...]]]) -> None:
         fits = self.fits(line["width"], line["height"])
@@ -70,6 +76,7 @@ class _Planner:
             )
             found["rejected"].append((line["path"], reason, "size", ""))
             return
+        self._strain(line, fits)
         captions = compose(
             line["captions"],
             self.data.captions,
@@ -98,6 +105,13 @@ class _Planner:
                 line["width"], line["repeats"], line["weight"], line["regularization"],
                 line["held_out"], line["scores"], captions,
             ))  # fmt: skip
+
+    def _strain(self, line: dict[str, Any], fits: Sequence[buckets.Fit]) -> None:
+        """Count an image that no bucket suits well."""
+        factor = min(fit.resized[0] / line["width"] for fit in fits)
+        kept = max(math.prod(fit.bucket) / math.prod(fit.resized) for fit in fits)
+        self.strained["enlarged"] += factor > ENLARGED
+        self.strained["cropped"] += kept < 1 - CROPPED
 
     def _arrays(self, line: dict[str, Any], fit: buckets.Fit) -> list[tuple[Any, ...]]:
         """Return (column, version, key, transform, crop top, crop left)

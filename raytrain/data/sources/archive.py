@@ -2,8 +2,8 @@
 or a folder of such.
 
 `photos.zip` gives images named `photos.zip/a/b.png`. A caption is the text file of the same stem
-(`a.txt` of `a.png`, else `a.png.txt`) in the same folder of the archive. Links, encrypted entries, names that lead out, and what unpacks
-to far more than it is packed are refused one by one.
+(`a.txt` of `a.png`, else `a.png.txt`) in the same folder of the archive. Links, encrypted entries,
+names that lead out, and what unpacks to far more than it is packed are refused one by one.
 """
 
 from __future__ import annotations

@@ -23,9 +23,7 @@ NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 def recognizes(source: str) -> bool:
     """Tell whether the source is a folder with metadata in it or in one of its first folders."""
     names = top(source)
-    return names is not None and any(
-        reads(name) for name in (*names[0], *below(source, names[1]))
-    )
+    return names is not None and any(reads(name) for name in (*names[0], *below(source, names[1])))
 
 
 def reads(name: str) -> bool:

@@ -3,8 +3,9 @@ or a folder of folders named `N_name`.
 
 `10_sks dog/` holds images to be shown 10 times an epoch, whose caption is `sks dog` where no text
 file is next to them. A folder of regularization images of that form is a subset of its own, with
-`regularization = true`. `auto` recognizes such a folder when it holds no image itself and all its
-folders are so named, with 1 to 999 repeats; `format = "folder"` reads it as any other.
+`regularization = true`. `auto` recognizes such a folder when it holds no image itself and at least
+half of its folders are so named, but not when a number is like a year or an order (`2023_summer`,
+`01_january`); `format = "folder"` reads it as any other. What else it holds is not read.
 
 Of the TOML are read, in [general], [[datasets]] and [[datasets.subsets]] (the nearer counts):
 image_dir (images directly in it; relative to the TOML), num_repeats, caption_extension (default:
@@ -40,10 +41,13 @@ from raytrain.data.sources._shared.tree import (
     open_folder,
     top,
 )
+from raytrain.data.sources._shared.unused import Used, unused
 from raytrain.errors import UserError, unknown
 from raytrain.table import Table
 
-FOLDER = re.compile(r"([1-9]\d{0,2})_(.+)", re.DOTALL)
+FOLDER = re.compile(r"0*([1-9]\d{0,4})_(.+)", re.DOTALL)
+DATE = re.compile(r"(0\d|19\d\d|20\d\d)_")
+"""What the names of folders by year or in an order begin with."""
 # fmt: off
 IGNORED = frozenset((
     "batch_size", "bucket_no_upscale", "bucket_reso_steps", "enable_bucket", "max_bucket_reso",
@@ -79,9 +83,11 @@ def recognizes(source: str) -> bool:
             base_name(absolute(source)).lower().endswith(".toml")
             and look(absolute(source)).kind == "file"
         )
+    repeated = [name for name in names[1] if FOLDER.fullmatch(name)]
     return (
-        bool(names[1])
-        and all(map(FOLDER.fullmatch, names[1]))
+        bool(repeated)
+        and len(repeated) * 2 >= len(names[1])
+        and not any(map(DATE.match, repeated))
         and not any(map(is_image, names[0]))
     )
 
@@ -90,12 +96,7 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the images of all subsets of the config, or of all folders `N_name`."""
     file = absolute(subset.source)
     if look(file).kind == "file":
-        for settings in _settings(file):
-            yield from (
-                _metadata(settings, parent(file))
-                if settings.metadata_file
-                else _folder(settings, parent(file))
-            )
+        yield from _listed(list(_settings(file)), file)
         return
     for name in open_folder(file).folders:
         if match := FOLDER.fullmatch(name):
@@ -103,6 +104,22 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
                 image_dir=name, num_repeats=int(match[1]), class_tokens=shown(match[2])
             )
             yield from _folder(settings, file)
+
+
+def _listed(subsets: list[Subset], file: str) -> Iterator[Item | Rejected]:
+    """Yield the images of a TOML's subsets, then the files of their folders that nothing uses."""
+    used, base = Used(), parent(file)
+    for settings in subsets:
+        read = _metadata if settings.metadata_file else _folder
+        for found in read(settings, base):
+            used.note(file, found)
+            yield found
+    lists = {base_name(settings.metadata_file) for settings in subsets}
+    for folder in dict.fromkeys(settings.image_dir for settings in subsets if settings.image_dir):
+        prefix = f"{shown(folder).rstrip('/')}/"
+        yield from unused(
+            _place(base, folder), file, used, lists.__contains__, prefix=prefix, deep=False
+        )
 
 
 def _settings(file: str) -> Iterator[Subset]:

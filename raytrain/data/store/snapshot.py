@@ -42,8 +42,8 @@ _LOCATED = """
 _WHOLE = """
     CREATE TEMP TABLE whole AS
     SELECT r.row_key, r.bucket, r.id, r.repeats, r.weight, r.regularization, CASE
-      WHEN NOT r.regularization AND (r.held_out OR
-        ('0x' || substr(hex(r.id), 1, 8))::BIGINT < $limit AND NOT (SELECT bool_or(held_out) FROM rows))
+      WHEN NOT r.regularization AND CASE WHEN (SELECT bool_or(held_out) FROM rows) THEN r.held_out
+        ELSE ('0x' || substr(hex(r.id), 1, 8))::BIGINT < $limit END
         THEN $held_out ELSE $train END AS split
     FROM rows r JOIN (SELECT row_key FROM located GROUP BY row_key HAVING count(place) = count(*))
       USING (row_key)

@@ -12,7 +12,7 @@ import pytest
 
 from raytrain.errors import UserError
 from tests.data.servers import upload
-from tests.data.sources.conftest import fill, listed, png
+from tests.data.sources.conftest import fill, listed, png, unused
 
 Read = Callable[[str], bytes]
 CONFIG = """
@@ -122,12 +122,23 @@ def test_folders_named_by_repeats(tmp_path: Path, read: Read) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", ["2023_summer/a.png", "01_january/a.png", "plain/a.png", "a.png"]
+    "other", ["2023_summer/a.png", "01_january/a.png", "plain/a.png plain2/a.png", "a.png"]
 )
 def test_other_folders_are_not_taken_for_repeats(tmp_path: Path, other: str) -> None:
-    items, _ = listed(fill(tmp_path, {"10_dog/a.png": png(1), other: png(2)}))
+    others = dict.fromkeys(other.split(), png(2))
+    items, _ = listed(fill(tmp_path, {"10_dog/a.png": png(1)} | others))
     assert {item.repeats for item in items} == {1}
-    assert len(items) == 2
+    assert len(items) == 1 + len(others)
+
+
+def test_any_number_repeats_and_what_else_is_there_is_named(tmp_path: Path) -> None:
+    names = ("010_cat/a.png", "1000_fox/a.png", "raw/a.png", "raw/a.txt")
+    fill(tmp_path, dict.fromkeys(names, png(1)))
+    for settings in ({}, {"format": "kohya"}):
+        items, _ = listed(tmp_path, **settings)
+        assert {item.path: item.repeats for item in items} == {
+            "010_cat/a.png": 10, "1000_fox/a.png": 1000}  # fmt: skip
+        assert list(unused(tmp_path, **settings)) == ["raw/a.png", "raw/a.txt"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Splits of a source by the names of its folders and shards, as the Hugging Face `datasets` library
-tells them apart: beside `train`, what is called validation, test and the like is held out.
+"""Splits of a source by the names of its folders and shards, as Hugging Face `datasets` tells them
+apart: beside `train`, what is called validation, test and the like is held out.
 
 Source: https://huggingface.co/docs/datasets/repository_structure.
 """

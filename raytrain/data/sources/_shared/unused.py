@@ -1,4 +1,4 @@
-"""The files of a source that became no image, no caption and no layer: named, never passed over."""
+"""The files of a source that became no image, caption, mask or control: named, not passed over."""
 
 from __future__ import annotations
 
