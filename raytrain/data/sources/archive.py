@@ -20,16 +20,15 @@ from raytrain.data.sources._shared.archives import Member, is_archive, members
 from raytrain.data.sources._shared.tree import SIDECARS, is_image, key, top, walk
 
 TABLE = """
-    CREATE TABLE member (number INTEGER PRIMARY KEY, kind TEXT, name BLOB, part TEXT, stem BLOB,
-      whole BLOB, extension TEXT)
+    CREATE TABLE member (number INTEGER PRIMARY KEY, kind TEXT, name BLOB, part TEXT,
+      spelled BLOB, stem BLOB, whole BLOB, extension TEXT)
 """
-PAIRS = """
+_TEXT = """(SELECT number FROM member AS text WHERE kind = 'text' AND text.{} = image.{}
+        ORDER BY extension DESC, number LIMIT 1)"""
+PAIRS = f"""
     CREATE TABLE pair AS
-    SELECT image.number AS image, coalesce(
-      (SELECT number FROM member AS text WHERE kind = 'text' AND text.stem = image.stem
-        ORDER BY extension DESC, number LIMIT 1),
-      (SELECT number FROM member AS text WHERE kind = 'text' AND text.stem = image.whole
-        ORDER BY extension DESC, number LIMIT 1)) AS text
+    SELECT image.number AS image, coalesce({_TEXT.format("spelled", "spelled")},
+      {_TEXT.format("stem", "stem")}, {_TEXT.format("stem", "whole")}) AS text
     FROM member AS image WHERE kind = 'image'
 """
 ITEMS = """
@@ -85,8 +84,9 @@ def _images(file: str, title: str) -> Iterator[Item | Rejected]:
         if isinstance(member, Rejected):
             yield member
         else:
-            sql.execute("INSERT INTO member VALUES (NULL, ?, ?, ?, ?, ?, ?)", _line(member))
-    sql.execute("CREATE INDEX by_stem ON member (stem, extension)")
+            sql.execute("INSERT INTO member VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", _line(member))
+    for column in ("spelled", "stem"):
+        sql.execute(f"CREATE INDEX by_{column} ON member ({column}, extension)")
     sql.execute(PAIRS)
     for name, part, text in sql.execute(ITEMS):
         yield Item(
@@ -107,6 +107,6 @@ def _line(member: Member) -> tuple[Any, ...]:
     kind = "image" if is_image(member.name) else "text" if extension in SIDECARS else "other"
     part = write("", member.part)
     return (
-        kind, os.fsencode(member.name), part, os.fsencode(key(stem)),
-        os.fsencode(key(member.name)), extension,
+        kind, os.fsencode(member.name), part, os.fsencode(stem),
+        os.fsencode(key(stem)), os.fsencode(key(member.name)), extension,
     )  # fmt: skip

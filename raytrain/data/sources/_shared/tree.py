@@ -92,15 +92,18 @@ class Folder:
         one: the one of its stem (`a.txt` of `a.png`), else of its whole name (`a.png.txt`)."""
         if self._sidecars is None:
             self._sidecars = {}
-            for name in self.files:
-                own, extension = os.path.splitext(name)
-                if extension.lower() in extensions:
-                    self._sidecars.setdefault(key(own), {}).setdefault(extension.lower(), name)
+            texts = [name for name in self.files if name.lower().endswith(tuple(extensions))]
+            for spelled in (str, key):  # a name's own spelling comes before an equal one
+                for name in texts:
+                    own, extension = os.path.splitext(name)
+                    same = self._sidecars.setdefault(spelled(own), {})
+                    same.setdefault(extension.lower(), name)
         for own in (os.path.splitext(image)[0], image):
-            texts = self._sidecars.get(key(own), {})
-            for extension in extensions:
-                if extension in texts:
-                    return texts[extension]
+            for spelling in (own, key(own)):
+                found = self._sidecars.get(spelling, {})
+                for extension in extensions:
+                    if extension in found:
+                        return found[extension]
         return ""
 
 
@@ -223,8 +226,8 @@ class Places:
         """Return the location and stamp of the image of this stem in a folder;
         empty where there is none."""
         listed = self._stems(folder)
-        name = listed[1].get(key(stem)) if listed else None
-        if listed is None or name is None:
+        name = _named(listed[1], stem) if listed else None
+        if listed is None or not name:
             return "", ""
         found = listed[0].look(name)
         return (write(child(folder, name)), found.stamp) if found.kind == "file" else ("", "")
@@ -232,7 +235,7 @@ class Places:
     def name_of_stem(self, folder: str, stem: str) -> str:
         """Return the name of the image of this stem in a folder; "" where there is none."""
         listed = self._stems(folder)
-        return listed[1].get(key(stem), "") if listed else ""
+        return _named(listed[1], stem) if listed else ""
 
 
 @lru_cache(1)
@@ -269,9 +272,15 @@ def _stems(file: str) -> tuple[Folder, dict[str, str]] | None:
     folder = _folder_or_none(file)
     if folder is None:
         return None
-    return folder, {
-        key(os.path.splitext(name)[0]): name for name in reversed(folder.files) if is_image(name)
-    }
+    stems: dict[str, str] = {}
+    for spelled in (str, key):
+        for name in filter(is_image, folder.files):
+            stems.setdefault(spelled(os.path.splitext(name)[0]), name)
+    return folder, stems
+
+
+def _named(stems: dict[str, str], stem: str) -> str:
+    return stems.get(stem) or stems.get(key(stem), "")
 
 
 def _below(

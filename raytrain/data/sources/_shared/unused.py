@@ -33,10 +33,14 @@ class Used:
             if place:
                 self._seen.add(place.partition("#")[0])
 
+    def refused(self, source: str, path: str) -> bool:
+        """Tell whether a source refused what is shown as `path`."""
+        return f"refused {source} {path}" in self._seen
+
     def new(self, source: str, path: str, file: str) -> bool:
         """Tell whether a file, shown as `path`, was neither used nor refused nor asked for
         before."""
-        return f"refused {source} {path}" not in self._seen and self._seen.add(write(file))
+        return not self.refused(source, path) and self._seen.add(write(file))
 
 
 def unused(
@@ -55,22 +59,32 @@ def unused(
             continue  # the source itself yields it
         for name in folder.files:
             path = prefix + shown(folder.relative + name)
-            if not reads(name) and used.new(source, path, child(folder.file, name)):
-                yield Rejected(path=path, reason=_why(folder, name), rule=UNUSED)
+            if reads(name) or not used.new(source, path, child(folder.file, name)):
+                continue
+            image = _image_of(folder, name)
+            if not (image and used.refused(source, prefix + shown(folder.relative + image))):
+                yield Rejected(path=path, reason=_why(folder, name, image), rule=UNUSED)
 
 
-def _why(folder: Folder, name: str) -> str:
-    """Say why a file of a folder is not used."""
+def _image_of(folder: Folder, name: str) -> str:
+    """Return the image that a text is named like; "" for none."""
+    stem, extension = os.path.splitext(name)
+    if extension.lower() not in SIDECARS:
+        return ""
+    images = filter(is_image, folder.files)
+    return next((image for image in images if key(os.path.splitext(image)[0]) == key(stem)), "")
+
+
+def _why(folder: Folder, name: str, image: str) -> str:
+    """Say why a file of a folder is not used; `image` is the one that a text is named like."""
     stem, extension = os.path.splitext(name)
     if is_image(name):
         return "an image where this format reads none"
     if extension.lower() not in SIDECARS:
         return "neither an image nor a caption"
-    images = [other for other in folder.files if is_image(other)]
-    for other in images:
-        if key(os.path.splitext(other)[0]) == key(stem):
-            return f"the caption of {shown(other)} is another file"
-    for other in images:
+    if image:
+        return f"the caption of {shown(image)} is another file"
+    for other in filter(is_image, folder.files):
         if key(os.path.splitext(other)[0]).casefold() == key(stem).casefold():
             return f"no image has this stem; {shown(other)} differs in upper and lower case"
     return "a text, but no image has its stem"
