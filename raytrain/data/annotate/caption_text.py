@@ -3,7 +3,8 @@
 Pure functions of their arguments. A final caption reads, from the left: trigger word, quality tag,
 prefix, tags of the caption, suffix. The first of them is put before with a comma and a space (the
 convention of simple-SD-trainer); prefix and suffix are joined with a space (that of kohya's
-`caption_prefix`), so a comma is written where one is wanted: `prefix = "in the style of TOK,"`.
+`caption_prefix`), so a comma is written where one is wanted: `prefix = "in the style of TOK,"`,
+unless `affixes` says otherwise.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from raytrain.config.data import CaptionConfig
+from raytrain.config.captions import CaptionConfig
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 
 
 def compose(
@@ -39,8 +41,9 @@ def compose(
     content's hash): versions are a function of it, the seed and their number, and of nothing else.
     """
     bodies = [
-        clean(drop(text, config.drop_tags, config.separator), config.separator)
+        clean(plain(drop(line, config.drop_tags, config.separator), config), config.separator)
         for text in captions
+        for line in lines(text, config.lines)
     ]
     bodies = list(dict.fromkeys(body for body in bodies if body)) or [""]
     first = quality_tag(config.quality_tags, quality)
@@ -50,21 +53,43 @@ def compose(
         before, after = (
             "" if any(_holds(text, word) for word in own) else text for text in (before, after)
         )
+    joint = "" if config.affixes == "raw" else " "
+    early = config.affixes == "shuffled"
+
+    def joined(body: str) -> str:
+        text = joint.join(part for part in (before, body, after) if part)
+        return clean(text, config.separator) if text != body else body
 
     def final(body: str) -> str:
-        text = " ".join(part for part in (before, body, after) if part)
-        text = f"{first}, {text}" if first else text
-        text = clean(text, config.separator) if text != body else body
+        text = body if early else joined(body)
+        text = clean(f"{first}, {text}", config.separator) if first else text
         if regularization:
             return without(text, config.placeholder, config.separator)
         return triggered(text, config.trigger, config.placeholder, config.separator)
 
     versions = [
         variant(body, config, identity=identity, seed=seed, number=number)
-        for number in range(1, config.variants)
-        for body in bodies
+        for number in range(config.variants)
+        for body in (map(joined, bodies) if early else bodies)
     ]
-    return tuple(dict.fromkeys(final(body) for body in [*bodies, *versions]))
+    return tuple(dict.fromkeys(map(final, versions)))
+
+
+def lines(text: str, rule: str) -> list[str]:
+    """Return the captions that a text of several lines is, by the rule of
+    `data.captions.lines`; blank lines do not count."""
+    found = [line for line in re.split(r"\r?\n|\r", text) if line.strip()] or [text]
+    return [text] if rule == "joined" else found[:1] if rule == "first" else found
+
+
+def plain(text: str, config: CaptionConfig) -> str:
+    """Return a raw caption in lower case and without what is stripped, as the config says; the
+    placeholder stays as it is."""
+    if config.lowercase:
+        parts = re.split(f"({_word(config.placeholder).pattern})", text)
+        whole = config.placeholder or None
+        text = "".join(part if part == whole else part.lower() for part in parts)
+    return text.rstrip().rstrip(config.strip) if config.strip else text
 
 
 def clean(text: str, separator: str = ",") -> str:
@@ -142,31 +167,68 @@ def without(text: str, placeholder: str, separator: str = ",") -> str:
 
 
 def variant(body: str, config: CaptionConfig, *, identity: str, seed: int, number: int) -> str:
-    """Return version `number` of a caption: its tags after the first `keep_tags` shuffled,
-    each left out with `tag_dropout`.
+    """Return version `number` of a caption: 0 with its tags in order; each other with those after
+    the kept ones shuffled and left out with `tag_dropout`.
 
     A tag that holds the placeholder is never left out, and one tag always stays: empty captions
     are what caption dropout is for. Order and choice come from hashes, so they are the same
     everywhere.
     """
-    every = tags(body, config.separator)
-    kept, rest = every[: config.keep_tags], every[config.keep_tags :]
-    mark = config.separator.strip()
 
     def chance(purpose: str, place: int) -> float:
         content = "\0".join((purpose, identity, str(seed), str(number), str(place)))
         return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") / 2**64
 
-    drawn = [(chance("order", place), tag) for place, tag in enumerate(rest)]
-    stay = [
-        (order, tag)
-        for place, (order, tag) in enumerate(drawn)
-        if _holds(tag, config.placeholder) or chance("drop", place) >= config.tag_dropout
-    ]
-    if not kept and not stay:
-        stay = drawn[:1]
-    joint = f"{mark} " if mark in (",", ";") else f" {mark} " if mark else " "
-    return joint.join([*kept, *(tag for _, tag in sorted(stay))])
+    text = expand(body, lambda place: chance("wildcard", place)) if config.wildcards else body
+    marked = bool(config.keep_separator) and config.keep_separator in text
+    if number or marked:
+        kept, rest, end = kept_tags(text, config)
+        drawn = [
+            (chance("order", place) if number and config.shuffle_tags else place, tag)
+            for place, tag in enumerate(rest)
+        ]
+        stay = [
+            (order, tag)
+            for place, (order, tag) in enumerate(drawn)
+            if not number
+            or _holds(tag, config.placeholder)
+            or chance("drop", place) >= config.tag_dropout
+        ]
+        if not (kept or end or stay):
+            stay = drawn[:1]
+        mark = config.separator.strip()
+        joint = f"{mark} " if mark in (",", ";") else f" {mark} " if mark else " "
+        text = joint.join([*kept, *(tag for _, tag in sorted(stay)), *end])
+    if config.secondary_separator:
+        text = text.replace(config.secondary_separator, config.separator)
+    return clean(text, config.separator) if text != body else body
+
+
+def kept_tags(text: str, config: CaptionConfig) -> tuple[list[str], list[str], list[str]]:
+    """Cut a caption into the tags that stay in front, those that may be moved or left out, and
+    those that stay at the end."""
+    parts = text.split(config.keep_separator, 2) if config.keep_separator else [text]
+    cut = [tags(part, config.separator) for part in parts]
+    if len(cut) == 1:
+        return cut[0][: config.keep_tags], cut[0][config.keep_tags :], []
+    return cut[0], cut[1], cut[2] if len(cut) == 3 else []
+
+
+def expand(text: str, chance: Callable[[int], float]) -> str:
+    """Return the text with one word of each `{a|b}`, by `chance(place)` in [0, 1); `{{` and `}}`
+    are braces.
+
+    >>> expand("a {red|green} hat {{1}}", lambda place: 0.5)
+    'a green hat {1}'
+    """
+
+    def word(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return match[0][0]
+        choices = match[1].split("|")
+        return choices[int(chance(match.start()) * len(choices))]
+
+    return _BRACES.sub(word, text)
 
 
 @functools.lru_cache(64)
