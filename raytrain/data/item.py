@@ -27,6 +27,9 @@ class Item(NamedTuple):
     regularization: bool = False
     prefix: str = ""
     suffix: str = ""
+    caption_settings: str = ""
+    """Fields of [data.captions] that the source sets for this image, as JSON; `variants` above 1
+    stands for several, whose number [data.captions] may set."""
     stamp: str = ""
     """Differs whenever the bytes behind the location (or its caption, mask, control) may have
     changed, such as size, inode and times of change; an unchanged stamp lets preparation skip

@@ -25,7 +25,7 @@ from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
 from raytrain.data.pipeline.encode import ShardEncoder
 from raytrain.data.pipeline.executor import Executor, Job, Report, chosen
 from raytrain.data.pipeline.filter import filter_images
-from raytrain.data.pipeline.notes import notes
+from raytrain.data.pipeline.notes import notes, of_sources
 from raytrain.data.pipeline.report import SHOWN, PrepareReport
 from raytrain.data.store import partial_shards, shard, snapshot, tables
 from raytrain.data.store.fingerprint import Fingerprint
@@ -301,6 +301,8 @@ def prepare(
                 "An encoding worker", encode.cpus_per_worker, encode.gpus_per_worker, 1,
                 "data.encode.cpus_per_worker, gpus_per_worker",
             )  # fmt: skip
+        for note in executor.call(of_sources, config=config):
+            show.warn(f"note: {note}")
         earlier = snapshot.read_manifest(config.dataset)
         with show.stages() as stage:
             preparation = Preparation(config, known, stage, executor)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -73,6 +74,14 @@ def compose(
         for body in (map(joined, bodies) if early else bodies)
     ]
     return tuple(dict.fromkeys(map(final, versions)))
+
+
+def settled(config: CaptionConfig, own: str) -> CaptionConfig:
+    """Return the config with what an image's source sets for it (`Item.caption_settings`)."""
+    settings = json.loads(own) if own else {}
+    if settings.get("variants", 1) > 1 and config.variants > 1:
+        del settings["variants"]
+    return config.model_copy(update=settings)
 
 
 def lines(text: str, rule: str) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from raytrain import plugins
 from raytrain.config import Config, ModelConfig
 from raytrain.config.data import DataConfig
+from raytrain.data import sources
+from raytrain.data.files.location import absolute, look
 from raytrain.data.store.schema import Manifest
 
 
@@ -18,6 +21,28 @@ def notes(
         *_few(config.data, manifest),
         *config.data.unread(),
     )
+
+
+def of_sources(config: Config) -> tuple[str, ...]:
+    """Return what sources say that this config answers otherwise, before anything is read.
+
+    A source plug-in may offer `notes(subset, config)`, an iterator of sentences.
+    """
+    found: list[str] = []
+    for subset in config.data.all_subsets():
+        if not subset.source or not _there(subset.source):
+            continue  # listing the source says why
+        name = subset.format if subset.format != "auto" else sources.recognize(subset.source)
+        told = getattr(plugins.load("data.sources", name), "notes", None)
+        found += told(subset, config) if told else ()
+    return tuple(dict.fromkeys(found))
+
+
+def _there(source: str) -> bool:
+    try:
+        return look(absolute(source)).kind != "absent"
+    except OSError:
+        return False
 
 
 def _cut(count: int, model: ModelConfig) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from raytrain import storage
 from raytrain.config.data import DataConfig
 from raytrain.data import buckets, columns
-from raytrain.data.annotate.caption_text import compose
+from raytrain.data.annotate.caption_text import compose, settled
 from raytrain.data.image.transform import color_free, transforms
 from raytrain.data.store import tables
 from raytrain.data.store.fingerprint import Fingerprint, address
@@ -61,6 +61,7 @@ class _Planner:
         }
         self.images = {name: columns.load(name) for name in fingerprint.names("image")}
         self.captions = fingerprint.names("caption")
+        self.caption_rules = functools.cache(lambda own: settled(data.captions, own))
 
     def add(self, line: dict[str, Any], found: dict[str, list[tuple[Any, ...]]]) -> None:
         fits = self.fits(line["width"], line["height"])
@@ -72,7 +73,7 @@ class _Planner:
             return
         captions = compose(
             line["captions"],
-            self.data.captions,
+            self.caption_rules(line["caption_settings"]),
             prefix=line["prefix"],
             suffix=line["suffix"],
             regularization=line["regularization"],
