@@ -76,6 +76,12 @@ def compose(
     return tuple(dict.fromkeys(map(final, versions)))
 
 
+def unvaried(captions: Sequence[str], config: CaptionConfig) -> Sequence[str]:
+    """Return those of an image's stored captions that are not only further versions of others;
+    where there are such, the first."""
+    return captions if config.variants == 1 else captions[:1]
+
+
 def settled(config: CaptionConfig, own: str) -> CaptionConfig:
     """Return the config with what an image's source sets for it (`Item.caption_settings`)."""
     settings = json.loads(own) if own else {}
