@@ -68,6 +68,14 @@ class CaptionConfig(Table):
     """False: the further versions keep the order of their tags."""
     tag_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the other tags left out of each further version."""
+    warmup_stages: int = Field(0, ge=0)
+    """Further stored versions that have only the first of their tags, growing from `warmup_min` in
+    so many stages, which objective.caption_warmup begins a run with."""
+    warmup_min: int = Field(1, ge=0)
+    """Tags after the kept ones in the first stage."""
+    dropped: Literal["empty", "trigger"] = "empty"
+    """What objective.caption_dropout leaves of a caption: nothing, or the trigger word, stored as
+    one more version (of a regularization image nothing)."""
     quality_tags: dict[str, float] = Field({})
     """Tag -> minimum of `quality_score`; an image gets the tag with the highest minimum it
     reaches."""
@@ -77,6 +85,15 @@ class CaptionConfig(Table):
     """A file of `raytrain/data/rewriters` or a dotted path: changes captions,
     a language model for instance."""
     rewriter_options: dict[str, Any] = Field({})
+
+    @model_validator(mode="after")
+    def _trigger_is_known(self) -> CaptionConfig:
+        if self.dropped == "trigger" and not self.trigger:
+            raise ValueError(
+                'dropped = "trigger" leaves the trigger word of a caption, but `trigger` is '
+                'empty; set it, or dropped = "empty"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _plugins_exist(self) -> CaptionConfig:

@@ -33,7 +33,8 @@ def compose(
     seed: int,
 ) -> tuple[str, ...]:
     """Return the distinct final captions of one image, at least one: the plain ones in order,
-    then their further versions.
+    then their further versions; then all of them again for each stage of the warm-up, and the
+    trigger alone where captions are dropped to it (`Versions` counts on it).
 
     `captions` are raw; empty ones count only where there is no other. `prefix` and `suffix` are
     the item's own, which replace the config's. A regularization image gets no trigger word: the
@@ -68,18 +69,26 @@ def compose(
             return without(text, config.placeholder, config.separator)
         return triggered(text, config.trigger, config.placeholder, config.separator)
 
-    versions = [
-        variant(body, config, identity=identity, seed=seed, number=number)
-        for number in range(config.variants)
-        for body in (map(joined, bodies) if early else bodies)
-    ]
-    return tuple(dict.fromkeys(map(final, versions)))
+    def version(number: int, body: str, share: float | None = None) -> str:
+        return final(variant(body, config, identity=identity, seed=seed, number=number,
+                             share=share))  # fmt: skip
+
+    whole: dict[str, tuple[int, str]] = {}
+    for number in range(config.variants):
+        for body in map(joined, bodies) if early else bodies:
+            whole.setdefault(version(number, body), (number, body))
+    stages = config.warmup_stages
+    first_tags = [version(*each, stage / stages) for stage in range(stages)
+                  for each in whole.values()]  # fmt: skip
+    alone = [config.trigger * (not regularization)] * (config.dropped == "trigger")
+    return (*whole, *first_tags, *alone)
 
 
 def unvaried(captions: Sequence[str], config: CaptionConfig) -> Sequence[str]:
     """Return those of an image's stored captions that are not only further versions of others;
     where there are such, the first."""
-    return captions if config.variants == 1 else captions[:1]
+    more = config.variants > 1 or config.warmup_stages or config.dropped != "empty"
+    return captions[:1] if more else captions
 
 
 def settled(config: CaptionConfig, own: str) -> CaptionConfig:
@@ -181,9 +190,18 @@ def without(text: str, placeholder: str, separator: str = ",") -> str:
     return clean(re.sub(_word(placeholder).pattern + r"(?:['\u2019]s\b)?", " ", text), separator)
 
 
-def variant(body: str, config: CaptionConfig, *, identity: str, seed: int, number: int) -> str:
+def variant(
+    body: str,
+    config: CaptionConfig,
+    *,
+    identity: str,
+    seed: int,
+    number: int,
+    share: float | None = None,
+) -> str:
     """Return version `number` of a caption: 0 with its tags in order; each other with those after
-    the kept ones shuffled and left out with `tag_dropout`.
+    the kept ones shuffled and left out with `tag_dropout`. `share`, in [0, 1), is how far the
+    warm-up is: only the first of those tags are there (sd-scripts' token_warmup).
 
     A tag that holds the placeholder is never left out, and one tag always stays: empty captions
     are what caption dropout is for. Order and choice come from hashes, so they are the same
@@ -196,8 +214,11 @@ def variant(body: str, config: CaptionConfig, *, identity: str, seed: int, numbe
 
     text = expand(body, lambda place: chance("wildcard", place)) if config.wildcards else body
     marked = bool(config.keep_separator) and config.keep_separator in text
-    if number or marked:
+    if number or marked or share is not None:
         kept, rest, end = kept_tags(text, config)
+        if share is not None:
+            least = min(config.warmup_min, len(rest))
+            rest = rest[: int(share * (len(rest) - least)) + least]
         drawn = [
             (chance("order", place) if number and config.shuffle_tags else place, tag)
             for place, tag in enumerate(rest)

@@ -19,8 +19,21 @@ def notes(
         *_remade(earlier, manifest),
         *_cut(cut, config.model),
         *_few(config.data, manifest),
-        *config.data.unread(),
+        *unread(config),
     )
+
+
+def unread(config: Config) -> tuple[str, ...]:
+    """Return a sentence for each setting of [data] that nothing reads."""
+    rule = config.objective
+    idle = config.data.captions.dropped != "empty" and not (
+        rule.caption_dropout or rule.caption_dropout_epochs
+    )
+    said = (
+        'data.captions.dropped = "trigger" has no effect: no caption is dropped; set '
+        "objective.caption_dropout"
+    )
+    return (*config.data.unread(), *((said,) if idle else ()))
 
 
 def of_sources(config: Config) -> tuple[str, ...]:

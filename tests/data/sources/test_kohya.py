@@ -216,6 +216,7 @@ def test_every_other_key_is_told_with_ours_unless_it_says_the_same(tmp_path: Pat
         "min_bucket_reso": "256", "max_bucket_reso": "1024", "bucket_reso_steps": "32",
         "bucket_no_upscale": "true", "flip_aug": "true", "color_aug": "true",
         "random_crop": "true", "caption_dropout_rate": "0.1", "validation_split": "0.2",
+        "caption_dropout_every_n_epochs": "3", "token_warmup_step": "0.1",
     }  # fmt: skip
     nowhere = {
         "network_multiplier": "0.5", "cache_info": "true", "validation_seed": "3",
@@ -227,7 +228,7 @@ def test_every_other_key_is_told_with_ours_unless_it_says_the_same(tmp_path: Pat
     fill(tmp_path, {"c.toml": f'[[datasets]]\n{lines}[[datasets.subsets]]\nimage_dir = "d"\n'})
     told = of_sources(config_of(path))
     for key in (*elsewhere, *nowhere):
-        [line] = [line for line in told if line.startswith(f"c.toml: {key} = ")]
+        line = next(line for line in told if line.startswith(f"c.toml: {key} = "))
         assert (key in nowhere) == ("has no effect: " in line)
     assert (
         "c.toml: resolution = [768, 768], but data.buckets.resolution = 512 counts; set it to 768"
@@ -235,12 +236,19 @@ def test_every_other_key_is_told_with_ours_unless_it_says_the_same(tmp_path: Pat
     )
     buckets = {"rule": "fixed", "resolution": 768, "min_side": 256, "max_side": 1024, "step": 32,
                "upscale": False, "crop": "random"}  # fmt: skip
-    data = {"buckets": buckets, "augment": {"flip": True, "colors": 2}, "held_out": 0.2}
+    data = {
+        "captions": {"warmup_stages": 4},
+        "buckets": buckets,
+        "augment": {"flip": True, "colors": 2},
+        "held_out": 0.2,
+    }
     same = config_of(
         path,
         data=data,
         train=TrainConfig(global_batch=2),
-        objective=ObjectiveConfig(caption_dropout=0.1),
+        objective=ObjectiveConfig(
+            caption_dropout=0.1, caption_dropout_epochs=3, caption_warmup="10 %"
+        ),
     )
     assert len(of_sources(same)) == len(nowhere)
 
@@ -260,7 +268,7 @@ OWN = {
     "image_dir", "num_repeats", "caption_extension", "class_tokens", "is_reg", "metadata_file",
     "caption_prefix", "caption_suffix", "conditioning_data_dir", "shuffle_caption", "keep_tokens",
     "keep_tokens_separator", "secondary_separator", "caption_separator", "enable_wildcard",
-    "caption_tag_dropout_rate",
+    "caption_tag_dropout_rate", "token_warmup_min",
 }  # fmt: skip
 KEYS = Subset.model_fields
 

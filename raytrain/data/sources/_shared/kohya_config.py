@@ -76,7 +76,7 @@ class Subset(Table):
         names = {"keep_tokens": "keep_tags", "keep_tokens_separator": "keep_separator",
                  "secondary_separator": "secondary_separator", "caption_separator": "separator",
                  "shuffle_caption": "shuffle_tags", "caption_tag_dropout_rate": "tag_dropout",
-                 "enable_wildcard": "wildcards"}  # fmt: skip
+                 "enable_wildcard": "wildcards", "token_warmup_min": "warmup_min"}  # fmt: skip
         said = self.model_fields_set
         own = {names[key]: getattr(self, key) for key in names if key in said}
         own["lines"] = "each" if self.enable_wildcard else "first"
@@ -118,6 +118,15 @@ def _cropped(own: Subset, config: Config) -> dict[str, Any]:
     return {"data.buckets.crop": "center"} if config.data.buckets.crop == "random" else {}
 
 
+def _warmup(own: Subset, config: Config) -> dict[str, Any]:
+    asked = own.token_warmup_step
+    steps = int(asked) if asked >= 1 or not asked else f"{100 * asked:g} %"
+    stages = {"data.captions.warmup_stages": VERSIONS} if asked else {}
+    return {"objective.caption_warmup": steps} | (
+        {} if config.data.captions.warmup_stages else stages
+    )
+
+
 Counterpart = Callable[[Subset, Config], dict[str, Any]]
 COUNTERPARTS: dict[str, Counterpart] = {
     "batch_size": lambda own, config: {
@@ -141,6 +150,10 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "caption_dropout_rate": lambda own, config: {
         "objective.caption_dropout": own.caption_dropout_rate
     },
+    "caption_dropout_every_n_epochs": lambda own, config: {
+        "objective.caption_dropout_epochs": own.caption_dropout_every_n_epochs
+    },
+    "token_warmup_step": _warmup,
     "validation_split": lambda own, config: {"data.held_out": own.validation_split},
     "alpha_mask": lambda own, config: {"data.masks.kind": "alpha"} if own.alpha_mask else {},
 }  # fmt: skip
@@ -153,9 +166,6 @@ NOWHERE = {
     "custom_attributes": "nothing reads them",
     "resize_interpolation": "[data.buckets] says how images are resized",
     "skip_image_resolution": "data.quality.min_side leaves small images out",
-    "caption_dropout_every_n_epochs": "captions are dropped by objective.caption_dropout alone",
-    "token_warmup_min": "captions are whole from the first step",
-    "token_warmup_step": "captions are whole from the first step",
 }
 """Keys without a counterpart, and why."""
 
