@@ -80,7 +80,13 @@ class CaptionConfig(Table):
     """Tag -> minimum of `quality_score`; an image gets the tag with the highest minimum it
     reaches."""
     quality_score: str = "aesthetic"
-    """The score of [[data.quality.scores]] that `quality_tags` reads."""
+    """The score of [[data.quality.scores]] that `quality_tags` reads, or "site": the column
+    `score` of the source's records."""
+    rating_words: dict[str, str] = Field({})
+    """Value of the records' column `rating` -> the tag an image gets; "*" stands for all
+    others."""
+    meta_tags: Names = ()
+    """Tags of the records' column `tag_string_meta` that an image gets, such as "highres"."""
     rewriter: str = ""
     """A file of `raytrain/data/rewriters` or a dotted path: changes captions,
     a language model for instance."""

@@ -268,7 +268,8 @@ class DataConfig(Table):
                 f'data.augment.crops = {self.augment.crops} needs data.buckets.crop = "random"'
             )
         if self.captions.quality_tags and self.captions.quality_score not in {
-            s.name for s in self.quality.scores
+            "site",
+            *(s.name for s in self.quality.scores),
         }:
             raise ValueError(
                 f"data.captions.quality_tags reads the score {self.captions.quality_score!r}, "
@@ -276,6 +277,11 @@ class DataConfig(Table):
             )
         if self.format != "auto":
             plugins.check("data.sources", self.format)
+        if any(score.name == "site" for score in self.quality.scores):
+            raise ValueError(
+                'a score of [[data.quality.scores]] cannot be named "site", which '
+                "data.captions.quality_score reads from the source's records; give it another name"
+            )
         check_color(self.background)
         for subset in self.subsets:
             for what in ("masks", "controls"):

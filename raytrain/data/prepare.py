@@ -156,8 +156,9 @@ class Preparation:
         settings = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.config.seed,
                     "mean_ratio": self.mean_ratio, "work": self.work}  # fmt: skip
         total = sum(job["rows"] for job in jobs)
-        self._each(
-            "plan", total, flow.map_tasks(self.executor, jobs, plan_rows.plan_rows, **settings)
+        reports = flow.map_tasks(self.executor, jobs, plan_rows.plan_rows, **settings)
+        self.counts["unsaid"] = sum(
+            report["unsaid"] for report in self._each("plan", total, reports)
         )
 
     def _encode(self) -> None:
@@ -341,7 +342,7 @@ def _report(
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=notes(done.config, earlier, manifest, cut),
+        notes=notes(done.config, earlier, manifest, cut, done.counts["unsaid"]),
         seconds=seconds,
     )
 

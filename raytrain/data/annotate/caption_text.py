@@ -29,18 +29,21 @@ def compose(
     suffix: str = "",
     regularization: bool = False,
     quality: float | None = None,
+    site: str = "",
     identity: str,
     seed: int,
 ) -> tuple[str, ...]:
     """Return the distinct final captions of one image, at least one: the plain ones in order,
     then their further versions; then all of them again for each stage of the warm-up, and the
-    trigger alone where captions are dropped to it (`Versions` counts on it).
+    trigger alone where captions are dropped to it (`whole` and the loader count on it).
 
     `captions` are raw; empty ones count only where there is no other. `prefix` and `suffix` are
     the item's own, which replace the config's. A regularization image gets no trigger word: the
     placeholder is taken out, and a prefix or suffix that holds it, or the trigger, is left out
-    whole. `quality` is the score that `config.quality_tags` bins. `identity` names the image (its
-    content's hash): versions are a function of it, the seed and their number, and of nothing else.
+    whole. `quality` is the score that `config.quality_tags` bins; `site` is what `Item.site` is:
+    words for its score, rating and meta tags follow the trigger word. `identity` names the image
+    (its content's hash): versions are a function of it, the seed and their number, and of nothing
+    else.
     """
     bodies = [
         clean(plain(drop(line, config.drop_tags, config.separator), config), config.separator)
@@ -48,7 +51,7 @@ def compose(
         for line in lines(text, config.lines)
     ]
     bodies = list(dict.fromkeys(body for body in bodies if body)) or [""]
-    first = quality_tag(config.quality_tags, quality)
+    first = ", ".join(site_words(site, quality, config))
     before, after = prefix or config.prefix, suffix or config.suffix
     if regularization:
         own = (config.placeholder, config.trigger)
@@ -73,22 +76,27 @@ def compose(
         return final(variant(body, config, identity=identity, seed=seed, number=number,
                              share=share))  # fmt: skip
 
-    whole: dict[str, tuple[int, str]] = {}
+    complete: dict[str, tuple[int, str]] = {}
     for number in range(config.variants):
         for body in map(joined, bodies) if early else bodies:
-            whole.setdefault(version(number, body), (number, body))
+            complete.setdefault(version(number, body), (number, body))
     stages = config.warmup_stages
     first_tags = [version(*each, stage / stages) for stage in range(stages)
-                  for each in whole.values()]  # fmt: skip
+                  for each in complete.values()]  # fmt: skip
     alone = [config.trigger * (not regularization)] * (config.dropped == "trigger")
-    return (*whole, *first_tags, *alone)
+    return (*complete, *first_tags, *alone)
 
 
 def unvaried(captions: Sequence[str], config: CaptionConfig) -> Sequence[str]:
     """Return those of an image's stored captions that are not only further versions of others;
     where there are such, the first."""
-    more = config.variants > 1 or config.warmup_stages or config.dropped != "empty"
-    return captions[:1] if more else captions
+    return captions[:1] if config.variants > 1 else whole(captions, config)
+
+
+def whole(captions: Sequence[str], config: CaptionConfig) -> Sequence[str]:
+    """Return an image's stored captions without those of the warm-up and the trigger alone."""
+    count = len(captions) - (config.dropped != "empty")
+    return captions[: count // (config.warmup_stages + 1)]
 
 
 def settled(config: CaptionConfig, own: str) -> CaptionConfig:
@@ -166,6 +174,27 @@ def quality_tag(bins: Mapping[str, float], score: float | None) -> str:
         (minimum, tag) for tag, minimum in bins.items() if score is not None and score >= minimum
     ]
     return max(reached)[1] if reached else ""
+
+
+def site_words(site: str, quality: float | None, config: CaptionConfig) -> list[str]:
+    """Return the words for an image's score, for its rating, and those of its meta tags that are
+    wanted."""
+    said = json.loads(site) if site else {}
+    score = said.get("score") if config.quality_score == "site" else quality
+    ratings = config.rating_words
+    rating = ratings.get(said["rating"], ratings.get("*", "")) if "rating" in said else ""
+    meta = [tag for tag in said.get("meta", ()) if tag in config.meta_tags]
+    return [word for word in (quality_tag(config.quality_tags, score), rating, *meta) if word]
+
+
+def lacks_site(site: str, config: CaptionConfig) -> bool:
+    """Tell whether an image's record says nothing of what the config has words for."""
+    wanted = {
+        "score": bool(config.quality_tags) and config.quality_score == "site",
+        "rating": bool(config.rating_words),
+    }
+    said = json.loads(site) if site else {}
+    return any(want and name not in said for name, want in wanted.items())
 
 
 def triggered(text: str, trigger: str, placeholder: str, separator: str = ",") -> str:

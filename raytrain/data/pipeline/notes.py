@@ -11,14 +11,15 @@ from raytrain.data.store.schema import Manifest
 
 
 def notes(
-    config: Config, earlier: Manifest | None, manifest: Manifest, cut: int
+    config: Config, earlier: Manifest | None, manifest: Manifest, cut: int, unsaid: int = 0
 ) -> tuple[str, ...]:
     """Return the sentences for a dataset that follows an earlier one, with `cut` captions longer
-    than what is encoded of them."""
+    than what is encoded of them, and `unsaid` images without the score or rating that is read."""
     return (
         *_remade(earlier, manifest),
         *_cut(cut, config.model),
         *_few(config.data, manifest),
+        *_unsaid(unsaid),
         *unread(config),
     )
 
@@ -70,6 +71,16 @@ def _cut(count: int, model: ModelConfig) -> tuple[str, ...]:
     remedy = f"set model.max_tokens = {longer[0]}" if longer else "shorten them"
     said = "caption encoded now is" if count == 1 else "captions encoded now are"
     return (f"{count} {said} longer than {most} tokens, whose end was cut off; {remedy}",)
+
+
+def _unsaid(count: int) -> tuple[str, ...]:
+    """Say that images have no word for a score or rating that none of their records has."""
+    if not count:
+        return ()
+    return (
+        f"{count} images have no word for their score or rating: [data.captions] reads the "
+        "columns `score` and `rating`, which their records do not have",
+    )
 
 
 def _few(data: DataConfig, manifest: Manifest) -> tuple[str, ...]:

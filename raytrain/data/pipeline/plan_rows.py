@@ -15,7 +15,7 @@ import pyarrow as pa
 from raytrain import storage
 from raytrain.config.data import DataConfig
 from raytrain.data import buckets, columns
-from raytrain.data.annotate.caption_text import compose, settled
+from raytrain.data.annotate.caption_text import compose, lacks_site, settled
 from raytrain.data.image.transform import color_free, transforms
 from raytrain.data.store import tables
 from raytrain.data.store.fingerprint import Fingerprint, address
@@ -37,6 +37,7 @@ def plan_rows(
     lines = tables.read_group(job["uri"], job["group"]).to_pylist()
     found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in FOLDERS}
     planner = _Planner(data, fingerprint, seed, mean_ratio)
+    unsaid = sum(lacks_site(line["site"], data.captions) for line in lines)
     for line in lines:
         planner.add(line, found)
     for name, schema in FOLDERS.items():
@@ -45,7 +46,7 @@ def plan_rows(
             filled = [pa.array(values, kind) for values, kind in content]
             uri = storage.join(work, name, f"{job['group']:06d}.parquet")
             tables.write_groups(uri, [pa.Table.from_arrays(filled, schema=schema)], schema)
-    return {"rows": len(lines), "planned": len(found["rows"])}
+    return {"rows": len(lines), "planned": len(found["rows"]), "unsaid": unsaid}
 
 
 class _Planner:
@@ -78,6 +79,7 @@ class _Planner:
             suffix=line["suffix"],
             regularization=line["regularization"],
             quality=line["quality"],
+            site=line["site"],
             identity=line["id"].hex(),
             seed=self.seed,
         )

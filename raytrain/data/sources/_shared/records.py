@@ -10,6 +10,7 @@ from typing import Any
 
 from raytrain.data.files.location import absolute, child, is_web, parent, shown, write
 from raytrain.data.item import Item, Rejected
+from raytrain.data.sources._shared import site
 from raytrain.data.sources._shared.rows import Row, rows
 from raytrain.data.sources._shared.seen import Seen
 from raytrain.data.sources._shared.tree import Places, images, walk, why_no_file
@@ -92,11 +93,14 @@ class Records:
         except ValueError as error:
             return Rejected(path=self.title, reason=f"{rows[0].where}: {error}")
         text, text_stamp = ("", "") if texts or is_web(file) else self.places.sidecar(file)
+        if not text:
+            texts = texts or site.caption(rows[0].record)
         stamp = " ".join(filter(None, [*stamps, text_stamp])) if all(stamps) else ""
         mask, control = (write(layer) if layer else "" for layer in layers)
         return Item(
-            path, write(file), texts, caption_file=text, mask=mask, control=control, stamp=stamp
-        )
+            path, write(file), texts, caption_file=text, mask=mask, control=control,
+            site=site.facts(rows[0].record), stamp=stamp,
+        )  # fmt: skip
 
     def _same(self, row: Row | Rejected) -> Any:
         cell = None if isinstance(row, Rejected) else value(row.record, FILES)
