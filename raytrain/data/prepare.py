@@ -19,7 +19,8 @@ from collections.abc import Iterator
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data.annotate import annotator
+from raytrain.config.data import DataConfig
+from raytrain.data.annotate import annotator, concept
 from raytrain.data.item import Rejected
 from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
 from raytrain.data.pipeline.encode import ShardEncoder
@@ -64,6 +65,7 @@ class Preparation:
         self.made: Counter[str] = Counter()
         self.cut: Counter[str] = Counter()
         self.annotated: dict[str, int] = {}
+        self.said: list[str] = []
         self.mean_ratio = 1.0
         self.beaten = -BEAT_SECONDS
         self._beat()
@@ -122,6 +124,10 @@ class Preparation:
 
     def _annotate(self, images: str) -> str:
         for number, stage in enumerate(annotator.stages(self.data)):
+            data = self.data
+            if stage.kind == "rewrite":
+                data = self._described(images)
+                stage = annotator.stages(data)[number]
             needed, faults = (
                 self._at(f"needed-{number}.parquet"),
                 self._at(f"annotation-faults-{number}"),
@@ -129,7 +135,7 @@ class Preparation:
             reads = {"stage": stage, "images": images, "annotations": self.annotations}
             count = self.executor.call(annotator.write_needed, **reads, needed=needed)
             encode = self.data.encode
-            settings = {"data": self.data, "stage": stage, "annotations": self.annotations,
+            settings = {"data": data, "stage": stage, "annotations": self.annotations,
                         "faults": faults,
                         "threads": max(1, int(encode.cpus_per_worker))}  # fmt: skip
             reports = flow.map_actors(
@@ -143,13 +149,26 @@ class Preparation:
             self.executor.call(
                 annotator.apply,
                 **reads,
-                data=self.data,
+                data=data,
                 faults=faults,
                 annotated=annotated,
                 rejected=rejected,
             )
             images = annotated
         return images
+
+    def _described(self, images: str) -> DataConfig:
+        """Return [data] with what the images have in common, where the rewriter asks for it."""
+        found = self.executor.call(
+            concept.described, data=self.data, images=images, annotations=self.annotations
+        )
+        self.said += [found["note"]] if found["note"] else []
+        if not found["concept"]:
+            return self.data
+        rules = self.data.captions
+        options = {**rules.rewriter_options, "concept": found["concept"]}
+        captions = rules.model_copy(update={"rewriter_options": options})
+        return self.data.model_copy(update={"captions": captions})
 
     def _plan_rows(self, images: str) -> None:
         jobs = tables.groups_of(images)
@@ -342,7 +361,7 @@ def _report(
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=notes(done.config, earlier, manifest, cut, done.counts["unsaid"]),
+        notes=(*done.said, *notes(done.config, earlier, manifest, cut, done.counts["unsaid"])),
         seconds=seconds,
     )
 
