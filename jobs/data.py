@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs import Overrides, guard, interruptible
+from jobs import REJECTED, Overrides, guard, interruptible
+from raytrain import plugins
 from raytrain.startup import leave
 
 if TYPE_CHECKING:
@@ -179,6 +180,44 @@ def audit(
     found = audit.audit(audit.config_of(run, tuple(set or ())))
     Console().print(table.show(found))
     return 1 if found.broken else 0
+
+
+@app.command("convert")
+@interruptible
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Images as data.source has them; or a dataset's folder, or the config that names "
+            "it, whose captions are those it is trained with.",
+        ),
+    ],
+    output: Annotated[
+        str, typer.Argument(metavar="[OUTPUT]", help="A folder; by default next to the images.")
+    ] = "",
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help=f"{', '.join(plugins.names('data.formats'))}.")
+    ] = "",
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the images into OUTPUT too.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    first: Annotated[
+        bool, typer.Option("--first", help="Take the first of an image's captions.")
+    ] = False,
+    snapshot: Annotated[
+        str, typer.Option(help="Of a dataset: a snapshot's number, or latest.")
+    ] = "latest",
+) -> int:
+    """Write captions, and what else belongs to images, in another format;
+    exit code 3 where images were left out."""
+    from jobs.render import converted
+    from raytrain.data.tools import convert
+
+    done = convert.convert(
+        source, to, output, copy=copy, overwrite=overwrite, first=first, which=snapshot
+    )
+    converted.show(done, to)
+    return REJECTED if done.rejected else 0
 
 
 @app.command("publish")

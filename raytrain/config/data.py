@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raytrain import plugins
+from raytrain.config.captions import CaptionConfig as CaptionConfig
 from raytrain.paths import same
-from raytrain.table import Interval, Names, Size, Table, check_color
+from raytrain.table import Interval, Size, Table, check_color
 
 
 class SubsetConfig(Table):
@@ -90,76 +91,6 @@ class BucketConfig(Table):
                     f"bucket sizes must be multiples of step={self.step}, got {width}x{height}; "
                     "the VAE could not encode it; change step or the size"
                 )
-        return self
-
-
-class CaptionConfig(Table):
-    """`[data.captions]`: the captioner for images that bring no caption,
-    and what becomes of every caption."""
-
-    captioner: str = "none"
-    """`none` leaves such captions empty; any other value is a file of
-    `raytrain/data/captioners`."""
-    path: str = ""
-    """Folder or hub id of the captioner's weights; not all captioners need one."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
-    prompt: str | None = None
-    """What a captioner is asked; default: its own."""
-    max_new_tokens: int = Field(40, ge=1)
-    num_beams: int = Field(3, ge=1)
-    options: dict[str, Any] = Field({})
-    """The captioner's own settings, the fields of its `Options`."""
-    replace: bool = False
-    """Caption every image, also those that bring a caption."""
-    trigger: str = ""
-    """Stands for `placeholder` in every caption; where there is none it is put before,
-    with a comma and a space."""
-    placeholder: str = "TOK"
-    """A whole word of a caption, never a part of one."""
-    prefix: str = ""
-    suffix: str = ""
-    separator: str = ","
-    """Between tags."""
-    keep_tags: int = Field(0, ge=0)
-    """First tags that are never shuffled or left out."""
-    drop_tags: Names = ()
-    """Tags removed from every caption."""
-    variants: int = Field(1, ge=1)
-    """Stored versions of a caption; those after the first have their tags shuffled and dropped.
-    Each occurrence picks one."""
-    tag_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the other tags left out of each further version."""
-    quality_tags: dict[str, float] = Field({})
-    """Tag -> minimum of `quality_score`; an image gets the tag with the highest minimum it
-    reaches."""
-    quality_score: str = "aesthetic"
-    """The score of [[data.quality.scores]] that `quality_tags` reads."""
-    rewriter: str = ""
-    """A file of `raytrain/data/rewriters` or a dotted path: changes captions,
-    a language model for instance."""
-    rewriter_options: dict[str, Any] = Field({})
-
-    @model_validator(mode="after")
-    def _plugins_exist(self) -> CaptionConfig:
-        if self.captioner != "none":
-            plugins.check("data.captioners", self.captioner)
-            plugins.check_options(
-                "data.captioners", self.captioner, self.options, "data.captions.options"
-            )
-            if not self.path and plugins.load("data.captioners", self.captioner).NEEDS_PATH:
-                raise ValueError(
-                    f"captioner {self.captioner!r} needs `path`, the folder or hub id of its "
-                    "weights"
-                )
-        if self.rewriter:
-            plugins.check("data.rewriters", self.rewriter)
-            plugins.check_options(
-                "data.rewriters",
-                self.rewriter,
-                self.rewriter_options,
-                "data.captions.rewriter_options",
-            )
         return self
 
 
@@ -337,7 +268,8 @@ class DataConfig(Table):
                 f'data.augment.crops = {self.augment.crops} needs data.buckets.crop = "random"'
             )
         if self.captions.quality_tags and self.captions.quality_score not in {
-            s.name for s in self.quality.scores
+            "site",
+            *(s.name for s in self.quality.scores),
         }:
             raise ValueError(
                 f"data.captions.quality_tags reads the score {self.captions.quality_score!r}, "
@@ -345,6 +277,11 @@ class DataConfig(Table):
             )
         if self.format != "auto":
             plugins.check("data.sources", self.format)
+        if any(score.name == "site" for score in self.quality.scores):
+            raise ValueError(
+                'a score of [[data.quality.scores]] cannot be named "site", which '
+                "data.captions.quality_score reads from the source's records; give it another name"
+            )
         check_color(self.background)
         for subset in self.subsets:
             for what in ("masks", "controls"):

@@ -19,13 +19,14 @@ from collections.abc import Iterator
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data.annotate import annotator
+from raytrain.config.data import DataConfig
+from raytrain.data.annotate import annotator, concept
 from raytrain.data.item import UNUSED, Rejected
 from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
 from raytrain.data.pipeline.encode import ShardEncoder
 from raytrain.data.pipeline.executor import Executor, Job, Report, chosen
 from raytrain.data.pipeline.filter import filter_images
-from raytrain.data.pipeline.notes import notes
+from raytrain.data.pipeline.notes import notes, of_sources
 from raytrain.data.pipeline.report import BROKEN, SHOWN, PrepareReport
 from raytrain.data.store import partial_shards, shard, snapshot, tables
 from raytrain.data.store.fingerprint import Fingerprint
@@ -63,8 +64,9 @@ class Preparation:
         self.counts: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
         self.cut: Counter[str] = Counter()
-        self.strained: Counter[str] = Counter()
+        self.planned: Counter[str] = Counter()
         self.annotated: dict[str, int] = {}
+        self.said: list[str] = []
         self.mean_ratio = 1.0
         self.beaten = -BEAT_SECONDS
         self._beat()
@@ -123,6 +125,10 @@ class Preparation:
 
     def _annotate(self, images: str) -> str:
         for number, stage in enumerate(annotator.stages(self.data)):
+            data = self.data
+            if stage.kind == "rewrite":
+                data = self._described(images)
+                stage = annotator.stages(data)[number]
             needed, faults = (
                 self._at(f"needed-{number}.parquet"),
                 self._at(f"annotation-faults-{number}"),
@@ -130,7 +136,7 @@ class Preparation:
             reads = {"stage": stage, "images": images, "annotations": self.annotations}
             count = self.executor.call(annotator.write_needed, **reads, needed=needed)
             encode = self.data.encode
-            settings = {"data": self.data, "stage": stage, "annotations": self.annotations,
+            settings = {"data": data, "stage": stage, "annotations": self.annotations,
                         "faults": faults,
                         "threads": max(1, int(encode.cpus_per_worker))}  # fmt: skip
             reports = flow.map_actors(
@@ -144,7 +150,7 @@ class Preparation:
             self.executor.call(
                 annotator.apply,
                 **reads,
-                data=self.data,
+                data=data,
                 faults=faults,
                 annotated=annotated,
                 rejected=rejected,
@@ -152,14 +158,28 @@ class Preparation:
             images = annotated
         return images
 
+    def _described(self, images: str) -> DataConfig:
+        """Return [data] with what the images have in common, where the rewriter asks for it."""
+        found = self.executor.call(
+            concept.described, data=self.data, images=images, annotations=self.annotations
+        )
+        self.said += [found["note"]] if found["note"] else []
+        if not found["concept"]:
+            return self.data
+        rules = self.data.captions
+        options = {**rules.rewriter_options, "concept": found["concept"]}
+        captions = rules.model_copy(update={"rewriter_options": options})
+        return self.data.model_copy(update={"captions": captions})
+
     def _plan_rows(self, images: str) -> None:
         jobs = tables.groups_of(images)
         settings = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.config.seed,
                     "mean_ratio": self.mean_ratio, "work": self.work}  # fmt: skip
         total = sum(job["rows"] for job in jobs)
-        planned = flow.map_tasks(self.executor, jobs, plan_rows.plan_rows, **settings)
-        for report in self._each("plan", total, planned):
-            self.strained.update({name: report[name] for name in ("enlarged", "cropped")})
+        reports = flow.map_tasks(self.executor, jobs, plan_rows.plan_rows, **settings)
+        for report in self._each("plan", total, reports):
+            noted = ("enlarged", "cropped", "unsaid")
+            self.planned.update({name: report[name] for name in noted})
 
     def _encode(self) -> None:
         """Encode what is missing until nothing is; first recover the partial shards of runs that
@@ -302,6 +322,8 @@ def prepare(
                 "An encoding worker", encode.cpus_per_worker, encode.gpus_per_worker, 1,
                 "data.encode.cpus_per_worker, gpus_per_worker",
             )  # fmt: skip
+        for note in executor.call(of_sources, config=config):
+            show.warn(f"note: {note}")
         earlier = snapshot.read_manifest(config.dataset)
         with show.stages() as stage:
             preparation = Preparation(config, known, stage, executor)
@@ -341,7 +363,7 @@ def _report(
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=notes(done.config, earlier, manifest, cut, done.strained),
+        notes=(*done.said, *notes(done.config, earlier, manifest, cut, done.planned)),
         seconds=seconds,
     )
 

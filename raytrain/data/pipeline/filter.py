@@ -38,7 +38,7 @@ _RULED = """
 """
 _KEPT = """
     SELECT i.number, l.id, l.mask_id, l.control_id, i.path, i.location, i.mask, i.control,
-      i.prefix, i.suffix,
+      i.prefix, i.suffix, i.caption_settings, i.site,
            l.width, l.height, l.transparent, CASE WHEN len(l.texts) > 0 THEN l.texts
              ELSE i.captions END AS captions,
            i.repeats, i.weight, i.regularization, i.held_out, []::DOUBLE[] AS scores,

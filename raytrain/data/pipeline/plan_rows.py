@@ -17,7 +17,7 @@ import pyarrow as pa
 from raytrain import storage
 from raytrain.config.data import DataConfig
 from raytrain.data import buckets, columns
-from raytrain.data.annotate.caption_text import compose
+from raytrain.data.annotate.caption_text import compose, lacks_site, settled
 from raytrain.data.image.transform import color_free, transforms
 from raytrain.data.store import tables
 from raytrain.data.store.fingerprint import Fingerprint, address
@@ -41,6 +41,7 @@ def plan_rows(
     lines = tables.read_group(job["uri"], job["group"]).to_pylist()
     found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in FOLDERS}
     planner = _Planner(data, fingerprint, seed, mean_ratio)
+    unsaid = sum(lacks_site(line["site"], data.captions) for line in lines)
     for line in lines:
         planner.add(line, found)
     for name, schema in FOLDERS.items():
@@ -49,7 +50,12 @@ def plan_rows(
             filled = [pa.array(values, kind) for values, kind in content]
             uri = storage.join(work, name, f"{job['group']:06d}.parquet")
             tables.write_groups(uri, [pa.Table.from_arrays(filled, schema=schema)], schema)
-    return {"rows": len(lines), "planned": len(found["rows"]), **planner.strained}
+    return {
+        "rows": len(lines),
+        "planned": len(found["rows"]),
+        "unsaid": unsaid,
+        **planner.strained,
+    }
 
 
 class _Planner:
@@ -67,6 +73,7 @@ class _Planner:
         self.captions = fingerprint.names("caption")
         self.strained = {"enlarged": 0, "cropped": 0}
         """Images that are enlarged more than ENLARGED times, or lose more than CROPPED."""
+        self.caption_rules = functools.cache(lambda own: settled(data.captions, own))
 
     def add(self, line: dict[str, Any], found: dict[str, list[tuple[Any, ...]]]) -> None:
         fits = self.fits(line["width"], line["height"])
@@ -79,11 +86,12 @@ class _Planner:
         self._strain(line, fits)
         captions = compose(
             line["captions"],
-            self.data.captions,
+            self.caption_rules(line["caption_settings"]),
             prefix=line["prefix"],
             suffix=line["suffix"],
             regularization=line["regularization"],
             quality=line["quality"],
+            site=line["site"],
             identity=line["id"].hex(),
             seed=self.seed,
         )

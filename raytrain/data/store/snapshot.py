@@ -90,7 +90,7 @@ def publish(
         [rows] = sql.execute("SELECT count(*) FROM whole").fetchall()[0]
         [uncaptioned] = sql.execute(
             "SELECT count(*) FROM whole JOIN rows r USING (row_key) WHERE "
-            "list_has_any(r.captions, ['', $trigger])",
+            "r.captions[1] IN ('', $trigger)",
             {"trigger": data.captions.trigger},
         ).fetchall()[0]
         # In an order of its own: the file's name is a hash of what it lists, and a query's rows

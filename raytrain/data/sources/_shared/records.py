@@ -10,6 +10,7 @@ from typing import Any
 
 from raytrain.data.files.location import absolute, child, is_web, parent, shown, write
 from raytrain.data.item import UNUSED, Item, Rejected
+from raytrain.data.sources._shared import site
 from raytrain.data.sources._shared.rows import Row, rows
 from raytrain.data.sources._shared.seen import Seen
 from raytrain.data.sources._shared.tree import Places, images, walk, why_no_file
@@ -111,11 +112,17 @@ class Records:
         except ValueError as error:
             return Rejected(path=self.title, reason=f"{rows[0].where}: {error}")
         text, text_stamp = ("", "") if texts or is_web(file) else self.places.sidecar(file)
+        if not text:
+            self._read |= site.FACTS
+            if not texts:
+                texts = site.caption(rows[0].record)
+                self._read |= set(site.KINDS)
         stamp = " ".join(filter(None, [*stamps, text_stamp])) if all(stamps) else ""
         mask, control = (write(layer) if layer else "" for layer in layers)
         return Item(
-            path, write(file), texts, caption_file=text, mask=mask, control=control, stamp=stamp
-        )
+            path, write(file), texts, caption_file=text, mask=mask, control=control,
+            site=site.facts(rows[0].record), stamp=stamp,
+        )  # fmt: skip
 
     def _value(self, row: Row, wanted: Collection[str]) -> Any:
         """Return what a row has in the first wanted field that is filled, and note that field."""
