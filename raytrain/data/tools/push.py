@@ -17,7 +17,7 @@ def check(repo: str, folder: str) -> None:
     """Raise UserError unless the hub knows who sends, and the folder is on this machine; before
     anything is written."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     if not storage.is_local(folder):
         raise UserError(
@@ -54,10 +54,10 @@ def push(published: Published, repo: str, *, private: bool = False) -> str:
 @contextmanager
 def _told(repo: str) -> Iterator[None]:
     """Turn what the hub's client raises into one message."""
+    from httpx2 import HTTPError  # what the hub's client speaks through
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,
-        HTTPError,
         LocalTokenNotFoundError,
         OfflineModeIsEnabled,
     )
