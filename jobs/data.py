@@ -234,20 +234,37 @@ def publish(
     format: Annotated[
         str, typer.Option(help="imagefolder, or parquet with the images inside.")
     ] = "imagefolder",
+    push: Annotated[
+        str,
+        typer.Option(
+            metavar="REPO", help="Send the folder to <user>/<name> on the hub, as its token lets."
+        ),
+    ] = "",
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: a new repository is private.")
+    ] = False,
     set: Overrides = None,
 ) -> None:
     """Write the source images and their captions as a folder for the `datasets` library and the
-    hub."""
+    hub, and send it there."""
     from raytrain.data.tools import publish
-    from raytrain.errors import unknown
+    from raytrain.data.tools import push as hub
+    from raytrain.errors import UserError, unknown
 
     if format not in publish.FORMATS:
         raise unknown("format", format, publish.FORMATS)
+    if private and not push:
+        raise UserError("--private is for --push, which sends the folder; give both or neither.")
+    if push:
+        hub.check(push, folder)
     done = publish.publish(_dataset(where, set), folder, snapshot, format)
     for split, count in done.images.items():
         print(f"{count:,} images in {split}")
-    print(f"Published to {done.folder}; {done.kept:,} were there already. To send it to the hub:")
-    print(f"    {publish.upload_command(done)}")
+    print(f"Published to {done.folder}; {done.kept:,} were there already.")
+    if push:
+        print(f"Sent to {hub.push(done, push, private=private)}")
+    else:
+        print(f"To send it to the hub, add --push, or: {publish.upload_command(done)}")
 
 
 def _dataset(where: str, overrides: Sequence[str] | None) -> str:
