@@ -25,6 +25,13 @@ def show(done: Converted, to: str, console: Console | None = None) -> None:
             style="yellow",
             markup=False,
         )
+    if done.unused:
+        console.print(
+            f"note: {done.unused:,} other files, columns or repeated entries of the source are "
+            "not used",
+            style="yellow",
+            markup=False,
+        )
     if done.rejected:
         console.print(f"{done.rejected:,} LEFT OUT:", style="bold red")
         for item in done.first:

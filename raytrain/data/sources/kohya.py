@@ -90,7 +90,7 @@ def _listed(subset: SubsetConfig, file: str) -> Iterator[Item | Rejected]:
         for entry in (_metadata if settings.metadata_file else _folder)(add):
             used.note(file, entry)
             yield entry
-    lists = {base_name(settings.metadata_file) for settings in found}
+    lists = {base_name(file), *(base_name(settings.metadata_file) for settings in found)}
     for folder in dict.fromkeys(settings.image_dir for settings in found if settings.image_dir):
         prefix = f"{shown(folder).rstrip('/')}/"
         yield from unused(

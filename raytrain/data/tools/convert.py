@@ -26,6 +26,7 @@ from raytrain.data.formats import Entry
 from raytrain.data.image import kinds
 from raytrain.data.image.image import BadImage
 from raytrain.data.item import Item, Rejected
+from raytrain.data.pipeline.report import BROKEN
 from raytrain.data.pipeline.scan import caption_text
 from raytrain.data.sources._shared.seen import Seen
 from raytrain.data.sources._shared.tree import is_image
@@ -57,6 +58,8 @@ class Converted(Table):
     captions: int
     lost: dict[str, int]
     """What the format has no place for -> images that have it."""
+    unused: int
+    """Files of the source that are neither images nor captions, and entries named twice."""
     rejected: int
     first: tuple[Rejected, ...]
 
@@ -112,6 +115,7 @@ def convert(
         images=counts["images"],
         captions=counts["captions"],
         lost=lost,
+        unused=counts["unused"],
         rejected=counts["rejected"],
         first=tuple(rejected),
     )
@@ -144,6 +148,9 @@ def _entries(
     """Yield the images of a source or dataset with their captions read and their names chosen."""
     seen = Seen()
     for item in _items(source, which):
+        if isinstance(item, Rejected) and item.rule != BROKEN:
+            counts["unused"] += 1
+            continue
         try:
             if isinstance(item, Rejected):
                 raise BadImage(item.reason)
@@ -179,7 +186,7 @@ def _items(source: str, which: str) -> Iterator[Item | Rejected]:
     if config is None and storage.exists(storage.join(source, schema.MANIFEST)):
         config = source
     if config is None:
-        yield from sources.items(SubsetConfig(source=source))
+        yield from sources.every([SubsetConfig(source=source)])
         return
     manifest = open_snapshot(config, which)
     rules = DataConfig.model_validate(manifest.settings).captions

@@ -225,6 +225,12 @@ def test_the_datasets_library_loads_what_is_for_it(tmp_path: Path) -> None:
         assert loaded[0]["image"].size == (8, 8)
 
 
+def test_what_is_no_image_is_counted_apart(tmp_path: Path) -> None:
+    source = fill(tmp_path / "s", {"a.png": png(1), "a.txt": "a cat", "notes.pdf": "x"})
+    done = convert(str(source), "captions_json", str(tmp_path / "out"))
+    assert (done.images, done.captions, done.unused, done.rejected) == (1, 1, 1, 0)
+
+
 def test_a_broken_image_is_left_out_and_named(tmp_path: Path) -> None:
     source = fill(tmp_path / "s", {"a.png": png(1), "a.txt": b"\xff\xff\xff", "b.png": png(2)})
     done = convert(str(source), "captions_json", str(tmp_path / "out"), copy=True)
