@@ -3,7 +3,8 @@
 A format module offers
     CARRIES: frozenset[str]     the fields of `Entry` it has a place for, beside path and one
                                 caption: "several" captions, "mask", "control", "repeats",
-                                "regularization", "prefix", "suffix", "weight"
+                                "regularization", "prefix", "suffix", "weight",
+                                "caption_settings"
     INSIDE: bool                whether its images must lie in the folder that is written
     write(entries: Iterable[Entry], output: Output) -> None
 `write` is called twice: first with an output that only looks for what would be overwritten. What a
@@ -34,10 +35,6 @@ class Entry(NamedTuple):
     def stem(self) -> str:
         """The name without its ending."""
         return self.name.rpartition(".")[0]
-
-    def one_line(self) -> list[str]:
-        """Return the captions, each on one line."""
-        return [" ".join(text.split()) for text in self.item.captions]
 
 
 class Output(Protocol):

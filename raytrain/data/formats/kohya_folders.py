@@ -17,8 +17,9 @@ from raytrain.data.formats import Entry, Output, _toml
 from raytrain.data.sources._shared.seen import Seen
 
 CARRIES = frozenset(
-    ("several", "mask", "control", "repeats", "regularization", "prefix", "suffix")
-)
+    ("several", "mask", "control", "repeats", "regularization", "prefix", "suffix",
+     "caption_settings")
+)  # fmt: skip
 INSIDE = True
 
 

@@ -16,7 +16,7 @@ from raytrain.data.files.location import absolute
 from raytrain.data.formats import Entry, Output, _toml
 from raytrain.data.formats._json import dump
 
-CARRIES, INSIDE = frozenset(("several", "repeats", "prefix", "suffix")), False
+CARRIES, INSIDE = frozenset(("several", "repeats", "prefix", "suffix", "caption_settings")), False
 
 
 def write(entries: Iterable[Entry], output: Output) -> None:

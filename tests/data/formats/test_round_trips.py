@@ -137,12 +137,24 @@ def test_what_a_subset_says_is_in_sd_scripts_config(tmp_path: Path) -> None:
     is_reg = true
     class_tokens = "dog"
     caption_suffix = "s"
+    [[datasets.subsets]]
+    image_dir = "rules"
+    enable_wildcard = true
+    keep_tokens = 1
+    shuffle_caption = true
+    caption_tag_dropout_rate = 0.25
+    [[datasets.subsets]]
+    image_dir = "rules2"
+    caption_separator = ";"
     """
     files: dict[str, str | bytes] = {"c.toml": toml, "new/a.png": png(1), "reg/a.png": png(2),
-                                     "new/a.txt": "a cat"}  # fmt: skip
+                                     "new/a.txt": "a cat", "rules/a.png": png(3),
+                                     "rules/a.txt": "a {red|blue} hat, b, c\nd, e, f",
+                                     "rules2/a.png": png(4),
+                                     "rules2/a.txt": "one; two\nno"}  # fmt: skip
     source = fill(tmp_path / "source", files) / "c.toml"
     done = convert(str(source), "kohya_folders", str(tmp_path / "out"), copy=True)
-    assert set(done.lost) == {"caption_settings"}
+    assert not done.lost
     assert facts(tmp_path / "out" / "dataset.toml") == facts(source)
     done = convert(str(source), "txt", str(tmp_path / "texts"))
     assert {"repeats", "regularization", "prefix", "suffix"} <= set(done.lost)

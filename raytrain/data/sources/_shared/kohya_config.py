@@ -24,6 +24,17 @@ from raytrain.table import Interval, Size, Table
 VERSIONS = 8
 """Stored versions of a caption that sd-scripts would shuffle anew each time, where
 data.captions.variants sets no other number."""
+NAMES = {
+    "keep_tokens": "keep_tags",
+    "keep_tokens_separator": "keep_separator",
+    "secondary_separator": "secondary_separator",
+    "caption_separator": "separator",
+    "shuffle_caption": "shuffle_tags",
+    "caption_tag_dropout_rate": "tag_dropout",
+    "enable_wildcard": "wildcards",
+    "token_warmup_min": "warmup_min",
+}
+"""Keys that are the subset's own, and the fields of [data.captions] that they are."""
 
 
 class Subset(Table):
@@ -73,12 +84,8 @@ class Subset(Table):
 
     def captions(self) -> str:
         """Return what it says of captions, as `Item.caption_settings`."""
-        names = {"keep_tokens": "keep_tags", "keep_tokens_separator": "keep_separator",
-                 "secondary_separator": "secondary_separator", "caption_separator": "separator",
-                 "shuffle_caption": "shuffle_tags", "caption_tag_dropout_rate": "tag_dropout",
-                 "enable_wildcard": "wildcards", "token_warmup_min": "warmup_min"}  # fmt: skip
         said = self.model_fields_set
-        own = {names[key]: getattr(self, key) for key in names if key in said}
+        own = {name: getattr(self, key) for key, name in NAMES.items() if key in said}
         own["lines"] = "each" if self.enable_wildcard else "first"
         if said & {"caption_prefix", "caption_suffix"}:
             own["affixes"] = "shuffled"
