@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raytrain import plugins
+from raytrain.config.image import AugmentConfig as AugmentConfig
+from raytrain.config.image import BucketConfig as BucketConfig
 from raytrain.paths import same
-from raytrain.table import Interval, Names, Size, Table, check_color
+from raytrain.table import Names, Table, check_color
 
 
 class SubsetConfig(Table):
@@ -52,45 +54,6 @@ class FetchConfig(Table):
     trust_addresses: bool = False
     """Assume that a web address, once read, always holds the same bytes;
     otherwise every preparation reads it again."""
-
-
-class BucketConfig(Table):
-    """`[data.buckets]`: the sizes images are resized and cropped to."""
-
-    rule: str = "area"
-    """A file of `raytrain/data/buckets`."""
-    resolution: int = Field(512, ge=16)
-    """Side of the square bucket in pixels; a bucket's area is about its square."""
-    resolutions: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    """Several resolutions: every image gives one row for each that it need not be enlarged for,
-    at least the smallest."""
-    step: int = Field(64, ge=8)
-    max_ratio: float = Field(2.0, ge=1.0)
-    """Longer side / shorter side at most; rule `area` alone,
-    the others have limits of their own."""
-    min_side: int | None = Field(None, ge=16)
-    max_side: int | None = Field(None, ge=16)
-    """Shortest and longest side of a bucket; default: the rule's own."""
-    upscale: bool = True
-    """False: an image smaller than its bucket is not enlarged (rule `kohya`: its own size, cut to
-    the step)."""
-    sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
-    """Explicit (width, height) list; replaces the rule's sizes,
-    not its way of choosing. Not together with `resolutions`."""
-    crop: Literal["center", "random", "salience"] = "center"
-    """Where a resized image is cut: salience is the center of mass of its mask."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> BucketConfig:
-        plugins.check("data.buckets", self.rule)
-        squares = [(side, side) for side in self.resolutions or (self.resolution,)]
-        for width, height in self.sizes or squares:
-            if width % self.step or height % self.step:
-                raise ValueError(
-                    f"bucket sizes must be multiples of step={self.step}, got {width}x{height}; "
-                    "the VAE could not encode it; change step or the size"
-                )
-        return self
 
 
 class CaptionConfig(Table):
@@ -239,30 +202,6 @@ class QualityConfig(Table):
     """Largest number of differing bits of 64 between the perceptual hashes of two images that
     count as the same."""
     scores: Annotated[tuple[ScoreConfig, ...], Field(strict=False)] = ()
-
-
-class AugmentConfig(Table):
-    """`[data.augment]`: further versions of each image, encoded and stored;
-    the batch sampler picks one for each occurrence."""
-
-    flip: bool = False
-    """Each version mirrored too; half of the occurrences see the mirrored one."""
-    crops: int = Field(1, ge=1)
-    """Different cuts of each image; above 1 needs crop = "random"."""
-    colors: int = Field(0, ge=0)
-    """Versions with hue, brightness, contrast and saturation changed and, by chance, blurred."""
-    zooms: int = Field(0, ge=0)
-    """Versions of a part of the image, 85 to 95 % of each side."""
-    outpaints: int = Field(0, ge=0)
-    """Versions in which the image is smaller on a blurred extension of itself."""
-    hue: Interval = (1 / 256, 4 / 256)
-    brightness: Interval = (0.9, 1.1)
-    contrast: Interval = (0.9, 1.25)
-    saturation: Interval = (0.9, 1.2)
-    zoom: Interval = (0.85, 0.95)
-    outpaint: Interval = (0.6, 0.9)
-    blur: float = Field(0.5, ge=0, le=1)
-    """Probability of a blur of one pixel's radius in a color version."""
 
 
 class EncodeConfig(Table):

@@ -1,0 +1,79 @@
+"""The tables of `[data]` that say how an image becomes the pixels of its rows.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from raytrain import plugins
+from raytrain.table import Interval, Size, Table
+
+
+class BucketConfig(Table):
+    """`[data.buckets]`: the sizes images are resized and cropped to."""
+
+    rule: str = "area"
+    """A file of `raytrain/data/buckets`."""
+    resolution: int = Field(512, ge=16)
+    """Side of the square bucket in pixels; a bucket's area is about its square."""
+    resolutions: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    """Several resolutions: every image gives one row for each that it need not be enlarged for,
+    at least the smallest."""
+    step: int = Field(64, ge=8)
+    max_ratio: float = Field(2.0, ge=1.0)
+    """Longer side / shorter side at most; rules `area` and `sd_trainer` alone,
+    the others have limits of their own."""
+    min_side: int | None = Field(None, ge=16)
+    max_side: int | None = Field(None, ge=16)
+    """Shortest and longest side of a bucket; default: the rule's own."""
+    upscale: bool = True
+    """False: an image smaller than its bucket is not enlarged (rule `kohya`: its own size, cut to
+    the step)."""
+    sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
+    """Explicit (width, height) list; replaces the rule's sizes,
+    not its way of choosing. Not together with `resolutions`."""
+    nearest: Literal["auto", "log", "difference"] = "auto"
+    """Which size is closest to an image: by the logarithm of width / height, which treats portrait
+    and landscape alike, or by the plain difference; `auto`: as the rule's own source does."""
+    crop: Literal["center", "random", "salience"] = "center"
+    """Where a resized image is cut: salience is the center of mass of its mask."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> BucketConfig:
+        plugins.check("data.buckets", self.rule)
+        squares = [(side, side) for side in self.resolutions or (self.resolution,)]
+        for width, height in self.sizes or squares:
+            if width % self.step or height % self.step:
+                raise ValueError(
+                    f"bucket sizes must be multiples of step={self.step}, got {width}x{height}; "
+                    "the VAE could not encode it; change step or the size"
+                )
+        return self
+
+
+class AugmentConfig(Table):
+    """`[data.augment]`: further versions of each image, encoded and stored;
+    the batch sampler picks one for each occurrence."""
+
+    flip: bool = False
+    """Each version mirrored too; half of the occurrences see the mirrored one."""
+    crops: int = Field(1, ge=1)
+    """Different cuts of each image; above 1 needs crop = "random"."""
+    colors: int = Field(0, ge=0)
+    """Versions with hue, brightness, contrast and saturation changed and, by chance, blurred."""
+    zooms: int = Field(0, ge=0)
+    """Versions of a part of the image, 85 to 95 % of each side."""
+    outpaints: int = Field(0, ge=0)
+    """Versions in which the image is smaller on a blurred extension of itself."""
+    hue: Interval = (1 / 256, 4 / 256)
+    brightness: Interval = (0.9, 1.1)
+    contrast: Interval = (0.9, 1.25)
+    saturation: Interval = (0.9, 1.2)
+    zoom: Interval = (0.85, 0.95)
+    outpaint: Interval = (0.6, 0.9)
+    blur: float = Field(0.5, ge=0, le=1)
+    """Probability of a blur of one pixel's radius in a color version."""
