@@ -75,6 +75,8 @@ class CaptionConfig(Table):
     """The captioner's own settings, the fields of its `Options`."""
     replace: bool = False
     """Caption every image, also those that bring a caption."""
+    cropped: bool = False
+    """Captioners see each image as it is cut for its largest bucket, not whole."""
     trigger: str = ""
     """Stands for `placeholder` in every caption; where there is none it is put before,
     with a comma and a space."""
@@ -105,6 +107,8 @@ class CaptionConfig(Table):
 
     @model_validator(mode="after")
     def _plugins_exist(self) -> CaptionConfig:
+        if self.cropped and self.captioner == "none":
+            raise ValueError("cropped says what a captioner sees, but captioner is none; set one")
         if self.captioner != "none":
             plugins.check("data.captioners", self.captioner)
             plugins.check_options(

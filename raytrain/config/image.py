@@ -42,6 +42,10 @@ class BucketConfig(Table):
     crop: Literal["center", "random", "salience"] = "center"
     """Where a resized image is cut: salience is the center of mass of its mask."""
 
+    resample: Literal["lanczos", "bicubic", "area"] = "lanczos"
+    """Filter of the resize; `area` is kohya's: means over areas where both sides shrink, Lanczos
+    elsewhere. Control images are always resized by Lanczos."""
+
     @model_validator(mode="after")
     def _possible(self) -> BucketConfig:
         plugins.check("data.buckets", self.rule)

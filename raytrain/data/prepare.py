@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.data.annotate import annotator
+from raytrain.data.annotate.cut import Cut
 from raytrain.data.item import Rejected
 from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
 from raytrain.data.pipeline.encode import ShardEncoder
@@ -121,7 +122,8 @@ class Preparation:
         return images
 
     def _annotate(self, images: str) -> str:
-        for number, stage in enumerate(annotator.stages(self.data)):
+        cut = Cut(self.data.buckets, self.config.seed, self.mean_ratio)
+        for number, stage in enumerate(annotator.stages(self.data, cut)):
             needed, faults = (
                 self._at(f"needed-{number}.parquet"),
                 self._at(f"annotation-faults-{number}"),

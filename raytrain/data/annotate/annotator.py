@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from raytrain import plugins, storage
 from raytrain.config.data import DataConfig
+from raytrain.data.annotate.cut import Cut
 from raytrain.data.image.image import DECODING, BadImage
 from raytrain.data.image.opening import Passing, ahead, opened, sound
 from raytrain.data.store import tables
@@ -30,6 +31,8 @@ _NEED = """
       FROM images)
     WHERE {condition}
 """
+
+_SHOWN = "unhex('{}') || coalesce(encode(to_json(center)::VARCHAR), ''::BLOB)"
 
 
 class Stage(NamedTuple):
@@ -49,6 +52,8 @@ class Stage(NamedTuple):
     """Place in [[data.quality.scores]]."""
     background: str = ""
     """What transparent images are shown on; empty where no image is shown."""
+    cut: Cut | None = None
+    """What of an image is shown; None: all of it."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -56,13 +61,18 @@ class Stage(NamedTuple):
         return {"version": self.version, "background": self.background}
 
 
-def stages(data: DataConfig) -> list[Stage]:
-    """Return what the settings ask for, in order: cheap filters before captions,
-    captions before what changes them."""
+def stages(data: DataConfig, cut: Cut) -> list[Stage]:
+    """Return what the settings ask for, in order: cheap filters and centers, which decide the
+    `cut`, before captions, captions before what changes them."""
     found = [
         Stage("score", score.name, *_maker("scores", score.kind, score), number=number)
         for number, score in enumerate(data.quality.scores)
     ]
+    if data.buckets.crop == "salience":
+        maker = _maker("masks", data.masks.kind, data.masks)
+        found.append(
+            Stage("center", data.masks.kind, *maker, made_from="coalesce(mask_id, ''::BLOB)")
+        )
     captions = data.captions
     if captions.captioner != "none":
         condition = "true" if captions.replace else "len(captions) = 0"
@@ -72,17 +82,14 @@ def stages(data: DataConfig) -> list[Stage]:
                 captions.captioner,
                 *_maker("captioners", captions.captioner, captions),
                 condition,
+                _SHOWN.format(cut.version) if captions.cropped else "''::BLOB",
+                cut=cut if captions.cropped else None,
             )
         )
     if captions.rewriter:
         made_from = "encode(to_json(captions)::VARCHAR)"
         maker = _maker("rewriters", captions.rewriter, captions)
         found.append(Stage("rewrite", captions.rewriter, *maker, "len(captions) > 0", made_from))
-    if data.buckets.crop == "salience":
-        maker = _maker("masks", data.masks.kind, data.masks)
-        found.append(
-            Stage("center", data.masks.kind, *maker, made_from="coalesce(mask_id, ''::BLOB)")
-        )
     return [
         stage if stage.kind == "rewrite" else stage._replace(background=data.background)
         for stage in found
@@ -237,7 +244,12 @@ def _answers(
         captioner = plugins.load("data.captioners", stage.name).load(data.captions)
         return lambda lines, entries: [
             said if isinstance(said, BadImage) else {"texts": [said]}
-            for said in captioner.caption([entry.image for entry in entries])
+            for said in captioner.caption(
+                [
+                    stage.cut.show(line, entry.image) if stage.cut else entry.image
+                    for line, entry in zip(lines, entries, strict=True)
+                ]
+            )
         ]
     if stage.kind == "rewrite":
         rewriter = plugins.load("data.rewriters", stage.name).load(data.captions)

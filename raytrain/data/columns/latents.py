@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raytrain.config import Config
-from raytrain.data.image.render import pixels
+from raytrain.data.image.render import Filter, pixels
 from raytrain.data.store.schema import Array
 
 if TYPE_CHECKING:
@@ -25,11 +25,16 @@ OF, COMPANION, COLORS, MAKER = "image", "", True, "VAE"
 
 
 def version(config: Config, family: Family) -> Mapping[str, str]:
-    """Return the hash of the VAE's files, who calls it, and in which precision."""
+    """Return the hash of the VAE's files, who calls it, in which precision, and how images are
+    resized."""
     from raytrain import pretrained
 
-    vae = pretrained.vae_hash(config.model)
-    return {MAKER: vae, "family": config.model.family, "precision": config.data.encode.precision}
+    return {
+        MAKER: pretrained.vae_hash(config.model),
+        "family": config.model.family,
+        "precision": config.data.encode.precision,
+        "filter": config.data.buckets.resample,
+    }
 
 
 def arrays(config: Config, family: Family) -> dict[str, Array]:
@@ -41,7 +46,7 @@ def arrays(config: Config, family: Family) -> dict[str, Array]:
 def load(config: Config, family: Family, device: torch.device, dtype: torch.dtype) -> Encoder:
     """Load the VAE."""
     vae = family.load(config.model, "vae", dtype).eval().requires_grad_(False).to(device)
-    return Encoder(vae, family, device)
+    return Encoder(vae, family, device, config.data.buckets.resample)
 
 
 class Encoder:
@@ -49,9 +54,11 @@ class Encoder:
 
     needs: frozenset[str] = frozenset()
 
-    def __init__(self, vae: Any, family: Family, device: torch.device) -> None:
-        """Take the frozen VAE."""
-        self.vae, self.family, self.device = vae, family, device
+    def __init__(
+        self, vae: Any, family: Family, device: torch.device, resample: Filter = "lanczos"
+    ) -> None:
+        """Take the frozen VAE, and the filter of the resize."""
+        self.vae, self.family, self.device, self.resample = vae, family, device, resample
 
     def layer(self, image: Opened) -> Image.Image:
         """Return the image itself."""
@@ -59,7 +66,7 @@ class Encoder:
 
     def cut(self, layer: Image.Image, version: Transform, bucket: Size) -> np.ndarray:
         """Return pixels (H, W, 3) uint8."""
-        return pixels(layer, version, bucket)
+        return pixels(layer, version, bucket, self.resample)
 
     def encode(self, cuts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Map n cuts to `latents` (n, C, h, w) float16."""

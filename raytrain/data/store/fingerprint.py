@@ -33,6 +33,7 @@ class Fingerprint(Table):
         family = families.load(config.model.family)
         pretrained.check_parts(config.model, tuple(family.PARTS))
         families.caption_tokens(family, config.model)
+        families.check_size_ids(family, config.model)
         latent = family.latent(config.model)
         multiple = latent.multiple
         for width, height in buckets.all_sizes(config.data.buckets):

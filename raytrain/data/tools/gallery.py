@@ -130,7 +130,9 @@ class _Drawer:
                     Version("not drawn: made with another seed or other settings", "")
                 )
                 continue
-            image = Image.fromarray(pixels(found.image, transform, bucket))
+            image = Image.fromarray(
+                pixels(found.image, transform, bucket, self.data.buckets.resample)
+            )
             result.versions.append(
                 Version(_name(transform, number), *_image(image, SMALL if number else LARGE))
             )
