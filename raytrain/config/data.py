@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 from raytrain import plugins
 from raytrain.config.image import AugmentConfig as AugmentConfig
 from raytrain.config.image import BucketConfig as BucketConfig
+from raytrain.config.image import ControlConfig as ControlConfig
+from raytrain.config.image import MaskConfig as MaskConfig
 from raytrain.paths import same
 from raytrain.table import Names, Table, check_color
 
@@ -28,6 +30,8 @@ class SubsetConfig(Table):
     """Factor on each image's loss; for a regularization subset this is the prior loss weight."""
     regularization: bool = False
     """Images of the class in general: no trigger word is put before their captions."""
+    trigger: str = ""
+    """Trigger word of this subset's concept; default: that of [data.captions]."""
     prefix: str = ""
     suffix: str = ""
     masks: str = ""
@@ -40,6 +44,11 @@ class SubsetConfig(Table):
     def _format_exists(self) -> SubsetConfig:
         if self.format != "auto":
             plugins.check("data.sources", self.format)
+        if self.trigger and self.regularization:
+            raise ValueError(
+                f"trigger = {self.trigger!r} has no effect on a regularization subset, whose "
+                "captions get none; remove one of both"
+            )
         return self
 
 
@@ -104,6 +113,12 @@ class CaptionConfig(Table):
     """A file of `raytrain/data/rewriters` or a dotted path: changes captions,
     a language model for instance."""
     rewriter_options: dict[str, Any] = Field({})
+    rewriter_images: Annotated[tuple[int, int], Field(strict=False)] | None = None
+    """The rewriter is asked only of sets with so many images, both ends included ([3, 50] in
+    edenartlab/sd-lora-trainer); the captions of others stay as they are, and a line says so."""
+    rewriter_trim: int | None = Field(None, ge=1)
+    """Where there are more images than `rewriter_images` allows, but less than 1.33 times as many,
+    only the first so many stay (49 in edenartlab/sd-lora-trainer)."""
 
     @model_validator(mode="after")
     def _plugins_exist(self) -> CaptionConfig:
@@ -119,6 +134,7 @@ class CaptionConfig(Table):
                     f"captioner {self.captioner!r} needs `path`, the folder or hub id of its "
                     "weights"
                 )
+        self._few()
         if self.rewriter:
             plugins.check("data.rewriters", self.rewriter)
             plugins.check_options(
@@ -129,48 +145,36 @@ class CaptionConfig(Table):
             )
         return self
 
-
-class MaskConfig(Table):
-    """`[data.masks]`: loss masks, and what `crop = "salience"` looks at."""
-
-    kind: str = "none"
-    """`none`, or a file of `raytrain/data/masks`."""
-    path: str = ""
-    """Folder or hub id of the model's weights, where the kind has one."""
-    prompt: str = ""
-    train: bool = True
-    """Store the masks as a column that weights the loss; false: use them for cropping alone."""
-    options: dict[str, Any] = Field({})
-
-    @property
-    def weigh(self) -> bool:
-        """Whether masks are stored and weigh the loss."""
-        return self.kind != "none" and self.train
-
-    @model_validator(mode="after")
-    def _kind_exists(self) -> MaskConfig:
-        if self.kind != "none":
-            plugins.check("data.masks", self.kind)
-            plugins.check_options("data.masks", self.kind, self.options, "data.masks.options")
-        return self
-
-
-class ControlConfig(Table):
-    """`[data.controls]`: control images for a ControlNet."""
-
-    kind: str = "none"
-    """`none`, or a file of `raytrain/data/controls`."""
-    path: str = ""
-    options: dict[str, Any] = Field({})
-
-    @model_validator(mode="after")
-    def _kind_exists(self) -> ControlConfig:
-        if self.kind != "none":
-            plugins.check("data.controls", self.kind)
-            plugins.check_options(
-                "data.controls", self.kind, self.options, "data.controls.options"
+    def _few(self) -> None:
+        """Check the rules of few images."""
+        if self.rewriter_images is None:
+            if self.rewriter_trim is not None:
+                raise ValueError(
+                    "rewriter_trim needs rewriter_images, beyond which images are cut"
+                )
+            return
+        least, most = self.rewriter_images
+        if not (self.rewriter and 0 <= least <= most):
+            raise ValueError(
+                f"rewriter_images = [{least}, {most}] must be two ascending numbers of images "
+                f"that a rewriter is asked of, and rewriter is {self.rewriter!r}"
             )
-        return self
+        if self.rewriter_trim is not None and not least <= self.rewriter_trim <= most:
+            raise ValueError(
+                f"rewriter_trim = {self.rewriter_trim} must lie within rewriter_images = "
+                f"[{least}, {most}], so that the rewriter is asked of what stays"
+            )
+
+    def trims(self, images: int) -> bool:
+        """Whether only the first `rewriter_trim` of so many images stay."""
+        if self.rewriter_images is None or self.rewriter_trim is None:
+            return False
+        return self.rewriter_images[1] < images < 1.33 * self.rewriter_images[1]
+
+    def rewrites(self, images: int) -> bool:
+        """Whether the rewriter is asked of a set of so many images."""
+        least, most = self.rewriter_images or (0, images)
+        return bool(self.rewriter) and least <= images <= most
 
 
 class ScoreConfig(Table):
@@ -248,6 +252,9 @@ class DataConfig(Table):
     """Share of the images kept out of training, chosen by content hash."""
     repeats: int = Field(1, ge=1)
     """How often an epoch of training shows every image, on top of what its subset says."""
+    balance: Literal["none", "lcm"] = "none"
+    """`lcm`: repeats are raised to the least common multiple, until an epoch shows as many images
+    of each subset (edenartlab/sd-lora-trainer's merge of concepts)."""
     max_pixels: int = Field(200_000_000, ge=1)
     """Larger images are rejected before they are decoded (decompression bombs)."""
     background: str = "white"
@@ -270,6 +277,11 @@ class DataConfig(Table):
             raise ValueError(
                 "give data.source or data.subsets, not both; put the source into a subset of its "
                 "own"
+            )
+        if self.balance != "none" and len(self.subsets) < 2:
+            raise ValueError(
+                f'balance = "{self.balance}" needs several [[data.subsets]] to balance, got '
+                f"{len(self.subsets)}; remove it"
             )
         if self.buckets.crop == "salience" and self.masks.kind == "none":
             raise ValueError(
@@ -311,6 +323,11 @@ class DataConfig(Table):
                 if (folder := getattr(subset, what)) and not reads
             ]
         return tuple(found)
+
+    def triggers(self) -> tuple[str, ...]:
+        """Return the trigger words of all concepts."""
+        found = [subset.trigger or self.captions.trigger for subset in self.all_subsets()]
+        return tuple(dict.fromkeys(word for word in found if word))
 
     def all_subsets(self) -> tuple[SubsetConfig, ...]:
         """Return the sources to prepare: `subsets`, or `source` alone."""

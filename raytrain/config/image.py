@@ -1,11 +1,12 @@
-"""The tables of `[data]` that say how an image becomes the pixels of its rows.
+"""The tables of `[data]` that say how an image becomes the pixels of its rows, masks and control
+images among them.
 
 Imports no torch.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -81,3 +82,46 @@ class AugmentConfig(Table):
     outpaint: Interval = (0.6, 0.9)
     blur: float = Field(0.5, ge=0, le=1)
     """Probability of a blur of one pixel's radius in a color version."""
+
+
+class MaskConfig(Table):
+    """`[data.masks]`: loss masks, and what `crop = "salience"` looks at."""
+
+    kind: str = "none"
+    """`none`, or a file of `raytrain/data/masks`."""
+    path: str = ""
+    """Folder or hub id of the model's weights, where the kind has one."""
+    prompt: str = ""
+    train: bool = True
+    """Store the masks as a column that weights the loss; false: use them for cropping alone."""
+    options: dict[str, Any] = Field({})
+
+    @property
+    def weigh(self) -> bool:
+        """Whether masks are stored and weigh the loss."""
+        return self.kind != "none" and self.train
+
+    @model_validator(mode="after")
+    def _kind_exists(self) -> MaskConfig:
+        if self.kind != "none":
+            plugins.check("data.masks", self.kind)
+            plugins.check_options("data.masks", self.kind, self.options, "data.masks.options")
+        return self
+
+
+class ControlConfig(Table):
+    """`[data.controls]`: control images for a ControlNet."""
+
+    kind: str = "none"
+    """`none`, or a file of `raytrain/data/controls`."""
+    path: str = ""
+    options: dict[str, Any] = Field({})
+
+    @model_validator(mode="after")
+    def _kind_exists(self) -> ControlConfig:
+        if self.kind != "none":
+            plugins.check("data.controls", self.kind)
+            plugins.check_options(
+                "data.controls", self.kind, self.options, "data.controls.options"
+            )
+        return self

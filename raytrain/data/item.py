@@ -27,6 +27,10 @@ class Item(NamedTuple):
     regularization: bool = False
     prefix: str = ""
     suffix: str = ""
+    trigger: str = ""
+    """The concept's own trigger word."""
+    subset: int = 0
+    """Which of [[data.subsets]] it is of."""
     stamp: str = ""
     """Differs whenever the bytes behind the location (or its caption, mask, control) may have
     changed, such as size, inode and times of change; an unchanged stamp lets preparation skip

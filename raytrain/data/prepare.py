@@ -115,15 +115,17 @@ class Preparation:
             items=items,
             scans=(self.catalog, self.passing),
             quality=self.data.quality,
+            captions=self.data.captions,
             images=images,
             rejected=self._at("rejected", "filter.parquet"),
         )
         self.mean_ratio = kept["mean_ratio"] or 1.0
+        self.counts["images"] = kept["kept"]
         return images
 
     def _annotate(self, images: str) -> str:
         cut = Cut(self.data.buckets, self.config.seed, self.mean_ratio)
-        for number, stage in enumerate(annotator.stages(self.data, cut)):
+        for number, stage in enumerate(annotator.stages(self.data, cut, self.counts["images"])):
             needed, faults = (
                 self._at(f"needed-{number}.parquet"),
                 self._at(f"annotation-faults-{number}"),
@@ -341,7 +343,7 @@ def _report(
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=notes(done.config, earlier, manifest, cut),
+        notes=notes(done.config, earlier, manifest, cut, done.counts["images"]),
         seconds=seconds,
     )
 

@@ -174,6 +174,6 @@ def _added(condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 __all__ = ["CAPTION_TOKENS", "CONDITION", "CONTROL_INPUT", "CONV_TARGETS", "EMBEDDINGS",
            "HINT_PARTS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS",
-           "SIZE_IDS", "UNREAD", "control", "control_branch", "encode_image", "encode_text", "hint",
-           "latent", "latents", "load", "pipeline", "predict", "process", "tiny", "tokenize",
-           "too_long"]  # fmt: skip
+           "SIZE_IDS", "UNREAD", "control", "control_branch", "encode_image", "encode_text",
+           "hint", "latent", "latents", "load", "pipeline", "predict", "process", "tiny",
+           "tokenize", "too_long"]  # fmt: skip

@@ -266,6 +266,7 @@ CASES = {
     "caption variants": Case(put("captions", variants=2, tag_dropout=0.5), (0, 0, 0, 6)),
     "prefix of a subset": Case(subset(prefix="photo of"), (0, 0, 0, 6)),
     "held out": Case(put("", held_out=0.6)),
+    "trigger word of a subset": Case(subset(trigger="zwx"), (0, 0, 0, 6)),
     "repeats": Case(subset(repeats=3)),
     "weight": Case(subset(weight=0.5)),
     "shard rows": Case(put("encode", shard_rows=2, group_rows=1), same=True),

@@ -61,9 +61,9 @@ class Stage(NamedTuple):
         return {"version": self.version, "background": self.background}
 
 
-def stages(data: DataConfig, cut: Cut) -> list[Stage]:
-    """Return what the settings ask for, in order: cheap filters and centers, which decide the
-    `cut`, before captions, captions before what changes them."""
+def stages(data: DataConfig, cut: Cut, images: int) -> list[Stage]:
+    """Return what the settings ask for of so many images, in order: cheap filters and centers,
+    which decide the `cut`, before captions, captions before what changes them."""
     found = [
         Stage("score", score.name, *_maker("scores", score.kind, score), number=number)
         for number, score in enumerate(data.quality.scores)
@@ -86,7 +86,7 @@ def stages(data: DataConfig, cut: Cut) -> list[Stage]:
                 cut=cut if captions.cropped else None,
             )
         )
-    if captions.rewriter:
+    if captions.rewrites(images):
         made_from = "encode(to_json(captions)::VARCHAR)"
         maker = _maker("rewriters", captions.rewriter, captions)
         found.append(Stage("rewrite", captions.rewriter, *maker, "len(captions) > 0", made_from))

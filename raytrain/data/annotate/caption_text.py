@@ -24,6 +24,7 @@ def compose(
     *,
     prefix: str = "",
     suffix: str = "",
+    trigger: str = "",
     regularization: bool = False,
     quality: float | None = None,
     identity: str,
@@ -32,10 +33,10 @@ def compose(
     """Return the distinct final captions of one image, at least one: the plain ones in order,
     then their further versions.
 
-    `captions` are raw; empty ones count only where there is no other. `prefix` and `suffix` are
-    the item's own, which replace the config's. A regularization image gets no trigger word: the
-    placeholder is taken out, and a prefix or suffix that holds it, or the trigger, is left out
-    whole. `quality` is the score that `config.quality_tags` bins. `identity` names the image (its
+    `captions` are raw; empty ones count only where there is no other. `prefix`, `suffix` and
+    `trigger` are the item's own, which replace the config's. A regularization image gets no
+    trigger word: the placeholder is taken out, and a prefix or suffix that holds it, or the
+    trigger, is left out whole. `quality` is the score that `config.quality_tags` bins. `identity` names the image (its
     content's hash): versions are a function of it, the seed and their number, and of nothing else.
     """
     bodies = [
@@ -44,9 +45,10 @@ def compose(
     ]
     bodies = list(dict.fromkeys(body for body in bodies if body)) or [""]
     first = quality_tag(config.quality_tags, quality)
+    trigger = trigger or config.trigger
     before, after = prefix or config.prefix, suffix or config.suffix
     if regularization:
-        own = (config.placeholder, config.trigger)
+        own = (config.placeholder, trigger)
         before, after = (
             "" if any(_holds(text, word) for word in own) else text for text in (before, after)
         )
@@ -57,7 +59,7 @@ def compose(
         text = clean(text, config.separator) if text != body else body
         if regularization:
             return without(text, config.placeholder, config.separator)
-        return triggered(text, config.trigger, config.placeholder, config.separator)
+        return triggered(text, trigger, config.placeholder, config.separator)
 
     versions = [
         variant(body, config, identity=identity, seed=seed, number=number)

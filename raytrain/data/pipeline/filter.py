@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raytrain.config.data import QualityConfig
+from raytrain.config.data import CaptionConfig, QualityConfig
 from raytrain.data.pipeline.similar import near_duplicates
 from raytrain.data.store import tables
 
@@ -36,12 +36,18 @@ _RULED = """
       width / height AS ratio
     FROM judged
 """
+_TRIMMED = """
+    UPDATE ruled SET rule = 'count',
+      reason = 'beyond the first ' || $stay || ' images (data.captions.rewriter_trim)'
+    WHERE rule = '' AND number NOT IN
+      (SELECT number FROM ruled WHERE rule = '' ORDER BY number LIMIT $stay)
+"""
 _KEPT = """
     SELECT i.number, l.id, l.mask_id, l.control_id, i.path, i.location, i.mask, i.control,
-      i.prefix, i.suffix,
+      i.prefix, i.suffix, i.trigger,
            l.width, l.height, l.transparent, CASE WHEN len(l.texts) > 0 THEN l.texts
              ELSE i.captions END AS captions,
-           i.repeats, i.weight, i.regularization, []::DOUBLE[] AS scores,
+           i.repeats, i.weight, i.regularization, i.subset, []::DOUBLE[] AS scores,
            NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center
     FROM items i JOIN scans l USING (key) JOIN ruled s ON s.number = i.number
     WHERE s.rule = '' ORDER BY i.number
@@ -49,7 +55,12 @@ _KEPT = """
 
 
 def filter_images(
-    items: str, scans: tuple[str, ...], quality: QualityConfig, images: str, rejected: str
+    items: str,
+    scans: tuple[str, ...],
+    quality: QualityConfig,
+    captions: CaptionConfig,
+    images: str,
+    rejected: str,
 ) -> dict[str, Any]:
     """Write the images that are kept and the rejected ones; return the number of kept images and
     their mean width / height."""
@@ -60,6 +71,9 @@ def filter_images(
         )
         if quality.near_duplicates is not None:
             _near_duplicates(sql, quality.near_duplicates)
+        [stay] = sql.execute("SELECT count(*) FROM ruled WHERE rule = ''").fetchall()[0]
+        if captions.trims(stay):
+            sql.execute(_TRIMMED, {"stay": captions.rewriter_trim})
         lost = sql.sql(
             "SELECT path, reason, rule, '' AS key FROM ruled WHERE rule <> '' ORDER BY number"
         )

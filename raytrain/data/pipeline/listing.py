@@ -59,8 +59,12 @@ def scan_rules(data: DataConfig) -> str:
 
 
 def _each(subsets: tuple[SubsetConfig, ...]) -> Iterator[Item | Rejected]:
-    for subset in subsets:
-        yield from sources.items(subset)
+    for number, subset in enumerate(subsets):
+        for item in sources.items(subset):
+            if isinstance(item, Item):
+                yield item._replace(trigger=item.trigger or subset.trigger, subset=number)
+            else:
+                yield item
 
 
 def _line(item: Item, number: int, rules: str, trusted: bool) -> dict[str, Any]:

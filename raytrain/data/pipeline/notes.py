@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from raytrain.config import Config, ModelConfig
-from raytrain.config.data import DataConfig
+from raytrain.config.data import CaptionConfig, DataConfig
 from raytrain.data.store.schema import Manifest
 
 
 def notes(
-    config: Config, earlier: Manifest | None, manifest: Manifest, cut: int
+    config: Config, earlier: Manifest | None, manifest: Manifest, cut: int, images: int
 ) -> tuple[str, ...]:
-    """Return the sentences for a dataset that follows an earlier one, with `cut` captions longer
-    than what is encoded of them."""
+    """Return the sentences for a dataset of so many images that follows an earlier one, with `cut`
+    captions longer than what is encoded of them."""
     return (
         *_remade(earlier, manifest),
         *_cut(cut, config.model),
         *_few(config.data, manifest),
+        *_unwritten(config.data.captions, images),
         *config.data.unread(),
     )
 
@@ -41,6 +42,17 @@ def _few(data: DataConfig, manifest: Manifest) -> tuple[str, ...]:
     return (
         f"nothing is held out (data.held_out = {data.held_out:g}): one image alone is trained on, "
         "so no held-out loss is measured; add images",
+    )
+
+
+def _unwritten(captions: CaptionConfig, images: int) -> tuple[str, ...]:
+    """Say that the rewriter was not asked, since there are too few images or too many."""
+    if not captions.rewriter or captions.rewrites(images):
+        return ()
+    least, most = captions.rewriter_images or (0, 0)
+    return (
+        f"the rewriter {captions.rewriter!r} was not asked: {images} images are not {least} to "
+        f"{most} (data.captions.rewriter_images), so captions are as they were found or written",
     )
 
 

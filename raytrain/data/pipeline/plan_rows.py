@@ -75,6 +75,7 @@ class _Planner:
             self.data.captions,
             prefix=line["prefix"],
             suffix=line["suffix"],
+            trigger=line["trigger"],
             regularization=line["regularization"],
             quality=line["quality"],
             identity=line["id"].hex(),
@@ -96,7 +97,7 @@ class _Planner:
                 row_key, line["number"], line["id"], line["mask_id"], line["control_id"], bucket,
                 line["path"], line["location"], line["mask"], line["control"], line["height"],
                 line["width"], line["repeats"], line["weight"], line["regularization"],
-                line["scores"], captions,
+                line["subset"], line["scores"], captions,
             ))  # fmt: skip
 
     def _arrays(self, line: dict[str, Any], fit: buckets.Fit) -> list[tuple[Any, ...]]:
