@@ -14,6 +14,7 @@ from raytrain.config.image import AugmentConfig as AugmentConfig
 from raytrain.config.image import BucketConfig as BucketConfig
 from raytrain.config.image import ControlConfig as ControlConfig
 from raytrain.config.image import MaskConfig as MaskConfig
+from raytrain.config.image import SuperResolutionConfig as SuperResolutionConfig
 from raytrain.paths import same
 from raytrain.table import Names, Table, check_color
 
@@ -204,6 +205,8 @@ class QualityConfig(Table):
 
     min_side: int = Field(0, ge=0)
     """Images with a shorter side below this many pixels are left out."""
+    min_area: int = Field(0, ge=0)
+    """Images of fewer pixels are left out: 262144 is 512 x 512, 1048576 is 1024 x 1024."""
     max_ratio: float | None = Field(None, ge=1)
     """Images whose longer side is more than this many times the shorter are left out."""
     near_duplicates: int | None = Field(None, ge=0, le=16)
@@ -265,6 +268,7 @@ class DataConfig(Table):
     fetch: FetchConfig = FetchConfig()
     quality: QualityConfig = QualityConfig()
     buckets: BucketConfig = BucketConfig()
+    super_resolution: SuperResolutionConfig = SuperResolutionConfig()
     augment: AugmentConfig = AugmentConfig()
     captions: CaptionConfig = CaptionConfig()
     masks: MaskConfig = MaskConfig()
@@ -277,6 +281,11 @@ class DataConfig(Table):
             raise ValueError(
                 "give data.source or data.subsets, not both; put the source into a subset of its "
                 "own"
+            )
+        if self.super_resolution.path and not self.buckets.upscale:
+            raise ValueError(
+                "data.super_resolution enlarges small images, which data.buckets.upscale = false "
+                "keeps from being enlarged; remove one of both"
             )
         if self.balance != "none" and len(self.subsets) < 2:
             raise ValueError(

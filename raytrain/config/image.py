@@ -60,6 +60,16 @@ class BucketConfig(Table):
         return self
 
 
+class SuperResolutionConfig(Table):
+    """`[data.super_resolution]`: a model that enlarges small images before they are resized."""
+
+    path: str = ""
+    """Folder or hub id of a Swin2SR, such as caidas/swin2SR-realworld-sr-x4-64-bsrgan-psnr; empty:
+    they are resized alone."""
+    below: float = Field(0.75, gt=0, le=1)
+    """Images that are narrower than this share of what they are resized to count as small."""
+
+
 class AugmentConfig(Table):
     """`[data.augment]`: further versions of each image, encoded and stored;
     the batch sampler picks one for each occurrence."""

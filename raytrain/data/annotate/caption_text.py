@@ -36,8 +36,9 @@ def compose(
     `captions` are raw; empty ones count only where there is no other. `prefix`, `suffix` and
     `trigger` are the item's own, which replace the config's. A regularization image gets no
     trigger word: the placeholder is taken out, and a prefix or suffix that holds it, or the
-    trigger, is left out whole. `quality` is the score that `config.quality_tags` bins. `identity` names the image (its
-    content's hash): versions are a function of it, the seed and their number, and of nothing else.
+    trigger, is left out whole. `quality` is the score that `config.quality_tags` bins. `identity`
+    names the image (its content's hash): versions are a function of it, the seed and their number,
+    and of nothing else.
     """
     bodies = [
         clean(drop(text, config.drop_tags, config.separator), config.separator)

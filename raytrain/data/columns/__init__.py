@@ -4,8 +4,9 @@ the file's name is its folder in the dataset.
     OF           "image" or "caption": what a version of the array is made from
     COMPANION    of an image column, the companion file it may be made from: "mask", "control" or
                  ""
-    COLORS       of an image column, whether the array follows an augmented version's change of
-                 colors
+    COLORS       of an image column, whether the array shows the image itself: it follows an
+                 augmented version's change of colors, and tools may make some versions
+    tools        of such a column, what makes some versions (super-resolution): its hash, by name
     MAKER        the part of the model that makes the array, a fact of `version`; empty where
                  settings alone decide
     version      all that the arrays depend on besides image and caption, by name; loads no model
@@ -52,7 +53,8 @@ class ImageEncoder(Protocol):
         """Return what is cut, of the image's size; BadImage where this image can have none."""
 
     def cut(self, layer: Image.Image, version: Transform, bucket: Size) -> np.ndarray:
-        """Return the pixels of one version in a bucket (width, height)."""
+        """Return the pixels of one version in a bucket (width, height); BadImage where it can have
+        none."""
 
     def encode(self, cuts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Map n cuts of one bucket to the column's arrays, (n, ...) each."""
@@ -83,6 +85,9 @@ class Kind(Protocol):
 
     def arrays(self, config: Config, family: Family) -> dict[str, Array]:
         """Return what is stored of an image, by the name that a batch has it under."""
+
+    def tools(self, config: Config) -> Mapping[str, str]:
+        """Return what makes only some versions, where COLORS."""
 
     def load(
         self, config: Config, family: Family, device: torch.device, dtype: torch.dtype

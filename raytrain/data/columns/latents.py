@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raytrain.config import Config
-from raytrain.data.image.render import Filter, pixels
+from raytrain.data.annotate import versions
 from raytrain.data.store.schema import Array
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ def version(config: Config, family: Family) -> Mapping[str, str]:
     }
 
 
+def tools(config: Config) -> Mapping[str, str]:
+    """Return the hash of the model that enlarges small images."""
+    return versions.tools(config.data)
+
+
 def arrays(config: Config, family: Family) -> dict[str, Array]:
     """Return (2C, h, w) of a posterior, (C, h, w) of a VAE without one."""
     latent = family.latent(config.model)
@@ -46,7 +51,7 @@ def arrays(config: Config, family: Family) -> dict[str, Array]:
 def load(config: Config, family: Family, device: torch.device, dtype: torch.dtype) -> Encoder:
     """Load the VAE."""
     vae = family.load(config.model, "vae", dtype).eval().requires_grad_(False).to(device)
-    return Encoder(vae, family, device, config.data.buckets.resample)
+    return Encoder(vae, family, device, versions.Maker(config.data))
 
 
 class Encoder:
@@ -55,10 +60,10 @@ class Encoder:
     needs: frozenset[str] = frozenset()
 
     def __init__(
-        self, vae: Any, family: Family, device: torch.device, resample: Filter = "lanczos"
+        self, vae: Any, family: Family, device: torch.device, maker: versions.Maker
     ) -> None:
-        """Take the frozen VAE, and the filter of the resize."""
-        self.vae, self.family, self.device, self.resample = vae, family, device, resample
+        """Take the frozen VAE, and the maker of pixels."""
+        self.vae, self.family, self.device, self.maker = vae, family, device, maker
 
     def layer(self, image: Opened) -> Image.Image:
         """Return the image itself."""
@@ -66,7 +71,7 @@ class Encoder:
 
     def cut(self, layer: Image.Image, version: Transform, bucket: Size) -> np.ndarray:
         """Return pixels (H, W, 3) uint8."""
-        return pixels(layer, version, bucket, self.resample)
+        return self.maker.pixels(layer, version, bucket)
 
     def encode(self, cuts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Map n cuts to `latents` (n, C, h, w) float16."""

@@ -262,7 +262,10 @@ def _cut(
 ) -> np.ndarray | BadImage:
     if isinstance(layer, BadImage):
         return layer
-    return encoder.cut(layer, Transform.from_json(line["input"]), bucket_size(line["bucket"]))
+    try:
+        return encoder.cut(layer, Transform.from_json(line["input"]), bucket_size(line["bucket"]))
+    except BadImage as error:
+        return error
 
 
 def _filled(entries: Sequence[Any], size: int) -> list[Any]:

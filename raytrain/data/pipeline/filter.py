@@ -24,12 +24,15 @@ _RULED = """
       SELECT *, CASE
         WHEN reason <> '' THEN 'broken'
         WHEN least(width, height) < $min_side THEN 'size'
+        WHEN width::BIGINT * height < $min_area THEN 'area'
         WHEN greatest(width, height) > $max_ratio * least(width, height) THEN 'ratio'
         WHEN place > 1 THEN 'duplicate' ELSE '' END AS rule
       FROM known)
     SELECT number, path, appearance, rule, CASE rule
       WHEN 'size' THEN format('{}x{}: a side is below data.quality.min_side = {}', width, height,
         $min_side)
+      WHEN 'area' THEN format('{}x{} = {} pixels: below data.quality.min_area = {}', width, height,
+        width::BIGINT * height, $min_area)
       WHEN 'ratio' THEN format('{}x{}: beyond data.quality.max_ratio = {}', width, height,
         $max_ratio)
       WHEN 'duplicate' THEN 'duplicate of ' || first ELSE reason END AS reason,
@@ -66,9 +69,8 @@ def filter_images(
     their mean width / height."""
     with tables.database(items=(items, tables.ITEMS), all_scans=(scans, tables.SCANS)) as sql:
         tables.once(sql, "scans", "all_scans")
-        sql.execute(
-            _RULED, {"min_side": quality.min_side, "max_ratio": quality.max_ratio or float("inf")}
-        )
+        limits = {"min_side": quality.min_side, "min_area": quality.min_area}
+        sql.execute(_RULED, {**limits, "max_ratio": quality.max_ratio or float("inf")})
         if quality.near_duplicates is not None:
             _near_duplicates(sql, quality.near_duplicates)
         [stay] = sql.execute("SELECT count(*) FROM ruled WHERE rule = ''").fetchall()[0]

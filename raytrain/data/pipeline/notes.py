@@ -74,4 +74,12 @@ def _remade(earlier: Manifest | None, manifest: Manifest) -> tuple[str, ...]:
                 f"the earlier dataset was made with another {', another '.join(changed)}: all of "
                 f"its {name} were encoded again"
             )
+        tools = earlier.columns[name].tools if name in earlier.columns else column.tools
+        if other := [
+            tool for tool in tools if column.tools.get(tool, "") not in ("", tools[tool])
+        ]:
+            found.append(
+                f"the earlier dataset was made with another {', another '.join(other)}: those of "
+                f"its {name} that it makes were encoded again"
+            )
     return tuple(found)

@@ -16,6 +16,7 @@ from raytrain import storage
 from raytrain.config.data import DataConfig
 from raytrain.data import buckets, columns
 from raytrain.data.annotate.caption_text import compose
+from raytrain.data.annotate.versions import tools_of
 from raytrain.data.image.transform import color_free, transforms
 from raytrain.data.store import tables
 from raytrain.data.store.fingerprint import Fingerprint, address
@@ -56,9 +57,7 @@ class _Planner:
         self.fits = functools.cache(
             lambda width, height: buckets.fits(width, height, data.buckets, mean_ratio)
         )
-        self.prefixes = {
-            transparent: fingerprint.prefixes(transparent) for transparent in (False, True)
-        }
+        self.prefixes = functools.cache(fingerprint.prefixes)
         self.images = {name: columns.load(name) for name in fingerprint.names("image")}
         self.captions = fingerprint.names("caption")
 
@@ -82,7 +81,7 @@ class _Planner:
             seed=self.seed,
         )
         texts = [
-            (name, number, address(self.prefixes[False][name], text.encode()), text, 0, 0)
+            (name, number, address(self.prefixes()[name], text.encode()), text, 0, 0)
             for name in self.captions
             for number, text in enumerate(captions)
         ]
@@ -103,7 +102,7 @@ class _Planner:
     def _arrays(self, line: dict[str, Any], fit: buckets.Fit) -> list[tuple[Any, ...]]:
         """Return (column, version, key, transform, crop top, crop left)
         of every array of an image in one bucket."""
-        identity, prefixes, arrays = line["id"], self.prefixes[line["transparent"]], []
+        identity, arrays = line["id"], []
         versions = transforms(
             line["width"], line["height"], fit, self.data.buckets, self.data.augment,
             identity.hex(), self.seed, line["center"] and tuple(line["center"]),
@@ -111,6 +110,9 @@ class _Planner:
         size = bucket_name(*fit.bucket).encode()
         for number, version in enumerate(versions):
             plain, colored = color_free(version).to_json(), version.to_json()
+            prefixes = self.prefixes(
+                line["transparent"], tools_of(self.data, line["width"], version)
+            )
             for name, kind in self.images.items():
                 text = colored if kind.COLORS else plain
                 own = [line[f"{kind.COMPANION}_id"] or bytes(32)] if kind.COMPANION else []
