@@ -251,6 +251,9 @@ class DataConfig(Table):
     """Which version of the dataset to train on; a run keeps the one it started with."""
     partial: bool = False
     """Allow training on a snapshot published while preparation was still going on."""
+    cache: bool = True
+    """Encode images and captions once and store what comes out; false: store how an image is cut
+    and a caption's token ids, and encode them in every training step."""
     held_out: float = Field(0.1, ge=0, lt=1)
     """Share of the images kept out of training, chosen by content hash."""
     repeats: int = Field(1, ge=1)

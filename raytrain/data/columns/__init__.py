@@ -21,7 +21,7 @@ all that is encoded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from raytrain import plugins
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 MASK, CONTROL = "mask", "control"
 """Columns that settings of [data] ask for, in addition to those of the method."""
+LATENTS, TEXT, TRANSFORM, TOKENS = "latents", "text", "transform", "tokens"
+MADE_FROM = {LATENTS: TRANSFORM, TEXT: TOKENS}
+"""With `data.cache = false`: what is stored instead, from which the column is made when read."""
 
 
 class ImageEncoder(Protocol):
@@ -103,12 +106,28 @@ def load(name: str) -> Kind:
 
 
 def read(config: Config) -> tuple[str, ...]:
-    """Return the columns that training reads, in order: those of the method,
-    and masks where they weigh the loss."""
+    """Return the stored columns that training reads, in order: those of the method or what they
+    are made from, and masks where they weigh the loss."""
     from raytrain import families, methods
 
     own = methods.load(config.method).columns(families.load(config.model.family), config.method)
+    if not config.data.cache:
+        own = uncached(own)
     return tuple(sorted({*own, MASK} if config.data.masks.weigh else {*own}))
+
+
+def uncached(names: Iterable[str]) -> tuple[str, ...]:
+    """Return what is stored in place of columns that are made when they are read."""
+    return tuple(dict.fromkeys(MADE_FROM.get(name, name) for name in names))
+
+
+def filled(entries: Sequence[Any], size: int) -> list[Any]:
+    """Repeat the last entry until a batch is full.
+
+    Encoders compute other bits for a batch of another size; with one size an image's arrays do not
+    depend on where a job began, and so not on what was killed when.
+    """
+    return [*entries, *[entries[-1]] * (size - len(entries))]
 
 
 def stored(config: Config) -> tuple[str, ...]:

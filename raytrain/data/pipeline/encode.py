@@ -188,7 +188,7 @@ class ShardEncoder:
             return []
         bucket, column = values[0].line["bucket"], self.fingerprint.columns[name]
         found = self._encoder(name).encode(
-            _filled([value.cut for value in values], self.data.encode.batch)
+            columns.filled([value.cut for value in values], self.data.encode.batch)
         )
         for array, content in found.items():
             expected = column.arrays[array]
@@ -222,11 +222,11 @@ class ShardEncoder:
         return {"rows": len(lines), "made": {name: writer.close()}, "cut": {name: cut}}
 
     def _encode_captions(self, name: str, captions: Sequence[str]) -> list[Row | None]:
-        full = _filled(captions, self.data.encode.batch)
+        full = columns.filled(captions, self.data.encode.batch)
         return _rows(self._encoder(name).encode(full))[: len(captions)]
 
     def _empty(self, name: str) -> dict[str, Any]:
-        found = self._encoder(name).encode(_filled([""], self.data.encode.batch))
+        found = self._encoder(name).encode(columns.filled([""], self.data.encode.batch))
         row = _rows(found)[0]
         if row is None:
             raise UserError(
@@ -266,15 +266,6 @@ def _cut(
         return encoder.cut(layer, Transform.from_json(line["input"]), bucket_size(line["bucket"]))
     except BadImage as error:
         return error
-
-
-def _filled(entries: Sequence[Any], size: int) -> list[Any]:
-    """Repeat the last entry until a batch is full.
-
-    Encoders compute other bits for a batch of another size; with one size an image's arrays do not
-    depend on where a job began, and so not on what was killed when.
-    """
-    return [*entries, *[entries[-1]] * (size - len(entries))]
 
 
 def _rows(arrays: Mapping[str, np.ndarray]) -> list[Row | None]:
