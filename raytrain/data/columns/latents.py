@@ -74,9 +74,17 @@ class Encoder:
         return self.maker.pixels(layer, version, bucket)
 
     def encode(self, cuts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Map n cuts to `latents` (n, C, h, w) float16."""
+        """Map n cuts to `latents` (n, C, h, w) float16; a cut of float16 is latents already."""
         import torch
 
+        pixels = [cut for cut in cuts if cut.dtype == np.uint8]
+        if len(pixels) < len(cuts):
+            # the VAE sees as many images as ever, whose bits depend on their number
+            full = [cut if cut.dtype == np.uint8 else pixels[0] for cut in cuts] if pixels else []
+            made = self.encode(full)["latents"] if full else np.stack(cuts)
+            ready = np.array([cut.dtype != np.uint8 for cut in cuts])
+            made[ready] = np.stack([cut for cut in cuts if cut.dtype != np.uint8])
+            return {"latents": made}
         images = torch.from_numpy(np.stack(cuts)).to(self.device).permute(0, 3, 1, 2).contiguous()
         scaled = images.float().div_(127.5).sub_(1)
         with torch.no_grad():

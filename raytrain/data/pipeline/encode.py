@@ -23,7 +23,9 @@ from raytrain.data import columns
 from raytrain.data.columns import ImageEncoder
 from raytrain.data.image.image import BadImage
 from raytrain.data.image.opening import Opened, Passing, ahead, opened
+from raytrain.data.image.ready import is_ready
 from raytrain.data.image.transform import Transform
+from raytrain.data.pipeline import ready_latents
 from raytrain.data.store import shard, tables
 from raytrain.data.store.fingerprint import Fingerprint
 from raytrain.data.store.partial_shards import PartialShardWriter
@@ -171,6 +173,9 @@ class ShardEncoder:
 
         It is decoded once.
         """
+        if is_ready(lines[0]["location"]):
+            found = ready_latents.values(lines, self.data, self.fingerprint)
+            return [_Value(line, cut) for line, cut in zip(lines, found, strict=True)]
         wanted = {line["store"]: encoders[line["store"]] for line in lines}
         needs = frozenset[str]().union(*(encoder.needs for encoder in wanted.values()))
         image = opened(lines[0], self.data, **{layer: layer in needs for layer in LAYERS})

@@ -48,7 +48,8 @@ _TRIMMED = """
 _KEPT = """
     SELECT i.number, l.id, l.mask_id, l.control_id, i.path, i.location, i.mask, i.control,
       i.prefix, i.suffix, i.trigger,
-           l.width, l.height, l.transparent, CASE WHEN len(l.texts) > 0 THEN l.texts
+           l.width, l.height, l.transparent, coalesce(l.ready, '') AS ready,
+           CASE WHEN len(l.texts) > 0 THEN l.texts
              ELSE i.captions END AS captions,
            i.repeats, i.weight, i.regularization, i.subset, []::DOUBLE[] AS scores,
            NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center

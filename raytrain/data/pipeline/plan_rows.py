@@ -17,7 +17,9 @@ from raytrain.config.data import DataConfig
 from raytrain.data import buckets, columns
 from raytrain.data.annotate.caption_text import compose
 from raytrain.data.annotate.versions import tools_of
+from raytrain.data.image.ready import Facts
 from raytrain.data.image.transform import color_free, transforms
+from raytrain.data.pipeline import ready_latents
 from raytrain.data.store import tables
 from raytrain.data.store.fingerprint import Fingerprint, address
 from raytrain.data.store.schema import bucket_name
@@ -53,7 +55,7 @@ class _Planner:
     def __init__(
         self, data: DataConfig, fingerprint: Fingerprint, seed: int, mean_ratio: float
     ) -> None:
-        self.data, self.seed = data, seed
+        self.data, self.fingerprint, self.seed = data, fingerprint, seed
         self.fits = functools.cache(
             lambda width, height: buckets.fits(width, height, data.buckets, mean_ratio)
         )
@@ -62,7 +64,14 @@ class _Planner:
         self.captions = fingerprint.names("caption")
 
     def add(self, line: dict[str, Any], found: dict[str, list[tuple[Any, ...]]]) -> None:
-        fits = self.fits(line["width"], line["height"])
+        if line["ready"]:
+            own = Facts.from_json(line["ready"]).bucket
+            fits: tuple[buckets.Fit, ...] = (buckets.Fit(own, own),)
+            if reason := ready_latents.refused(line, self.data, self.fingerprint):
+                found["rejected"].append((line["path"], reason, "broken", ""))
+                return
+        else:
+            fits = self.fits(line["width"], line["height"])
         if not fits:
             reason = (
                 f"{line['width']}x{line['height']} fills no bucket and data.buckets.upscale is off"
@@ -103,7 +112,8 @@ class _Planner:
         """Return (column, version, key, transform, crop top, crop left)
         of every array of an image in one bucket."""
         identity, arrays = line["id"], []
-        versions = transforms(
+        ready = Facts.from_json(line["ready"]) if line["ready"] else None
+        versions = ready_latents.versions(line, self.data.augment.flip) if ready else transforms(
             line["width"], line["height"], fit, self.data.buckets, self.data.augment,
             identity.hex(), self.seed, line["center"] and tuple(line["center"]),
         )  # fmt: skip
@@ -111,11 +121,13 @@ class _Planner:
         for number, version in enumerate(versions):
             plain, colored = color_free(version).to_json(), version.to_json()
             prefixes = self.prefixes(
-                line["transparent"], tools_of(self.data, line["width"], version)
+                line["transparent"], () if ready else tools_of(self.data, line["width"], version)
             )
             for name, kind in self.images.items():
                 text = colored if kind.COLORS else plain
                 own = [line[f"{kind.COMPANION}_id"] or bytes(32)] if kind.COMPANION else []
                 key = address(prefixes[name], identity, *own, size, text.encode())
-                arrays.append((name, number, key, text, version.crop_top, version.crop_left))
+                top = ready.crop_top if ready else version.crop_top
+                left = ready.crop_left if ready else version.crop_left
+                arrays.append((name, number, key, text, top, left))
         return arrays

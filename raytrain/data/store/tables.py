@@ -67,9 +67,10 @@ SCANS = _columns(
     transparent=FLAG,
     appearance=pa.uint64(),
     texts=TEXTS,
+    ready=TEXT,
 )
 """What scanning an image found: content hashes, size as viewed, whether it needs a background,
-its captions, its perceptual hash, or why it is broken."""
+its captions, its perceptual hash, the facts of latents that come ready, or why it is broken."""
 
 IMAGES = _columns(
     number=LONG,
@@ -79,6 +80,7 @@ IMAGES = _columns(
     width=SHORT,
     height=SHORT,
     transparent=FLAG,
+    ready=TEXT,
     **_SHARE,
     scores=REALS,
     quality=REAL,
