@@ -83,7 +83,22 @@ class AugmentConfig(Table):
     zooms: int = Field(0, ge=0)
     """Versions of a part of the image, 85 to 95 % of each side."""
     outpaints: int = Field(0, ge=0)
-    """Versions in which the image is smaller on a blurred extension of itself."""
+    """Versions in which the image is smaller, on what the outpainter makes of its surroundings."""
+    outpainter: str = ""
+    """A file of `raytrain/data/outpainters` or a dotted path; empty: the image's own reflection,
+    blurred."""
+    outpainter_options: dict[str, Any] = Field({})
+    """Its own settings, the fields of its `Options`."""
+    faces: int = Field(0, ge=0)
+    """Versions cut around the largest face, where one is found (sd-scripts' face crop)."""
+    face_range: Interval = (2.0, 4.0)
+    """Shorter side of such a cut, in sizes of the face."""
+    face_options: dict[str, Any] = Field({})
+    """How faces are found: the options of `data.masks.kind = "face"`."""
+    up_to: int = Field(0, ge=0)
+    """Where there are fewer images, each gets further versions, a part of the image with its
+    colors changed, until images x versions reach this number (edenartlab/sd-lora-trainer: 40,
+    with `flip` but for faces)."""
     hue: Interval = (1 / 256, 4 / 256)
     brightness: Interval = (0.9, 1.1)
     contrast: Interval = (0.9, 1.25)
@@ -92,6 +107,31 @@ class AugmentConfig(Table):
     outpaint: Interval = (0.6, 0.9)
     blur: float = Field(0.5, ge=0, le=1)
     """Probability of a blur of one pixel's radius in a color version."""
+
+    @model_validator(mode="after")
+    def _plugins_exist(self) -> AugmentConfig:
+        if self.outpainter:
+            plugins.check("data.outpainters", self.outpainter)
+            plugins.check_options(
+                "data.outpainters",
+                self.outpainter,
+                self.outpainter_options,
+                "data.augment.outpainter_options",
+            )
+        for key, given, needed in (
+            ("outpainter", self.outpainter, "outpaints"),
+            ("outpainter_options", self.outpainter_options, "outpainter"),
+            ("face_options", self.face_options, "faces"),
+        ):
+            if given and not getattr(self, needed):
+                raise ValueError(f"augment.{key} has no effect without augment.{needed}; set it")
+        if self.faces:
+            plugins.check_options(
+                "data.masks", "face", self.face_options, "data.augment.face_options"
+            )
+        if not 0 < self.face_range[0] <= self.face_range[1]:
+            raise ValueError(f"face_range must be two ascending numbers, got {self.face_range}")
+        return self
 
 
 class MaskConfig(Table):

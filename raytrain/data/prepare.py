@@ -160,9 +160,11 @@ class Preparation:
         settings = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.config.seed,
                     "mean_ratio": self.mean_ratio, "work": self.work}  # fmt: skip
         total = sum(job["rows"] for job in jobs)
-        self._each(
-            "plan", total, flow.map_tasks(self.executor, jobs, plan_rows.plan_rows, **settings)
+        planned = flow.map_tasks(
+            self.executor, jobs, plan_rows.plan_rows, images=total, **settings
         )
+        for report in self._each("plan", total, planned):
+            self.counts["faceless"] += report["faceless"]
 
     def _encode(self) -> None:
         """Encode what is missing until nothing is; first recover the partial shards of runs that
@@ -343,7 +345,7 @@ def _report(
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=notes(done.config, earlier, manifest, cut, done.counts["images"]),
+        notes=notes(done.config, earlier, manifest, cut, done.counts),
         seconds=seconds,
     )
 

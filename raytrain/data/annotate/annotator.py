@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 from raytrain import plugins, storage
-from raytrain.config.data import DataConfig
+from raytrain.config.data import DataConfig, MaskConfig
 from raytrain.data.annotate.cut import Cut
 from raytrain.data.image.image import DECODING, BadImage
 from raytrain.data.image.opening import Passing, ahead, opened, sound
@@ -38,7 +38,7 @@ _SHOWN = "unhex('{}') || coalesce(encode(to_json(center)::VARCHAR), ''::BLOB)"
 class Stage(NamedTuple):
     """One maker of annotations."""
 
-    kind: Literal["score", "caption", "rewrite", "center"]
+    kind: Literal["score", "caption", "rewrite", "center", "face"]
     name: str
     version: bytes
     """The hash of all that its annotations depend on besides the image."""
@@ -73,6 +73,8 @@ def stages(data: DataConfig, cut: Cut, images: int) -> list[Stage]:
         found.append(
             Stage("center", data.masks.kind, *maker, made_from="coalesce(mask_id, ''::BLOB)")
         )
+    if data.augment.faces:
+        found.append(Stage("face", "face", *_maker("masks", "face", _face_config(data))))
     captions = data.captions
     if captions.captioner != "none":
         condition = "true" if captions.replace else "len(captions) = 0"
@@ -256,7 +258,7 @@ def _answers(
         return lambda lines, entries: _rewritten(
             rewriter.rewrite, [line["captions"] for line in lines]
         )
-    return _centers(data)
+    return _faces(data) if stage.kind == "face" else _centers(data)
 
 
 def _rewritten(rewrite: Callable[[list[str]], list[Any]], captions: list[list[str]]) -> list[Any]:
@@ -284,6 +286,30 @@ def _centers(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], li
         return {"numbers": list(center_of_mass(np.asarray(mask)))}
 
     return lambda lines, entries: [center(entry) for entry in entries]
+
+
+def _face_config(data: DataConfig) -> MaskConfig:
+    return MaskConfig(kind="face", options=data.augment.face_options)
+
+
+def _faces(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
+    """Return the center, width and height of each image's largest face, as fractions of it; zeros
+    where there is none."""
+    from raytrain.data.masks import face
+
+    finder = face.Finder(face.Options(**data.augment.face_options))
+
+    def largest(image: Any) -> list[float]:
+        boxes = finder.find(image)
+        if not boxes:
+            return [0.0] * 4
+        box = max(boxes, key=lambda box: (box.width * box.height, box))
+        x, y = box.left + box.width / 2, box.top + box.height / 2
+        return [
+            x / image.width, y / image.height, box.width / image.width, box.height / image.height
+        ]  # fmt: skip
+
+    return lambda lines, entries: [{"numbers": largest(entry.image)} for entry in entries]
 
 
 def _maker(kind: str, name: str, config: Any) -> tuple[bytes, str]:
@@ -333,6 +359,6 @@ def _changes(stage: Stage, data: DataConfig) -> str:
         score = data.quality.scores[stage.number]
         quality = ", value AS quality" if score.name == data.captions.quality_score else ""
         return f"list_append(scores, value) AS scores{quality}"
-    if stage.kind == "center":
-        return "numbers AS center"
+    if stage.kind in ("center", "face"):
+        return f"numbers AS {stage.kind}"
     return "CASE WHEN j.number IS NULL THEN captions ELSE texts END AS captions"

@@ -72,32 +72,44 @@ def load(config: MaskConfig) -> Masker:
     return _Face(Options(**config.options))
 
 
-class _Face:
+class Finder:
+    """Finds the faces of images."""
+
     def __init__(self, options: Options) -> None:
+        """Load the detector."""
         self.options = options
         self.detector = (
             _YuNet(options) if options.detector.endswith(".onnx") else _Cascade(options)
         )
 
-    def mask(
-        self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None
-    ) -> Image.Image:
+    def find(self, image: Image.Image) -> list[Box]:
+        """Return the places of faces, in pixels of the image."""
         scale = self.options.side / max(image.size)
         seen = image.resize(
             [max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS
         )
-        boxes = self.detector.find(np.asarray(seen))
+        across, down = image.width / seen.width, image.height / seen.height
+        return [
+            Box(box.left * across, box.top * down, box.width * across, box.height * down)
+            for box in self.detector.find(np.asarray(seen))
+        ]
+
+
+class _Face:
+    def __init__(self, options: Options) -> None:
+        self.options, self.finder = options, Finder(options)
+
+    def mask(
+        self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None
+    ) -> Image.Image:
+        boxes = self.finder.find(image)
         if not boxes:
             return self._none_found(image)
         mask = Image.new("L", image.size, round(255 * self.options.background))
         draw = ImageDraw.Draw(mask)
         for box in boxes:
-            across, down = image.width / seen.width, image.height / seen.height
-            center = (box.left + box.width / 2) * across, (box.top + box.height / 2) * down
-            half = (
-                box.width / 2 * across * self.options.grow,
-                box.height / 2 * down * self.options.grow,
-            )
+            center = box.left + box.width / 2, box.top + box.height / 2
+            half = box.width / 2 * self.options.grow, box.height / 2 * self.options.grow
             draw.ellipse(
                 (
                     center[0] - half[0],

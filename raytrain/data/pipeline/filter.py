@@ -52,7 +52,7 @@ _KEPT = """
            CASE WHEN len(l.texts) > 0 THEN l.texts
              ELSE i.captions END AS captions,
            i.repeats, i.weight, i.regularization, i.subset, []::DOUBLE[] AS scores,
-           NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center
+           NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center, NULL::DOUBLE[] AS face
     FROM items i JOIN scans l USING (key) JOIN ruled s ON s.number = i.number
     WHERE s.rule = '' ORDER BY i.number
 """

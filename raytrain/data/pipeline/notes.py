@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from raytrain.config import Config, ModelConfig
 from raytrain.config.data import CaptionConfig, DataConfig
 from raytrain.data.store.schema import Manifest
 
 
 def notes(
-    config: Config, earlier: Manifest | None, manifest: Manifest, cut: int, images: int
+    config: Config,
+    earlier: Manifest | None,
+    manifest: Manifest,
+    cut: int,
+    counts: Mapping[str, int],
 ) -> tuple[str, ...]:
-    """Return the sentences for a dataset of so many images that follows an earlier one, with `cut`
-    captions longer than what is encoded of them."""
+    """Return the sentences for a dataset that follows an earlier one, with `cut` captions longer
+    than what is encoded of them; `counts` has its `images` and those that are `faceless`."""
     return (
         *_remade(earlier, manifest),
         *_cut(cut, config.model),
         *_few(config.data, manifest),
-        *_unwritten(config.data.captions, images),
+        *_unwritten(config.data.captions, counts["images"]),
+        *_faceless(counts["faceless"]),
         *config.data.unread(),
     )
 
@@ -54,6 +61,13 @@ def _unwritten(captions: CaptionConfig, images: int) -> tuple[str, ...]:
         f"the rewriter {captions.rewriter!r} was not asked: {images} images are not {least} to "
         f"{most} (data.captions.rewriter_images), so captions are as they were found or written",
     )
+
+
+def _faceless(count: int) -> tuple[str, ...]:
+    """Say that images have no version around a face."""
+    if not count:
+        return ()
+    return (f"no face was found in {count} images: they have no versions of data.augment.faces",)
 
 
 def _remade(earlier: Manifest | None, manifest: Manifest) -> tuple[str, ...]:

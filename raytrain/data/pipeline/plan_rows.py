@@ -33,13 +33,14 @@ def plan_rows(
     fingerprint: Fingerprint,
     seed: int,
     mean_ratio: float,
+    images: int,
     work: str,
 ) -> dict[str, Any]:
     """Plan the rows of the images of one row group: parts of the tables `rows`,
     `arrays` and `rejected` under `work`."""
     lines = tables.read_group(job["uri"], job["group"]).to_pylist()
     found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in FOLDERS}
-    planner = _Planner(data, fingerprint, seed, mean_ratio)
+    planner = _Planner(data, fingerprint, seed, mean_ratio, images)
     for line in lines:
         planner.add(line, found)
     for name, schema in FOLDERS.items():
@@ -48,14 +49,25 @@ def plan_rows(
             filled = [pa.array(values, kind) for values, kind in content]
             uri = storage.join(work, name, f"{job['group']:06d}.parquet")
             tables.write_groups(uri, [pa.Table.from_arrays(filled, schema=schema)], schema)
-    return {"rows": len(lines), "planned": len(found["rows"])}
+    faceless = sum(not _face(line) for line in lines) if data.augment.faces else 0
+    return {"rows": len(lines), "planned": len(found["rows"]), "faceless": faceless}
+
+
+def _face(line: dict[str, Any]) -> tuple[float, ...] | None:
+    """Return the largest face of an image; None where none was found or looked for."""
+    return tuple(line["face"]) if line["face"] and line["face"][2] else None
 
 
 class _Planner:
     def __init__(
-        self, data: DataConfig, fingerprint: Fingerprint, seed: int, mean_ratio: float
+        self,
+        data: DataConfig,
+        fingerprint: Fingerprint,
+        seed: int,
+        mean_ratio: float,
+        images: int,
     ) -> None:
-        self.data, self.fingerprint, self.seed = data, fingerprint, seed
+        self.data, self.fingerprint, self.seed, self.count = data, fingerprint, seed, images
         self.fits = functools.cache(
             lambda width, height: buckets.fits(width, height, data.buckets, mean_ratio)
         )
@@ -113,10 +125,14 @@ class _Planner:
         of every array of an image in one bucket."""
         identity, arrays = line["id"], []
         ready = Facts.from_json(line["ready"]) if line["ready"] else None
-        versions = ready_latents.versions(line, self.data.augment.flip) if ready else transforms(
-            line["width"], line["height"], fit, self.data.buckets, self.data.augment,
-            identity.hex(), self.seed, line["center"] and tuple(line["center"]),
-        )  # fmt: skip
+        if ready:
+            versions = ready_latents.versions(line, self.data.augment.flip)
+        else:
+            versions = transforms(
+                line["width"], line["height"], fit, self.data.buckets, self.data.augment,
+                identity.hex(), self.seed, line["center"] and tuple(line["center"]),
+                face=_face(line), images=self.count,
+            )  # fmt: skip
         size = bucket_name(*fit.bucket).encode()
         for number, version in enumerate(versions):
             plain, colored = color_free(version).to_json(), version.to_json()

@@ -39,7 +39,8 @@ def refused(line: Mapping[str, Any], data: DataConfig, fingerprint: Fingerprint)
         )
     if family and fingerprint.family in ("sd15", "sdxl") and family != fingerprint.family:
         return f"its name says latents of {family}, not of {fingerprint.family}"
-    if augment.crops > 1 or augment.colors or augment.zooms or augment.outpaints:
+    made = augment.colors, augment.zooms, augment.outpaints, augment.faces, augment.up_to
+    if augment.crops > 1 or any(made):
         return f"{NO_IMAGE} to make the versions of [data.augment] from"
     if augment.flip and not facts.flipped:
         return "the cache has no latents of its mirror image, which data.augment.flip asks for"

@@ -85,10 +85,11 @@ IMAGES = _columns(
     scores=REALS,
     quality=REAL,
     center=REALS,
+    face=REALS,
 )
 """The images that go into the dataset, each content once, with what was said of them: scores in
-the order of [[data.quality.scores]], the one that quality tags read, and the center of the mask as
-(x, y) fractions."""
+the order of [[data.quality.scores]], the one that quality tags read, the center of the mask as (x,
+y) fractions, and that and the size of the largest face."""
 
 NEEDED = IMAGES.append(pa.field("key", KEY))
 """Images that still need an annotation, and its address."""

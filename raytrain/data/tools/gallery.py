@@ -135,7 +135,9 @@ class _Drawer:
             found_by = self._proven(row, key, cuts | candidates)
             if found_by is None:
                 result.versions.append(
-                    Version("not drawn: made with another seed or other settings", "")
+                    Version(
+                        "not drawn: around a face, or made with another seed or other settings", ""
+                    )
                 )
                 continue
             transform, tools = found_by
@@ -208,6 +210,7 @@ class _Drawer:
                 self.data.augment,
                 row["id"].hex(),
                 self.seed,
+                images=1,  # as many copies as a set may have
             ):
                 yield one
                 for place in row[LATENTS]:
