@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LONGEST, SMALLEST = 32, 4
 """Longer side over shorter, and smallest side in pixels, of images shown to a model:
 image processors scale the shorter side up to their own, and take three rows for three channels."""
-_CONTENT = (".safetensors", ".json", ".txt", ".model", ".onnx", ".xml")
+_CONTENT = (".safetensors", ".json", ".txt", ".model", ".onnx", ".xml", ".task")
 
 
 def weights_hash(path: str, setting: str, deep: bool = False) -> str:
