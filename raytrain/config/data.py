@@ -241,7 +241,8 @@ class DataConfig(Table):
     """`[data]`: where the images are and how they become a dataset."""
 
     source: str = ""
-    """Folder, archive, table or URI; for several, use [[data.subsets]]."""
+    """Folder, archive, table or URI, or the web address of a zip or tar (which may end in
+    `#sha256=...`); for several, use [[data.subsets]]."""
     format: str = "auto"
     """A file of `raytrain/data/sources`; `auto` looks at the source."""
     subsets: Annotated[tuple[SubsetConfig, ...], Field(strict=False)] = ()
@@ -263,6 +264,9 @@ class DataConfig(Table):
     of each subset (edenartlab/sd-lora-trainer's merge of concepts)."""
     max_pixels: int = Field(200_000_000, ge=1)
     """Larger images are rejected before they are decoded (decompression bombs)."""
+    max_side: int | None = Field(None, ge=16)
+    """Larger images are shrunk to this side before anything looks at them, as if their files were
+    so (2048 in edenartlab/sd-lora-trainer); default: they stay as they are."""
     background: str = "white"
     """Color under transparent pixels: a name or #rrggbb."""
     allow_rejected: bool = False

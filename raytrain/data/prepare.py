@@ -92,6 +92,7 @@ class Preparation:
                 data=self.data,
                 items=items,
                 rejected=self._at("rejected", "list"),
+                downloads=storage.join(self.dataset, "downloads"),
             )
         self.counts["found"] = count["items"] + count["rejected"]
         return items

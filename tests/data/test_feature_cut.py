@@ -59,6 +59,30 @@ def test_the_filter_is_the_one_asked_for(tmp_path: Path, make_config: Make) -> N
             assert not same(version, direct.latents(expected(name, other)))
 
 
+def test_images_above_a_side_are_as_if_their_files_were_smaller(
+    tmp_path: Path, make_config: Make
+) -> None:
+    large = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 201, 3), np.uint8))
+    (tmp_path / "images").mkdir()
+    large.save(tmp_path / "images/a.png")
+    draw(tmp_path / "images/b.png", 1, (64, 64), "small")
+    settings = {
+        "held_out": 0.0,
+        "captions": {"captioner": "tests.data.size_captioner"},
+        "buckets": {"sizes": [[64, 64]], "step": 16},
+    }
+    assert prepare(make_config(**settings)).annotated["tests.data.size_captioner"] == 1
+    config = make_config(max_side=100, **settings)
+    assert prepare(config).annotated["tests.data.size_captioner"] == 1
+    row = rows(config)["a.png"]
+    assert (row["original_width"], row["original_height"]) == (100, 50)
+    assert row["captions"][0].startswith("100 50 ")
+    shrunk = large.resize((100, 50), Image.Resampling.LANCZOS)
+    cut = shrunk.resize((128, 64), Image.Resampling.LANCZOS).crop((32, 0, 96, 64))
+    assert same(row["latents"][0], Direct(config).latents(np.asarray(cut)))
+    assert rows(config)["b.png"]["original_width"] == 64
+
+
 def test_captioners_see_the_cut_where_they_are_asked_to(tmp_path: Path, make_config: Make) -> None:
     image = Image.new("RGB", (192, 64), "red")
     image.paste("blue", (0, 0, 64, 64))

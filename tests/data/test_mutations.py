@@ -249,6 +249,7 @@ CASES = {
         put("buckets", crop="salience"), (4, 4, 4, 0), annotated={"folder": COUNT}
     ),
     "filter of the resize": Case(put("buckets", resample="area"), (6, 0, 0, 0)),
+    "largest side": Case(put("", max_side=80), (6, 6, 6, 0), scanned=COUNT),
     "flip": Case(put("augment", flip=True), (6, 6, 6, 0)),
     "colors": Case(put("augment", colors=1), (6, 0, 0, 0)),
     "VAE": Case(other_model("vae"), (6, 0, 0, 0)),

@@ -7,6 +7,7 @@ an annotation, has actors write the missing ones, and joins the annotations to t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -64,17 +65,18 @@ class Stage(NamedTuple):
 def stages(data: DataConfig, cut: Cut, images: int) -> list[Stage]:
     """Return what the settings ask for of so many images, in order: cheap filters and centers,
     which decide the `cut`, before captions, captions before what changes them."""
+    maker = functools.partial(_maker, largest=data.max_side)
     found = [
-        Stage("score", score.name, *_maker("scores", score.kind, score), number=number)
+        Stage("score", score.name, *maker("scores", score.kind, score), number=number)
         for number, score in enumerate(data.quality.scores)
     ]
     if data.buckets.crop == "salience":
-        maker = _maker("masks", data.masks.kind, data.masks)
+        own = maker("masks", data.masks.kind, data.masks)
         found.append(
-            Stage("center", data.masks.kind, *maker, made_from="coalesce(mask_id, ''::BLOB)")
+            Stage("center", data.masks.kind, *own, made_from="coalesce(mask_id, ''::BLOB)")
         )
     if data.augment.faces:
-        found.append(Stage("face", "face", *_maker("masks", "face", _face_config(data))))
+        found.append(Stage("face", "face", *maker("masks", "face", _face_config(data))))
     captions = data.captions
     if captions.captioner != "none":
         condition = "true" if captions.replace else "len(captions) = 0"
@@ -82,7 +84,7 @@ def stages(data: DataConfig, cut: Cut, images: int) -> list[Stage]:
             Stage(
                 "caption",
                 captions.captioner,
-                *_maker("captioners", captions.captioner, captions),
+                *maker("captioners", captions.captioner, captions),
                 condition,
                 _SHOWN.format(cut.version) if captions.cropped else "''::BLOB",
                 cut=cut if captions.cropped else None,
@@ -90,8 +92,8 @@ def stages(data: DataConfig, cut: Cut, images: int) -> list[Stage]:
         )
     if captions.rewrites(images):
         made_from = "encode(to_json(captions)::VARCHAR)"
-        maker = _maker("rewriters", captions.rewriter, captions)
-        found.append(Stage("rewrite", captions.rewriter, *maker, "len(captions) > 0", made_from))
+        own = maker("rewriters", captions.rewriter, captions)
+        found.append(Stage("rewrite", captions.rewriter, *own, "len(captions) > 0", made_from))
     return [
         stage if stage.kind == "rewrite" else stage._replace(background=data.background)
         for stage in found
@@ -312,7 +314,7 @@ def _faces(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], list
     return lambda lines, entries: [{"numbers": largest(entry.image)} for entry in entries]
 
 
-def _maker(kind: str, name: str, config: Any) -> tuple[bytes, str]:
+def _maker(kind: str, name: str, config: Any, largest: int | None = None) -> tuple[bytes, str]:
     """Return a plug-in's version as a hash, and who it is as JSON."""
     module = plugins.load(f"data.{kind}", name)
     version: str = module.version(config)
@@ -320,6 +322,7 @@ def _maker(kind: str, name: str, config: Any) -> tuple[bytes, str]:
     if kind == "captioners":
         facts["prompt"] = config.prompt if config.prompt is not None else module.PROMPT
     shown = "" if kind == "rewriters" else f"/{DECODING}"
+    shown += f"/{largest}" if shown and largest is not None else ""
     return hashlib.sha256(f"{kind}/{name}/{version}{shown}".encode()).digest(), json.dumps(
         facts, sort_keys=True
     )

@@ -62,6 +62,10 @@ def opened(
             _layer(line, name, data) if wanted else None
             for name, wanted in (("mask", mask), ("control", control))
         ]
+        size = image.capped(shown.size, data.max_side)
+        if size != shown.size:
+            shown = shown.resize(size, Image.Resampling.LANCZOS)
+            transparency = transparency and transparency.resize(size, Image.Resampling.LANCZOS)
         return Opened(shown, transparency, *layers)
     except BadImage as error:
         return error

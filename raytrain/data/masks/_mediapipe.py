@@ -43,9 +43,9 @@ class Landmarker:
         try:
             self.model: Any = vision.FaceLandmarker.create_from_options(options)
         except (RuntimeError, ValueError) as error:
+            reason = str(error).rstrip(".")
             raise UserError(
-                f"data.masks.options.detector = {file!r} cannot be read by MediaPipe: "
-                f"{str(error).rstrip(chr(46))}. "
+                f"data.masks.options.detector = {file!r} cannot be read by MediaPipe: {reason}. "
                 "Take its face_landmarker.task."
             ) from error
 

@@ -93,7 +93,8 @@ def _found(item: dict[str, Any], data: DataConfig) -> dict[str, Any]:
         (width, height), transparent = facts.original, False
         found["ready"] = facts.to_json()
     else:
-        (width, height), transparent = image.header(content, data.max_pixels)
+        size, transparent = image.header(content, data.max_pixels)
+        width, height = image.capped(size, data.max_side)
     found |= {"width": width, "height": height, "transparent": transparent}
     if item["caption_file"]:
         text = caption_text(read(item["caption_file"]))

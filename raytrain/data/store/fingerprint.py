@@ -55,6 +55,8 @@ class Fingerprint(Table):
             kind = columns.load(name)
             version = dict(kind.version(config, family))
             arrays = kind.arrays(config, family) if kind.OF == "image" else {}
+            if kind.OF == "image" and config.data.max_side is not None:
+                version["max_side"] = str(config.data.max_side)
             tools = dict(kind.tools(config)) if kind.OF == "image" and kind.COLORS else {}
             found[name] = Column(of=kind.OF, version=version, tools=tools, arrays=arrays)
         return cls(family=config.model.family, background=config.data.background, columns=found)
