@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs import Overrides, guard, interruptible
+from jobs import REJECTED, Overrides, guard, interruptible
+from raytrain import plugins
 from raytrain.startup import leave
 
 if TYPE_CHECKING:
@@ -181,6 +182,44 @@ def audit(
     return 1 if found.broken else 0
 
 
+@app.command("convert")
+@interruptible
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Images as data.source has them; or a dataset's folder, or the config that names "
+            "it, whose captions are those it is trained with.",
+        ),
+    ],
+    output: Annotated[
+        str, typer.Argument(metavar="[OUTPUT]", help="A folder; by default next to the images.")
+    ] = "",
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help=f"{', '.join(plugins.names('data.formats'))}.")
+    ] = "",
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the images into OUTPUT too.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    first: Annotated[
+        bool, typer.Option("--first", help="Take the first of an image's captions.")
+    ] = False,
+    snapshot: Annotated[
+        str, typer.Option(help="Of a dataset: a snapshot's number, or latest.")
+    ] = "latest",
+) -> int:
+    """Write captions, and what else belongs to images, in another format;
+    exit code 3 where images were left out."""
+    from jobs.render import converted
+    from raytrain.data.tools import convert
+
+    done = convert.convert(
+        source, to, output, copy=copy, overwrite=overwrite, first=first, which=snapshot
+    )
+    converted.show(done, to)
+    return REJECTED if done.rejected else 0
+
+
 @app.command("publish")
 @interruptible
 def publish(
@@ -195,20 +234,37 @@ def publish(
     format: Annotated[
         str, typer.Option(help="imagefolder, or parquet with the images inside.")
     ] = "imagefolder",
+    push: Annotated[
+        str,
+        typer.Option(
+            metavar="REPO", help="Send the folder to <user>/<name> on the hub, as its token lets."
+        ),
+    ] = "",
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: a new repository is private.")
+    ] = False,
     set: Overrides = None,
 ) -> None:
     """Write the source images and their captions as a folder for the `datasets` library and the
-    hub."""
+    hub, and send it there."""
     from raytrain.data.tools import publish
-    from raytrain.errors import unknown
+    from raytrain.data.tools import push as hub
+    from raytrain.errors import UserError, unknown
 
     if format not in publish.FORMATS:
         raise unknown("format", format, publish.FORMATS)
+    if private and not push:
+        raise UserError("--private is for --push, which sends the folder; give both or neither.")
+    if push:
+        hub.check(push, folder)
     done = publish.publish(_dataset(where, set), folder, snapshot, format)
     for split, count in done.images.items():
         print(f"{count:,} images in {split}")
-    print(f"Published to {done.folder}; {done.kept:,} were there already. To send it to the hub:")
-    print(f"    {publish.upload_command(done)}")
+    print(f"Published to {done.folder}; {done.kept:,} were there already.")
+    if push:
+        print(f"Sent to {hub.push(done, push, private=private)}")
+    else:
+        print(f"To send it to the hub, add --push, or: {publish.upload_command(done)}")
 
 
 @app.command("scrape")

@@ -159,7 +159,10 @@ def load_weights(folder: str, *, ema: bool = False) -> dict[str, Tensor]:
 
 def read_state(folder: str) -> dict[str, Any]:
     """Read a checkpoint's facts without its tensors."""
-    state: dict[str, Any] = storage.read_json(storage.join(folder, "state.json"))
+    try:
+        state: dict[str, Any] = storage.read_json(storage.join(folder, "state.json"))
+    except FileNotFoundError as error:
+        raise _gone(folder) from error
     return state
 
 
@@ -309,7 +312,18 @@ def _save_tensors(tensors: dict[str, Tensor], folder: str, name: str) -> None:
 
 
 def _load_tensors(folder: str, name: str) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = load_file(
-        storage.fetch(storage.join(folder, f"{name}.safetensors"))
-    )
+    try:
+        tensors: dict[str, Tensor] = load_file(
+            storage.fetch(storage.join(folder, f"{name}.safetensors"))
+        )
+    except FileNotFoundError as error:
+        raise _gone(folder) from error
     return tensors
+
+
+def _gone(folder: str) -> UserError:
+    return UserError(
+        f"The checkpoint {folder!r} was deleted while it was read: a run in its folder goes on "
+        "and keeps the last train.keep_checkpoints. Nothing was made of it; run the same command "
+        "again."
+    )

@@ -16,9 +16,9 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def locked(folder: str, what: str, harm: str) -> Iterator[None]:
+def locked(folder: str, what: str, harm: str, name: str = "lock") -> Iterator[None]:
     """Hold a folder for the length of the block; a second command there is a UserError that says
-    `what` runs already and the `harm` of two.
+    `what` runs already and the `harm` of two. `name` is the file that is held.
 
     A kill frees it. An object store has no locks, nor have some file systems: there two are not
     noticed. A folder that cannot be written to is a UserError too.
@@ -29,7 +29,7 @@ def locked(folder: str, what: str, harm: str) -> Iterator[None]:
     path = storage.resolve(folder)[1]
     try:
         os.makedirs(path, exist_ok=True)
-        file = open(os.path.join(path, "lock"), "w", encoding="ascii")  # noqa: SIM115
+        file = open(os.path.join(path, name), "w", encoding="ascii")  # noqa: SIM115
     except OSError as error:
         raise UserError(
             f"The output folder must be writable, got {path!r}: {error.strerror}. Nothing was "

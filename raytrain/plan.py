@@ -12,6 +12,7 @@ from raytrain.data import sources
 from raytrain.data.files.location import is_web
 from raytrain.data.item import Item
 from raytrain.data.loading.read import check_dataset
+from raytrain.data.pipeline.notes import of_sources, unread
 from raytrain.data.store import drift, schema
 from raytrain.data.store.schema import BucketCount, bucket_size
 from raytrain.export import run as export
@@ -61,7 +62,7 @@ def plan(config: Config) -> Plan:
     made = storage.exists(storage.join(config.dataset, schema.MANIFEST))
     buckets: dict[str, BucketCount] = {}
     steps = epochs = seconds = None
-    note = "; ".join(config.data.unread())
+    note = "; ".join((*unread(config), *of_sources(config)))
     if made:
         manifest = check_dataset(config)
         buckets = manifest.buckets

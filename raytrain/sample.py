@@ -15,6 +15,7 @@ from raytrain import checkpoint, storage
 from raytrain.config import Config
 from raytrain.data.loading.read import Dataset
 from raytrain.data.store.schema import MANIFEST
+from raytrain.lock import locked
 from raytrain.model import Model, build
 from raytrain.sampling.generate import generate
 from raytrain.sampling.grid import by_prompt, grid, save_image
@@ -93,10 +94,11 @@ def sample(
     model = load_model(config, folder, device, ema=config.export.ema)
     images = draw(config, model, build_pipeline(config, model, device), asked)
     target = output or storage.join(config.output, "images")
-    for number, image in enumerate(images):
-        save_image(image, storage.join(target, f"{number:03d}.png"))
     each = config.sample.images_per_prompt
     path = storage.join(target, "grid.png")
     labels = [prompt.text for prompt in asked[::each]]
-    save_image(grid(by_prompt(asked, images, each), row_labels=labels), path)
+    with locked(target, "Another command is writing images", "two would mix theirs", ".lock"):
+        for number, image in enumerate(images):
+            save_image(image, storage.join(target, f"{number:03d}.png"))
+        save_image(grid(by_prompt(asked, images, each), row_labels=labels), path)
     return path

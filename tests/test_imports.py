@@ -106,8 +106,18 @@ def test_jobs_share_rendering_and_never_import_each_other() -> None:
             assert not others, f"{name} may not import {sorted(others)}"
 
 
-DATA = ("columns", "sources", "captioners", "rewriters", "buckets", "masks", "controls", "scores",
-        "outpainters")  # fmt: skip
+DATA = (
+    "columns",
+    "sources",
+    "formats",
+    "captioners",
+    "rewriters",
+    "buckets",
+    "masks",
+    "controls",
+    "scores",
+    "outpainters",
+)
 KINDS = (
     "families",
     "methods",

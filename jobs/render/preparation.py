@@ -5,7 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table as Grid
 
+from raytrain.data.item import UNUSED
 from raytrain.data.pipeline.report import BROKEN, PrepareReport
+
+FEW = 5
+"""Files that nothing uses that are named; all are in the list of what is left out."""
 
 
 def show(report: PrepareReport, console: Console | None = None) -> None:
@@ -30,11 +34,17 @@ def show(report: PrepareReport, console: Console | None = None) -> None:
         console.print(f"note: {note}", style="yellow", markup=False)
     if report.uncaptioned:
         console.print(
-            f"{report.uncaptioned} rows have no caption: put a .txt next to each image or set "
-            "data.captions.captioner",
+            f"{report.uncaptioned} rows have no caption: put a .txt next to each image, name the "
+            "column of captions text, or set data.captions.captioner",
             style="yellow",
         )
-    left_out = {rule: count for rule, count in report.rules.items() if rule != BROKEN}
+    if unused := report.rules.get(UNUSED):
+        console.print(f"{unused} of the source's files or columns are used by nothing:")
+        for item in report.unused[:FEW]:
+            console.print(f"  {item.path}: {item.reason}", markup=False)
+    left_out = {
+        rule: count for rule, count in report.rules.items() if rule not in (BROKEN, UNUSED)
+    }
     for rule, number in left_out.items():
         console.print(f"{number} left out by rule {rule!r}", style="yellow")
     if report.broken:

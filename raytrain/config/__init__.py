@@ -15,6 +15,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from raytrain import plugins
 from raytrain.config.data import DataConfig
+from raytrain.config.period import Share
 from raytrain.config.train import FREE_TRAIN_KEYS as FREE_TRAIN_KEYS
 from raytrain.config.train import TrainConfig as TrainConfig
 from raytrain.config.tune import TuneConfig
@@ -67,6 +68,12 @@ class ObjectiveConfig(Table):
     timestep_range: Interval = (0.0, 1.0)
     """Share of the schedule to draw timesteps from: [0, 0.5) tunes style, [0.5, 1) composition."""
     caption_dropout: float = Field(0.0, ge=0, le=1)
+    """Share of captions of which only what data.captions.dropped says is left."""
+    caption_dropout_epochs: int = Field(0, ge=0)
+    """In every so manieth epoch all captions are dropped; 0: in none."""
+    caption_warmup: Share = 0
+    """Steps (or their share of all, "10 %") in which captions grow from their first tags to the
+    whole, in data.captions.warmup_stages stages."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ObjectiveConfig:
@@ -227,6 +234,17 @@ class Config(Table):
                 f'model.quantize = "{kind}" cannot go with train.engine = "zero3": its shards '
                 'would be cut from the packed bits and lose their scales. Use "auto", "ddp", '
                 '"zero1" or "zero2"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warmed_up(self) -> Config:
+        stages, steps = self.data.captions.warmup_stages, self.objective.caption_warmup
+        if bool(stages) != bool(steps):
+            raise ValueError(
+                "objective.caption_warmup says how long captions grow, and "
+                "data.captions.warmup_stages in how many stages that are stored; got "
+                f"{steps!r} and {stages}, so nothing would grow. Set both or neither"
             )
         return self
 

@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raytrain import plugins
+from raytrain.config.captions import CaptionConfig as CaptionConfig
 from raytrain.config.image import AugmentConfig as AugmentConfig
 from raytrain.config.image import BucketConfig as BucketConfig
 from raytrain.config.image import ControlConfig as ControlConfig
 from raytrain.config.image import MaskConfig as MaskConfig
 from raytrain.config.image import SuperResolutionConfig as SuperResolutionConfig
 from raytrain.paths import same
-from raytrain.table import Names, Table, check_color
+from raytrain.table import Table, check_color
 
 
 class SubsetConfig(Table):
@@ -64,118 +65,6 @@ class FetchConfig(Table):
     trust_addresses: bool = False
     """Assume that a web address, once read, always holds the same bytes;
     otherwise every preparation reads it again."""
-
-
-class CaptionConfig(Table):
-    """`[data.captions]`: the captioner for images that bring no caption,
-    and what becomes of every caption."""
-
-    captioner: str = "none"
-    """`none` leaves such captions empty; any other value is a file of
-    `raytrain/data/captioners`."""
-    path: str = ""
-    """Folder or hub id of the captioner's weights; not all captioners need one."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
-    prompt: str | None = None
-    """What a captioner is asked; default: its own."""
-    max_new_tokens: int = Field(40, ge=1)
-    num_beams: int = Field(3, ge=1)
-    options: dict[str, Any] = Field({})
-    """The captioner's own settings, the fields of its `Options`."""
-    replace: bool = False
-    """Caption every image, also those that bring a caption."""
-    cropped: bool = False
-    """Captioners see each image as it is cut for its largest bucket, not whole."""
-    trigger: str = ""
-    """Stands for `placeholder` in every caption; where there is none it is put before,
-    with a comma and a space."""
-    placeholder: str = "TOK"
-    """A whole word of a caption, never a part of one."""
-    prefix: str = ""
-    suffix: str = ""
-    separator: str = ","
-    """Between tags."""
-    keep_tags: int = Field(0, ge=0)
-    """First tags that are never shuffled or left out."""
-    drop_tags: Names = ()
-    """Tags removed from every caption."""
-    variants: int = Field(1, ge=1)
-    """Stored versions of a caption; those after the first have their tags shuffled and dropped.
-    Each occurrence picks one."""
-    tag_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the other tags left out of each further version."""
-    quality_tags: dict[str, float] = Field({})
-    """Tag -> minimum of `quality_score`; an image gets the tag with the highest minimum it
-    reaches."""
-    quality_score: str = "aesthetic"
-    """The score of [[data.quality.scores]] that `quality_tags` reads."""
-    rewriter: str = ""
-    """A file of `raytrain/data/rewriters` or a dotted path: changes captions,
-    a language model for instance."""
-    rewriter_options: dict[str, Any] = Field({})
-    rewriter_images: Annotated[tuple[int, int], Field(strict=False)] | None = None
-    """The rewriter is asked only of sets with so many images, both ends included ([3, 50] in
-    edenartlab/sd-lora-trainer); the captions of others stay as they are, and a line says so."""
-    rewriter_trim: int | None = Field(None, ge=1)
-    """Where there are more images than `rewriter_images` allows, but less than 1.33 times as many,
-    only the first so many stay (49 in edenartlab/sd-lora-trainer)."""
-
-    @model_validator(mode="after")
-    def _plugins_exist(self) -> CaptionConfig:
-        if self.cropped and self.captioner == "none":
-            raise ValueError("cropped says what a captioner sees, but captioner is none; set one")
-        if self.captioner != "none":
-            plugins.check("data.captioners", self.captioner)
-            plugins.check_options(
-                "data.captioners", self.captioner, self.options, "data.captions.options"
-            )
-            if not self.path and plugins.load("data.captioners", self.captioner).NEEDS_PATH:
-                raise ValueError(
-                    f"captioner {self.captioner!r} needs `path`, the folder or hub id of its "
-                    "weights"
-                )
-        self._few()
-        if self.rewriter:
-            plugins.check("data.rewriters", self.rewriter)
-            plugins.check_options(
-                "data.rewriters",
-                self.rewriter,
-                self.rewriter_options,
-                "data.captions.rewriter_options",
-            )
-        return self
-
-    def _few(self) -> None:
-        """Check the rules of few images."""
-        if self.rewriter_images is None:
-            if self.rewriter_trim is not None:
-                raise ValueError(
-                    "rewriter_trim needs rewriter_images, beyond which images are cut"
-                )
-            return
-        least, most = self.rewriter_images
-        if not (self.rewriter and 0 <= least <= most):
-            raise ValueError(
-                f"rewriter_images = [{least}, {most}] must be two ascending numbers of images "
-                f"that a rewriter is asked of, and rewriter is {self.rewriter!r}"
-            )
-        if self.rewriter_trim is not None and not least <= self.rewriter_trim <= most:
-            raise ValueError(
-                f"rewriter_trim = {self.rewriter_trim} must lie within rewriter_images = "
-                f"[{least}, {most}], so that the rewriter is asked of what stays"
-            )
-
-    def trims(self, images: int) -> bool:
-        """Whether only the first `rewriter_trim` of so many images stay."""
-        if self.rewriter_images is None or self.rewriter_trim is None:
-            return False
-        return self.rewriter_images[1] < images < 1.33 * self.rewriter_images[1]
-
-    def rewrites(self, images: int) -> bool:
-        """Whether the rewriter is asked of a set of so many images."""
-        least, most = self.rewriter_images or (0, images)
-        return bool(self.rewriter) and least <= images <= most
 
 
 class ScoreConfig(Table):
@@ -308,7 +197,8 @@ class DataConfig(Table):
                 f'data.augment.crops = {self.augment.crops} needs data.buckets.crop = "random"'
             )
         if self.captions.quality_tags and self.captions.quality_score not in {
-            s.name for s in self.quality.scores
+            "site",
+            *(s.name for s in self.quality.scores),
         }:
             raise ValueError(
                 f"data.captions.quality_tags reads the score {self.captions.quality_score!r}, "
@@ -316,6 +206,11 @@ class DataConfig(Table):
             )
         if self.format != "auto":
             plugins.check("data.sources", self.format)
+        if any(score.name == "site" for score in self.quality.scores):
+            raise ValueError(
+                'a score of [[data.quality.scores]] cannot be named "site", which '
+                "data.captions.quality_score reads from the source's records; give it another name"
+            )
         check_color(self.background)
         for subset in self.subsets:
             for what in ("masks", "controls"):

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from raytrain.table import Table
 
+UNUSED = "unused"
+"""The rule of a `Rejected` that is a file nothing reads."""
+
 
 class Item(NamedTuple):
     """One image of a source. All text is valid UTF-8, whatever the file system holds."""
@@ -27,8 +30,13 @@ class Item(NamedTuple):
     regularization: bool = False
     prefix: str = ""
     suffix: str = ""
-    trigger: str = ""
-    """The concept's own trigger word."""
+    held_out: bool = False
+    """Of a split that the source itself sets aside from training."""
+    caption_settings: str = ""
+    """Fields of [data.captions] that the source or its subset sets for this image, as JSON;
+    `variants` above 1 stands for several, whose number [data.captions] may set."""
+    site: str = ""
+    """What an image site says of it, as JSON: `score`, `rating` and `meta`, a list of tags."""
     subset: int = 0
     """Which of [[data.subsets]] it is of."""
     stamp: str = ""

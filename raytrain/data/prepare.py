@@ -19,15 +19,16 @@ from collections.abc import Iterator
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.data.annotate import annotator
+from raytrain.config.data import DataConfig
+from raytrain.data.annotate import annotator, concept
 from raytrain.data.annotate.cut import Cut
-from raytrain.data.item import Rejected
+from raytrain.data.item import UNUSED, Rejected
 from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
 from raytrain.data.pipeline.encode import ShardEncoder
 from raytrain.data.pipeline.executor import Executor, Job, Report, chosen
 from raytrain.data.pipeline.filter import filter_images
-from raytrain.data.pipeline.notes import notes
-from raytrain.data.pipeline.report import SHOWN, PrepareReport
+from raytrain.data.pipeline.notes import notes, of_sources
+from raytrain.data.pipeline.report import BROKEN, SHOWN, PrepareReport
 from raytrain.data.store import partial_shards, shard, snapshot, tables
 from raytrain.data.store.fingerprint import Fingerprint
 from raytrain.data.store.schema import Manifest
@@ -64,7 +65,9 @@ class Preparation:
         self.counts: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
         self.cut: Counter[str] = Counter()
+        self.planned: Counter[str] = Counter()
         self.annotated: dict[str, int] = {}
+        self.said: list[str] = []
         self.mean_ratio = 1.0
         self.beaten = -BEAT_SECONDS
         self._beat()
@@ -94,7 +97,7 @@ class Preparation:
                 rejected=self._at("rejected", "list"),
                 downloads=storage.join(self.dataset, "downloads"),
             )
-        self.counts["found"] = count["items"] + count["rejected"]
+        self.counts["found"] = count["items"] + count["rejected"] - count["unused"]
         return items
 
     def _scan(self, items: str) -> None:
@@ -125,8 +128,15 @@ class Preparation:
         return images
 
     def _annotate(self, images: str) -> str:
-        cut = Cut(self.data.buckets, self.config.seed, self.mean_ratio)
-        for number, stage in enumerate(annotator.stages(self.data, cut, self.counts["images"])):
+        cut, count = (
+            Cut(self.data.buckets, self.config.seed, self.mean_ratio),
+            self.counts["images"],
+        )
+        for number, stage in enumerate(annotator.stages(self.data, cut, count)):
+            data = self.data
+            if stage.kind == "rewrite":
+                data = self._described(images)
+                stage = annotator.stages(data, cut, count)[number]
             needed, faults = (
                 self._at(f"needed-{number}.parquet"),
                 self._at(f"annotation-faults-{number}"),
@@ -134,7 +144,7 @@ class Preparation:
             reads = {"stage": stage, "images": images, "annotations": self.annotations}
             count = self.executor.call(annotator.write_needed, **reads, needed=needed)
             encode = self.data.encode
-            settings = {"data": self.data, "stage": stage, "annotations": self.annotations,
+            settings = {"data": data, "stage": stage, "annotations": self.annotations,
                         "faults": faults,
                         "threads": max(1, int(encode.cpus_per_worker))}  # fmt: skip
             reports = flow.map_actors(
@@ -148,7 +158,7 @@ class Preparation:
             self.executor.call(
                 annotator.apply,
                 **reads,
-                data=self.data,
+                data=data,
                 faults=faults,
                 annotated=annotated,
                 rejected=rejected,
@@ -156,16 +166,26 @@ class Preparation:
             images = annotated
         return images
 
+    def _described(self, images: str) -> DataConfig:
+        """Return [data] with what the images have in common, where the rewriter asks for it."""
+        found = self.executor.call(
+            concept.described, data=self.data, images=images, annotations=self.annotations
+        )
+        self.said += [found["note"]] if found["note"] else []
+        return concept.told(self.data, found["concept"])
+
     def _plan_rows(self, images: str) -> None:
         jobs = tables.groups_of(images)
         settings = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.config.seed,
                     "mean_ratio": self.mean_ratio, "work": self.work}  # fmt: skip
         total = sum(job["rows"] for job in jobs)
-        planned = flow.map_tasks(
+        reports = flow.map_tasks(
             self.executor, jobs, plan_rows.plan_rows, images=total, **settings
         )
-        for report in self._each("plan", total, planned):
-            self.counts["faceless"] += report["faceless"]
+        self.planned["images"] = self.counts["images"]
+        for report in self._each("plan", total, reports):
+            noted = ("enlarged", "cropped", "unsaid", "faceless")
+            self.planned.update({name: report[name] for name in noted})
 
     def _encode(self) -> None:
         """Encode what is missing until nothing is; first recover the partial shards of runs that
@@ -308,6 +328,8 @@ def prepare(
                 "An encoding worker", encode.cpus_per_worker, encode.gpus_per_worker, 1,
                 "data.encode.cpus_per_worker, gpus_per_worker",
             )  # fmt: skip
+        for note in executor.call(of_sources, config=config):
+            show.warn(f"note: {note}")
         earlier = snapshot.read_manifest(config.dataset)
         with show.stages() as stage:
             preparation = Preparation(config, known, stage, executor)
@@ -320,7 +342,7 @@ def _report(
     done: Preparation, published: Report, earlier: Manifest | None, seconds: float
 ) -> PrepareReport:
     rejected_path = storage.join(done.dataset, published["rejected_path"])
-    rejected = _first_rejected(rejected_path)
+    rejected, unused = _first_rejected(rejected_path)
     if not published["rows"]:
         reasons = "\n".join(f"  {item.path}: {item.reason}" for item in rejected)
         raise UserError(
@@ -342,23 +364,25 @@ def _report(
         cut=cut,
         rules=published["rules"],
         rejected=tuple(rejected),
+        unused=tuple(unused),
         rejected_path=rejected_path,
         buckets=manifest.buckets,
         snapshot=manifest.number,
         fingerprint=manifest.fingerprint,
-        notes=notes(done.config, earlier, manifest, cut, done.counts),
+        notes=(*done.said, *notes(done.config, earlier, manifest, cut, done.planned)),
         seconds=seconds,
     )
 
 
-def _first_rejected(uri: str) -> list[Rejected]:
-    """Return the first rejected images, broken ones before those a filter left out."""
-    found: dict[bool, list[Rejected]] = {True: [], False: []}
+def _first_rejected(uri: str) -> tuple[list[Rejected], list[Rejected]]:
+    """Return the first rejected images, broken ones before those a filter left out,
+    and the first files that nothing uses."""
+    found: dict[str, list[Rejected]] = {BROKEN: [], "": [], UNUSED: []}
     for row in tables.read(uri, tables.REJECTED):
-        kind = found[row["rule"] == "broken"]
+        kind = found.get(row["rule"], found[""])
         if len(kind) < SHOWN:
             kind.append(Rejected(**row))
-    return (found[True] or found[False])[:SHOWN]
+    return (found[BROKEN] or found[""])[:SHOWN], found[UNUSED]
 
 
 def _tidy(dataset: str, own: str) -> None:

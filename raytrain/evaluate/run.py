@@ -29,6 +29,7 @@ from raytrain.evaluate.report import write_report
 from raytrain.evaluate.statistics import Difference, Score, compare, summarize
 from raytrain.evaluate.subject import Judges, Subject
 from raytrain.evaluate.verdict import headline, overfit
+from raytrain.lock import locked
 from raytrain.log import read_metrics
 from raytrain.sampling.grid import grid, save_image
 from raytrain.sampling.prompts import Prompt, prompts
@@ -102,6 +103,12 @@ def evaluate(
     `tell` gets lines of progress.
     """
     quiet()
+    folder = storage.join(config.output, run_folder.EVALUATION)
+    with locked(folder, "Another evaluation is writing", "two would mix their images", ".lock"):
+        return _evaluate(config, which, tell)
+
+
+def _evaluate(config: Config, which: str, tell: Callable[[str], None]) -> str:
     folder = checkpoint.find(config.output, which)
     if folder is None:
         raise UserError(

@@ -16,10 +16,13 @@ from raytrain.data.store.snapshot import read_manifest
 from raytrain.errors import UserError
 from raytrain.export import provenance
 from raytrain.export.bundle import Bundle, Written
+from raytrain.lock import locked
 from raytrain.model import Model
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LOCK = ".lock"
 
 
 def export(config: Config, which: str = "latest") -> list[Written]:
@@ -32,10 +35,10 @@ def export(config: Config, which: str = "latest") -> list[Written]:
             "Export latest, best or a checkpoint's folder."
         )
     ema = config.export.ema and storage.exists(storage.join(path, "ema.safetensors"))
-    bundle = assemble(
-        config, checkpoint.load_weights(path, ema=ema), checkpoint.read_state(path), ema=ema
-    )
-    return write(bundle, storage.join(config.output, "export"))
+    folder = storage.join(config.output, "export")
+    with locked(folder, "Another export is writing", "two would mix their files", LOCK):
+        weights, state = checkpoint.load_weights(path, ema=ema), checkpoint.read_state(path)
+        return write(assemble(config, weights, state, ema=ema), folder)
 
 
 def write(bundle: Bundle, folder: str) -> list[Written]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from raytrain import storage
 from raytrain.batch import Columns
 from raytrain.config import Config
-from raytrain.data.loading.loader import Loader, Step, prefetch
+from raytrain.data.loading.loader import Captions, Loader, Step, prefetch
 from raytrain.errors import UserError
 from raytrain.startup import quiet
 from raytrain.train.engines import speed
@@ -130,13 +130,12 @@ def read(run: Run, unread: list[Done]) -> float:
 def batches(run: Run) -> Iterator[tuple[Step, Columns]]:
     """Yield the batch and the draws of every step from `run.step` to the end, made ahead;
     in pinned memory for a GPU."""
-    dropout = run.config.objective.caption_dropout
     loader = Loader(
         run.dataset,
         run.batch_sampler,
         rank=run.rank,
         world_size=run.world_size,
-        caption_dropout=dropout,
+        captions=Captions.of(run.config, run.total_steps),
         columns=run.model.columns,
     )
 

@@ -76,6 +76,19 @@ def composed(
         ({"drop_tags": ["solo", "1girl"]}, ["1girl, cat , solo, solo cat"], ("cat, solo cat",)),
         ({"drop_tags": ["a"], "separator": "|"}, ["a | b, a |c"], ("b, a|c",)),
         (
+            {"lowercase": True, "strip": ".", "trigger": "KongFu"},
+            ["A Cat sat. There...", "TOK Sat."],
+            ("KongFu, a cat sat. there", "KongFu sat"),
+        ),
+        ({"lowercase": True, "placeholder": ""}, ["A Cat"], ("a cat",)),
+        ({"affixes": "raw", "prefix": "a_", "suffix": ", end"}, ["Cat"], ("a_Cat, end",)),
+        ({}, ["a cat\n\nsits\r\nthere"], ("a cat sits there",)),
+        ({"lines": "first"}, ["\na cat\nsits"], ("a cat",)),
+        ({"lines": "each"}, ["a cat\n\na dog\r\n"], ("a cat", "a dog")),
+        ({"wildcards": True}, ["a {red} hat {{1}}"], ("a red hat {1}",)),
+        ({"keep_separator": "|||"}, ["a, b ||| c,d ||| e"], ("a, b, c, d, e",)),
+        ({"secondary_separator": ";;;"}, ["a;;;b, c"], ("a,b, c",)),
+        (
             {"quality_tags": {"low": 0.0, "high": 5.0}, "item": {"quality": 5.0}},
             ["a cat"],
             ("high, a cat",),
@@ -191,3 +204,42 @@ def test_small_parts() -> None:
     assert tags("a  b", " ") == ["a", "b"]
     assert without("a TOK", "") == "a TOK"
     assert quality_tag({"best": 9.0, "good": 5.0, "bad": -5.0}, 7.0) == "good"
+
+
+def test_what_is_marked_is_kept_in_front_and_at_the_end() -> None:
+    found = composed(
+        "a, b ||| c;;;d, e, f ||| g",
+        keep_separator="|||",
+        secondary_separator=";;;",
+        variants=40,
+        tag_dropout=0.3,
+    )
+    assert found[0] == "a, b, c,d, e, f, g"
+    for text in found:
+        assert text.startswith("a, b")
+        assert text.endswith(", g")
+        assert "c,d" in text or "c" not in text
+    middles = {text.removeprefix("a, b").removesuffix(", g") for text in found}
+    assert {", f, e, c,d", ", e", ""} <= middles
+
+
+def test_tags_may_be_left_out_without_being_moved() -> None:
+    found = composed("a, b, c, d", shuffle_tags=False, variants=60, tag_dropout=0.4)
+    assert len(found) > 8
+    assert all(tags(text) == sorted(tags(text)) for text in found)
+
+
+def test_every_word_of_a_wildcard_is_drawn() -> None:
+    found = composed("a {red|green|blue} {big|small} hat", wildcards=True, variants=80,
+                     shuffle_tags=False)  # fmt: skip
+    words = {f"a {color} {size} hat" for color in ("red", "green", "blue")
+             for size in ("big", "small")}  # fmt: skip
+    assert set(found) == words
+
+
+def test_tags_of_prefix_and_suffix_are_shuffled_where_they_should_be() -> None:
+    settings: dict[str, Any] = {"prefix": "p,", "suffix": ", s", "variants": 30}
+    assert {text[0] for text in composed("a, b", **settings)} == {"p"}
+    found = composed("a, b", affixes="shuffled", trigger="t", **settings)
+    assert found[0] == "t, p, a, b, s"
+    assert {text[3] for text in found} == {"p", "a", "b", "s"}

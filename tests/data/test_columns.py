@@ -19,7 +19,7 @@ from raytrain.data import columns
 from raytrain.data.image.opening import Opened
 from raytrain.data.image.transform import Placement, Transform
 from raytrain.data.loading.batch_sampler import BatchSampler
-from raytrain.data.loading.loader import Loader
+from raytrain.data.loading.loader import Captions, Loader
 from raytrain.data.loading.read import Dataset, check_dataset
 from raytrain.data.pipeline.encode import LAYERS
 from raytrain.data.prepare import prepare
@@ -196,7 +196,7 @@ def test_text_and_ids_of_a_row_are_of_the_same_caption_also_where_it_is_dropped(
     prepare(config)
     dataset, encoders = Dataset(config.dataset), Encoders(config.model, CPU, torch.float32)
     batch_sampler = BatchSampler(dataset.counts(), batch=6, seed=3, epochs=4)
-    loader = Loader(dataset, batch_sampler, caption_dropout=0.3)
+    loader = Loader(dataset, batch_sampler, captions=Captions(0.3))
     empty = dataset.empties(["tokens"])["tokenizer"].astype(np.int64)
     met: dict[str, set[bytes]] = {}
     for number in range(batch_sampler.total_steps):

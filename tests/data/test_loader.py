@@ -14,7 +14,7 @@ from torch import Tensor
 
 from raytrain.batch import Columns
 from raytrain.data.loading.batch_sampler import BatchSampler
-from raytrain.data.loading.loader import Batch, Loader, Step, prefetch
+from raytrain.data.loading.loader import Batch, Captions, Loader, Step, prefetch
 from raytrain.data.loading.read import Dataset
 from raytrain.data.store import schema
 from tests import stored
@@ -46,7 +46,7 @@ def loader(dataset: Dataset, **settings: int) -> Loader:
     return Loader(
         dataset,
         BatchSampler(dataset.counts(), batch=8, seed=1, epochs=2),
-        caption_dropout=0.3,
+        captions=Captions(0.3),
         **settings,
     )
 

@@ -80,7 +80,7 @@ def test_every_kind_of_victim_has_its_turn() -> None:
     found = _kills.kinds(20, random.Random(3))
     assert {found.count(kind) for kind in _kills.KINDS} == {6, 7}
     assert found != sorted(found)
-    assert STAGES == ["elastic", "prepare", "save", "train"]
+    assert STAGES == ["elastic", "pairs", "prepare", "save", "train"]
 
 
 @pytest.mark.usefixtures("here")

@@ -110,8 +110,11 @@ class Endpoint:
             self.input_tokens * options.input_price + self.output_tokens * options.output_price
         ) / 1e6
 
-    def ask(self, questions: Sequence[list[Message]], max_tokens: int) -> list[str | BadImage]:
-        """Return the answer to each list of messages, in order, or why this one is refused.
+    def ask(
+        self, questions: Sequence[list[Message]], max_tokens: int, attempt: int = 0
+    ) -> list[str | BadImage]:
+        """Return the answer to each list of messages, in order, or why this one is refused;
+        another `attempt` has another seed.
 
         All else is a UserError.
         """
@@ -122,15 +125,17 @@ class Endpoint:
                 f"{self.output_tokens} out). What was written is kept; raise max_cost and start "
                 "again to continue."
             )
-        return list(self.pool.map(lambda messages: self._answer(messages, max_tokens), questions))
+        return list(
+            self.pool.map(lambda messages: self._answer(messages, max_tokens, attempt), questions)
+        )
 
-    def _answer(self, messages: list[Message], max_tokens: int) -> str | BadImage:
+    def _answer(self, messages: list[Message], max_tokens: int, attempt: int) -> str | BadImage:
         options = self.options
         body = {
             "model": options.model,
             "messages": messages,
             "temperature": options.temperature,
-            "seed": options.seed,
+            "seed": options.seed + attempt,
         }
         status, text = self._post(body | {options.length_key: max_tokens})
         if status in REFUSED:

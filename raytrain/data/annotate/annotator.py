@@ -173,7 +173,9 @@ class Annotator:
 
         torch.set_num_threads(threads)
         self.data, self.stage, self.annotations, self.faults = data, stage, annotations, faults
-        self.answer = _answers(stage, data)
+        self.answer, self.batch = _answers(stage, data), data.encode.batch
+        if stage.kind == "rewrite" and _at_once(data) > 1:
+            self.batch = BLOCK  # no image is held, and questions are of many captions
         self.pool = ThreadPoolExecutor(max(2, threads))
 
     def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -182,9 +184,7 @@ class Annotator:
         annotations: list[dict[str, Any]] = []
         faults: list[dict[str, Any]] = []
         try:
-            for batch in tables.batched(
-                zip(lines, self._images(lines), strict=True), self.data.encode.batch
-            ):
+            for batch in tables.batched(zip(lines, self._images(lines), strict=True), self.batch):
                 good = [(line, entry) for line, entry in batch if not isinstance(entry, BadImage)]
                 made = iter(
                     self.answer([line for line, _ in good], [entry for _, entry in good])
@@ -261,6 +261,12 @@ def _answers(
             rewriter.rewrite, [line["captions"] for line in lines]
         )
     return _faces(data) if stage.kind == "face" else _centers(data)
+
+
+def _at_once(data: DataConfig) -> int:
+    """Return how many captions the rewriter puts into one question."""
+    module = plugins.load("data.rewriters", data.captions.rewriter)
+    return int(getattr(module, "at_once", lambda _: 1)(data.captions))
 
 
 def _rewritten(rewrite: Callable[[list[str]], list[Any]], captions: list[list[str]]) -> list[Any]:

@@ -335,6 +335,7 @@ def check_dataset(config: Config) -> Manifest:
     from raytrain.data import columns
 
     manifest = open_manifest(config.dataset, config.data.snapshot, config.data.partial)
+    _check_versions(config, manifest)
     facts = {"family": (manifest.family, config.model.family)}
     for name in columns.read(config):
         kind = columns.load(name)
@@ -351,6 +352,19 @@ def check_dataset(config: Config) -> Manifest:
                 "model.max_tokens to what it was made with."
             )
     return manifest
+
+
+def _check_versions(config: Config, manifest: Manifest) -> None:
+    """Raise UserError where a run would read versions of captions that are not stored."""
+    wanted, stored = config.data.captions, manifest.settings.get("captions", {})
+    for key, none in (("warmup_stages", 0), ("dropped", "empty")):
+        have, want = stored.get(key, none), getattr(wanted, key)
+        if want not in (none, have):
+            raise UserError(
+                f"The dataset {config.dataset!r} was prepared with data.captions.{key} = "
+                f"{have!r}, not {want!r}; the captions that training would read are not in it. "
+                "Run `raytrain prepare` with this config."
+            )
 
 
 def stored_column(uri: str, manifest: Manifest, name: str) -> Column:

@@ -47,11 +47,11 @@ _TRIMMED = """
 """
 _KEPT = """
     SELECT i.number, l.id, l.mask_id, l.control_id, i.path, i.location, i.mask, i.control,
-      i.prefix, i.suffix, i.trigger,
+      i.prefix, i.suffix, i.caption_settings, i.site,
            l.width, l.height, l.transparent, coalesce(l.ready, '') AS ready,
            CASE WHEN len(l.texts) > 0 THEN l.texts
              ELSE i.captions END AS captions,
-           i.repeats, i.weight, i.regularization, i.subset, []::DOUBLE[] AS scores,
+           i.repeats, i.weight, i.regularization, i.held_out, i.subset, []::DOUBLE[] AS scores,
            NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center, NULL::DOUBLE[] AS face
     FROM items i JOIN scans l USING (key) JOIN ruled s ON s.number = i.number
     WHERE s.rule = '' ORDER BY i.number

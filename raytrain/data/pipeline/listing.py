@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from raytrain import storage
-from raytrain.config.data import DataConfig
+from raytrain.config.data import DataConfig, SubsetConfig
 from raytrain.data import sources
 from raytrain.data.files import download
 from raytrain.data.files.location import is_web
 from raytrain.data.image.image import DECODING
-from raytrain.data.item import Item, Rejected
+from raytrain.data.item import UNUSED, Item, Rejected
 from raytrain.data.store import tables
 from raytrain.data.store.schema import content_digest
 
@@ -21,20 +21,21 @@ BLOCK = 1024
 
 
 def write_items(data: DataConfig, items: str, rejected: str, downloads: str) -> dict[str, int]:
-    """Write what the sources hold to the table `items`, and what they refuse to the table
-    `rejected`; return the numbers. Archives at web addresses are kept in `downloads`.
+    """Write what the sources hold to the table `items`, and what they refuse or nothing uses to
+    the table `rejected`; return the numbers. Archives at web addresses are kept in `downloads`.
 
     `number` follows the order of the subsets and, in each, that of the source: it decides which of
     two equal images stays.
     """
     rules = scan_rules(data)
     refused: list[Rejected] = []
-    count = {"items": 0, "rejected": 0}
+    count = {"items": 0, "rejected": 0, "unused": 0}
 
     def lines() -> Iterator[dict[str, Any]]:
-        for number, found in enumerate(_each(data, downloads)):
+        for number, found in enumerate(sources.every(_near(data, downloads))):
             if isinstance(found, Rejected):
                 refused.append(found)
+                count["unused"] += found.rule == UNUSED
                 if len(refused) == tables.GROUP:
                     flush()
             else:
@@ -60,16 +61,16 @@ def scan_rules(data: DataConfig) -> str:
     return f"2 {data.max_pixels} {data.fetch.max_bytes} {appearance}{cap}"
 
 
-def _each(data: DataConfig, downloads: str) -> Iterator[Item | Rejected]:
-    for number, subset in enumerate(data.all_subsets()):
-        if is_web(subset.source):
-            file = download.archive(subset.source, downloads, data.fetch)
-            subset = subset.model_copy(update={"source": file})
-        for item in sources.items(subset):
-            if isinstance(item, Item):
-                yield item._replace(trigger=item.trigger or subset.trigger, subset=number)
-            else:
-                yield item
+def _near(data: DataConfig, downloads: str) -> tuple[SubsetConfig, ...]:
+    """Return the subsets, those at web addresses as what was downloaded of them."""
+    return tuple(
+        subset.model_copy(
+            update={"source": download.archive(subset.source, downloads, data.fetch)}
+        )
+        if is_web(subset.source)
+        else subset
+        for subset in data.all_subsets()
+    )
 
 
 def _line(item: Item, number: int, rules: str, trusted: bool) -> dict[str, Any]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from raytrain import plugins
 from raytrain.config import Config, ModelConfig
 from raytrain.config.data import CaptionConfig, DataConfig
+from raytrain.data import sources
+from raytrain.data.files.location import absolute, look
+from raytrain.data.pipeline.plan_rows import CROPPED, ENLARGED
 from raytrain.data.store.schema import Manifest
 
 
@@ -14,18 +18,56 @@ def notes(
     earlier: Manifest | None,
     manifest: Manifest,
     cut: int,
-    counts: Mapping[str, int],
+    planned: Mapping[str, int],
 ) -> tuple[str, ...]:
     """Return the sentences for a dataset that follows an earlier one, with `cut` captions longer
-    than what is encoded of them; `counts` has its `images` and those that are `faceless`."""
+    than what is encoded of them; `planned` counts its `images`, and those that are `enlarged` or
+    `cropped` much, `faceless`, or `unsaid`: without the score or rating that is read."""
     return (
         *_remade(earlier, manifest),
         *_cut(cut, config.model),
         *_few(config.data, manifest),
-        *_unwritten(config.data.captions, counts["images"]),
-        *_faceless(counts["faceless"]),
-        *config.data.unread(),
+        *_unwritten(config.data.captions, planned["images"]),
+        *_faceless(planned["faceless"]),
+        *_strained(planned),
+        *_unsaid(planned.get("unsaid", 0)),
+        *unread(config),
     )
+
+
+def unread(config: Config) -> tuple[str, ...]:
+    """Return a sentence for each setting of [data] that nothing reads."""
+    rule = config.objective
+    idle = config.data.captions.dropped != "empty" and not (
+        rule.caption_dropout or rule.caption_dropout_epochs
+    )
+    said = (
+        'data.captions.dropped = "trigger" has no effect: no caption is dropped; set '
+        "objective.caption_dropout"
+    )
+    return (*config.data.unread(), *((said,) if idle else ()))
+
+
+def of_sources(config: Config) -> tuple[str, ...]:
+    """Return what sources say that this config answers otherwise, before anything is read.
+
+    A source plug-in may offer `notes(subset, config)`, an iterator of sentences.
+    """
+    found: list[str] = []
+    for subset in config.data.all_subsets():
+        if not subset.source or not _there(subset.source):
+            continue  # listing the source says why
+        name = subset.format if subset.format != "auto" else sources.recognize(subset.source)
+        told = getattr(plugins.load("data.sources", name), "notes", None)
+        found += told(subset, config) if told else ()
+    return tuple(dict.fromkeys(found))
+
+
+def _there(source: str) -> bool:
+    try:
+        return look(absolute(source)).kind != "absent"
+    except OSError:
+        return False
 
 
 def _cut(count: int, model: ModelConfig) -> tuple[str, ...]:
@@ -40,6 +82,16 @@ def _cut(count: int, model: ModelConfig) -> tuple[str, ...]:
     remedy = f"set model.max_tokens = {longer[0]}" if longer else "shorten them"
     said = "caption encoded now is" if count == 1 else "captions encoded now are"
     return (f"{count} {said} longer than {most} tokens, whose end was cut off; {remedy}",)
+
+
+def _unsaid(count: int) -> tuple[str, ...]:
+    """Say that images have no word for a score or rating that none of their records has."""
+    if not count:
+        return ()
+    return (
+        f"{count} images have no word for their score or rating: [data.captions] reads the "
+        "columns `score` and `rating`, which their records do not have",
+    )
 
 
 def _few(data: DataConfig, manifest: Manifest) -> tuple[str, ...]:
@@ -68,6 +120,21 @@ def _faceless(count: int) -> tuple[str, ...]:
     if not count:
         return ()
     return (f"no face was found in {count} images: they have no versions of data.augment.faces",)
+
+
+def _strained(strained: Mapping[str, int]) -> tuple[str, ...]:
+    """Say how many images no bucket suits well."""
+    remedies = {
+        "enlarged": f"more than {ENLARGED} times to fill a bucket; data.quality.min_side leaves "
+        "out small ones",
+        "cropped": f"by more than {CROPPED:.0%} to fill a bucket; data.quality.max_ratio leaves "
+        "out long ones",
+    }
+    return tuple(
+        f"{count} {'image is' if count == 1 else 'images are'} {how} {remedy}"
+        for how, remedy in remedies.items()
+        if (count := strained[how])
+    )
 
 
 def _remade(earlier: Manifest | None, manifest: Manifest) -> tuple[str, ...]:

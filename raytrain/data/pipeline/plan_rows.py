@@ -8,6 +8,8 @@ is opened.
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +17,7 @@ import pyarrow as pa
 from raytrain import storage
 from raytrain.config.data import DataConfig
 from raytrain.data import buckets, columns
-from raytrain.data.annotate.caption_text import compose
+from raytrain.data.annotate.caption_text import compose, lacks_site, settled
 from raytrain.data.annotate.versions import tools_of
 from raytrain.data.image.ready import Facts
 from raytrain.data.image.transform import color_free, transforms
@@ -24,6 +26,8 @@ from raytrain.data.store import tables
 from raytrain.data.store.fingerprint import Fingerprint, address
 from raytrain.data.store.schema import bucket_name
 
+ENLARGED, CROPPED = 2, 0.5
+"""Beyond this factor of a side, and this share of the area that is cut off, an image is noted."""
 FOLDERS = tables.PLANNED | {"rejected": tables.REJECTED}
 
 
@@ -41,6 +45,8 @@ def plan_rows(
     lines = tables.read_group(job["uri"], job["group"]).to_pylist()
     found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in FOLDERS}
     planner = _Planner(data, fingerprint, seed, mean_ratio, images)
+    unsaid = sum(lacks_site(line["site"], data.captions) for line in lines)
+    faceless = sum(not _face(line) for line in lines) if data.augment.faces else 0
     for line in lines:
         planner.add(line, found)
     for name, schema in FOLDERS.items():
@@ -49,8 +55,13 @@ def plan_rows(
             filled = [pa.array(values, kind) for values, kind in content]
             uri = storage.join(work, name, f"{job['group']:06d}.parquet")
             tables.write_groups(uri, [pa.Table.from_arrays(filled, schema=schema)], schema)
-    faceless = sum(not _face(line) for line in lines) if data.augment.faces else 0
-    return {"rows": len(lines), "planned": len(found["rows"]), "faceless": faceless}
+    return {
+        "rows": len(lines),
+        "planned": len(found["rows"]),
+        "unsaid": unsaid,
+        "faceless": faceless,
+        **planner.strained,
+    }
 
 
 def _face(line: dict[str, Any]) -> tuple[float, ...] | None:
@@ -74,6 +85,9 @@ class _Planner:
         self.prefixes = functools.cache(fingerprint.prefixes)
         self.images = {name: columns.load(name) for name in fingerprint.names("image")}
         self.captions = fingerprint.names("caption")
+        self.strained = {"enlarged": 0, "cropped": 0}
+        """Images that are enlarged more than ENLARGED times, or lose more than CROPPED."""
+        self.caption_rules = functools.cache(lambda own: settled(data.captions, own))
 
     def add(self, line: dict[str, Any], found: dict[str, list[tuple[Any, ...]]]) -> None:
         if line["ready"]:
@@ -90,14 +104,15 @@ class _Planner:
             )
             found["rejected"].append((line["path"], reason, "size", ""))
             return
+        self._strain(line, fits)
         captions = compose(
             line["captions"],
-            self.data.captions,
+            self.caption_rules(line["caption_settings"]),
             prefix=line["prefix"],
             suffix=line["suffix"],
-            trigger=line["trigger"],
             regularization=line["regularization"],
             quality=line["quality"],
+            site=line["site"],
             identity=line["id"].hex(),
             seed=self.seed,
         )
@@ -117,8 +132,15 @@ class _Planner:
                 row_key, line["number"], line["id"], line["mask_id"], line["control_id"], bucket,
                 line["path"], line["location"], line["mask"], line["control"], line["height"],
                 line["width"], line["repeats"], line["weight"], line["regularization"],
-                line["subset"], line["scores"], captions,
+                line["held_out"], line["subset"], line["scores"], captions,
             ))  # fmt: skip
+
+    def _strain(self, line: dict[str, Any], fits: Sequence[buckets.Fit]) -> None:
+        """Count an image that no bucket suits well."""
+        factor = min(fit.resized[0] / line["width"] for fit in fits)
+        kept = max(math.prod(fit.bucket) / math.prod(fit.resized) for fit in fits)
+        self.strained["enlarged"] += factor > ENLARGED
+        self.strained["cropped"] += kept < 1 - CROPPED
 
     def _arrays(self, line: dict[str, Any], fit: buckets.Fit) -> list[tuple[Any, ...]]:
         """Return (column, version, key, transform, crop top, crop left)

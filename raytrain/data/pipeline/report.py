@@ -37,6 +37,8 @@ class PrepareReport(Table):
     """Rejected images by rule."""
     rejected: Annotated[tuple[Rejected, ...], Field(strict=False)]
     """The first of them; all are in `rejected_path`."""
+    unused: Annotated[tuple[Rejected, ...], Field(strict=False)] = ()
+    """The first files of the sources that nothing uses."""
     rejected_path: str
     buckets: dict[str, BucketCount]
     snapshot: int

@@ -7,6 +7,12 @@ A rewriter module offers
     version(config: CaptionConfig) -> str       changes whenever a rewritten caption may; loads
                                                 nothing
     load(config: CaptionConfig) -> Rewriter
+and perhaps
+    at_once(config) -> int                      how many captions it puts into one question
+    describer(config) -> Describer | None       what asks, once, for what the images have in common
+                                                (`images`: whether it wants contact sheets;
+                                                `version`; `describe(captions, sheets) -> words`),
+                                                which becomes the option `concept`
 and a rewriter
     rewrite(captions: list[str]) -> list[str | BadImage]
         One line for each caption, in order, or why this one cannot be rewritten. Many at once are

@@ -4,6 +4,9 @@ A plug-in has
     recognizes(source: str) -> bool                            whether `format = "auto"` should
                                                                read this source with it
     items(subset: SubsetConfig) -> Iterator[Item | Rejected]   what `subset.source` holds
+and may have
+    reads(name: str) -> bool                                   whether a file of a folder is a list
+                                                               or a shard of the source's, by name
 It yields as it reads, in the same order every time, and holds at most one folder's names; a bad
 entry is a `Rejected`, a mistake in the source as a whole a `UserError`. It fills in what the
 source itself says; what the subset says is added here. What several sources share is in `_shared`.
@@ -11,15 +14,19 @@ source itself says; what the subset says is added here. What several sources sha
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from raytrain import plugins
 from raytrain.config.data import SubsetConfig
-from raytrain.data.files.location import absolute, base_name, child, is_web, look, named
+from raytrain.data.files.location import absolute, base_name, child, is_web, look, named, shown
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._shared import tree
+from raytrain.data.sources._shared import splits, tree
 from raytrain.data.sources._shared.seen import Seen
+from raytrain.data.sources._shared.unused import Used, unused
 from raytrain.errors import UserError
 
 ORDER = (
@@ -33,6 +40,35 @@ ORDER = (
     "folder",
 )
 """Who is asked whether it recognizes a source: the most specific first."""
+SHOWN = 3
+"""Entries of a source without images that its error names."""
+
+
+def every(subsets: Sequence[SubsetConfig]) -> Iterator[Item | Rejected]:
+    """Yield what the sources of all subsets hold, then, as `Rejected` by the rule `unused`, every
+    file of theirs that became no image, caption, mask or control and was not refused."""
+    used = Used()
+    for number, subset in enumerate(subsets):
+        for found in items(subset):
+            used.note(subset.source, found)
+            yield found._replace(subset=number) if isinstance(found, Item) else found
+    for subset in subsets:
+        yield from _unused(subset, used)
+
+
+def _unused(subset: SubsetConfig, used: Used) -> Iterator[Rejected]:
+    layers = [absolute(folder) for folder in (subset.masks, subset.controls) if folder]
+    if tree.top(subset.source) is not None:
+        reads = getattr(_format(subset), "reads", lambda _: False)
+        yield from unused(absolute(subset.source), subset.source, used, reads, layers)
+    for layer in layers:
+        for file in unused(layer, layer, used, prefix=f"{shown(base_name(layer))}/"):
+            yield file.model_copy(update={"reason": "no image of the source has its stem"})
+
+
+def _format(subset: SubsetConfig) -> Any:
+    name = subset.format if subset.format != "auto" else recognize(subset.source)
+    return plugins.load("data.sources", name)
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
@@ -43,11 +79,13 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """
     name = subset.format if subset.format != "auto" else recognize(subset.source)
     _check_folders(subset)
-    attach, seen, refused = _Attach(subset), Seen(), 0
+    attach, seen = _Attach(subset), Seen()
+    refused: list[Rejected] = []
     empty = True
     for found in plugins.load("data.sources", name).items(subset):
         if isinstance(found, Rejected):
-            refused += 1
+            if len(refused) < SHOWN:
+                refused.append(found)
             yield found
         elif not seen.add(found.path):
             yield Rejected(
@@ -61,9 +99,19 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     if empty:
         raise UserError(
             f"data.source must hold at least one image, but {subset.source!r}, read as {name!r}, "
-            f"holds none{f' ({refused} entries were refused)' if refused else ''}. There is "
-            "nothing to prepare; correct data.source or data.format, or add images."
+            "holds none. There is nothing to prepare; correct data.source or data.format, or add "
+            f"images.{_reasons(subset, refused)}"
         )
+
+
+def _reasons(subset: SubsetConfig, refused: list[Rejected]) -> str:
+    """Return the first things a source without images holds, and why they are none."""
+    used = Used()
+    for found in refused:
+        used.note(subset.source, found)
+    left = itertools.islice(_unused(subset, used), SHOWN - len(refused))
+    lines = [f"\n  {found.path}: {found.reason}" for found in (*refused, *left)]
+    return f" The first of its entries:{''.join(lines)}" if lines else ""
 
 
 def recognize(source: str) -> str:
@@ -110,6 +158,7 @@ class _Attach:
         self.subset = subset
         self.source = f"{base_name(absolute(subset.source))}/"
         self.places = tree.Places()
+        self.split = splits.of(subset.source)
 
     def __call__(self, item: Item) -> Item:
         subset = self.subset
@@ -128,8 +177,16 @@ class _Attach:
             regularization=item.regularization or subset.regularization,
             prefix=item.prefix or subset.prefix,
             suffix=item.suffix or subset.suffix,
+            caption_settings=self._settings(item.caption_settings),
+            held_out=item.held_out or self.split(item.path),
             stamp=" ".join(stamps) if item.stamp else "",
         )
+
+    def _settings(self, own: str) -> str:
+        """Return what is set for an image's captions, the subset's trigger word included."""
+        if not self.subset.trigger:
+            return own
+        return json.dumps({"trigger": self.subset.trigger, **(json.loads(own) if own else {})})
 
     def _layer(self, folder: str, path: str) -> tuple[str, str]:
         """Return location and stamp of the image of the same relative stem;

@@ -35,6 +35,11 @@ def recognizes(source: str) -> bool:
     )
 
 
+def reads(name: str) -> bool:
+    """Tell whether a file of the folder is such a list."""
+    return name in NAMES
+
+
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the images that the file names, then the folder's others."""
     file = absolute(subset.source)
@@ -42,4 +47,4 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
         title = shown(base_name(file))
         return Records(parent(file), title, inside=False).items(rows(file, title))
     skip = [absolute(folder) for folder in (subset.masks, subset.controls) if folder]
-    return described(file, lambda name: name in NAMES, skip, inside=False)
+    return described(file, reads, skip, inside=False)

@@ -1,6 +1,7 @@
 """A folder of images and all folders below it, on a disk or in an object store.
 
-An image's caption is the text file next to it of the same stem: `cat.txt`, else `cat.caption`.
+An image's caption is the text file next to it of the same stem, `cat.txt`, else `cat.caption`,
+else of its whole name, `cat.png.txt`.
 """
 
 from __future__ import annotations

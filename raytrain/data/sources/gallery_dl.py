@@ -19,7 +19,7 @@ from raytrain.config.data import SubsetConfig
 from raytrain.data.files import stream
 from raytrain.data.files.location import absolute, child, shown
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._shared.tree import SIDECARS, Folder, image, is_image, top, walk
+from raytrain.data.sources._shared.tree import Folder, image, is_image, top, walk
 from raytrain.text import decode
 
 TAGS = ("tags", "tag_string")
@@ -37,6 +37,11 @@ def recognizes(source: str) -> bool:
     )
 
 
+def reads(name: str) -> bool:
+    """Tell whether a file holds facts."""
+    return name.endswith(FACTS)
+
+
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the folder's images with what is known of them."""
     skip = [absolute(folder) for folder in (subset.masks, subset.controls) if folder]
@@ -50,9 +55,6 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
                 for found in image(folder, name):
                     facts = f"{name}{FACTS}"
                     yield _told(found, folder, facts) if facts in known else found
-            elif name not in known and not name.lower().endswith(SIDECARS):
-                path = shown(folder.relative + name)
-                yield Rejected(path=path, reason="no image", rule="unused")
 
 
 def caption(facts: Mapping[str, Any]) -> str:

@@ -23,16 +23,15 @@ NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 def recognizes(source: str) -> bool:
     """Tell whether the source is a folder with metadata in it or in one of its first folders."""
     names = top(source)
-    return names is not None and any(
-        _is_metadata(name) for name in (*names[0], *below(source, names[1]))
-    )
+    return names is not None and any(reads(name) for name in (*names[0], *below(source, names[1])))
+
+
+def reads(name: str) -> bool:
+    """Tell whether a file of the folder is such a list."""
+    return name in NAMES
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the images that metadata names, then the others."""
     skip = [absolute(folder) for folder in (subset.masks, subset.controls) if folder]
-    return described(absolute(subset.source), _is_metadata, skip)
-
-
-def _is_metadata(name: str) -> bool:
-    return name in NAMES
+    return described(absolute(subset.source), reads, skip)

@@ -3,32 +3,33 @@ or a folder of folders named `N_name`.
 
 `10_sks dog/` holds images to be shown 10 times an epoch, whose caption is `sks dog` where no text
 file is next to them. A folder of regularization images of that form is a subset of its own, with
-`regularization = true`. `auto` recognizes such a folder when it holds no image itself and all its
-folders are so named, with 1 to 999 repeats; `format = "folder"` reads it as any other.
+`regularization = true`. `auto` recognizes such a folder when it holds no image itself and at least
+half of its folders are so named, but not when a number is like a year or an order (`2023_summer`,
+`01_january`); `format = "folder"` reads it as any other. What else it holds is not read.
 
-Of the TOML are read, in [general], [[datasets]] and [[datasets.subsets]] (the nearer counts):
-image_dir (images directly in it; relative to the TOML), num_repeats, caption_extension (default:
-.caption, then .txt), class_tokens, is_reg, metadata_file, caption_prefix, caption_suffix,
-conditioning_data_dir. A metadata file is JSON, {path: {"caption", "tags"}}, or JSONL,
-{"image_path", "caption", "tags"}; caption and tags are joined by a comma. What says how to train
-or augment (`IGNORED`) is raytrain's own configuration and is not taken from there. Any other key
-is an error. Source: sd-scripts' docs/config_README-en.md.
+Of the TOML, in [general], [[datasets]] and [[datasets.subsets]] (the nearer counts), where images
+are and what becomes of their captions is the subset's own: image_dir (images directly in it;
+relative to the TOML), num_repeats, caption_extension (default: .caption, then .txt), class_tokens,
+is_reg, metadata_file, caption_prefix, caption_suffix, shuffle_caption, keep_tokens and the like.
+An image of conditioning_data_dir is both the control image and the mask, of which
+`data.controls.kind` and `data.masks.kind` say what is read. A metadata file is JSON,
+{path: {"caption", "tags"}}, or JSONL, {"image_path", "caption", "tags"}; caption and tags are
+joined by a comma, on each line of the caption. Every other key is told where this config says
+otherwise (`_shared/kohya_config.py`). Source: sd-scripts' docs/config_README-en.md.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator
-from typing import Any
 
-from pydantic import Field, ValidationError
-
+from raytrain.config import Config
 from raytrain.config.data import SubsetConfig
-from raytrain.data.files import stream
 from raytrain.data.files.location import absolute, base_name, child, look, named, parent, shown
 from raytrain.data.item import Item, Rejected
+from raytrain.data.sources._shared import kohya_config
+from raytrain.data.sources._shared.kohya_config import Subset
 from raytrain.data.sources._shared.records import FILES, Records, value
 from raytrain.data.sources._shared.rows import Row, rows
 from raytrain.data.sources._shared.tree import (
@@ -40,34 +41,12 @@ from raytrain.data.sources._shared.tree import (
     open_folder,
     top,
 )
-from raytrain.errors import UserError, unknown
-from raytrain.table import Table
+from raytrain.data.sources._shared.unused import Used, unused
+from raytrain.errors import UserError
 
-FOLDER = re.compile(r"([1-9]\d{0,2})_(.+)", re.DOTALL)
-# fmt: off
-IGNORED = frozenset((
-    "batch_size", "bucket_no_upscale", "bucket_reso_steps", "enable_bucket", "max_bucket_reso",
-    "min_bucket_reso", "resolution", "network_multiplier", "skip_image_resolution",
-    "resize_interpolation", "color_aug", "face_crop_aug_range", "flip_aug", "random_crop",
-    "keep_tokens", "shuffle_caption", "caption_separator", "caption_dropout_every_n_epochs",
-    "caption_dropout_rate", "caption_tag_dropout_rate", "token_warmup_min", "token_warmup_step",
-    "cache_info", "validation_", "validation_seed",
-))
-# fmt: on
-
-
-class Subset(Table):
-    """What is read of a `[[datasets.subsets]]`."""
-
-    image_dir: str = ""
-    num_repeats: int = Field(1, ge=1)
-    caption_extension: str = ""
-    class_tokens: str = ""
-    is_reg: bool = False
-    metadata_file: str = ""
-    caption_prefix: str = ""
-    caption_suffix: str = ""
-    conditioning_data_dir: str = ""
+FOLDER = re.compile(r"0*([1-9]\d{0,4})_(.+)", re.DOTALL)
+DATE = re.compile(r"(0\d|19\d\d|20\d\d)_")
+"""What the names of folders by year or in an order begin with."""
 
 
 def recognizes(source: str) -> bool:
@@ -79,9 +58,11 @@ def recognizes(source: str) -> bool:
             base_name(absolute(source)).lower().endswith(".toml")
             and look(absolute(source)).kind == "file"
         )
+    repeated = [name for name in names[1] if FOLDER.fullmatch(name)]
     return (
-        bool(names[1])
-        and all(map(FOLDER.fullmatch, names[1]))
+        bool(repeated)
+        and len(repeated) * 2 >= len(names[1])
+        and not any(map(DATE.match, repeated))
         and not any(map(is_image, names[0]))
     )
 
@@ -90,69 +71,65 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the images of all subsets of the config, or of all folders `N_name`."""
     file = absolute(subset.source)
     if look(file).kind == "file":
-        for settings in _settings(file):
-            yield from (
-                _metadata(settings, parent(file))
-                if settings.metadata_file
-                else _folder(settings, parent(file))
-            )
+        yield from _listed(subset, file)
         return
     for name in open_folder(file).folders:
         if match := FOLDER.fullmatch(name):
             settings = Subset(
                 image_dir=name, num_repeats=int(match[1]), class_tokens=shown(match[2])
             )
-            yield from _folder(settings, file)
+            yield from _folder(_Add(settings, file, subset, captions=False))
 
 
-def _settings(file: str) -> Iterator[Subset]:
-    try:
-        with stream.open_binary(file) as opened:
-            config = tomllib.loads(opened.read().decode())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"The dataset config {file!r} must be readable TOML: {error}. Nothing of it was used."
-        ) from error
-    if not isinstance(config.get("datasets"), list):
-        raise UserError(
-            f"{file!r} must have [[datasets]] with [[datasets.subsets]], as sd-scripts reads it. "
-            "Nothing was used."
+def _listed(subset: SubsetConfig, file: str) -> Iterator[Item | Rejected]:
+    """Yield the images of a TOML's subsets, then the files of their folders that nothing uses."""
+    used, base = Used(), parent(file)
+    found = kohya_config.read(file)
+    for settings in found:
+        add = _Add(settings, base, subset)
+        for entry in (_metadata if settings.metadata_file else _folder)(add):
+            used.note(file, entry)
+            yield entry
+    lists = {base_name(settings.metadata_file) for settings in found}
+    for folder in dict.fromkeys(settings.image_dir for settings in found if settings.image_dir):
+        prefix = f"{shown(folder).rstrip('/')}/"
+        yield from unused(
+            _place(base, folder), file, used, lists.__contains__, prefix=prefix, deep=False
         )
-    _check_keys(file, config, {"general", "datasets"})
-    for dataset in config["datasets"]:
-        for subset in dataset.get("subsets", []):
-            outer = {key: entry for key, entry in dataset.items() if key != "subsets"}
-            merged = config.get("general", {}) | outer | subset
-            _check_keys(file, merged, set(Subset.model_fields) | IGNORED)
-            yield _subset(
-                file, {key: entry for key, entry in merged.items() if key not in IGNORED}
+
+
+def notes(subset: SubsetConfig, config: Config) -> Iterator[str]:
+    """Yield that folders' names are taken for repeats, or what the TOML asks for and this config
+    answers otherwise; UserError where it cannot be told whether an image is a mask or a control
+    image."""
+    file, data = absolute(subset.source), config.data
+    if look(file).kind != "file":
+        if subset.format == "auto":
+            yield (
+                f"{subset.source} is read as kohya's folders: each N_name is shown N times an "
+                'epoch, others are left out; data.format = "folder" reads it as any other'
             )
+        return
+    title, found = shown(base_name(file)), kohya_config.read(file)
+    both = data.masks.kind == data.controls.kind == "folder"
+    if any(own.conditioning_data_dir for own in found):
+        if both and not (subset.masks or subset.controls):
+            raise UserError(
+                f"{title}: conditioning_data_dir must be a folder of masks or of control images, "
+                'but both data.masks.kind and data.controls.kind are "folder" and read it; an '
+                "image would be both. Name the other folder as the subset's `masks` or "
+                "`controls`."
+            )
+        if not both and "folder" not in (data.masks.kind, data.controls.kind):
+            yield (
+                f"{title}: conditioning_data_dir has no effect: set data.masks.kind = "
+                '"folder" for a masked loss, or data.controls.kind = "folder" for a ControlNet'
+            )
+    yield from kohya_config.unlike(title, found, config)
 
 
-def _subset(file: str, settings: dict[str, Any]) -> Subset:
-    try:
-        subset = Subset(**settings)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise UserError(
-            f"{file!r}: the setting {fault['loc'][0]!r} must be right: {fault['msg']}, got "
-            f"{fault['input']!r}. Nothing of the file was used; correct it."
-        ) from error
-    if not subset.image_dir and not subset.metadata_file:
-        raise UserError(
-            f"{file!r}: each of [[datasets.subsets]] needs image_dir or metadata_file, got "
-            f"{settings}. Its images cannot be found; add one of them or remove the subset."
-        )
-    return subset
-
-
-def _check_keys(file: str, settings: dict[str, Any], valid: set[str]) -> None:
-    for key in settings:
-        if key not in valid:
-            raise UserError(f"{file!r}: {unknown('the setting', key, valid)}")
-
-
-def _folder(settings: Subset, base: str) -> Iterator[Item | Rejected]:
+def _folder(add: _Add) -> Iterator[Item | Rejected]:
+    settings, base = add.settings, add.base
     folder = _place(base, settings.image_dir)
     if look(folder).kind != "folder":
         raise UserError(
@@ -162,7 +139,6 @@ def _folder(settings: Subset, base: str) -> Iterator[Item | Rejected]:
     extensions = (
         (settings.caption_extension,) if settings.caption_extension else tuple(reversed(SIDECARS))
     )
-    add = _Add(settings, base)
     for found in images(folder, sidecars=extensions, deep=False):
         path = f"{shown(settings.image_dir).rstrip('/')}/{found.path}"
         if isinstance(found, Rejected):
@@ -176,10 +152,11 @@ def _folder(settings: Subset, base: str) -> Iterator[Item | Rejected]:
             yield add(found._replace(path=path, captions=texts))
 
 
-def _metadata(settings: Subset, base: str) -> Iterator[Item | Rejected]:
+def _metadata(add: _Add) -> Iterator[Item | Rejected]:
+    settings, base = add.settings, add.base
     file = _place(base, settings.metadata_file)
     folder = _place(base, settings.image_dir) if settings.image_dir else parent(file)
-    title, add, places = shown(settings.metadata_file), _Add(settings, base), Places()
+    title, places = shown(settings.metadata_file), Places()
     prefix = f"{settings.image_dir.rstrip('/')}/" if settings.image_dir else ""
     found = (
         row if isinstance(row, Rejected) else _row(row, folder, places)
@@ -200,8 +177,9 @@ def _row(row: Row, folder: str, places: Places) -> Row:
         inner, _, stem = file.rpartition("/")
         name = places.name_of_stem(child(folder, inner) if inner else folder, stem)
         file = f"{inner}/{name}" if inner and name else name or file
-    text = ", ".join(part for part in texts if isinstance(part, str) and part)
-    return Row(row.where, {"path": file, "text": text or None})
+    caption, *rest = [part if isinstance(part, str) else "" for part in texts]
+    each = [", ".join(filter(None, (line, *rest))) for line in caption.split("\n")]
+    return Row(row.where, {"path": file, "text": "\n".join(each) or None})
 
 
 def _place(base: str, path: str) -> str:
@@ -215,23 +193,27 @@ def _place(base: str, path: str) -> str:
 class _Add:
     """Adds what a subset of the TOML says to its items."""
 
-    def __init__(self, settings: Subset, base: str) -> None:
-        self.settings, self.places = settings, Places()
-        self.controls = (
-            _place(base, settings.conditioning_data_dir) if settings.conditioning_data_dir else ""
-        )
+    def __init__(
+        self, settings: Subset, base: str, subset: SubsetConfig, captions: bool = True
+    ) -> None:
+        self.settings, self.base, self.places = settings, base, Places()
+        self.captions = settings.captions() if captions else ""
+        folder = settings.conditioning_data_dir
+        self.layers = _place(base, folder) if folder else ""
+        self.named = bool(subset.masks), bool(subset.controls)
 
     def __call__(self, item: Item) -> Item:
         settings = self.settings
         stem = os.path.splitext(named(item.path).rpartition("/")[2])[0]
-        control, stamp = (
-            self.places.of_stem(self.controls, stem) if self.controls else (item.control, "")
-        )
+        layer, stamp = self.places.of_stem(self.layers, stem) if self.layers else ("", "")
+        mask, control = ("" if named else layer for named in self.named)
         return item._replace(
             repeats=settings.num_repeats,
             regularization=settings.is_reg,
             prefix=settings.caption_prefix,
             suffix=settings.caption_suffix,
-            control=control,
+            caption_settings=self.captions,
+            mask=item.mask or mask,
+            control=item.control or control,
             stamp=f"{item.stamp} {stamp}".rstrip(),
         )

@@ -26,6 +26,11 @@ def recognizes(source: str) -> bool:
     return False
 
 
+def reads(name: str) -> bool:
+    """Tell whether a file has its part in the dataset: an image does, itself or by its cache."""
+    return is_image(name)
+
+
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the cached latents, then the images that have none, folder by folder."""
     skip = [absolute(folder) for folder in (subset.masks, subset.controls) if folder]
@@ -44,12 +49,6 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
         for name in folder.files:
             if is_image(name) and os.path.splitext(name)[0] not in stems:
                 yield from image(folder, name)
-            elif name.endswith(_TEXTS):
-                yield Rejected(
-                    path=shown(folder.relative + name),
-                    reason="cached texts are not read; captions are encoded",
-                    rule="unused",
-                )
 
 
 def latents(folder: Folder, name: str, stem: str) -> Item | Rejected:

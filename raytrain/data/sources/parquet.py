@@ -39,6 +39,7 @@ from raytrain.data.sources._shared.records import (
     Records,
     captions,
     field,
+    unread,
 )
 from raytrain.data.sources._shared.rows import Row, rows
 from raytrain.data.sources._shared.tree import below, is_image, top, walk
@@ -59,6 +60,11 @@ def recognizes(source: str) -> bool:
     files = [*names[0], *below(source, names[1])]
     parquet = [name for name in files if name.endswith(ENDING) and name != "metadata.parquet"]
     return bool(parquet) and not any(map(is_image, files))
+
+
+def reads(name: str) -> bool:
+    """Tell whether a file of the folder is a parquet file."""
+    return name.endswith(ENDING)
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
@@ -114,6 +120,7 @@ def _groups(
     )
     records, number = Records(parent(file), title, inside=True, prefix=prefix), 0
     mask, control = _layers(schema, image)
+    yield from unread(title, set(schema.names) - {image, caption, mask, control})
     for group in range(source.num_row_groups):
         sizes = _column_facts(source, group, columns[image])
         if sizes[1] > LARGEST_GROUP:

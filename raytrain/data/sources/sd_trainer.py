@@ -27,6 +27,11 @@ def recognizes(source: str) -> bool:
     return False
 
 
+def reads(name: str) -> bool:
+    """Tell whether a file is the list of buckets."""
+    return name == "buckets.json"
+
+
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the latents, each with its caption and mask."""
     root = absolute(subset.source)
@@ -56,11 +61,6 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
                 stamp=f"{item.stamp} {captions.look(text).stamp}",
             )
         yield _with_mask(item, masks, f"{stem}.npz")
-    for name in top.folders:
-        if name not in READ:
-            yield Rejected(
-                path=f"{shown(name)}/", reason="a folder that is not read", rule="unused"
-            )
 
 
 def _with_mask(item: Item, masks: Folder | None, name: str) -> Item:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute, base_name, child, look, parent, shown, write
-from raytrain.data.item import Item, Rejected
+from raytrain.data.item import UNUSED, Item, Rejected
 from raytrain.data.sources._shared.archives import Member, is_archive, members
 from raytrain.data.sources._shared.records import CAPTIONS, captions, value
 from raytrain.data.sources._shared.tree import Folder, is_image, top, walk
@@ -42,7 +43,7 @@ def recognizes(source: str) -> bool:
     if names is not None and any(map(is_image, names[0])):
         return False
     if names is None and not (
-        _is_shard(base_name(absolute(source))) and look(absolute(source)).kind == "file"
+        reads(base_name(absolute(source))) and look(absolute(source)).kind == "file"
     ):
         return False
     first = next((shard for shard in _shards(source) if not isinstance(shard, Rejected)), None)
@@ -52,6 +53,11 @@ def recognizes(source: str) -> bool:
     return any(
         isinstance(member, Member) and member.name.endswith((".json", ".cls")) for member in found
     )
+
+
+def reads(name: str) -> bool:
+    """Tell whether a file of the folder is a shard."""
+    return is_archive(name) and not name.lower().endswith(".zip")
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
@@ -77,49 +83,96 @@ def _samples(file: str, title: str) -> Iterator[Item | Rejected]:
     stamp = look(file).stamp
     refused: list[Rejected] = []
     for key, entries in itertools.groupby(_entries(file, title, refused), lambda entry: entry.key):
-        sample = {entry.extension: entry for entry in reversed(list(entries))}
+        group = list(entries)
         yield from refused
         refused.clear()
-        yield from _item(file, f"{title}/{shown(key)}", stamp, dict(reversed(sample.items())))
+        for own, sample in _split(key, group):
+            yield from _item(file, f"{title}/", shown(own), stamp, sample)
     yield from refused
 
 
 def _entries(file: str, title: str, refused: list[Rejected]) -> Iterator[_Entry]:
-    for member in members(file, title, lambda name: is_image(name) or name.endswith(TEXTS)):
+    for member in members(file, title, lambda name: True):
         if isinstance(member, Rejected):
             refused.append(member)
             continue
         folder, slash, name = member.name.rpartition("/")
         key, _, extension = name.partition(".")
-        content = member.read(METADATA_BYTES) if extension in ("json", "cls") else b""
+        content = member.read(METADATA_BYTES) if name.endswith((".json", ".cls")) else b""
         yield _Entry(f"{folder}{slash}{key}", extension.lower(), member, content)
 
 
+def _split(key: str, group: list[_Entry]) -> Iterator[tuple[str, list[_Entry]]]:
+    """Yield the samples among members whose names are equal up to the first dot.
+
+    Usually they are one. Where there are several images (`shot.v1.0.png`, `shot.v1.1.png`) each is
+    one, with the members that are named like it up to the last dot and those named like none.
+    """
+    images = [entry for entry in group if _is_picture(entry.extension)]
+    stems = {os.path.splitext(image.member.name)[0]: [image] for image in reversed(images)}
+    if len(stems) < 2:
+        yield key, group
+        return
+    shared = []
+    for entry in group:
+        stem = os.path.splitext(entry.member.name)[0]
+        while stem not in stems and len(stem) > len(key):
+            stem = os.path.splitext(stem)[0]
+        own = stems.get(stem)
+        if own is None:
+            shared.append(entry)
+        elif entry is not own[0]:
+            own.append(entry)
+    for stem in sorted(stems):
+        own = [
+            entry._replace(extension=entry.member.name[len(stem) + 1 :].lower())
+            for entry in stems[stem]
+        ]
+        yield stem, own + shared
+
+
+def _is_picture(extension: str) -> bool:
+    return is_image(f"x.{extension}") and not extension.startswith(LAYERS)
+
+
 def _item(
-    file: str, path: str, stamp: str, sample: dict[str, _Entry]
+    file: str, folder: str, key: str, stamp: str, entries: list[_Entry]
 ) -> Iterator[Item | Rejected]:
-    place = {extension: write(file, entry.member.part) for extension, entry in sample.items()}
+    sample = {entry.extension: entry for entry in reversed(entries)}
+    image = next((entry.extension for entry in entries if _is_picture(entry.extension)), None)
+    if image is None:
+        yield from _unused(folder, entries, "no image is in its sample")
+        return
     layers = {
-        name: next((place[e] for e in place if e.startswith(name) and is_image(f"x.{e}")), "")
+        name: next((e for e in sample if e.startswith(name) and is_image(f"x.{e}")), "")
         for name in LAYERS
     }
-    image = next((e for e in sample if is_image(f"x.{e}") and not e.startswith(LAYERS)), None)
-    if image is None:
-        return
+    control = layers["control."] or layers["conditioning_image."]
     texts: tuple[str, ...] = ()
     try:
         texts = _captions({e: entry.content for e, entry in sample.items()})
     except ValueError as error:
-        yield Rejected(path=f"{path}.json", reason=f"its caption cannot be read: {error}")
+        yield Rejected(path=f"{folder}{key}.json", reason=f"its caption cannot be read: {error}")
+    read = {image, layers["mask."], control, *TEXTS}
+    place = {e: write(file, sample[e].member.part) for e in sample if e in read}
     yield Item(
-        f"{path}.{shown(image)}",
+        f"{folder}{key}.{shown(image)}",
         place[image],
         texts,
         caption_file=place.get("txt", place.get("caption", "")),
-        mask=layers["mask."],
-        control=layers["control."] or layers["conditioning_image."],
+        mask=place.get(layers["mask."], ""),
+        control=place.get(control, ""),
         stamp=f"{stamp}{''.join(text.partition('#')[2] for text in place.values())}",
     )
+    left = [entry for entry in entries if sample[entry.extension] is not entry]
+    left += [sample[e] for e in sample if e not in read]
+    yield from _unused(folder, left, "neither image, caption, mask nor control of its sample")
+
+
+def _unused(folder: str, entries: list[_Entry], reason: str) -> Iterator[Rejected]:
+    for entry in entries:
+        path = f"{folder}{shown(entry.member.name)}"
+        yield Rejected(path=path, reason=reason, rule=UNUSED)
 
 
 def _captions(contents: dict[str, bytes]) -> tuple[str, ...]:
@@ -145,7 +198,7 @@ def _shards(source: str) -> Iterator[tuple[str, str] | Rejected]:
         if isinstance(folder, Rejected):
             yield folder
         else:
-            for name in filter(_is_shard, folder.files):
+            for name in filter(reads, folder.files):
                 yield child(folder.file, name), shown(folder.relative + name)
 
 
@@ -182,7 +235,3 @@ def _is_pattern(source: str) -> bool:
     return any(mark in source for mark in "*{") and (
         "://" in source or look(absolute(source)).kind == "absent"
     )
-
-
-def _is_shard(name: str) -> bool:
-    return is_archive(name) and not name.lower().endswith(".zip")

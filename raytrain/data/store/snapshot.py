@@ -43,7 +43,8 @@ _LOCATED = """
 _WHOLE = """
     CREATE TEMP TABLE whole AS
     SELECT r.row_key, r.bucket, r.id, r.repeats, r.weight, r.regularization, r.subset, CASE
-      WHEN NOT r.regularization AND ('0x' || substr(hex(r.id), 1, 8))::BIGINT < $limit
+      WHEN NOT r.regularization AND CASE WHEN (SELECT bool_or(held_out) FROM rows) THEN r.held_out
+        ELSE ('0x' || substr(hex(r.id), 1, 8))::BIGINT < $limit END
         THEN $held_out ELSE $train END AS split
     FROM rows r JOIN (SELECT row_key FROM located GROUP BY row_key HAVING count(place) = count(*))
       USING (row_key)
@@ -92,7 +93,7 @@ def publish(
         [rows] = sql.execute("SELECT count(*) FROM whole").fetchall()[0]
         [uncaptioned] = sql.execute(
             "SELECT count(*) FROM whole JOIN rows r USING (row_key) WHERE "
-            "list_has_any(r.captions, $wordless)",
+            "list_contains($wordless, r.captions[1])",
             {"wordless": ["", *data.triggers()]},
         ).fetchall()[0]
         # In an order of its own: the file's name is a hash of what it lists, and a query's rows
@@ -158,7 +159,8 @@ def _correct_split(sql: Any, fraction: float) -> None:
     """Keep small sets usable.
 
     An image is held out when the first 32 bits of its hash, as a share of 2^32, are below
-    `fraction`, so that adding images moves no other; regularization images never are. Where there
+    `fraction`, so that adding images moves no other; regularization images never are. Where the
+    sources set images aside themselves, those alone are. Where there
     are two images or more and none falls below, the smallest hash is held out; where all do, the
     largest is trained on, as a lone image is.
     """

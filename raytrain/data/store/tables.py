@@ -51,8 +51,20 @@ def _columns(**types: Any) -> Any:
 
 _PLACE = {"path": TEXT, "location": TEXT, "mask": TEXT, "control": TEXT}
 _HASHES = {"id": KEY, "mask_id": KEY, "control_id": KEY}
-_SHARE = {"repeats": SHORT, "weight": REAL, "regularization": FLAG, "subset": SHORT}
-_WORDS = {"prefix": TEXT, "suffix": TEXT, "trigger": TEXT, "captions": TEXTS}
+_SHARE = {
+    "repeats": SHORT,
+    "weight": REAL,
+    "regularization": FLAG,
+    "held_out": FLAG,
+    "subset": SHORT,
+}
+_WORDS = {
+    "prefix": TEXT,
+    "suffix": TEXT,
+    "caption_settings": TEXT,
+    "site": TEXT,
+    "captions": TEXTS,
+}
 
 ITEMS = _columns(key=KEY, number=LONG, **_PLACE, caption_file=TEXT, **_WORDS, **_SHARE)
 """One line for each image the sources list; `number` is its place in the listing,

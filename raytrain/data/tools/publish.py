@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 
 from raytrain import __version__, storage
 from raytrain.config.data import DataConfig
+from raytrain.data.annotate.caption_text import whole
 from raytrain.data.files.fetch import Fetcher
 from raytrain.data.image import image, kinds
 from raytrain.data.image.image import BadImage
@@ -155,7 +156,7 @@ class _Writer:
 
     def facts(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the columns other than the image."""
-        captions = row["captions"] or []
+        captions = whole(row["captions"] or (), self.data.captions)
         facts = {"text": next(iter(captions), ""), "captions": captions, "path": row["path"]}
         facts |= {
             name: row[name] for name in ("width", "height", "repeats", "weight", "regularization")

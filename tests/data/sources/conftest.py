@@ -13,7 +13,7 @@ from PIL import Image
 from raytrain.config.data import FetchConfig, SubsetConfig
 from raytrain.data import sources
 from raytrain.data.files.fetch import Fetcher
-from raytrain.data.item import Item, Rejected
+from raytrain.data.item import UNUSED, Item, Rejected
 from tests.data.servers import s3
 
 
@@ -34,9 +34,10 @@ def fill(folder: Path, files: dict[str, str | bytes]) -> Path:
 
 
 def listed(source: str | Path, **settings: Any) -> tuple[list[Item], list[Rejected]]:
-    """Return the items and the refused entries of a source."""
-    found = list(sources.items(SubsetConfig(source=str(source), **settings)))
-    again = list(sources.items(SubsetConfig(source=str(source), **settings)))
+    """Return the items and the refused entries of a source; files that nothing uses are in
+    `unused`."""
+    found = everything(source, **settings)
+    again = everything(source, **settings)
     assert found == again, "a source must yield the same in the same order every time"
     assert len({item.path for item in found if isinstance(item, Item)}) == sum(
         isinstance(f, Item) for f in found
@@ -45,7 +46,19 @@ def listed(source: str | Path, **settings: Any) -> tuple[list[Item], list[Reject
         "".join(item.model_dump_json() if isinstance(item, Rejected) else map(str, item)).encode(
             "utf-8"
         )
-    return [f for f in found if isinstance(f, Item)], [f for f in found if isinstance(f, Rejected)]
+    refused = [f for f in found if isinstance(f, Rejected) and f.rule != UNUSED]
+    return [f for f in found if isinstance(f, Item)], refused
+
+
+def everything(source: str | Path, **settings: Any) -> list[Item | Rejected]:
+    """Return what a source holds: items, refused entries, and files that nothing uses."""
+    return list(sources.every([SubsetConfig(source=str(source), **settings)]))
+
+
+def unused(source: str | Path, **settings: Any) -> dict[str, str]:
+    """Return the files of a source that nothing uses: path -> why."""
+    found = everything(source, **settings)
+    return {f.path: f.reason for f in found if isinstance(f, Rejected) and f.rule == UNUSED}
 
 
 @pytest.fixture

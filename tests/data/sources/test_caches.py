@@ -138,7 +138,7 @@ def test_what_cannot_be_trained_on_is_named(tmp_path: Path, make_config: Make) -
         "nan": "the cache has no latents of its mirror image, which data.augment.flip asks for",
         "unflipped": "the cache has no latents of its mirror image, which data.augment.flip asks "
         "for",
-        "good_te_outputs.npz": "cached texts are not read; captions are encoded",
+        "good_te_outputs.npz": "neither an image nor a caption",
         "torn": "no npz or npy that can be read",
     }
     reasons = rejected(prepare(make_config(format="kohya_cache", held_out=0.0)))
@@ -162,6 +162,7 @@ def test_what_sd_trainer_prepared(tmp_path: Path, make_config: Make) -> None:
     root = tmp_path / "images"
     for name in ("latents", "captions", "mask", "control"):
         (root / name).mkdir(parents=True)
+    draw(root / "control/a.png", 1)
     (root / "buckets.json").write_text('{"(48, 64)": ["a"], "(64, 64)": ["b"]}')
     np.save(root / "latents/a.npy", latents(1).astype(np.float16))
     np.save(root / "latents/b.npy", latents(2, 8, 8))
@@ -173,7 +174,7 @@ def test_what_sd_trainer_prepared(tmp_path: Path, make_config: Make) -> None:
     np.savez(root / "mask/b.npz", np.ones((8, 8)))
     config = make_config(format="sd_trainer", held_out=0.0, masks={"kind": "folder"})
     report = prepare(config)
-    assert rejected(report) == {"control/": "a folder that is not read"}
+    assert rejected(report) == {"control/a.png": "an image where this format reads none"}
     assert {row["captions"][0] for row in rows(config).values()} == {"first", "second"}
     [(scaled, sizes, mask)] = trained_on(config, 1)["latents/a.npy"]
     assert same(scaled, latents(1))

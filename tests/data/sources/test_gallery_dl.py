@@ -55,7 +55,6 @@ def test_facts_next_to_images_are_their_captions(tmp_path: Path) -> None:
     assert by_path["e.png"].caption_file.endswith("e.txt")
     assert by_path["a.png"].caption_file == ""
     assert {item.path: item.reason.split(":")[0] for item in refused} == {
-        "clip.mp4": "no image",
         "h.png": "its facts h.png.json cannot be read",
     }
     before = by_path["a.png"].stamp

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from raytrain.data.files.location import absolute, child, is_web, parent, shown, write
-from raytrain.data.item import Item, Rejected
+from raytrain.data.item import UNUSED, Item, Rejected
+from raytrain.data.sources._shared import site
 from raytrain.data.sources._shared.rows import Row, rows
 from raytrain.data.sources._shared.seen import Seen
 from raytrain.data.sources._shared.tree import Places, images, walk, why_no_file
@@ -29,6 +30,8 @@ FILES = (
 CAPTIONS = ("text", "caption", "prompt", "captions", "texts")
 MASKS = ("mask", "mask_path", "mask_file_name")
 CONTROLS = ("conditioning_image", "control", "control_path", "conditioning_image_file_name")
+MOST_COLUMNS = 100
+"""Columns of one list that are named where nothing reads them."""
 
 
 def field(names: Iterable[str], wanted: Collection[str]) -> str | None:
@@ -37,11 +40,22 @@ def field(names: Iterable[str], wanted: Collection[str]) -> str | None:
     return next((by_name[name] for name in wanted if name in by_name), None)
 
 
+def filled(record: Mapping[str, Any], wanted: Collection[str]) -> str | None:
+    """Return the first wanted field that a record has and that is not None."""
+    return field((name for name, content in record.items() if content is not None), wanted)
+
+
 def value(record: Mapping[str, Any], wanted: Collection[str]) -> Any:
     """Return the value of the first wanted field that is there and not None; None without one."""
-    filled = [name for name, content in record.items() if content is not None]
-    name = field(filled, wanted)
+    name = filled(record, wanted)
     return record[name] if name is not None else None
+
+
+def unread(title: str, names: Iterable[str]) -> Iterator[Rejected]:
+    """Yield the columns of a list that nothing reads; the names are sorted."""
+    reason = f"a column that nothing reads; captions are in {', '.join(CAPTIONS)}"
+    for name in sorted(names):
+        yield Rejected(path=f"{title}: {shown(name)}", reason=reason, rule=UNUSED)
 
 
 def captions(content: Any) -> tuple[str, ...]:
@@ -68,35 +82,55 @@ class Records:
     def __init__(self, folder: str, title: str, inside: bool, prefix: str = "") -> None:
         self.folder, self.title, self.inside, self.prefix = folder, title, inside, prefix
         self.places = Places()
+        self._read: set[str] = set()
+        self._columns: set[str] = set()
 
     def items(self, rows: Iterable[Row | Rejected]) -> Iterator[Item | Rejected]:
-        """Yield the items of rows; neighboring rows of one image give it several captions."""
+        """Yield the items of rows, then the columns that nothing reads; neighboring rows of one
+        image give it several captions."""
         for _, same in itertools.groupby(rows, lambda row: self._same(row)):
             group = list(same)
             if isinstance(group[0], Rejected):
                 yield from (row for row in group if isinstance(row, Rejected))
             else:
                 yield self.item([row for row in group if isinstance(row, Row)])
+        yield from unread(self.title, self._columns - self._read)
 
     def item(self, rows: list[Row]) -> Item | Rejected:
         """Return the image that these rows name."""
+        if len(self._columns) < MOST_COLUMNS:
+            self._columns |= rows[0].record.keys()
         try:
-            file, path = self._locate(value(rows[0].record, FILES))
-            texts = tuple(text for row in rows for text in captions(value(row.record, CAPTIONS)))
+            file, path = self._locate(self._value(rows[0], FILES))
+            texts = tuple(text for row in rows for text in captions(self._value(row, CAPTIONS)))
             stamps, layers = [self._stamp(file)], []
             for names in (MASKS, CONTROLS):
-                cell = value(rows[0].record, names)
+                cell = self._value(rows[0], names)
                 layers.append(self._locate(cell)[0] if cell else "")
                 if cell:
                     stamps.append(self._stamp(layers[-1]))
         except ValueError as error:
             return Rejected(path=self.title, reason=f"{rows[0].where}: {error}")
         text, text_stamp = ("", "") if texts or is_web(file) else self.places.sidecar(file)
+        if not text:
+            self._read |= site.FACTS
+            if not texts:
+                texts = site.caption(rows[0].record)
+                self._read |= set(site.KINDS)
         stamp = " ".join(filter(None, [*stamps, text_stamp])) if all(stamps) else ""
         mask, control = (write(layer) if layer else "" for layer in layers)
         return Item(
-            path, write(file), texts, caption_file=text, mask=mask, control=control, stamp=stamp
-        )
+            path, write(file), texts, caption_file=text, mask=mask, control=control,
+            site=site.facts(rows[0].record), stamp=stamp,
+        )  # fmt: skip
+
+    def _value(self, row: Row, wanted: Collection[str]) -> Any:
+        """Return what a row has in the first wanted field that is filled, and note that field."""
+        name = filled(row.record, wanted)
+        if name is None:
+            return None
+        self._read.add(name)
+        return row.record[name]
 
     def _same(self, row: Row | Rejected) -> Any:
         cell = None if isinstance(row, Rejected) else value(row.record, FILES)
@@ -131,11 +165,12 @@ class Records:
                 raise ValueError(
                     f"{shown(cell)!r} is a path of one machine in a list of an object store"
                 )
-            return posixpath.normpath(cell), shown(cell)
+            return self.places.spelled(posixpath.normpath(cell)), shown(cell)
         folder, relative = self.folder, posixpath.normpath(cell)
         while relative.startswith("../"):
             folder, relative = parent(folder), relative[3:]
-        return child(folder, relative), shown(self.prefix + posixpath.normpath(cell))
+        file = self.places.spelled(child(folder, relative))
+        return file, shown(self.prefix + posixpath.normpath(cell))
 
 
 def described(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -46,7 +47,7 @@ def rows(file: str, title: str) -> Iterator[Row | Rejected]:
                 ".parquet": _parquet,
                 ".jsonl": _lines,
                 ".ndjson": _lines,
-            }.get(kind, _csv)(opened)
+            }.get(kind, _csv)(_in_utf_8(opened))
             for row in found:
                 yield Rejected(path=title, reason=row) if isinstance(row, str) else row
     except OSError as error:
@@ -55,13 +56,28 @@ def rows(file: str, title: str) -> Iterator[Row | Rejected]:
         ) from error
 
 
+def _in_utf_8(opened: IO[bytes]) -> IO[bytes]:
+    """Return a text stream's bytes in UTF-8; spreadsheets also write UTF-16."""
+    mark = opened.read(2)
+    opened.seek(0)
+    if mark not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return opened
+    try:
+        return io.BytesIO(opened.read().decode("utf-16").encode())
+    except UnicodeError as error:
+        raise OSError(f"no UTF-16 text: {error}") from error
+
+
 def _csv(opened: IO[bytes]) -> Iterator[Row | str]:
     text = io.TextIOWrapper(
         opened, "utf-8-sig", "surrogateescape", newline=""
     )  # names of files may be any bytes
     first = text.readline()
     lines = csv.reader(text, delimiter=max(",;\t", key=first.count))
-    names = next(csv.reader([first], delimiter=max(",;\t", key=first.count)), [])
+    names = [
+        name.strip()
+        for name in next(csv.reader([first], delimiter=max(",;\t", key=first.count)), [])
+    ]
     while True:
         try:
             cells = next(lines, None)

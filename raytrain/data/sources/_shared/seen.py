@@ -16,3 +16,6 @@ class Seen:
     def add(self, text: str) -> bool:
         """Add a text; tell whether it was new."""
         return self._sql.execute("INSERT OR IGNORE INTO seen VALUES (?)", (text,)).rowcount == 1
+
+    def __contains__(self, text: str) -> bool:
+        return bool(self._sql.execute("SELECT 1 FROM seen WHERE text = ?", (text,)).fetchone())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 
@@ -86,17 +87,30 @@ class Folder:
         info = self._infos.get(name)
         return of_info(info) if info else Found("absent", reason="No such object")
 
-    def sidecar(self, stem: str, extensions: Collection[str] = SIDECARS) -> str:
-        """Return the name of the text file of that stem, of the first extension there is;
-        "" without one."""
+    def sidecar(self, image: str, extensions: Collection[str] = SIDECARS) -> str:
+        """Return the name of an image's text file, of the first extension there is; "" without
+        one: the one of its stem (`a.txt` of `a.png`), else of its whole name (`a.png.txt`)."""
         if self._sidecars is None:
             self._sidecars = {}
-            for name in self.files:
-                own, extension = os.path.splitext(name)
-                if extension.lower() in extensions:
-                    self._sidecars.setdefault(own, {}).setdefault(extension.lower(), name)
-        texts = self._sidecars.get(stem, {})
-        return next((texts[extension] for extension in extensions if extension in texts), "")
+            texts = [name for name in self.files if name.lower().endswith(tuple(extensions))]
+            for spelled in (str, key):  # a name's own spelling comes before an equal one
+                for name in texts:
+                    own, extension = os.path.splitext(name)
+                    same = self._sidecars.setdefault(spelled(own), {})
+                    same.setdefault(extension.lower(), name)
+        for own in (os.path.splitext(image)[0], image):
+            for spelling in (own, key(own)):
+                found = self._sidecars.get(spelling, {})
+                for extension in extensions:
+                    if extension in found:
+                        return found[extension]
+        return ""
+
+
+def key(name: str) -> str:
+    """Return what two spellings of one name share: archives and disks of different systems
+    compose accents differently."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def is_image(name: str) -> bool:
@@ -149,7 +163,7 @@ def image(
         yield Rejected(path=path, reason=why_no_file(found))
         return
     text, stamp = (
-        folder.sidecar(os.path.splitext(name)[0], sidecars) if sidecars else "",
+        folder.sidecar(name, sidecars) if sidecars else "",
         found.stamp,
     )
     if text:
@@ -190,10 +204,19 @@ class Places:
         folder = self._folder(parent(file))
         return folder.look(base_name(file)) if folder else Found("absent", reason="No such folder")
 
+    def spelled(self, file: str) -> str:
+        """Return a file as its folder spells it, where that composes accents in another way."""
+        if file.isascii() or self.look(file).kind != "absent":
+            return file
+        place, name = self.spelled(parent(file)), base_name(file)
+        folder = self._folder(place)
+        names = (*folder.files, *folder.folders) if folder else ()
+        return child(place, next((other for other in names if key(other) == key(name)), name))
+
     def sidecar(self, file: str) -> tuple[str, str]:
         """Return location and stamp of the text file next to a file; empty where there is none."""
         folder = self._folder(parent(file))
-        name = folder.sidecar(os.path.splitext(base_name(file))[0]) if folder else ""
+        name = folder.sidecar(base_name(file)) if folder else ""
         found = folder.look(name) if folder and name else Found("absent")
         return (
             (write(child(parent(file), name)), found.stamp) if found.kind == "file" else ("", "")
@@ -203,8 +226,8 @@ class Places:
         """Return the location and stamp of the image of this stem in a folder;
         empty where there is none."""
         listed = self._stems(folder)
-        name = listed[1].get(stem) if listed else None
-        if listed is None or name is None:
+        name = _named(listed[1], stem) if listed else None
+        if listed is None or not name:
             return "", ""
         found = listed[0].look(name)
         return (write(child(folder, name)), found.stamp) if found.kind == "file" else ("", "")
@@ -212,7 +235,7 @@ class Places:
     def name_of_stem(self, folder: str, stem: str) -> str:
         """Return the name of the image of this stem in a folder; "" where there is none."""
         listed = self._stems(folder)
-        return listed[1].get(stem, "") if listed else ""
+        return _named(listed[1], stem) if listed else ""
 
 
 @lru_cache(1)
@@ -249,9 +272,15 @@ def _stems(file: str) -> tuple[Folder, dict[str, str]] | None:
     folder = _folder_or_none(file)
     if folder is None:
         return None
-    return folder, {
-        os.path.splitext(name)[0]: name for name in reversed(folder.files) if is_image(name)
-    }
+    stems: dict[str, str] = {}
+    for spelled in (str, key):
+        for name in filter(is_image, folder.files):
+            stems.setdefault(spelled(os.path.splitext(name)[0]), name)
+    return folder, stems
+
+
+def _named(stems: dict[str, str], stem: str) -> str:
+    return stems.get(stem) or stems.get(key(stem), "")
 
 
 def _below(

@@ -1,0 +1,90 @@
+"""The files of a source that became no image, caption, mask or control: named, not passed over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator
+
+from raytrain.data.files.location import child, shown, write
+from raytrain.data.item import UNUSED, Item, Rejected
+from raytrain.data.sources._shared.seen import Seen
+from raytrain.data.sources._shared.tree import (
+    SIDECARS,
+    Folder,
+    is_image,
+    key,
+    open_folder,
+    walk,
+)
+
+
+class Used:
+    """What was read of the sources so far, and what was refused with a reason; on disk."""
+
+    def __init__(self) -> None:
+        self._seen = Seen()
+
+    def note(self, source: str, found: Item | Rejected) -> None:
+        """Add the files of an item, or what a source's refusal names."""
+        if isinstance(found, Rejected):
+            self._seen.add(f"refused {source} {found.path}")
+            return
+        for place in (found.location, found.caption_file, found.mask, found.control):
+            if place:
+                self._seen.add(place.partition("#")[0])
+
+    def refused(self, source: str, path: str) -> bool:
+        """Tell whether a source refused what is shown as `path`."""
+        return f"refused {source} {path}" in self._seen
+
+    def new(self, source: str, path: str, file: str) -> bool:
+        """Tell whether a file, shown as `path`, was neither used nor refused nor asked for
+        before."""
+        return not self.refused(source, path) and self._seen.add(write(file))
+
+
+def unused(
+    root: str,
+    source: str,
+    used: Used,
+    reads: Callable[[str], bool] = lambda _: False,
+    skip: Collection[str] = (),
+    prefix: str = "",
+    deep: bool = True,
+) -> Iterator[Rejected]:
+    """Yield the visible files of a folder (and of all below it when `deep`) that nothing used,
+    their paths after `prefix`; `reads` tells by its name whether a file is a list or a shard."""
+    for folder in walk(root, skip) if deep else [open_folder(root)]:
+        if isinstance(folder, Rejected):
+            continue  # the source itself yields it
+        for name in folder.files:
+            path = prefix + shown(folder.relative + name)
+            if reads(name) or not used.new(source, path, child(folder.file, name)):
+                continue
+            image = _image_of(folder, name)
+            if not (image and used.refused(source, prefix + shown(folder.relative + image))):
+                yield Rejected(path=path, reason=_why(folder, name, image), rule=UNUSED)
+
+
+def _image_of(folder: Folder, name: str) -> str:
+    """Return the image that a text is named like; "" for none."""
+    stem, extension = os.path.splitext(name)
+    if extension.lower() not in SIDECARS:
+        return ""
+    images = filter(is_image, folder.files)
+    return next((image for image in images if key(os.path.splitext(image)[0]) == key(stem)), "")
+
+
+def _why(folder: Folder, name: str, image: str) -> str:
+    """Say why a file of a folder is not used; `image` is the one that a text is named like."""
+    stem, extension = os.path.splitext(name)
+    if is_image(name):
+        return "an image where this format reads none"
+    if extension.lower() not in SIDECARS:
+        return "neither an image nor a caption"
+    if image:
+        return f"the caption of {shown(image)} is another file"
+    for other in filter(is_image, folder.files):
+        if key(os.path.splitext(other)[0]).casefold() == key(stem).casefold():
+            return f"no image has this stem; {shown(other)} differs in upper and lower case"
+    return "a text, but no image has its stem"
