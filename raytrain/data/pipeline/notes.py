@@ -8,7 +8,7 @@ from raytrain import plugins
 from raytrain.config import Config, ModelConfig
 from raytrain.config.data import CaptionConfig, DataConfig
 from raytrain.data import sources
-from raytrain.data.files.location import absolute, look
+from raytrain.data.files.location import absolute, is_web, look
 from raytrain.data.pipeline.plan_rows import CROPPED, ENLARGED
 from raytrain.data.store.schema import Manifest
 
@@ -65,7 +65,7 @@ def of_sources(config: Config) -> tuple[str, ...]:
 
 def _there(source: str) -> bool:
     try:
-        return look(absolute(source)).kind != "absent"
+        return not is_web(source) and look(absolute(source)).kind != "absent"
     except OSError:
         return False
 

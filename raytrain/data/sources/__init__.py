@@ -35,6 +35,8 @@ ORDER = (
     "parquet",
     "imagefolder",
     "caption_files",
+    "gallery_dl",
+    "sd_trainer",
     "table",
     "archive",
     "folder",

@@ -5,7 +5,7 @@ captions/<stem>.caption
 mask/<stem>.npz         a mask at latent size, with data.masks.kind = "folder"
 
 Its buckets.json only says again which size each file has. Its folders `control` and `pfg`, and its
-cached texts, are not read. Named by `data.format` alone.
+cached texts, are not read.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from collections.abc import Iterator
 from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute, child, look, shown, write
 from raytrain.data.item import Item, Rejected
-from raytrain.data.sources._shared.tree import Folder, open_folder, why_no_file
+from raytrain.data.sources._shared.tree import Folder, open_folder, top, why_no_file
 from raytrain.errors import UserError
 
 READ = ("latents", "captions", "mask")
 
 
 def recognizes(source: str) -> bool:
-    """Tell that no source is taken for one unasked."""
-    return False
+    """Tell whether the source is a folder with latents and the list of buckets."""
+    names = top(source)
+    return names is not None and "latents" in names[1] and any(map(reads, names[0]))
 
 
 def reads(name: str) -> bool:
@@ -35,15 +36,15 @@ def reads(name: str) -> bool:
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the latents, each with its caption and mask."""
     root = absolute(subset.source)
-    top = open_folder(root)
-    if "latents" not in top.folders:
+    whole = open_folder(root)
+    if "latents" not in whole.folders:
         raise UserError(
             f"data.source {subset.source!r}, read as 'sd_trainer', must hold a folder `latents`, "
-            f"but holds {', '.join(top.folders) or 'no folder'}. There is nothing to prepare; "
+            f"but holds {', '.join(whole.folders) or 'no folder'}. There is nothing to prepare; "
             "name the folder that its `latents` is in."
         )
     captions, masks = (
-        open_folder(child(root, name)) if name in top.folders else None for name in READ[1:]
+        open_folder(child(root, name)) if name in whole.folders else None for name in READ[1:]
     )
     latents = open_folder(child(root, "latents"))
     for name in latents.files:

@@ -172,7 +172,7 @@ def test_what_sd_trainer_prepared(tmp_path: Path, make_config: Make) -> None:
     half[:, :3] = 1
     np.savez(root / "mask/a.npz", half)
     np.savez(root / "mask/b.npz", np.ones((8, 8)))
-    config = make_config(format="sd_trainer", held_out=0.0, masks={"kind": "folder"})
+    config = make_config(format="auto", held_out=0.0, masks={"kind": "folder"})
     report = prepare(config)
     assert rejected(report) == {"control/a.png": "an image where this format reads none"}
     assert {row["captions"][0] for row in rows(config).values()} == {"first", "second"}

@@ -57,6 +57,7 @@ def test_facts_next_to_images_are_their_captions(tmp_path: Path) -> None:
     assert {item.path: item.reason.split(":")[0] for item in refused} == {
         "h.png": "its facts h.png.json cannot be read",
     }
+    assert listed(tmp_path / "images")[0] == found, "recognized"
     before = by_path["a.png"].stamp
     (tmp_path / "images/a.png.json").write_text(json.dumps({"tags": ["something else"]}))
     again, _ = listed(tmp_path / "images", format="gallery_dl")
