@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # A Unix socket's path holds 107 characters, and Ray adds about 75 to its temporary directory.
 _LONGEST_TEMP = 30
 
-STARTS = 3
+STARTS = 5
 """How often a private Ray is started at most."""
 LATE = "timed out during startup"
 """What Ray says of a node that was not ready within its 30 seconds, as on a very busy machine."""

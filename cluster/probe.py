@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from cluster import auth
 from cluster.errors import ClusterError
 
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 _CONNECT_S = 5.0
 _REFUSED = 3
 
@@ -29,7 +29,7 @@ import sys
 from ray._raylet import GcsClient
 from ray.exceptions import AuthenticationError
 try:
-    GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5)
+    GcsClient(address=sys.argv[1]).get_all_node_info(timeout=30)
 except AuthenticationError:
     sys.exit({_REFUSED})
 """

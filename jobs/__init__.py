@@ -52,7 +52,11 @@ ConfigFile = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one key; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one key, or take it away (KEY=); may be repeated.",
+    ),
 ]
 Checkpoint = Annotated[
     str, typer.Option(help="Which checkpoint: latest, best, base or a checkpoint's folder.")

@@ -41,6 +41,9 @@ class SubsetConfig(Table):
     black does not."""
     controls: str = ""
     """Folder with a control image for each image, of the same relative stem."""
+    caption_column: str = ""
+    """The column (or JSON field) of the source's lists that holds the captions; default: the usual
+    names, such as text, caption and prompt."""
 
     @model_validator(mode="after")
     def _format_exists(self) -> SubsetConfig:
@@ -134,6 +137,9 @@ class DataConfig(Table):
     `#sha256=...`); for several, use [[data.subsets]]."""
     format: str = "auto"
     """A file of `raytrain/data/sources`; `auto` looks at the source."""
+    caption_column: str = ""
+    """The column (or JSON field) of the source's lists that holds the captions; default: the usual
+    names, such as text, caption and prompt."""
     subsets: Annotated[tuple[SubsetConfig, ...], Field(strict=False)] = ()
     dataset: str = ""
     """Prepared dataset's folder; empty means `<output>/dataset`."""
@@ -204,6 +210,12 @@ class DataConfig(Table):
                 f"data.captions.quality_tags reads the score {self.captions.quality_score!r}, "
                 "which [[data.quality.scores]] does not define"
             )
+        for key in ("format", "caption_column"):
+            if self.subsets and getattr(self, key) != DataConfig.model_fields[key].default:
+                raise ValueError(
+                    f"data.{key} is of data.source, but there are data.subsets, each with its own "
+                    f"{key}; put it there"
+                )
         if self.format != "auto":
             plugins.check("data.sources", self.format)
         if any(score.name == "site" for score in self.quality.scores):
@@ -242,4 +254,7 @@ class DataConfig(Table):
 
     def all_subsets(self) -> tuple[SubsetConfig, ...]:
         """Return the sources to prepare: `subsets`, or `source` alone."""
-        return self.subsets or (SubsetConfig(source=self.source, format=self.format),)
+        own = SubsetConfig(
+            source=self.source, format=self.format, caption_column=self.caption_column
+        )
+        return self.subsets or (own,)

@@ -24,8 +24,8 @@ from raytrain.errors import UserError, unknown
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML file, apply `a.b=c` overrides and return the checked config;
-    UserError says what is wrong."""
+    """Read a TOML file, apply `a.b=c` overrides, of which `a.b=` takes a key of the file away, and
+    return the checked config; UserError says what is wrong."""
     file = Path(path)
     if not file.is_file():
         raise UserError(
@@ -39,7 +39,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         key, separator, text = override.partition("=")
         if not separator:
             raise UserError(f"--set needs key=value, got {override!r}.")
-        set_key(tree, key.strip(), _toml_value(text.strip()))
+        if text.strip():
+            set_key(tree, key.strip(), _toml_value(text.strip()))
+        else:
+            _drop_key(tree, key.strip(), str(path))
     return parse(tree, where=str(path))
 
 
@@ -61,6 +64,19 @@ def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
             raise UserError(f"--set {key}: {name!r} is a value, not a table.")
         tree = child
     tree[last] = value
+
+
+def _drop_key(tree: dict[str, Any], key: str, path: str) -> None:
+    *tables, last = key.split(".")
+    for name in tables:
+        inner = tree.get(name)
+        tree = inner if isinstance(inner, dict) else {}
+    if last not in tree:
+        raise UserError(
+            f"--set {key}= takes a key of the config file away, but {path} has no {key}. Its "
+            'default counts already; an empty text is written "".'
+        )
+    del tree[last]
 
 
 def to_toml(config: Config) -> str:

@@ -24,11 +24,10 @@ from typing import Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from raytrain.config.data import FetchConfig
-from raytrain.data.files import stream, web
+from raytrain.data.files import groups, stream, web
 from raytrain.data.files.location import (
     Cell,
     Location,
@@ -210,9 +209,9 @@ def _column(file: str, cell: Cell) -> pa.ChunkedArray:
     """Read one column of one row group: bytes, or text where the column holds addresses."""
     with stream.open_binary(file) as opened:
         try:
-            table = pq.ParquetFile(opened).read_row_group(cell.group, columns=[cell.column])
+            table = groups.opened(file, opened).read(cell.group, [cell.column])
         except (pa.ArrowInvalid, IndexError) as error:
-            raise BadImage(f"damaged parquet file: {error}") from None
+            raise BadImage(f"damaged parquet or Arrow file: {error}") from None
     column = table.column(0) if table.num_columns else pa.chunked_array([], pa.binary())
     for field in cell.column.split(".")[1:]:
         column = pa.chunked_array(

@@ -7,6 +7,8 @@ A plug-in has
 and may have
     reads(name: str) -> bool                                   whether a file of a folder is a list
                                                                or a shard of the source's, by name
+    COLUMNS = True                                             it has columns of captions, of which
+                                                               `subset.caption_column` names one
 It yields as it reads, in the same order every time, and holds at most one folder's names; a bad
 entry is a `Rejected`, a mistake in the source as a whole a `UserError`. It fills in what the
 source itself says; what the subset says is added here. What several sources share is in `_shared`.
@@ -81,10 +83,17 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """
     name = subset.format if subset.format != "auto" else recognize(subset.source)
     _check_folders(subset)
+    plug_in = plugins.load("data.sources", name)
+    if subset.caption_column and not getattr(plug_in, "COLUMNS", False):
+        raise UserError(
+            f"data.caption_column = {subset.caption_column!r} names a column, but "
+            f"{subset.source!r}, read as {name!r}, has none. It would have no effect; leave it "
+            "out."
+        )
     attach, seen = _Attach(subset), Seen()
     refused: list[Rejected] = []
     empty = True
-    for found in plugins.load("data.sources", name).items(subset):
+    for found in plug_in.items(subset):
         if isinstance(found, Rejected):
             if len(refused) < SHOWN:
                 refused.append(found)

@@ -4,6 +4,7 @@ data.json                       [{"image": "a.png", "text": "a cat"}, ...], also
                                 "conditioning_image"
 captions.json, image_captions.json   {"a.png": "a cat"}; a list is several captions
 captions.csv                    image_path, caption, and perhaps mask_path
+prompt.json                     {"source": control, "target": image, "prompt": caption} a line
 
 The source is the folder, or a JSON file of either form. Paths count from the file's folder and may
 be absolute. Images of the folder that are not named are taken too, with the text file next to
@@ -21,7 +22,8 @@ from raytrain.data.sources._shared.records import Records, described
 from raytrain.data.sources._shared.rows import rows
 from raytrain.data.sources._shared.tree import top
 
-NAMES = ("data.json", "captions.json", "image_captions.json", "captions.csv")
+NAMES = ("data.json", "captions.json", "image_captions.json", "captions.csv", "prompt.json")
+COLUMNS = True
 
 
 def recognizes(source: str) -> bool:
@@ -42,9 +44,11 @@ def reads(name: str) -> bool:
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the images that the file names, then the folder's others."""
-    file = absolute(subset.source)
+    file, column = absolute(subset.source), subset.caption_column
     if look(file).kind == "file":
         title = shown(base_name(file))
-        return Records(parent(file), title, inside=False).items(rows(file, title))
+        return Records(parent(file), title, inside=False, caption_column=column).items(
+            rows(file, title)
+        )
     skip = [absolute(folder) for folder in (subset.masks, subset.controls) if folder]
-    return described(file, reads, skip, inside=False)
+    return described(file, reads, skip, inside=False, caption_column=column)

@@ -18,6 +18,7 @@ from raytrain.data.sources._shared.records import described
 from raytrain.data.sources._shared.tree import below, top
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+COLUMNS = True
 
 
 def recognizes(source: str) -> bool:
@@ -34,4 +35,4 @@ def reads(name: str) -> bool:
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the images that metadata names, then the others."""
     skip = [absolute(folder) for folder in (subset.masks, subset.controls) if folder]
-    return described(absolute(subset.source), reads, skip)
+    return described(absolute(subset.source), reads, skip, caption_column=subset.caption_column)

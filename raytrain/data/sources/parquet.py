@@ -1,5 +1,5 @@
-"""Parquet files with the images in them, as Hugging Face `datasets` writes them: a file,
-or a folder of such.
+"""Parquet files with the images in them, as Hugging Face `datasets` writes them, or the Arrow
+files of its `save_to_disk`: a file, or a folder of such.
 
 The image is the column that the file's Hugging Face features call an Image, else the first struct
 with `bytes`, else a binary column; a struct without bytes names a file next to it by its
@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raytrain.config.data import SubsetConfig
-from raytrain.data.files import stream
+from raytrain.data.files import groups, stream
 from raytrain.data.files.location import (
     Cell,
     absolute,
@@ -38,15 +37,19 @@ from raytrain.data.sources._shared.records import (
     MASKS,
     Records,
     captions,
+    check_column,
     field,
     unread,
 )
 from raytrain.data.sources._shared.rows import Row, rows
 from raytrain.data.sources._shared.tree import below, is_image, top, walk
 
-ENDING = ".parquet"
+ENDINGS = (".parquet", ".arrow")
+DESCRIPTIONS = ("dataset_info.json", "state.json", "dataset_dict.json")
+"""What `save_to_disk` writes beside the images."""
 LARGEST_GROUP = 4 * 2**30
 """Bytes of one row group's images: a reader holds two of them in memory."""
+COLUMNS = True
 
 
 def recognizes(source: str) -> bool:
@@ -55,46 +58,50 @@ def recognizes(source: str) -> bool:
     names = top(source)
     if names is None:
         return (
-            base_name(absolute(source)).endswith(ENDING) and look(absolute(source)).kind == "file"
+            base_name(absolute(source)).endswith(ENDINGS) and look(absolute(source)).kind == "file"
         )
     files = [*names[0], *below(source, names[1])]
-    parquet = [name for name in files if name.endswith(ENDING) and name != "metadata.parquet"]
+    parquet = [name for name in files if name.endswith(ENDINGS) and name != "metadata.parquet"]
     return bool(parquet) and not any(map(is_image, files))
 
 
 def reads(name: str) -> bool:
-    """Tell whether a file of the folder is a parquet file."""
-    return name.endswith(ENDING)
+    """Tell whether a file of the folder is a parquet or Arrow file, or says what is in them."""
+    return name.endswith(ENDINGS) or name in DESCRIPTIONS
 
 
 def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the rows of the file, or of each file of the folder."""
     file = absolute(subset.source)
     if look(file).kind != "folder":
-        yield from _file(file, shown(base_name(file)), "")
+        yield from _file(subset, file, shown(base_name(file)), "")
         return
     for folder in walk(file):
         if isinstance(folder, Rejected):
             yield folder
             continue
         for name in folder.files:
-            if name.endswith(ENDING):
+            if name.endswith(ENDINGS):
                 yield from _file(
-                    child(folder.file, name), shown(folder.relative + name), folder.relative
+                    subset,
+                    child(folder.file, name),
+                    shown(folder.relative + name),
+                    folder.relative,
                 )
 
 
-def _file(file: str, title: str, prefix: str) -> Iterator[Item | Rejected]:
+def _file(subset: SubsetConfig, file: str, title: str, prefix: str) -> Iterator[Item | Rejected]:
     try:
         with stream.open_binary(file) as opened:
-            source = pq.ParquetFile(opened)
-            schema = source.schema_arrow
+            source = groups.opened(file, opened)
+            schema = source.schema
+            check_column(title, subset.caption_column, schema.names)
             image = _image_column(schema)
             if image is not None:
-                yield from _groups(source, image, file, title, prefix)
+                yield from _groups(source, image, subset, file, title, prefix)
                 return
     except (pa.ArrowInvalid, OSError) as error:
-        yield Rejected(path=title, reason=f"no readable parquet file: {error}")
+        yield Rejected(path=title, reason=f"no readable parquet or Arrow file: {error}")
         return
     if field(schema.names, FILES) is None:
         yield Rejected(
@@ -102,16 +109,17 @@ def _file(file: str, title: str, prefix: str) -> Iterator[Item | Rejected]:
             reason=f"has no column of images; its columns are {', '.join(schema.names)}",
         )
     else:
-        yield from Records(parent(file), title, inside=False, prefix=prefix).items(
-            rows(file, title)
-        )
+        column = subset.caption_column
+        records = Records(parent(file), title, inside=False, prefix=prefix, caption_column=column)
+        yield from records.items(rows(file, title))
 
 
 def _groups(
-    source: pq.ParquetFile, image: str, file: str, title: str, prefix: str
+    source: groups.Groups, image: str, subset: SubsetConfig, file: str, title: str, prefix: str
 ) -> Iterator[Item | Rejected]:
-    schema, stamp = source.schema_arrow, look(file).stamp
-    caption = field(schema.names, CAPTIONS)
+    schema, stamp = source.schema, look(file).stamp
+    wanted = (subset.caption_column,) if subset.caption_column else CAPTIONS
+    caption = field(schema.names, wanted)
     columns = {name: _address(schema, name) for name in [image, *_layers(schema, image)] if name}
     path = (
         f"{image}.path"
@@ -121,21 +129,21 @@ def _groups(
     records, number = Records(parent(file), title, inside=True, prefix=prefix), 0
     mask, control = _layers(schema, image)
     yield from unread(title, set(schema.names) - {image, caption, mask, control})
-    for group in range(source.num_row_groups):
-        sizes = _column_facts(source, group, columns[image])
-        if sizes[1] > LARGEST_GROUP:
-            count = source.metadata.row_group(group).num_rows
+    for group in range(source.number):
+        empty, size = source.facts(group, columns[image])
+        count = source.rows(group)
+        if size > LARGEST_GROUP:
             yield Rejected(
                 path=f"{title}/{number}",
                 reason=(
-                    f"row group {group} ({count} rows) holds {sizes[1]} bytes of images, above "
+                    f"row group {group} ({count} rows) holds {size} bytes of images, above "
                     f"{LARGEST_GROUP}; write the file with smaller row groups"
                 ),
             )
             number += count
             continue
-        table = source.read_row_group(group, columns=[name for name in (caption, path) if name])
-        for row in range(source.metadata.row_group(group).num_rows):
+        table = source.read(group, [name for name in (caption, path) if name])
+        for row in range(count):
             name = f"{title}/{number}"
             number += 1
             try:
@@ -143,7 +151,7 @@ def _groups(
             except ValueError as error:
                 yield Rejected(path=name, reason=str(error))
                 continue
-            if sizes[0] and path:  # the whole group holds no bytes: its images are files
+            if empty and path:  # the whole group holds no bytes: its images are files
                 record = {"path": table[image][row].as_py()["path"], "text": list(texts)}
                 yield records.item([Row(f"row {number}", record)])
                 continue
@@ -191,19 +199,3 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 def _address(schema: pa.Schema, name: str) -> str:
     return f"{name}.bytes" if pa.types.is_struct(schema.field(name).type) else name
-
-
-def _column_facts(source: pq.ParquetFile, group: int, address: str) -> tuple[bool, int]:
-    """Return whether a column of a row group is known to be all null, and its unpacked bytes."""
-    facts = source.metadata.row_group(group)
-    for index in range(facts.num_columns):
-        column = facts.column(index)
-        if column.path_in_schema == address:
-            statistics = column.statistics
-            empty = (
-                statistics is not None
-                and statistics.has_null_count
-                and statistics.null_count == facts.num_rows
-            )
-            return bool(empty), int(column.total_uncompressed_size)
-    return False, 0

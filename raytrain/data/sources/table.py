@@ -17,6 +17,7 @@ from raytrain.data.sources._shared.records import Records
 from raytrain.data.sources._shared.rows import rows
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson")
+COLUMNS = True
 
 
 def recognizes(source: str) -> bool:
@@ -31,4 +32,5 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
     """Yield the images of the table's rows, in their order."""
     file = absolute(subset.source)
     title = shown(base_name(file))
-    yield from Records(parent(file), title, inside=False).items(rows(file, title))
+    records = Records(parent(file), title, inside=False, caption_column=subset.caption_column)
+    yield from records.items(rows(file, title))

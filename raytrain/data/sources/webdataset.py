@@ -21,7 +21,7 @@ from raytrain.config.data import SubsetConfig
 from raytrain.data.files.location import absolute, base_name, child, look, parent, shown, write
 from raytrain.data.item import UNUSED, Item, Rejected
 from raytrain.data.sources._shared.archives import Member, is_archive, members
-from raytrain.data.sources._shared.records import CAPTIONS, captions, value
+from raytrain.data.sources._shared.records import CAPTIONS, captions, check_column, value
 from raytrain.data.sources._shared.tree import Folder, is_image, top, walk
 from raytrain.errors import UserError
 
@@ -32,6 +32,7 @@ LAYERS = ("mask.", "control.", "conditioning_image.")
 FIRST_MEMBERS = 50
 """First members of the first shard that tell a WebDataset from an archive."""
 METADATA_BYTES = 2**20
+COLUMNS = True
 
 
 def recognizes(source: str) -> bool:
@@ -66,7 +67,7 @@ def items(subset: SubsetConfig) -> Iterator[Item | Rejected]:
         if isinstance(shard, Rejected):
             yield shard
         else:
-            yield from _samples(*shard)
+            yield from _samples(*shard, subset.caption_column)
 
 
 class _Entry(NamedTuple):
@@ -79,7 +80,7 @@ class _Entry(NamedTuple):
     content: bytes
 
 
-def _samples(file: str, title: str) -> Iterator[Item | Rejected]:
+def _samples(file: str, title: str, column: str) -> Iterator[Item | Rejected]:
     stamp = look(file).stamp
     refused: list[Rejected] = []
     for key, entries in itertools.groupby(_entries(file, title, refused), lambda entry: entry.key):
@@ -87,7 +88,7 @@ def _samples(file: str, title: str) -> Iterator[Item | Rejected]:
         yield from refused
         refused.clear()
         for own, sample in _split(key, group):
-            yield from _item(file, f"{title}/", shown(own), stamp, sample)
+            yield from _item(file, f"{title}/", shown(own), stamp, sample, column)
     yield from refused
 
 
@@ -136,7 +137,7 @@ def _is_picture(extension: str) -> bool:
 
 
 def _item(
-    file: str, folder: str, key: str, stamp: str, entries: list[_Entry]
+    file: str, folder: str, key: str, stamp: str, entries: list[_Entry], column: str
 ) -> Iterator[Item | Rejected]:
     sample = {entry.extension: entry for entry in reversed(entries)}
     image = next((entry.extension for entry in entries if _is_picture(entry.extension)), None)
@@ -150,7 +151,7 @@ def _item(
     control = layers["control."] or layers["conditioning_image."]
     texts: tuple[str, ...] = ()
     try:
-        texts = _captions({e: entry.content for e, entry in sample.items()})
+        texts = _captions({e: entry.content for e, entry in sample.items()}, column)
     except ValueError as error:
         yield Rejected(path=f"{folder}{key}.json", reason=f"its caption cannot be read: {error}")
     read = {image, layers["mask."], control, *TEXTS}
@@ -175,10 +176,14 @@ def _unused(folder: str, entries: list[_Entry], reason: str) -> Iterator[Rejecte
         yield Rejected(path=path, reason=reason, rule=UNUSED)
 
 
-def _captions(contents: dict[str, bytes]) -> tuple[str, ...]:
+def _captions(contents: dict[str, bytes], column: str) -> tuple[str, ...]:
     if "json" in contents:
         record: Any = json.loads(contents["json"])
-        if isinstance(record, dict) and (texts := captions(value(record, CAPTIONS))):
+        if isinstance(record, dict):
+            check_column("a json of the shards", column, record)
+        if isinstance(record, dict) and (
+            texts := captions(value(record, (column,) if column else CAPTIONS))
+        ):
             return texts
     word = contents.get("cls", b"").decode().strip()
     return (word,) if word and not word.isdecimal() else ()

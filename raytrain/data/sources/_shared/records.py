@@ -14,6 +14,7 @@ from raytrain.data.sources._shared import site
 from raytrain.data.sources._shared.rows import Row, rows
 from raytrain.data.sources._shared.seen import Seen
 from raytrain.data.sources._shared.tree import Places, images, walk, why_no_file
+from raytrain.errors import UserError
 
 FILES = (
     "path",
@@ -26,10 +27,15 @@ FILES = (
     "image_file",
     "img",
     "img_path",
+    "target",
 )
 CAPTIONS = ("text", "caption", "prompt", "captions", "texts")
 MASKS = ("mask", "mask_path", "mask_file_name")
 CONTROLS = ("conditioning_image", "control", "control_path", "conditioning_image_file_name")
+FILL50K = frozenset(("source", "target", "prompt"))
+"""The fields of ControlNet's own training lists: control image, image, caption.
+
+Source: https://github.com/lllyasviel/ControlNet/blob/main/docs/train.md."""
 MOST_COLUMNS = 100
 """Columns of one list that are named where nothing reads them."""
 
@@ -49,6 +55,16 @@ def value(record: Mapping[str, Any], wanted: Collection[str]) -> Any:
     """Return the value of the first wanted field that is there and not None; None without one."""
     name = filled(record, wanted)
     return record[name] if name is not None else None
+
+
+def check_column(title: str, wanted: str, names: Collection[str]) -> None:
+    """Raise UserError where a list lacks the column of captions that the user names."""
+    if wanted and names and field(names, (wanted,)) is None:
+        raise UserError(
+            f"data.caption_column must be a column of the source's lists, but {title} has no "
+            f"{wanted!r}; its columns are {', '.join(sorted(names))}. Its images would have no "
+            "captions; name one of them, or leave it out."
+        )
 
 
 def unread(title: str, names: Iterable[str]) -> Iterator[Rejected]:
@@ -76,11 +92,21 @@ class Records:
     """Makes items of records whose paths count from `folder`.
 
     `inside`: only paths below the folder are allowed (what comes with downloaded datasets); else
-    also absolute paths, URIs and web addresses. `title` is how the list itself is shown.
+    also absolute paths, URIs and web addresses. `title` is how the list itself is shown;
+    `caption_column` names the field of the captions where it is not a usual one.
     """
 
-    def __init__(self, folder: str, title: str, inside: bool, prefix: str = "") -> None:
+    def __init__(
+        self,
+        folder: str,
+        title: str,
+        inside: bool,
+        prefix: str = "",
+        caption_column: str = "",
+    ) -> None:
         self.folder, self.title, self.inside, self.prefix = folder, title, inside, prefix
+        self.caption_column = caption_column
+        self.captions = (caption_column,) if caption_column else CAPTIONS
         self.places = Places()
         self._read: set[str] = set()
         self._columns: set[str] = set()
@@ -94,6 +120,7 @@ class Records:
                 yield from (row for row in group if isinstance(row, Rejected))
             else:
                 yield self.item([row for row in group if isinstance(row, Row)])
+        check_column(self.title, self.caption_column, self._columns)
         yield from unread(self.title, self._columns - self._read)
 
     def item(self, rows: list[Row]) -> Item | Rejected:
@@ -102,9 +129,12 @@ class Records:
             self._columns |= rows[0].record.keys()
         try:
             file, path = self._locate(self._value(rows[0], FILES))
-            texts = tuple(text for row in rows for text in captions(self._value(row, CAPTIONS)))
+            texts = tuple(
+                text for row in rows for text in captions(self._value(row, self.captions))
+            )
             stamps, layers = [self._stamp(file)], []
-            for names in (MASKS, CONTROLS):
+            controls = ("source",) if rows[0].record.keys() == FILL50K else CONTROLS
+            for names in (MASKS, controls):
                 cell = self._value(rows[0], names)
                 layers.append(self._locate(cell)[0] if cell else "")
                 if cell:
@@ -174,7 +204,11 @@ class Records:
 
 
 def described(
-    root: str, is_list: Callable[[str], bool], skip: Collection[str] = (), inside: bool = True
+    root: str,
+    is_list: Callable[[str], bool],
+    skip: Collection[str] = (),
+    inside: bool = True,
+    caption_column: str = "",
 ) -> Iterator[Item | Rejected]:
     """Yield what the lists in a tree of folders name, then the images there that none names.
 
@@ -187,7 +221,7 @@ def described(
             continue  # the second walk yields it
         for name in filter(is_list, folder.files):
             title, here = shown(folder.relative + name), Seen()
-            records = Records(folder.file, title, inside, folder.relative)
+            records = Records(folder.file, title, inside, folder.relative, caption_column)
             for found in records.items(rows(child(folder.file, name), title)):
                 if isinstance(found, Rejected):
                     yield found

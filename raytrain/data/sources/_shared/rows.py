@@ -36,8 +36,8 @@ def rows(file: str, title: str) -> Iterator[Row | Rejected]:
     `title` is the file's shown name.
 
     A JSON file is a list of records, or an object {path: caption, captions, or record}, whose key
-    becomes the field `path`. CSV separates by comma, semicolon or tab, whichever its first line
-    has most of. UserError when the file cannot be read.
+    becomes the field `path`; or records a line each. CSV separates by comma, semicolon or tab,
+    whichever its first line has most of. UserError when the file cannot be read.
     """
     kind = os.path.splitext(title)[1].lower()
     try:
@@ -116,6 +116,9 @@ def _lines(opened: IO[bytes]) -> Iterator[Row | str]:
 
 
 def _json(opened: IO[bytes]) -> Iterator[Row | str]:
+    if _is_lines(opened):
+        yield from _lines(opened)
+        return
     try:
         for number, (key, content) in enumerate(
             _members(io.TextIOWrapper(opened, "utf-8-sig")), 1
@@ -133,6 +136,16 @@ def _json(opened: IO[bytes]) -> Iterator[Row | str]:
                 yield Row(f"record {number}", record if key is None else {**record, "path": key})
     except (ValueError, RecursionError) as error:
         yield f"no valid JSON, not read further: {error}"
+
+
+def _is_lines(opened: IO[bytes]) -> bool:
+    """Tell whether a JSON file has an object on each of several lines; leaves it at its start."""
+    first, second = opened.readline(LONGEST), opened.readline(LONGEST)
+    opened.seek(0)
+    try:
+        return bool(second.strip()) and isinstance(json.loads(first.decode("utf-8-sig")), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _members(text: io.TextIOWrapper) -> Iterator[tuple[str | None, Any]]:
