@@ -267,6 +267,20 @@ def publish(
         print(f"To send it to the hub, add --push, or: {publish.upload_command(done)}")
 
 
+@app.command("scrape")
+@interruptible
+def scrape(
+    url: Annotated[str, typer.Argument(metavar="URL", help="A page that gallery-dl knows.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where its images go.")],
+) -> None:
+    """Have gallery-dl download the images of a page, with what is known of each."""
+    from raytrain.data.tools import scrape
+
+    count = scrape.scrape(url, folder)
+    print(f"{count:,} images in {folder}. To prepare them:")
+    print(f'    [data]\n    source = "{folder}"\n    format = "gallery_dl"')
+
+
 def _dataset(where: str, overrides: Sequence[str] | None) -> str:
     """Return the folder of the dataset that is meant: that of a config where a TOML file is
     given."""

@@ -50,6 +50,7 @@ class Objective:
         asks for."""
         family = families.load(config.model.family)
         families.caption_tokens(family, config.model)
+        families.check_size_ids(family, config.model)
         process: Any = family.process(config.model).to(device)
         asked = config.objective.prediction
         if asked not in ("auto", *process.PREDICTIONS):

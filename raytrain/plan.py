@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from raytrain import checkpoint, families, pretrained, storage
 from raytrain.config import Config
 from raytrain.data import sources
+from raytrain.data.files.location import is_web
 from raytrain.data.item import Item
 from raytrain.data.loading.read import check_dataset
 from raytrain.data.pipeline.notes import of_sources, unread
@@ -107,6 +108,9 @@ def _listed(config: Config) -> str:
     """Say what the sources hold; a broken source is a UserError."""
     counts = []
     for subset in config.data.all_subsets():
+        if is_web(subset.source):
+            counts.append(f"{subset.source} is downloaded when the images are prepared")
+            continue
         found = sum(
             isinstance(entry, Item) for entry in itertools.islice(sources.items(subset), LISTED)
         )

@@ -116,6 +116,7 @@ DATA = (
     "masks",
     "controls",
     "scores",
+    "outpainters",
 )
 KINDS = (
     "families",

@@ -9,7 +9,7 @@ at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -35,6 +35,9 @@ class ModelConfig(Table):
     max_tokens: Literal[75, 150, 225] = 75
     """Caption length in tokens; above 75 the text encoders see chunks of 75 whose hidden states
     are joined."""
+    size_ids: Annotated[tuple[int, int, int, int, int, int], Field(strict=False)] | None = None
+    """What an SDXL model is told in training of every image: original height and width, crop top
+    and left, target height and width. Default: each image's own."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random`: the denoiser starts from its config alone, to train from scratch."""
     quantize: Literal["none", "int8", "nf4"] = "none"

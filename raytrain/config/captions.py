@@ -5,7 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,8 @@ class CaptionConfig(Table):
     """The captioner's own settings, the fields of its `Options`."""
     replace: bool = False
     """Caption every image, also those that bring a caption."""
+    cropped: bool = False
+    """Captioners see each image as it is cut for its largest bucket, not whole."""
     trigger: str = ""
     """Stands for `placeholder` in every caption; where there is none it is put before,
     with a comma and a space."""
@@ -91,6 +93,12 @@ class CaptionConfig(Table):
     """A file of `raytrain/data/rewriters` or a dotted path: changes captions,
     a language model for instance."""
     rewriter_options: dict[str, Any] = Field({})
+    rewriter_images: Annotated[tuple[int, int], Field(strict=False)] | None = None
+    """The rewriter is asked only of sets with so many images, both ends included ([3, 50] in
+    edenartlab/sd-lora-trainer); the captions of others stay as they are, and a line says so."""
+    rewriter_trim: int | None = Field(None, ge=1)
+    """Where there are more images than `rewriter_images` allows, but less than 1.33 times as many,
+    only the first so many stay (49 in edenartlab/sd-lora-trainer)."""
 
     @model_validator(mode="after")
     def _trigger_is_known(self) -> CaptionConfig:
@@ -103,6 +111,8 @@ class CaptionConfig(Table):
 
     @model_validator(mode="after")
     def _plugins_exist(self) -> CaptionConfig:
+        if self.cropped and self.captioner == "none":
+            raise ValueError("cropped says what a captioner sees, but captioner is none; set one")
         if self.captioner != "none":
             plugins.check("data.captioners", self.captioner)
             plugins.check_options(
@@ -113,6 +123,7 @@ class CaptionConfig(Table):
                     f"captioner {self.captioner!r} needs `path`, the folder or hub id of its "
                     "weights"
                 )
+        self._few()
         if self.rewriter:
             plugins.check("data.rewriters", self.rewriter)
             plugins.check_options(
@@ -122,3 +133,34 @@ class CaptionConfig(Table):
                 "data.captions.rewriter_options",
             )
         return self
+
+    def _few(self) -> None:
+        """Check the rules of few images."""
+        if self.rewriter_images is None:
+            if self.rewriter_trim is not None:
+                raise ValueError(
+                    "rewriter_trim needs rewriter_images, beyond which images are cut"
+                )
+            return
+        least, most = self.rewriter_images
+        if not (self.rewriter and 0 <= least <= most):
+            raise ValueError(
+                f"rewriter_images = [{least}, {most}] must be two ascending numbers of images "
+                f"that a rewriter is asked of, and rewriter is {self.rewriter!r}"
+            )
+        if self.rewriter_trim is not None and not least <= self.rewriter_trim <= most:
+            raise ValueError(
+                f"rewriter_trim = {self.rewriter_trim} must lie within rewriter_images = "
+                f"[{least}, {most}], so that the rewriter is asked of what stays"
+            )
+
+    def trims(self, images: int) -> bool:
+        """Whether only the first `rewriter_trim` of so many images stay."""
+        if self.rewriter_images is None or self.rewriter_trim is None:
+            return False
+        return self.rewriter_images[1] < images < 1.33 * self.rewriter_images[1]
+
+    def rewrites(self, images: int) -> bool:
+        """Whether the rewriter is asked of a set of so many images."""
+        least, most = self.rewriter_images or (0, images)
+        return bool(self.rewriter) and least <= images <= most

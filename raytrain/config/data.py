@@ -11,8 +11,13 @@ from pydantic import Field, model_validator
 
 from raytrain import plugins
 from raytrain.config.captions import CaptionConfig as CaptionConfig
+from raytrain.config.image import AugmentConfig as AugmentConfig
+from raytrain.config.image import BucketConfig as BucketConfig
+from raytrain.config.image import ControlConfig as ControlConfig
+from raytrain.config.image import MaskConfig as MaskConfig
+from raytrain.config.image import SuperResolutionConfig as SuperResolutionConfig
 from raytrain.paths import same
-from raytrain.table import Interval, Size, Table, check_color
+from raytrain.table import Table, check_color
 
 
 class SubsetConfig(Table):
@@ -27,6 +32,8 @@ class SubsetConfig(Table):
     """Factor on each image's loss; for a regularization subset this is the prior loss weight."""
     regularization: bool = False
     """Images of the class in general: no trigger word is put before their captions."""
+    trigger: str = ""
+    """Trigger word of this subset's concept; default: that of [data.captions]."""
     prefix: str = ""
     suffix: str = ""
     masks: str = ""
@@ -42,6 +49,11 @@ class SubsetConfig(Table):
     def _format_exists(self) -> SubsetConfig:
         if self.format != "auto":
             plugins.check("data.sources", self.format)
+        if self.trigger and self.regularization:
+            raise ValueError(
+                f"trigger = {self.trigger!r} has no effect on a regularization subset, whose "
+                "captions get none; remove one of both"
+            )
         return self
 
 
@@ -56,88 +68,6 @@ class FetchConfig(Table):
     trust_addresses: bool = False
     """Assume that a web address, once read, always holds the same bytes;
     otherwise every preparation reads it again."""
-
-
-class BucketConfig(Table):
-    """`[data.buckets]`: the sizes images are resized and cropped to."""
-
-    rule: str = "area"
-    """A file of `raytrain/data/buckets`."""
-    resolution: int = Field(512, ge=16)
-    """Side of the square bucket in pixels; a bucket's area is about its square."""
-    resolutions: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    """Several resolutions: every image gives one row for each that it need not be enlarged for,
-    at least the smallest."""
-    step: int = Field(64, ge=8)
-    max_ratio: float = Field(2.0, ge=1.0)
-    """Longer side / shorter side at most; rule `area` alone,
-    the others have limits of their own."""
-    min_side: int | None = Field(None, ge=16)
-    max_side: int | None = Field(None, ge=16)
-    """Shortest and longest side of a bucket; default: the rule's own."""
-    upscale: bool = True
-    """False: an image smaller than its bucket is not enlarged (rule `kohya`: its own size, cut to
-    the step)."""
-    sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
-    """Explicit (width, height) list; replaces the rule's sizes,
-    not its way of choosing. Not together with `resolutions`."""
-    crop: Literal["center", "random", "salience"] = "center"
-    """Where a resized image is cut: salience is the center of mass of its mask."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> BucketConfig:
-        plugins.check("data.buckets", self.rule)
-        squares = [(side, side) for side in self.resolutions or (self.resolution,)]
-        for width, height in self.sizes or squares:
-            if width % self.step or height % self.step:
-                raise ValueError(
-                    f"bucket sizes must be multiples of step={self.step}, got {width}x{height}; "
-                    "the VAE could not encode it; change step or the size"
-                )
-        return self
-
-
-class MaskConfig(Table):
-    """`[data.masks]`: loss masks, and what `crop = "salience"` looks at."""
-
-    kind: str = "none"
-    """`none`, or a file of `raytrain/data/masks`."""
-    path: str = ""
-    """Folder or hub id of the model's weights, where the kind has one."""
-    prompt: str = ""
-    train: bool = True
-    """Store the masks as a column that weights the loss; false: use them for cropping alone."""
-    options: dict[str, Any] = Field({})
-
-    @property
-    def weigh(self) -> bool:
-        """Whether masks are stored and weigh the loss."""
-        return self.kind != "none" and self.train
-
-    @model_validator(mode="after")
-    def _kind_exists(self) -> MaskConfig:
-        if self.kind != "none":
-            plugins.check("data.masks", self.kind)
-            plugins.check_options("data.masks", self.kind, self.options, "data.masks.options")
-        return self
-
-
-class ControlConfig(Table):
-    """`[data.controls]`: control images for a ControlNet."""
-
-    kind: str = "none"
-    """`none`, or a file of `raytrain/data/controls`."""
-    path: str = ""
-    options: dict[str, Any] = Field({})
-
-    @model_validator(mode="after")
-    def _kind_exists(self) -> ControlConfig:
-        if self.kind != "none":
-            plugins.check("data.controls", self.kind)
-            plugins.check_options(
-                "data.controls", self.kind, self.options, "data.controls.options"
-            )
-        return self
 
 
 class ScoreConfig(Table):
@@ -167,36 +97,14 @@ class QualityConfig(Table):
 
     min_side: int = Field(0, ge=0)
     """Images with a shorter side below this many pixels are left out."""
+    min_area: int = Field(0, ge=0)
+    """Images of fewer pixels are left out: 262144 is 512 x 512, 1048576 is 1024 x 1024."""
     max_ratio: float | None = Field(None, ge=1)
     """Images whose longer side is more than this many times the shorter are left out."""
     near_duplicates: int | None = Field(None, ge=0, le=16)
     """Largest number of differing bits of 64 between the perceptual hashes of two images that
     count as the same."""
     scores: Annotated[tuple[ScoreConfig, ...], Field(strict=False)] = ()
-
-
-class AugmentConfig(Table):
-    """`[data.augment]`: further versions of each image, encoded and stored;
-    the batch sampler picks one for each occurrence."""
-
-    flip: bool = False
-    """Each version mirrored too; half of the occurrences see the mirrored one."""
-    crops: int = Field(1, ge=1)
-    """Different cuts of each image; above 1 needs crop = "random"."""
-    colors: int = Field(0, ge=0)
-    """Versions with hue, brightness, contrast and saturation changed and, by chance, blurred."""
-    zooms: int = Field(0, ge=0)
-    """Versions of a part of the image, 85 to 95 % of each side."""
-    outpaints: int = Field(0, ge=0)
-    """Versions in which the image is smaller on a blurred extension of itself."""
-    hue: Interval = (1 / 256, 4 / 256)
-    brightness: Interval = (0.9, 1.1)
-    contrast: Interval = (0.9, 1.25)
-    saturation: Interval = (0.9, 1.2)
-    zoom: Interval = (0.85, 0.95)
-    outpaint: Interval = (0.6, 0.9)
-    blur: float = Field(0.5, ge=0, le=1)
-    """Probability of a blur of one pixel's radius in a color version."""
 
 
 class EncodeConfig(Table):
@@ -225,7 +133,8 @@ class DataConfig(Table):
     """`[data]`: where the images are and how they become a dataset."""
 
     source: str = ""
-    """Folder, archive, table or URI; for several, use [[data.subsets]]."""
+    """Folder, archive, table or URI, or the web address of a zip or tar (which may end in
+    `#sha256=...`); for several, use [[data.subsets]]."""
     format: str = "auto"
     """A file of `raytrain/data/sources`; `auto` looks at the source."""
     caption_column: str = ""
@@ -238,12 +147,21 @@ class DataConfig(Table):
     """Which version of the dataset to train on; a run keeps the one it started with."""
     partial: bool = False
     """Allow training on a snapshot published while preparation was still going on."""
+    cache: bool = True
+    """Encode images and captions once and store what comes out; false: store how an image is cut
+    and a caption's token ids, and encode them in every training step."""
     held_out: float = Field(0.1, ge=0, lt=1)
     """Share of the images kept out of training, chosen by content hash."""
     repeats: int = Field(1, ge=1)
     """How often an epoch of training shows every image, on top of what its subset says."""
+    balance: Literal["none", "lcm"] = "none"
+    """`lcm`: repeats are raised to the least common multiple, until an epoch shows as many images
+    of each subset (edenartlab/sd-lora-trainer's merge of concepts)."""
     max_pixels: int = Field(200_000_000, ge=1)
     """Larger images are rejected before they are decoded (decompression bombs)."""
+    max_side: int | None = Field(None, ge=16)
+    """Larger images are shrunk to this side before anything looks at them, as if their files were
+    so (2048 in edenartlab/sd-lora-trainer); default: they stay as they are."""
     background: str = "white"
     """Color under transparent pixels: a name or #rrggbb."""
     allow_rejected: bool = False
@@ -252,6 +170,7 @@ class DataConfig(Table):
     fetch: FetchConfig = FetchConfig()
     quality: QualityConfig = QualityConfig()
     buckets: BucketConfig = BucketConfig()
+    super_resolution: SuperResolutionConfig = SuperResolutionConfig()
     augment: AugmentConfig = AugmentConfig()
     captions: CaptionConfig = CaptionConfig()
     masks: MaskConfig = MaskConfig()
@@ -264,6 +183,16 @@ class DataConfig(Table):
             raise ValueError(
                 "give data.source or data.subsets, not both; put the source into a subset of its "
                 "own"
+            )
+        if self.super_resolution.path and not self.buckets.upscale:
+            raise ValueError(
+                "data.super_resolution enlarges small images, which data.buckets.upscale = false "
+                "keeps from being enlarged; remove one of both"
+            )
+        if self.balance != "none" and len(self.subsets) < 2:
+            raise ValueError(
+                f'balance = "{self.balance}" needs several [[data.subsets]] to balance, got '
+                f"{len(self.subsets)}; remove it"
             )
         if self.buckets.crop == "salience" and self.masks.kind == "none":
             raise ValueError(
@@ -317,6 +246,11 @@ class DataConfig(Table):
                 if (folder := getattr(subset, what)) and not reads
             ]
         return tuple(found)
+
+    def triggers(self) -> tuple[str, ...]:
+        """Return the trigger words of all concepts."""
+        found = [subset.trigger or self.captions.trigger for subset in self.all_subsets()]
+        return tuple(dict.fromkeys(word for word in found if word))
 
     def all_subsets(self) -> tuple[SubsetConfig, ...]:
         """Return the sources to prepare: `subsets`, or `source` alone."""

@@ -33,10 +33,12 @@ class Item(NamedTuple):
     held_out: bool = False
     """Of a split that the source itself sets aside from training."""
     caption_settings: str = ""
-    """Fields of [data.captions] that the source sets for this image, as JSON; `variants` above 1
-    stands for several, whose number [data.captions] may set."""
+    """Fields of [data.captions] that the source or its subset sets for this image, as JSON;
+    `variants` above 1 stands for several, whose number [data.captions] may set."""
     site: str = ""
     """What an image site says of it, as JSON: `score`, `rating` and `meta`, a list of tags."""
+    subset: int = 0
+    """Which of [[data.subsets]] it is of."""
     stamp: str = ""
     """Differs whenever the bytes behind the location (or its caption, mask, control) may have
     changed, such as size, inode and times of change; an unchanged stamp lets preparation skip

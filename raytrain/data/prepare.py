@@ -21,6 +21,7 @@ from raytrain import storage
 from raytrain.config import Config
 from raytrain.config.data import DataConfig
 from raytrain.data.annotate import annotator, concept
+from raytrain.data.annotate.cut import Cut
 from raytrain.data.item import UNUSED, Rejected
 from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
 from raytrain.data.pipeline.encode import ShardEncoder
@@ -94,6 +95,7 @@ class Preparation:
                 data=self.data,
                 items=items,
                 rejected=self._at("rejected", "list"),
+                downloads=storage.join(self.dataset, "downloads"),
             )
         self.counts["found"] = count["items"] + count["rejected"] - count["unused"]
         return items
@@ -117,18 +119,24 @@ class Preparation:
             items=items,
             scans=(self.catalog, self.passing),
             quality=self.data.quality,
+            captions=self.data.captions,
             images=images,
             rejected=self._at("rejected", "filter.parquet"),
         )
         self.mean_ratio = kept["mean_ratio"] or 1.0
+        self.counts["images"] = kept["kept"]
         return images
 
     def _annotate(self, images: str) -> str:
-        for number, stage in enumerate(annotator.stages(self.data)):
+        cut, count = (
+            Cut(self.data.buckets, self.config.seed, self.mean_ratio),
+            self.counts["images"],
+        )
+        for number, stage in enumerate(annotator.stages(self.data, cut, count)):
             data = self.data
             if stage.kind == "rewrite":
                 data = self._described(images)
-                stage = annotator.stages(data)[number]
+                stage = annotator.stages(data, cut, count)[number]
             needed, faults = (
                 self._at(f"needed-{number}.parquet"),
                 self._at(f"annotation-faults-{number}"),
@@ -164,21 +172,19 @@ class Preparation:
             concept.described, data=self.data, images=images, annotations=self.annotations
         )
         self.said += [found["note"]] if found["note"] else []
-        if not found["concept"]:
-            return self.data
-        rules = self.data.captions
-        options = {**rules.rewriter_options, "concept": found["concept"]}
-        captions = rules.model_copy(update={"rewriter_options": options})
-        return self.data.model_copy(update={"captions": captions})
+        return concept.told(self.data, found["concept"])
 
     def _plan_rows(self, images: str) -> None:
         jobs = tables.groups_of(images)
         settings = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.config.seed,
                     "mean_ratio": self.mean_ratio, "work": self.work}  # fmt: skip
         total = sum(job["rows"] for job in jobs)
-        reports = flow.map_tasks(self.executor, jobs, plan_rows.plan_rows, **settings)
+        reports = flow.map_tasks(
+            self.executor, jobs, plan_rows.plan_rows, images=total, **settings
+        )
+        self.planned["images"] = self.counts["images"]
         for report in self._each("plan", total, reports):
-            noted = ("enlarged", "cropped", "unsaid")
+            noted = ("enlarged", "cropped", "unsaid", "faceless")
             self.planned.update({name: report[name] for name in noted})
 
     def _encode(self) -> None:

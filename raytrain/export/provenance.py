@@ -43,6 +43,6 @@ def header(
         "modelspec.title": name,
         "modelspec.date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "modelspec.resolution": f"{side}x{side}",
-        "modelspec.trigger_phrase": config.data.captions.trigger or None,
+        "modelspec.trigger_phrase": ", ".join(config.data.triggers()) or None,
     }
     return {key: str(value) for key, value in facts.items() if value is not None}

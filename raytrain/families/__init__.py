@@ -133,6 +133,7 @@ class Family(Protocol):
         """Write a model folder with tiny random weights, built offline."""
 
     # Facts that only some families have.
+    # SIZE_IDS: True where `predict` reads `model.size_ids`
     # UNREAD: Mapping[str, tuple[str, str]], for a part the path of its blocks, and a pattern of
     # the layers in the last of them whose output nothing reads, so that no adapter would learn
     # there
@@ -180,6 +181,15 @@ def caption_tokens(family: Family, model: ModelConfig) -> int:
             f"{max(known.values())} tokens are encoded."
         )
     return known[model.max_tokens]
+
+
+def check_size_ids(family: Family, model: ModelConfig) -> None:
+    """Raise UserError for `model.size_ids` where the family is told no sizes."""
+    if model.size_ids is not None and not getattr(family, "SIZE_IDS", False):
+        raise UserError(
+            f"model.size_ids = {list(model.size_ids)} has no effect: a {model.family} model is "
+            "told nothing of an image's size. Leave it out."
+        )
 
 
 def published(layer: str) -> str:

@@ -49,6 +49,7 @@ KOHYA = {
 EMBEDDINGS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 UNREAD = {"text_encoder": ("encoder.layers", ".*")}
 KOHYA_BASE = "sdxl_base_v1-0"
+SIZE_IDS = True
 MODELSPEC = "stable-diffusion-xl-v1-base"
 NEEDS = ("diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",)
 _ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
@@ -173,6 +174,6 @@ def _added(condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 __all__ = ["CAPTION_TOKENS", "CONDITION", "CONTROL_INPUT", "CONV_TARGETS", "EMBEDDINGS",
            "HINT_PARTS", "KOHYA", "KOHYA_BASE", "LORA_TARGETS", "MODELSPEC", "NEEDS", "PARTS",
-           "UNREAD", "control", "control_branch", "encode_image", "encode_text", "hint", "latent",
-           "latents", "load", "pipeline", "predict", "process", "tiny", "tokenize",
-           "too_long"]  # fmt: skip
+           "SIZE_IDS", "UNREAD", "control", "control_branch", "encode_image", "encode_text",
+           "hint", "latent", "latents", "load", "pipeline", "predict", "process", "tiny",
+           "tokenize", "too_long"]  # fmt: skip

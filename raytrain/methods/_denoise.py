@@ -66,7 +66,10 @@ def condition(
         text = family.encode_text(encoders, found, objective.model)
     else:
         text = {name: found[name].float() for name in family.CONDITION}
-    return {**text, "sizes": found["sizes"]}
+    sizes, fixed = found["sizes"], objective.model.size_ids
+    if fixed is not None:
+        sizes = sizes.new_tensor(fixed).expand_as(sizes)
+    return {**text, "sizes": sizes}
 
 
 def groups(config: Any) -> dict[str, Group]:

@@ -245,7 +245,7 @@ def start(config: Config, rank: int, world_size: int) -> Run:
     saved = checkpoint.load(found[-1]) if found else None
     config = pinned(config, saved.state if saved else None)
     check_dataset(config)
-    dataset = Dataset.of(config)
+    dataset = Dataset.of(config, device)
     batch_sampler = batch_sampler_of(config, dataset.counts())
     model = load_model(config, device)
     speed.prepare(model, config.train, device)

@@ -18,6 +18,7 @@ from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.loader import Batch, Loader
 from raytrain.data.loading.read import Dataset
 from raytrain.data.prepare import prepare
+from raytrain.errors import UserError
 from raytrain.objective import Objective
 from tests.data.conftest import SIZES, draw
 from tests.data.contents import contents, manifest
@@ -78,6 +79,42 @@ def test_captions_of_a_subset(mixed: Config) -> None:
     assert captions == ["thing 0 outside", "thing 1 outside"] + [
         f"zwx, photo of own {number}" for number in range(5)
     ]
+
+
+def test_concepts_have_their_own_trigger_and_are_shown_alike_often(
+    tmp_path: Path, make_config: Make
+) -> None:
+    concepts = [
+        {"source": fill(tmp_path / "cat", 2, 0, "a TOK"), "trigger": "zwx"},
+        {"source": fill(tmp_path / "dog", 3, 20, "a dog"), "trigger": "qvy"},
+        {"source": fill(tmp_path / "style", 2, 40, "TOK"), "repeats": 2},
+    ]
+    general = {"source": fill(tmp_path / "general", 1, 60, "TOK"), "regularization": True}
+    config = make_config(
+        source="",
+        subsets=[*concepts, general],
+        held_out=0.0,
+        balance="lcm",
+        captions={"trigger": "all"},
+    )
+    prepare(config)
+    found = {path.split()[0]: row for path, row in rows(config).items()}
+    repeats = Counter(
+        {name: row["repeats"] for name, row in found.items()}
+    )  # 2, 3 and 2 x 2 rows an epoch: 12 of each
+    assert repeats == {"cat": 6, "dog": 4, "style": 6, "general": 36}
+    captions = {path: row["captions"][0] for path, row in rows(config).items()}
+    assert captions["cat 0.png"] == "a zwx 0"
+    assert captions["dog 0.png"] == "qvy, a dog 0"
+    assert captions["style 0.png"] == "all 0"
+    assert config.data.triggers() == ("zwx", "qvy", "all")
+
+
+def test_one_subset_has_nothing_to_be_balanced_against(make_config: Make) -> None:
+    with pytest.raises(UserError, match="needs several"):
+        make_config(balance="lcm")
+    with pytest.raises(UserError, match="no effect on a regularization subset"):
+        make_config(source="", subsets=[{"source": "a", "trigger": "x", "regularization": True}])
 
 
 def test_regularization_is_balanced_and_weighs_what_its_subset_says(mixed: Config) -> None:

@@ -248,6 +248,8 @@ CASES = {
     "crop by the masks": Case(
         put("buckets", crop="salience"), (4, 4, 4, 0), annotated={"folder": COUNT}
     ),
+    "filter of the resize": Case(put("buckets", resample="area"), (6, 0, 0, 0)),
+    "largest side": Case(put("", max_side=80), (6, 6, 6, 0), scanned=COUNT),
     "flip": Case(put("augment", flip=True), (6, 6, 6, 0)),
     "colors": Case(put("augment", colors=1), (6, 0, 0, 0)),
     "VAE": Case(other_model("vae"), (6, 0, 0, 0)),
@@ -265,6 +267,7 @@ CASES = {
     "caption variants": Case(put("captions", variants=2, tag_dropout=0.5), (0, 0, 0, 6)),
     "prefix of a subset": Case(subset(prefix="photo of"), (0, 0, 0, 6)),
     "held out": Case(put("", held_out=0.6)),
+    "trigger word of a subset": Case(subset(trigger="zwx"), (0, 0, 0, 6)),
     "repeats": Case(subset(repeats=3)),
     "weight": Case(subset(weight=0.5)),
     "shard rows": Case(put("encode", shard_rows=2, group_rows=1), same=True),

@@ -48,6 +48,23 @@ def clipseg(folder: Path, seed: int = 0) -> str:
     return str(folder)
 
 
+def swin2sr(folder: Path, seed: int = 0, upscale: int = 4) -> str:
+    from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution
+    from transformers.models.swin2sr.image_processing_pil_swin2sr import Swin2SRImageProcessorPil
+
+    torch.manual_seed(seed)
+    config = Swin2SRConfig(
+        image_size=16, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4,
+        upscale=upscale, upsampler="pixelshuffledirect",
+    )  # fmt: skip
+    model = Swin2SRForImageSuperResolution(config)
+    for weight in model.upsample.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    Swin2SRImageProcessorPil().save_pretrained(folder)
+    return str(folder)
+
+
 def depth(folder: Path, seed: int = 0, kind: str = "relative") -> str:
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
     from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil

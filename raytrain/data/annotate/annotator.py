@@ -7,6 +7,7 @@ an annotation, has actors write the missing ones, and joins the annotations to t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -15,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 from raytrain import plugins, storage
-from raytrain.config.data import DataConfig
+from raytrain.config.data import DataConfig, MaskConfig
+from raytrain.data.annotate.cut import Cut
 from raytrain.data.image.image import DECODING, BadImage
 from raytrain.data.image.opening import Passing, ahead, opened, sound
 from raytrain.data.store import tables
@@ -31,11 +33,13 @@ _NEED = """
     WHERE {condition}
 """
 
+_SHOWN = "unhex('{}') || coalesce(encode(to_json(center)::VARCHAR), ''::BLOB)"
+
 
 class Stage(NamedTuple):
     """One maker of annotations."""
 
-    kind: Literal["score", "caption", "rewrite", "center"]
+    kind: Literal["score", "caption", "rewrite", "center", "face"]
     name: str
     version: bytes
     """The hash of all that its annotations depend on besides the image."""
@@ -49,6 +53,8 @@ class Stage(NamedTuple):
     """Place in [[data.quality.scores]]."""
     background: str = ""
     """What transparent images are shown on; empty where no image is shown."""
+    cut: Cut | None = None
+    """What of an image is shown; None: all of it."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -56,13 +62,21 @@ class Stage(NamedTuple):
         return {"version": self.version, "background": self.background}
 
 
-def stages(data: DataConfig) -> list[Stage]:
-    """Return what the settings ask for, in order: cheap filters before captions,
-    captions before what changes them."""
+def stages(data: DataConfig, cut: Cut, images: int) -> list[Stage]:
+    """Return what the settings ask for of so many images, in order: cheap filters and centers,
+    which decide the `cut`, before captions, captions before what changes them."""
+    maker = functools.partial(_maker, largest=data.max_side)
     found = [
-        Stage("score", score.name, *_maker("scores", score.kind, score), number=number)
+        Stage("score", score.name, *maker("scores", score.kind, score), number=number)
         for number, score in enumerate(data.quality.scores)
     ]
+    if data.buckets.crop == "salience":
+        own = maker("masks", data.masks.kind, data.masks)
+        found.append(
+            Stage("center", data.masks.kind, *own, made_from="coalesce(mask_id, ''::BLOB)")
+        )
+    if data.augment.faces:
+        found.append(Stage("face", "face", *maker("masks", "face", _face_config(data))))
     captions = data.captions
     if captions.captioner != "none":
         condition = "true" if captions.replace else "len(captions) = 0"
@@ -70,19 +84,16 @@ def stages(data: DataConfig) -> list[Stage]:
             Stage(
                 "caption",
                 captions.captioner,
-                *_maker("captioners", captions.captioner, captions),
+                *maker("captioners", captions.captioner, captions),
                 condition,
+                _SHOWN.format(cut.version) if captions.cropped else "''::BLOB",
+                cut=cut if captions.cropped else None,
             )
         )
-    if captions.rewriter:
+    if captions.rewrites(images):
         made_from = "encode(to_json(captions)::VARCHAR)"
-        maker = _maker("rewriters", captions.rewriter, captions)
-        found.append(Stage("rewrite", captions.rewriter, *maker, "len(captions) > 0", made_from))
-    if data.buckets.crop == "salience":
-        maker = _maker("masks", data.masks.kind, data.masks)
-        found.append(
-            Stage("center", data.masks.kind, *maker, made_from="coalesce(mask_id, ''::BLOB)")
-        )
+        own = maker("rewriters", captions.rewriter, captions)
+        found.append(Stage("rewrite", captions.rewriter, *own, "len(captions) > 0", made_from))
     return [
         stage if stage.kind == "rewrite" else stage._replace(background=data.background)
         for stage in found
@@ -237,14 +248,19 @@ def _answers(
         captioner = plugins.load("data.captioners", stage.name).load(data.captions)
         return lambda lines, entries: [
             said if isinstance(said, BadImage) else {"texts": [said]}
-            for said in captioner.caption([entry.image for entry in entries])
+            for said in captioner.caption(
+                [
+                    stage.cut.show(line, entry.image) if stage.cut else entry.image
+                    for line, entry in zip(lines, entries, strict=True)
+                ]
+            )
         ]
     if stage.kind == "rewrite":
         rewriter = plugins.load("data.rewriters", stage.name).load(data.captions)
         return lambda lines, entries: _rewritten(
             rewriter.rewrite, [line["captions"] for line in lines]
         )
-    return _centers(data)
+    return _faces(data) if stage.kind == "face" else _centers(data)
 
 
 def _at_once(data: DataConfig) -> int:
@@ -280,7 +296,31 @@ def _centers(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], li
     return lambda lines, entries: [center(entry) for entry in entries]
 
 
-def _maker(kind: str, name: str, config: Any) -> tuple[bytes, str]:
+def _face_config(data: DataConfig) -> MaskConfig:
+    return MaskConfig(kind="face", options=data.augment.face_options)
+
+
+def _faces(data: DataConfig) -> Callable[[list[dict[str, Any]], list[Any]], list[Any]]:
+    """Return the center, width and height of each image's largest face, as fractions of it; zeros
+    where there is none."""
+    from raytrain.data.masks import face
+
+    finder = face.Finder(face.Options(**data.augment.face_options))
+
+    def largest(image: Any) -> list[float]:
+        boxes = finder.find(image)
+        if not boxes:
+            return [0.0] * 4
+        box = max(boxes, key=lambda box: (box.width * box.height, box))
+        x, y = box.left + box.width / 2, box.top + box.height / 2
+        return [
+            x / image.width, y / image.height, box.width / image.width, box.height / image.height
+        ]  # fmt: skip
+
+    return lambda lines, entries: [{"numbers": largest(entry.image)} for entry in entries]
+
+
+def _maker(kind: str, name: str, config: Any, largest: int | None = None) -> tuple[bytes, str]:
     """Return a plug-in's version as a hash, and who it is as JSON."""
     module = plugins.load(f"data.{kind}", name)
     version: str = module.version(config)
@@ -288,6 +328,7 @@ def _maker(kind: str, name: str, config: Any) -> tuple[bytes, str]:
     if kind == "captioners":
         facts["prompt"] = config.prompt if config.prompt is not None else module.PROMPT
     shown = "" if kind == "rewriters" else f"/{DECODING}"
+    shown += f"/{largest}" if shown and largest is not None else ""
     return hashlib.sha256(f"{kind}/{name}/{version}{shown}".encode()).digest(), json.dumps(
         facts, sort_keys=True
     )
@@ -327,6 +368,6 @@ def _changes(stage: Stage, data: DataConfig) -> str:
         score = data.quality.scores[stage.number]
         quality = ", value AS quality" if score.name == data.captions.quality_score else ""
         return f"list_append(scores, value) AS scores{quality}"
-    if stage.kind == "center":
-        return "numbers AS center"
+    if stage.kind in ("center", "face"):
+        return f"numbers AS {stage.kind}"
     return "CASE WHEN j.number IS NULL THEN captions ELSE texts END AS captions"

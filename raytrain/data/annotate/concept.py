@@ -56,6 +56,15 @@ def described(data: DataConfig, images: str, annotations: str) -> dict[str, str]
     return {"concept": concept, "note": f"the images were described as {concept!r}"}
 
 
+def told(data: DataConfig, concept: str) -> DataConfig:
+    """Return [data] whose rewriter is told of what the images have in common, if anything."""
+    if not concept:
+        return data
+    options = {**data.captions.rewriter_options, "concept": concept}
+    captions = data.captions.model_copy(update={"rewriter_options": options})
+    return data.model_copy(update={"captions": captions})
+
+
 def sheets(lines: list[dict[str, Any]], data: DataConfig) -> list[Image.Image]:
     """Return contact sheets of images, each padded to a square; those that cannot be opened are
     left out, which another stage rejects."""

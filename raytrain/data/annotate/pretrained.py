@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 LONGEST, SMALLEST = 32, 4
 """Longer side over shorter, and smallest side in pixels, of images shown to a model:
 image processors scale the shorter side up to their own, and take three rows for three channels."""
-_CONTENT = (".safetensors", ".json", ".txt", ".model", ".onnx", ".xml")
+_CONTENT = (".safetensors", ".json", ".txt", ".model", ".onnx", ".xml", ".task")
 
 
-def weights_hash(path: str, setting: str) -> str:
+def weights_hash(path: str, setting: str, deep: bool = False) -> str:
     """Return the content hash of a model: all weight and settings files of its folder or hub id,
-    or of one file."""
+    and where `deep` of all folders in it; or of one file."""
     if not path:
         raise UserError(f"{setting} is empty; give the folder or hub id (owner/name) of a model.")
     if path.endswith(_CONTENT):
@@ -35,7 +35,8 @@ def weights_hash(path: str, setting: str) -> str:
             raise UserError(f"{setting} = {path!r} does not exist. Correct the path.")
         files = [Path(storage.fetch(path))]
     else:
-        files = sorted(file for file in folder(path).iterdir() if file.suffix in _CONTENT)
+        listed = folder(path).rglob("*") if deep else folder(path).iterdir()
+        files = sorted(file for file in listed if file.suffix in _CONTENT)
         if not files:
             raise UserError(
                 f"{setting} = {path!r} holds no model: no file ends in {', '.join(_CONTENT)}. "

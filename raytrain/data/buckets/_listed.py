@@ -8,6 +8,9 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+from raytrain.config.data import BucketConfig
+from raytrain.errors import UserError
+
 Size = tuple[int, int]
 """Width and height in pixels."""
 
@@ -30,6 +33,20 @@ class Rule(Protocol):
         """Return the bucket of an image of this size, enlarged where need be;
         None if the rule has none for it."""
         ...
+
+
+def by_logarithm(config: BucketConfig, *, auto: bool) -> bool:
+    """Tell whether ratios are compared by logarithm, as a rule does on its own or as asked."""
+    return auto if config.nearest == "auto" else config.nearest == "log"
+
+
+def no_choice(config: BucketConfig, why: str) -> None:
+    """Raise UserError for `nearest` where a rule chooses among no sizes."""
+    if config.nearest != "auto":
+        raise UserError(
+            f"data.buckets.nearest = {config.nearest!r} has nothing to choose from: {why}. Leave "
+            "it out, or give a list of sizes."
+        )
 
 
 def cover(width: int, height: int, bucket: Size) -> Size:

@@ -3,7 +3,7 @@ the closest shape by logarithm.
 
 The idea is that of laksjdjf/sd-trainer's bucketing (multiples of a step, as high as the area
 allows, both orientations, 11 sizes at 768 and 13 at 1024), with its two side limits replaced by
-the ratio they stand for.
+the ratio they stand for. Its own rule, limits and all, is `sd_trainer`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 
 from raytrain.config.data import BucketConfig
-from raytrain.data.buckets._listed import Listed, Size
+from raytrain.data.buckets._listed import Listed, Size, by_logarithm
 
 
 def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Listed:
     """Build the rule at one resolution; of equally close sizes the largest wins."""
     found = set(config.sizes) or _sizes(config, resolution)
-    return Listed(sorted(found, key=lambda size: (-size[0] * size[1], size)), logarithm=True)
+    ordered = sorted(found, key=lambda size: (-size[0] * size[1], size))
+    return Listed(ordered, logarithm=by_logarithm(config, auto=True))
 
 
 def _sizes(config: BucketConfig, resolution: int) -> set[Size]:

@@ -8,7 +8,7 @@ to the bucket, which that trainer leaves out, so its images of one bucket differ
 from __future__ import annotations
 
 from raytrain.config.data import BucketConfig
-from raytrain.data.buckets._listed import Listed, Size
+from raytrain.data.buckets._listed import Listed, Size, by_logarithm
 
 AT_1024 = (
     (1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216),
@@ -18,7 +18,8 @@ AT_1024 = (
 
 def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Listed:
     """Build the rule at one resolution; of equally close sizes the first of the list wins."""
-    return Listed(config.sizes or _sizes(config, resolution), logarithm=False)
+    sizes = config.sizes or _sizes(config, resolution)
+    return Listed(sizes, logarithm=by_logarithm(config, auto=False))
 
 
 def _sizes(config: BucketConfig, resolution: int) -> list[Size]:

@@ -16,23 +16,25 @@ from __future__ import annotations
 import math
 
 from raytrain.config.data import BucketConfig
-from raytrain.data.buckets._listed import Fit, Listed, Rule, Size
+from raytrain.data.buckets._listed import Fit, Listed, Rule, Size, by_logarithm, no_choice
 from raytrain.errors import UserError
 
 
 def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Rule:
     """Build the rule at one resolution; of equally close sizes the narrowest wins."""
-    if config.sizes:
-        return Exact(sorted(config.sizes))
-    return Exact(_sizes(config, resolution)) if config.upscale else Own(config, resolution)
+    if config.sizes or config.upscale:
+        sizes = sorted(config.sizes) or _sizes(config, resolution)
+        return Exact(sizes, logarithm=by_logarithm(config, auto=False))
+    no_choice(config, "without enlarging, rule 'kohya' keeps every image's own size")
+    return Own(config, resolution)
 
 
 class Exact(Listed):
     """A closed list; sides are rounded half up, and an image that has the size of a bucket goes
     there."""
 
-    def __init__(self, sizes: list[Size]) -> None:
-        super().__init__(sizes, logarithm=False)
+    def __init__(self, sizes: list[Size], *, logarithm: bool) -> None:
+        super().__init__(sizes, logarithm=logarithm)
         self._known = frozenset(self.sizes)
 
     def fit(self, width: int, height: int) -> Fit:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from raytrain.config.data import BucketConfig
-from raytrain.data.buckets._listed import Fit, Listed, Rule, Size
+from raytrain.data.buckets._listed import Fit, Listed, Rule, Size, by_logarithm, no_choice
 from raytrain.errors import UserError
 
 NEEDS_MEAN = True
@@ -24,10 +24,11 @@ def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Ru
             f"max_side={config.max_side}; its one size follows from the images. Remove them, or "
             "choose another rule."
         )
-    if config.sizes or mean_ratio is not None:
-        return Listed(
-            config.sizes or [size_for(mean_ratio or 1.0, resolution, config.step)], logarithm=True
-        )
+    if config.sizes:
+        return Listed(config.sizes, logarithm=by_logarithm(config, auto=True))
+    no_choice(config, "rule 'mean' has one size")
+    if mean_ratio is not None:
+        return Listed([size_for(mean_ratio, resolution, config.step)], logarithm=True)
     return Unknown(resolution, config.step)
 
 

@@ -5,7 +5,8 @@ Bucket areas reach one and a half times the resolution's square (its 768 x 512 f
 for each width the largest height within the area and for each height the largest width, and the
 base square. Its limits at 512 are sides of 256 to 2048; they grow with the resolution. It compares
 ratios by difference, in which portraits are distinguished less finely than landscapes and only
-landscapes can be too extreme; here both are treated alike.
+landscapes can be too extreme; here both are treated alike (`nearest = "difference"` compares as
+it does).
 
 What its manager also does, dealing batches to ranks and putting the rows that fill no batch into
 the base bucket, is up to the batch sampler: every row is dealt there exactly once, in its own
@@ -15,7 +16,7 @@ bucket.
 from __future__ import annotations
 
 from raytrain.config.data import BucketConfig
-from raytrain.data.buckets._listed import Fit, Listed, Size
+from raytrain.data.buckets._listed import Fit, Listed, Size, by_logarithm
 
 LARGEST_ERROR = 4
 """Images whose longer side / shorter side differs from their bucket's by this much or more are
@@ -26,7 +27,8 @@ def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Ma
     """Build the rule at one resolution; of equally close sizes the narrowest and then the tallest
     wins."""
     sizes = set(config.sizes) or _sizes(config, resolution)
-    return Manager(sorted(sizes, key=lambda size: (size[0], -size[1])), logarithm=True)
+    ordered = sorted(sizes, key=lambda size: (size[0], -size[1]))
+    return Manager(ordered, logarithm=by_logarithm(config, auto=True))
 
 
 class Manager(Listed):

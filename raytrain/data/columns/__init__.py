@@ -4,8 +4,9 @@ the file's name is its folder in the dataset.
     OF           "image" or "caption": what a version of the array is made from
     COMPANION    of an image column, the companion file it may be made from: "mask", "control" or
                  ""
-    COLORS       of an image column, whether the array follows an augmented version's change of
-                 colors
+    COLORS       of an image column, whether the array shows the image itself: it follows an
+                 augmented version's change of colors, and tools may make some versions
+    tools        of such a column, what makes some versions (super-resolution): its hash, by name
     MAKER        the part of the model that makes the array, a fact of `version`; empty where
                  settings alone decide
     version      all that the arrays depend on besides image and caption, by name; loads no model
@@ -20,7 +21,7 @@ all that is encoded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from raytrain import plugins
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 MASK, CONTROL = "mask", "control"
 """Columns that settings of [data] ask for, in addition to those of the method."""
+LATENTS, TEXT, TRANSFORM, TOKENS = "latents", "text", "transform", "tokens"
+MADE_FROM = {LATENTS: TRANSFORM, TEXT: TOKENS}
+"""With `data.cache = false`: what is stored instead, from which the column is made when read."""
 
 
 class ImageEncoder(Protocol):
@@ -52,7 +56,8 @@ class ImageEncoder(Protocol):
         """Return what is cut, of the image's size; BadImage where this image can have none."""
 
     def cut(self, layer: Image.Image, version: Transform, bucket: Size) -> np.ndarray:
-        """Return the pixels of one version in a bucket (width, height)."""
+        """Return the pixels of one version in a bucket (width, height); BadImage where it can have
+        none."""
 
     def encode(self, cuts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Map n cuts of one bucket to the column's arrays, (n, ...) each."""
@@ -84,6 +89,9 @@ class Kind(Protocol):
     def arrays(self, config: Config, family: Family) -> dict[str, Array]:
         """Return what is stored of an image, by the name that a batch has it under."""
 
+    def tools(self, config: Config) -> Mapping[str, str]:
+        """Return what makes only some versions, where COLORS."""
+
     def load(
         self, config: Config, family: Family, device: torch.device, dtype: torch.dtype
     ) -> Any:
@@ -98,12 +106,28 @@ def load(name: str) -> Kind:
 
 
 def read(config: Config) -> tuple[str, ...]:
-    """Return the columns that training reads, in order: those of the method,
-    and masks where they weigh the loss."""
+    """Return the stored columns that training reads, in order: those of the method or what they
+    are made from, and masks where they weigh the loss."""
     from raytrain import families, methods
 
     own = methods.load(config.method).columns(families.load(config.model.family), config.method)
+    if not config.data.cache:
+        own = uncached(own)
     return tuple(sorted({*own, MASK} if config.data.masks.weigh else {*own}))
+
+
+def uncached(names: Iterable[str]) -> tuple[str, ...]:
+    """Return what is stored in place of columns that are made when they are read."""
+    return tuple(dict.fromkeys(MADE_FROM.get(name, name) for name in names))
+
+
+def filled(entries: Sequence[Any], size: int) -> list[Any]:
+    """Repeat the last entry until a batch is full.
+
+    Encoders compute other bits for a batch of another size; with one size an image's arrays do not
+    depend on where a job began, and so not on what was killed when.
+    """
+    return [*entries, *[entries[-1]] * (size - len(entries))]
 
 
 def stored(config: Config) -> tuple[str, ...]:

@@ -54,9 +54,12 @@ class Encoder:
 
     def encode(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
         """Map n captions to the columns of `family.CONDITION`, (n, ...) float16."""
+        return self.encode_ids(self.family.tokenize(self.tokenizers, captions, self.model))
+
+    def encode_ids(self, ids: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        """Map the token ids of n captions, (n, ...) int64 by tokenizer, to the same columns."""
         import torch
 
-        ids = self.family.tokenize(self.tokenizers, captions, self.model)
         with torch.no_grad():
             on_device = {name: each.to(self.device) for name, each in ids.items()}
             found = self.family.encode_text(self.parts, on_device, self.model)

@@ -28,8 +28,10 @@ class Connections:
         }
 
     def request(self, method: str, url: str, **settings: Any) -> urllib3.BaseHTTPResponse:
-        """Ask as `urllib3.PoolManager.request` does; raises what it raises."""
-        return self._pool(url).request(method, url, headers=self.headers, **settings)
+        """Ask as `urllib3.PoolManager.request` does, with `headers` in addition to those of every
+        request; raises what it raises."""
+        headers = {**self.headers, **settings.pop("headers", {})}
+        return self._pool(url).request(method, url, headers=headers, **settings)
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         address = parse_url(url)

@@ -97,6 +97,12 @@ def decode_layers(
     ) if layer.mode == "RGBA" else None
 
 
+def capped(size: Size, side: int | None) -> Size:
+    """Return the size of an image of this shape whose longer side is at most `side`."""
+    scale = 1.0 if side is None else min(1.0, side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def decode_any(content: bytes, max_pixels: int) -> Image.Image:
     """Decode values, not colors (a mask, a control image): RGB or RGBA as viewed,
     the ICC profile ignored."""

@@ -14,6 +14,7 @@ from PIL import Image
 from raytrain.config.data import DataConfig
 from raytrain.data.image import image
 from raytrain.data.image.image import BadImage
+from raytrain.data.image.ready import is_ready
 from raytrain.data.pipeline.scan import fetcher
 
 Entry = TypeVar("Entry")
@@ -49,8 +50,10 @@ def opened(
 ) -> Opened | BadImage:
     """Read and decode an image and its layers, or say why not;
     the bytes must be those that were scanned."""
+    if is_ready(line["location"]):
+        return BadImage("its latents come ready from a cache, so there is no image to look at")
     try:
-        content = _read(line, "location", line["id"], data)
+        content = read_bytes(line, "location", line["id"], data)
         if alpha:
             shown, transparency = image.decode_layers(content, data.max_pixels, data.background)
         else:
@@ -59,6 +62,10 @@ def opened(
             _layer(line, name, data) if wanted else None
             for name, wanted in (("mask", mask), ("control", control))
         ]
+        size = image.capped(shown.size, data.max_side)
+        if size != shown.size:
+            shown = shown.resize(size, Image.Resampling.LANCZOS)
+            transparency = transparency and transparency.resize(size, Image.Resampling.LANCZOS)
         return Opened(shown, transparency, *layers)
     except BadImage as error:
         return error
@@ -86,14 +93,15 @@ def _layer(line: Mapping[str, Any], name: str, data: DataConfig) -> Image.Image 
     if not line[name]:
         return None
     try:
-        return image.decode_any(_read(line, name, line[f"{name}_id"], data), data.max_pixels)
+        return image.decode_any(read_bytes(line, name, line[f"{name}_id"], data), data.max_pixels)
     except BadImage as error:
         return type(error)(f"its {name} file: {error}")
     except OSError as error:
         return Passing(f"its {name} file cannot be read: {error}")
 
 
-def _read(line: Mapping[str, Any], name: str, identity: bytes, data: DataConfig) -> bytes:
+def read_bytes(line: Mapping[str, Any], name: str, identity: bytes, data: DataConfig) -> bytes:
+    """Read the file that a line names; raises `Passing` where it is not the one scanned."""
     content = fetcher(data.fetch).read(line[name])
     if hashlib.sha256(content).digest() != identity:
         raise Passing("changed while it was being prepared; run the same command again")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
@@ -20,14 +21,22 @@ LARGEST = 2**26
 only the window is resized."""
 
 
-def pixels(image: Image.Image, transform: Transform, bucket: Size) -> NDArray[np.uint8]:
+Filter = Literal["lanczos", "bicubic", "area"]
+"""Of the resize; see `data.buckets.resample`."""
+
+
+def pixels(
+    image: Image.Image, transform: Transform, bucket: Size, resample: Filter = "lanczos"
+) -> NDArray[np.uint8]:
     """Return the bucket's pixels (H, W, 3) of an RGB image.
 
-    The resize is Lanczos, which averages over areas where it shrinks. An image of another size
-    than the one the transform was made for (a control image) is brought to the same window.
+    Lanczos and bicubic filters are Pillow's, which widen where they shrink; `area` is OpenCV's. An
+    image of another size than the one the transform was made for (a control image) is brought to
+    the same window.
     """
     inset = transform.inset
-    shown = _window(image, transform, (inset.width, inset.height) if inset else bucket)
+    window = (inset.width, inset.height) if inset else bucket
+    shown = _window(image, transform, window, resample)
     if transform.color:
         shown = _recolor(shown, transform.color)
     if inset:
@@ -84,18 +93,37 @@ def center_of_mass(mask: NDArray[Any]) -> tuple[float, float]:
     return x, y
 
 
-def _window(image: Image.Image, transform: Transform, window: Size) -> Image.Image:
+def _window(
+    image: Image.Image, transform: Transform, window: Size, resample: Filter
+) -> Image.Image:
     """Resize, mirror and cut."""
     place = transform.placement
     if place.resized_width * place.resized_height > LARGEST:
         box = _source_box(image.size, transform, window)
-        shown = image.resize(window, Image.Resampling.LANCZOS, box)
+        shown = _resize(image, window, resample, box)
         return shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if transform.flip else shown
     if image.size != place[:2]:
-        image = image.resize(place[:2], Image.Resampling.LANCZOS)
+        image = _resize(image, place[:2], resample)
     left = place.resized_width - window[0] - place.left if transform.flip else place.left
     shown = image.crop((left, place.top, left + window[0], place.top + window[1]))
     return shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if transform.flip else shown
+
+
+def _resize(
+    image: Image.Image,
+    size: Size,
+    resample: Filter,
+    box: tuple[float, float, float, float] | None = None,
+) -> Image.Image:
+    """Resize an image, or the part of it in a box (left, top, right, bottom)."""
+    if resample == "bicubic":
+        return image.resize(size, Image.Resampling.BICUBIC, box)
+    left, top, right, bottom = box or (0, 0, *image.size)
+    if resample == "lanczos" or size[0] >= right - left or size[1] >= bottom - top:
+        return image.resize(size, Image.Resampling.LANCZOS, box)
+    if box:  # OpenCV cuts at whole pixels alone
+        return image.resize(size, Image.Resampling.BOX, box)
+    return Image.fromarray(cv2.resize(np.asarray(image), size, interpolation=cv2.INTER_AREA))
 
 
 def _source_box(

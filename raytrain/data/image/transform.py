@@ -11,6 +11,7 @@ seed and the version's number: any machine draws the same.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from itertools import count
@@ -113,13 +114,17 @@ def transforms(
     identity: str,
     seed: int,
     center: tuple[float, float] | None = None,
+    *,
+    face: tuple[float, ...] | None = None,
+    images: int = 0,
 ) -> tuple[Transform, ...]:
     """Return the distinct versions of an image in one bucket, the plain one first.
 
     `width` and `height` are the image's, as viewed; `center` is where `crop = "salience"` looks,
-    (x, y) as fractions of the image. Cuts, colors, zooms and outpaints come in this order, each
-    followed by its mirror image. An image with less room than `crops` asks for gives as many cuts
-    as it has.
+    (x, y) as fractions of the image, and `face` is (center x, center y, width, height) of its
+    largest face, as such fractions too. Cuts, colors, zooms, outpaints and faces come in this
+    order, each followed by its mirror image, then the copies that `up_to` asks for in a set of so
+    many `images`. An image with less room than `crops` asks for gives as many cuts as it has.
     """
     bucket = fit.bucket
     eye = center if buckets.crop == "salience" else None
@@ -127,13 +132,17 @@ def transforms(
         found = [Transform(place) for place in _cuts(fit, augment.crops, f"{identity}/{seed}")]
     else:
         found = [Transform(_aimed(fit.resized, bucket, eye))]
-    if augment.colors or augment.zooms or augment.outpaints:
-        own = _Drawn(width, height, fit, buckets, augment, f"{identity}/{seed}", eye)
+    own = _Drawn(width, height, fit, buckets, augment, f"{identity}/{seed}", eye)
+    if augment.colors or augment.zooms or augment.outpaints or augment.faces:
         found += [own.color(number) for number in range(augment.colors)]
         found += [own.zoom(number) for number in range(augment.zooms)]
         found += [own.outpaint(number) for number in range(augment.outpaints)]
+        found += [own.around(face, number) for number in range(augment.faces if face else 0)]
     if augment.flip:
         found = [version for one in found for version in (one, mirrored(one, bucket))]
+    if images and images < augment.up_to:
+        wanted = -(-augment.up_to // images)
+        found += [own.copy(number) for number in range(wanted - len(dict.fromkeys(found)))]
     return tuple(dict.fromkeys(found)) if len(found) > 1 else tuple(found)
 
 
@@ -178,24 +187,49 @@ class _Drawn:
 
     def color(self, number: int) -> Transform:
         """Other colors, and where cuts are drawn another cut."""
-        ranges = self.augment
-        draws = _draws(f"{self.key}/color {number}")
-        return Transform(
-            self._cut(self.fit.resized, self.fit.bucket, f"{self.key}/color {number} cut"),
-            color=Color(
-                _between(ranges.hue, next(draws)),
-                _between(ranges.brightness, next(draws)),
-                _between(ranges.contrast, next(draws)),
-                _between(ranges.saturation, next(draws)),
-                next(draws) < ranges.blur,
-            ),
-        )
+        name = f"color {number}"
+        cut = self._cut(self.fit.resized, self.fit.bucket, f"{self.key}/{name} cut")
+        return Transform(cut, color=self._color(name))
 
     def zoom(self, number: int) -> Transform:
         """A part of the image, drawn for each side and anywhere in it,
         resized to cover the bucket."""
+        return Transform(self._part(f"zoom {number}"))
+
+    def copy(self, number: int) -> Transform:
+        """A part of the image with other colors."""
+        return Transform(self._part(f"copy {number}"), color=self._color(f"copy {number} color"))
+
+    def around(self, face: tuple[float, ...] | None, number: int) -> Transform:
+        """A cut around a face, of a size drawn between those that show `face_range` of it; never
+        enlarged for it, nor smaller than the bucket."""
+        assert face is not None
+        (width, height), bucket, augment = self.size, self.fit.bucket, self.augment
+        least = max(bucket[0] / width, bucket[1] / height)
+        side = max(face[2] * width, face[3] * height)
+        low, high = (
+            max(least, min(1.0, min(bucket) / (side * times)))
+            for times in reversed(augment.face_range)
+        )
+        [draw] = itertools.islice(_draws(f"{self.key}/face {number}"), 1)
+        scale = low + (high - low) * draw
+        resized = max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
+        return Transform(_aimed(resized, bucket, (face[0], face[1])))
+
+    def _color(self, name: str) -> Color:
+        ranges = self.augment
+        draws = _draws(f"{self.key}/{name}")
+        return Color(
+            _between(ranges.hue, next(draws)),
+            _between(ranges.brightness, next(draws)),
+            _between(ranges.contrast, next(draws)),
+            _between(ranges.saturation, next(draws)),
+            next(draws) < ranges.blur,
+        )
+
+    def _part(self, name: str) -> Placement:
         (width, height), bucket = self.size, self.fit.bucket
-        draws = _draws(f"{self.key}/zoom {number}")
+        draws = _draws(f"{self.key}/{name}")
         across, down = (
             _between(self.augment.zoom, next(draws)),
             _between(self.augment.zoom, next(draws)),
@@ -218,8 +252,8 @@ class _Drawn:
                 (self.eye[0] * resized[0] - left) / part[0],
                 (self.eye[1] * resized[1] - top) / part[1],
             )
-        inner = self._cut(part, bucket, f"{self.key}/zoom {number} cut", eye)
-        return Transform(Placement(*resized, top + inner.top, left + inner.left))
+        inner = self._cut(part, bucket, f"{self.key}/{name} cut", eye)
+        return Placement(*resized, top + inner.top, left + inner.left)
 
     def outpaint(self, number: int) -> Transform:
         """The image smaller, anywhere in the bucket."""

@@ -3,10 +3,11 @@ columns."""
 
 from __future__ import annotations
 
+import functools
 import resource
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,14 @@ from pydantic import ValidationError
 
 from raytrain import storage
 from raytrain.config import Config
+from raytrain.data.columns import uncached
 from raytrain.data.loading.shard_reader import ShardReader
 from raytrain.data.store import schema, snapshot
 from raytrain.data.store.schema import HELD_OUT, TRAIN, Column, Manifest
 from raytrain.errors import UserError
+
+if TYPE_CHECKING:
+    from raytrain.data.loading.online import Online
 
 Pick = Callable[[str, list[str], np.ndarray], np.ndarray]
 """("image" or "caption", image hashes, number of versions of each)
@@ -61,6 +66,8 @@ class Index:
     """(e,) row of each entry."""
     ordinals: np.ndarray
     """(e,) how many entries of the same row come before."""
+    locations: Any = None
+    """(n,) where each row's image is, as Arrow text; None where none is read again."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -84,9 +91,16 @@ class Dataset:
     preparation had ended and `partial` does not allow it.
     """
 
-    def __init__(self, uri: str, number: str = "latest", partial: bool = False) -> None:
+    def __init__(
+        self,
+        uri: str,
+        number: str = "latest",
+        partial: bool = False,
+        online: Callable[[Manifest], Online] | None = None,
+    ) -> None:
         self.uri = uri
         self.manifest = open_manifest(uri, number, partial)
+        self.online = online and online(self.manifest)
         self._shards: dict[tuple[str, int], ShardReader] = {}
         self._indices = {
             key: index for name in self.manifest.buckets for key, index in self._read_indices(name)
@@ -94,9 +108,14 @@ class Dataset:
         _allow_many_files()
 
     @classmethod
-    def of(cls, config: Config) -> Dataset:
-        """Open the snapshot that a config names."""
-        return cls(config.dataset, config.data.snapshot, config.data.partial)
+    def of(cls, config: Config, device: Any = "cpu") -> Dataset:
+        """Open the snapshot that a config names; what is not cached is encoded on the device."""
+        online = None
+        if not config.data.cache:
+            from raytrain.data.loading.online import Online
+
+            online = functools.partial(Online, config, device=device)
+        return cls(config.dataset, config.data.snapshot, config.data.partial, online)
 
     def index(self, bucket: str, split: str = TRAIN) -> Index:
         """Return where a bucket's rows are; empty when it has none in that split."""
@@ -150,7 +169,8 @@ class Dataset:
         arrays: dict[str, np.ndarray] = {}
         crops = np.zeros((len(rows), 2), np.int32)
         versions: dict[str, np.ndarray] = {}
-        for name in self.manifest.columns if columns is None else columns:
+        wanted = tuple(self.manifest.columns if columns is None else columns)
+        for name in uncached(wanted) if self.online else wanted:
             column, places = self.column(name), index.places[name]
             first = places.offsets[rows]
             if column.of not in versions:
@@ -164,6 +184,9 @@ class Dataset:
                 arrays[array] = content.view(stored.dtype).reshape(-1, *stored.shape_in(bucket))
             if column.of == "image":
                 crops = where[:, 2:]
+        if self.online:
+            places = index.locations.take(pa.array(rows)).to_pylist()
+            arrays = self.online.made(wanted, arrays, bucket, ids, places)
         width, height = schema.bucket_size(bucket)
         sizes = arrays["sizes"] = np.empty((len(rows), 6), np.float32)
         sizes[:, :2], sizes[:, 2:4], sizes[:, 4:] = index.sizes[rows], crops, (height, width)
@@ -177,13 +200,16 @@ class Dataset:
         """Return the arrays of the empty caption in those of the columns that are made of
         captions, without a row axis."""
         found: dict[str, np.ndarray] = {}
-        for column in map(self.column, columns):
+        for column in map(self.column, uncached(columns) if self.online else columns):
             if column.of == "caption":
                 table = pq.read_table(storage.fetch(storage.join(self.uri, column.empty)))
                 for name, array in column.arrays.items():
                     found[name] = np.frombuffer(
                         table.column(name)[0].as_py(), array.dtype
                     ).reshape(array.shape)
+        if self.online:
+            made = self.online.made(columns, {name: each[None] for name, each in found.items()})
+            found = {name: array[0] for name, array in made.items()}
         return found
 
     def details(
@@ -202,6 +228,7 @@ class Dataset:
     def _read_indices(self, bucket: str) -> Iterator[tuple[tuple[str, str], Index]]:
         names = list(self.manifest.columns)
         columns = ["id", "split", "original_height", "original_width", "repeats", "weight", *names]
+        columns += ["location"] if self.online else []
         uris = [
             storage.join(self.uri, part.path)
             for part in self.manifest.parts
@@ -235,6 +262,7 @@ class Dataset:
                         places={store: found.select(rows) for store, found in places.items()},
                         entries=np.repeat(np.arange(len(rows)), shown),
                         ordinals=np.arange(starts[-1]) - np.repeat(starts[:-1], shown),
+                        locations=table["location"].take(rows) if self.online else None,
                     ),
                 )
 

@@ -3,7 +3,8 @@
 Detectors, by `detector`: empty, the cascade that scikit-image brings (multi-block local binary
 patterns, Liao et al. 2007); an `.xml` file, another cascade of that kind as OpenCV writes it
 (faces of drawn people, for instance); an `.onnx` file, YuNet (Wu et al. 2023,
-doi:10.1007/s11633-023-1423-y) through OpenCV, which finds turned and small faces too.
+doi:10.1007/s11633-023-1423-y) through OpenCV, which finds turned and small faces too; a `.task`
+file, MediaPipe's face landmarker, which gives the oval of the face itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from raytrain import storage
 from raytrain.config.data import MaskConfig
 from raytrain.data.annotate import pretrained
 from raytrain.data.image.image import BadImage
-from raytrain.data.masks import Masker
+from raytrain.data.masks import Masker, _mediapipe
 from raytrain.data.store.schema import content_key
 from raytrain.errors import UserError
 from raytrain.table import Table
@@ -36,24 +37,34 @@ class Box(NamedTuple):
     top: float
     width: float
     height: float
+    oval: tuple[tuple[float, float], ...] = ()
+    """Corners (x, y) around the face, where the detector gives them."""
+
+    def scaled(self, across: float, down: float) -> Box:
+        """Return the place in an image so many times as wide and high."""
+        oval = tuple((x * across, y * down) for x, y in self.oval)
+        return Box(
+            self.left * across, self.top * down, self.width * across, self.height * down, oval
+        )
 
 
 class Options(Table):
     """How faces are found and drawn."""
 
     detector: str = ""
-    """Empty, an `.xml` cascade, or YuNet's `.onnx` file."""
+    """Empty, an `.xml` cascade, YuNet's `.onnx` file, or MediaPipe's `.task` file."""
     side: int = Field(256, ge=32)
     """Longer side in pixels of the image the detector sees. More finds smaller faces,
     and with a cascade more that are none."""
     smallest: int = Field(24, ge=8)
     """Shortest side of a face in pixels of that image."""
     certainty: float = Field(0.8, gt=0, lt=1)
-    """Minimum score of a face, by YuNet; a cascade only says yes or no."""
-    grow: float = Field(1.3, gt=0)
-    """Size of the oval, relative to the box the detector gives."""
+    """Minimum score of a face, by YuNet and MediaPipe; a cascade only says yes or no."""
+    grow: float | None = Field(None, gt=0)
+    """Size of the oval, relative to what the detector gives; default: 1.3 of a box, 1 of
+    MediaPipe's oval."""
     background: float = Field(0.0, ge=0, le=1)
-    """How much everything else counts."""
+    """How much everything else counts; .05 in laksjdjf/sd-trainer."""
     blur: float = Field(0.005, ge=0)
     """Radius of a last Gaussian blur, as a share of the image's width."""
     none_found: Literal["white", "black", "reject"] = "reject"
@@ -72,41 +83,49 @@ def load(config: MaskConfig) -> Masker:
     return _Face(Options(**config.options))
 
 
-class _Face:
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self.detector = (
-            _YuNet(options) if options.detector.endswith(".onnx") else _Cascade(options)
-        )
+class Finder:
+    """Finds the faces of images."""
 
-    def mask(
-        self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None
-    ) -> Image.Image:
+    def __init__(self, options: Options) -> None:
+        """Load the detector."""
+        self.options = options
+        self.detector: _YuNet | _Cascade | _MediaPipe
+        if options.detector.endswith(".task"):
+            self.detector = _MediaPipe(options)
+        elif options.detector.endswith(".onnx"):
+            self.detector = _YuNet(options)
+        else:
+            self.detector = _Cascade(options)
+
+    def find(self, image: Image.Image) -> list[Box]:
+        """Return the places of faces, in pixels of the image."""
         scale = self.options.side / max(image.size)
         seen = image.resize(
             [max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS
         )
-        boxes = self.detector.find(np.asarray(seen))
+        across, down = image.width / seen.width, image.height / seen.height
+        return [box.scaled(across, down) for box in self.detector.find(np.asarray(seen))]
+
+
+class _Face:
+    def __init__(self, options: Options) -> None:
+        self.options, self.finder = options, Finder(options)
+
+    def mask(
+        self, image: Image.Image, *, file: Image.Image | None, alpha: Image.Image | None
+    ) -> Image.Image:
+        boxes = self.finder.find(image)
         if not boxes:
             return self._none_found(image)
         mask = Image.new("L", image.size, round(255 * self.options.background))
         draw = ImageDraw.Draw(mask)
         for box in boxes:
-            across, down = image.width / seen.width, image.height / seen.height
-            center = (box.left + box.width / 2) * across, (box.top + box.height / 2) * down
-            half = (
-                box.width / 2 * across * self.options.grow,
-                box.height / 2 * down * self.options.grow,
-            )
-            draw.ellipse(
-                (
-                    center[0] - half[0],
-                    center[1] - half[1],
-                    center[0] + half[0],
-                    center[1] + half[1],
-                ),
-                fill=255,
-            )
+            if box.oval:
+                draw.polygon(_around(box, self.options.grow or 1.0), fill=255)
+            else:
+                draw.ellipse(
+                    _around(Box(*box[:4], _corners(box)), self.options.grow or 1.3), fill=255
+                )
         return (
             mask.filter(ImageFilter.GaussianBlur(self.options.blur * image.width))
             if self.options.blur
@@ -120,6 +139,30 @@ class _Face:
                 "would keep it"
             )
         return Image.new("L", image.size, 255 if self.options.none_found == "white" else 0)
+
+
+def _around(box: Box, grow: float) -> list[tuple[float, float]]:
+    """Return a face's corners, grown from the center of its box."""
+    x, y = box.left + box.width / 2, box.top + box.height / 2
+    return [(x + grow * (a - x), y + grow * (b - y)) for a, b in box.oval]
+
+
+def _corners(box: Box) -> tuple[tuple[float, float], ...]:
+    return (box.left, box.top), (box.left + box.width, box.top + box.height)
+
+
+class _MediaPipe:
+    def __init__(self, options: Options) -> None:
+        self.smallest = options.smallest
+        self.model = _mediapipe.Landmarker(options.detector, options.certainty)
+
+    def find(self, pixels: np.typing.NDArray[np.uint8]) -> list[Box]:
+        boxes = []
+        for oval in self.model.find(pixels):
+            xs, ys = zip(*oval, strict=True)
+            left, top = min(xs), min(ys)
+            boxes.append(Box(left, top, max(xs) - left, max(ys) - top, oval))
+        return [box for box in boxes if min(box.width, box.height) >= self.smallest]
 
 
 class _Cascade:
@@ -182,14 +225,17 @@ class _YuNet:
         _, faces = self.net.detect(
             np.ascontiguousarray(pixels[..., ::-1])
         )  # OpenCV's channel order is BGR
-        boxes = (
-            [] if faces is None else [Box(*(float(value) for value in face[:4])) for face in faces]
-        )
+        boxes = [] if faces is None else [_box(face) for face in faces]
         return [
             box
             for box in boxes
-            if math.isfinite(sum(box)) and min(box.width, box.height) >= self.smallest
+            if math.isfinite(sum(box[:4])) and min(box.width, box.height) >= self.smallest
         ]
+
+
+def _box(face: Any) -> Box:
+    left, top, width, height = (float(value) for value in face[:4])
+    return Box(left, top, width, height)
 
 
 def _bundled() -> str:

@@ -23,7 +23,9 @@ from raytrain.data import columns
 from raytrain.data.columns import ImageEncoder
 from raytrain.data.image.image import BadImage
 from raytrain.data.image.opening import Opened, Passing, ahead, opened
+from raytrain.data.image.ready import is_ready
 from raytrain.data.image.transform import Transform
+from raytrain.data.pipeline import ready_latents
 from raytrain.data.store import shard, tables
 from raytrain.data.store.fingerprint import Fingerprint
 from raytrain.data.store.partial_shards import PartialShardWriter
@@ -171,6 +173,9 @@ class ShardEncoder:
 
         It is decoded once.
         """
+        if is_ready(lines[0]["location"]):
+            found = ready_latents.values(lines, self.data, self.fingerprint)
+            return [_Value(line, cut) for line, cut in zip(lines, found, strict=True)]
         wanted = {line["store"]: encoders[line["store"]] for line in lines}
         needs = frozenset[str]().union(*(encoder.needs for encoder in wanted.values()))
         image = opened(lines[0], self.data, **{layer: layer in needs for layer in LAYERS})
@@ -188,7 +193,7 @@ class ShardEncoder:
             return []
         bucket, column = values[0].line["bucket"], self.fingerprint.columns[name]
         found = self._encoder(name).encode(
-            _filled([value.cut for value in values], self.data.encode.batch)
+            columns.filled([value.cut for value in values], self.data.encode.batch)
         )
         for array, content in found.items():
             expected = column.arrays[array]
@@ -222,11 +227,11 @@ class ShardEncoder:
         return {"rows": len(lines), "made": {name: writer.close()}, "cut": {name: cut}}
 
     def _encode_captions(self, name: str, captions: Sequence[str]) -> list[Row | None]:
-        full = _filled(captions, self.data.encode.batch)
+        full = columns.filled(captions, self.data.encode.batch)
         return _rows(self._encoder(name).encode(full))[: len(captions)]
 
     def _empty(self, name: str) -> dict[str, Any]:
-        found = self._encoder(name).encode(_filled([""], self.data.encode.batch))
+        found = self._encoder(name).encode(columns.filled([""], self.data.encode.batch))
         row = _rows(found)[0]
         if row is None:
             raise UserError(
@@ -262,16 +267,10 @@ def _cut(
 ) -> np.ndarray | BadImage:
     if isinstance(layer, BadImage):
         return layer
-    return encoder.cut(layer, Transform.from_json(line["input"]), bucket_size(line["bucket"]))
-
-
-def _filled(entries: Sequence[Any], size: int) -> list[Any]:
-    """Repeat the last entry until a batch is full.
-
-    Encoders compute other bits for a batch of another size; with one size an image's arrays do not
-    depend on where a job began, and so not on what was killed when.
-    """
-    return [*entries, *[entries[-1]] * (size - len(entries))]
+    try:
+        return encoder.cut(layer, Transform.from_json(line["input"]), bucket_size(line["bucket"]))
+    except BadImage as error:
+        return error
 
 
 def _rows(arrays: Mapping[str, np.ndarray]) -> list[Row | None]:

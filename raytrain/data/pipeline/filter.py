@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raytrain.config.data import QualityConfig
+from raytrain.config.data import CaptionConfig, QualityConfig
 from raytrain.data.pipeline.similar import near_duplicates
 from raytrain.data.store import tables
 
@@ -24,42 +24,59 @@ _RULED = """
       SELECT *, CASE
         WHEN reason <> '' THEN 'broken'
         WHEN least(width, height) < $min_side THEN 'size'
+        WHEN width::BIGINT * height < $min_area THEN 'area'
         WHEN greatest(width, height) > $max_ratio * least(width, height) THEN 'ratio'
         WHEN place > 1 THEN 'duplicate' ELSE '' END AS rule
       FROM known)
     SELECT number, path, appearance, rule, CASE rule
       WHEN 'size' THEN format('{}x{}: a side is below data.quality.min_side = {}', width, height,
         $min_side)
+      WHEN 'area' THEN format('{}x{} = {} pixels: below data.quality.min_area = {}', width, height,
+        width::BIGINT * height, $min_area)
       WHEN 'ratio' THEN format('{}x{}: beyond data.quality.max_ratio = {}', width, height,
         $max_ratio)
       WHEN 'duplicate' THEN 'duplicate of ' || first ELSE reason END AS reason,
       width / height AS ratio
     FROM judged
 """
+_TRIMMED = """
+    UPDATE ruled SET rule = 'count',
+      reason = 'beyond the first ' || $stay || ' images (data.captions.rewriter_trim)'
+    WHERE rule = '' AND number NOT IN
+      (SELECT number FROM ruled WHERE rule = '' ORDER BY number LIMIT $stay)
+"""
 _KEPT = """
     SELECT i.number, l.id, l.mask_id, l.control_id, i.path, i.location, i.mask, i.control,
       i.prefix, i.suffix, i.caption_settings, i.site,
-           l.width, l.height, l.transparent, CASE WHEN len(l.texts) > 0 THEN l.texts
+           l.width, l.height, l.transparent, coalesce(l.ready, '') AS ready,
+           CASE WHEN len(l.texts) > 0 THEN l.texts
              ELSE i.captions END AS captions,
-           i.repeats, i.weight, i.regularization, i.held_out, []::DOUBLE[] AS scores,
-           NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center
+           i.repeats, i.weight, i.regularization, i.held_out, i.subset, []::DOUBLE[] AS scores,
+           NULL::DOUBLE AS quality, NULL::DOUBLE[] AS center, NULL::DOUBLE[] AS face
     FROM items i JOIN scans l USING (key) JOIN ruled s ON s.number = i.number
     WHERE s.rule = '' ORDER BY i.number
 """
 
 
 def filter_images(
-    items: str, scans: tuple[str, ...], quality: QualityConfig, images: str, rejected: str
+    items: str,
+    scans: tuple[str, ...],
+    quality: QualityConfig,
+    captions: CaptionConfig,
+    images: str,
+    rejected: str,
 ) -> dict[str, Any]:
     """Write the images that are kept and the rejected ones; return the number of kept images and
     their mean width / height."""
     with tables.database(items=(items, tables.ITEMS), all_scans=(scans, tables.SCANS)) as sql:
         tables.once(sql, "scans", "all_scans")
-        sql.execute(
-            _RULED, {"min_side": quality.min_side, "max_ratio": quality.max_ratio or float("inf")}
-        )
+        limits = {"min_side": quality.min_side, "min_area": quality.min_area}
+        sql.execute(_RULED, {**limits, "max_ratio": quality.max_ratio or float("inf")})
         if quality.near_duplicates is not None:
             _near_duplicates(sql, quality.near_duplicates)
+        [stay] = sql.execute("SELECT count(*) FROM ruled WHERE rule = ''").fetchall()[0]
+        if captions.trims(stay):
+            sql.execute(_TRIMMED, {"stay": captions.rewriter_trim})
         lost = sql.sql(
             "SELECT path, reason, rule, '' AS key FROM ruled WHERE rule <> '' ORDER BY number"
         )

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from raytrain import storage
-from raytrain.config.data import DataConfig
+from raytrain.config.data import DataConfig, SubsetConfig
 from raytrain.data import sources
+from raytrain.data.files import download
 from raytrain.data.files.location import is_web
 from raytrain.data.image.image import DECODING
 from raytrain.data.item import UNUSED, Item, Rejected
@@ -19,9 +20,9 @@ BLOCK = 1024
 """Images of one row group, and of one scan job."""
 
 
-def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
+def write_items(data: DataConfig, items: str, rejected: str, downloads: str) -> dict[str, int]:
     """Write what the sources hold to the table `items`, and what they refuse or nothing uses to
-    the table `rejected`; return the numbers.
+    the table `rejected`; return the numbers. Archives at web addresses are kept in `downloads`.
 
     `number` follows the order of the subsets and, in each, that of the source: it decides which of
     two equal images stays.
@@ -31,7 +32,7 @@ def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
     count = {"items": 0, "rejected": 0, "unused": 0}
 
     def lines() -> Iterator[dict[str, Any]]:
-        for number, found in enumerate(sources.every(data.all_subsets())):
+        for number, found in enumerate(sources.every(_near(data, downloads))):
             if isinstance(found, Rejected):
                 refused.append(found)
                 count["unused"] += found.rule == UNUSED
@@ -56,7 +57,20 @@ def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
 def scan_rules(data: DataConfig) -> str:
     """Return what, besides the file, the outcome of a scan depends on."""
     appearance = "" if data.quality.near_duplicates is None else f"{DECODING} {data.background}"
-    return f"2 {data.max_pixels} {data.fetch.max_bytes} {appearance}"
+    cap = "" if data.max_side is None else f" {data.max_side}"
+    return f"2 {data.max_pixels} {data.fetch.max_bytes} {appearance}{cap}"
+
+
+def _near(data: DataConfig, downloads: str) -> tuple[SubsetConfig, ...]:
+    """Return the subsets, those at web addresses as what was downloaded of them."""
+    return tuple(
+        subset.model_copy(
+            update={"source": download.archive(subset.source, downloads, data.fetch)}
+        )
+        if is_web(subset.source)
+        else subset
+        for subset in data.all_subsets()
+    )
 
 
 def _line(item: Item, number: int, rules: str, trusted: bool) -> dict[str, Any]:

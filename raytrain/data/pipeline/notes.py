@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from raytrain import plugins
 from raytrain.config import Config, ModelConfig
-from raytrain.config.data import DataConfig
+from raytrain.config.data import CaptionConfig, DataConfig
 from raytrain.data import sources
-from raytrain.data.files.location import absolute, look
+from raytrain.data.files.location import absolute, is_web, look
 from raytrain.data.pipeline.plan_rows import CROPPED, ENLARGED
 from raytrain.data.store.schema import Manifest
 
@@ -21,12 +21,14 @@ def notes(
     planned: Mapping[str, int],
 ) -> tuple[str, ...]:
     """Return the sentences for a dataset that follows an earlier one, with `cut` captions longer
-    than what is encoded of them, and images that are `enlarged` or `cropped` much, or are
-    `unsaid`: without the score or rating that is read."""
+    than what is encoded of them; `planned` counts its `images`, and those that are `enlarged` or
+    `cropped` much, `faceless`, or `unsaid`: without the score or rating that is read."""
     return (
         *_remade(earlier, manifest),
         *_cut(cut, config.model),
         *_few(config.data, manifest),
+        *_unwritten(config.data.captions, planned["images"]),
+        *_faceless(planned["faceless"]),
         *_strained(planned),
         *_unsaid(planned.get("unsaid", 0)),
         *unread(config),
@@ -63,7 +65,7 @@ def of_sources(config: Config) -> tuple[str, ...]:
 
 def _there(source: str) -> bool:
     try:
-        return look(absolute(source)).kind != "absent"
+        return not is_web(source) and look(absolute(source)).kind != "absent"
     except OSError:
         return False
 
@@ -102,6 +104,24 @@ def _few(data: DataConfig, manifest: Manifest) -> tuple[str, ...]:
     )
 
 
+def _unwritten(captions: CaptionConfig, images: int) -> tuple[str, ...]:
+    """Say that the rewriter was not asked, since there are too few images or too many."""
+    if not captions.rewriter or captions.rewrites(images):
+        return ()
+    least, most = captions.rewriter_images or (0, 0)
+    return (
+        f"the rewriter {captions.rewriter!r} was not asked: {images} images are not {least} to "
+        f"{most} (data.captions.rewriter_images), so captions are as they were found or written",
+    )
+
+
+def _faceless(count: int) -> tuple[str, ...]:
+    """Say that images have no version around a face."""
+    if not count:
+        return ()
+    return (f"no face was found in {count} images: they have no versions of data.augment.faces",)
+
+
 def _strained(strained: Mapping[str, int]) -> tuple[str, ...]:
     """Say how many images no bucket suits well."""
     remedies = {
@@ -134,5 +154,13 @@ def _remade(earlier: Manifest | None, manifest: Manifest) -> tuple[str, ...]:
             found.append(
                 f"the earlier dataset was made with another {', another '.join(changed)}: all of "
                 f"its {name} were encoded again"
+            )
+        tools = earlier.columns[name].tools if name in earlier.columns else column.tools
+        if other := [
+            tool for tool in tools if column.tools.get(tool, "") not in ("", tools[tool])
+        ]:
+            found.append(
+                f"the earlier dataset was made with another {', another '.join(other)}: those of "
+                f"its {name} that it makes were encoded again"
             )
     return tuple(found)

@@ -18,7 +18,10 @@ from raytrain import storage
 from raytrain.config.data import DataConfig
 from raytrain.data import buckets, columns
 from raytrain.data.annotate.caption_text import compose, lacks_site, settled
+from raytrain.data.annotate.versions import tools_of
+from raytrain.data.image.ready import Facts
 from raytrain.data.image.transform import color_free, transforms
+from raytrain.data.pipeline import ready_latents
 from raytrain.data.store import tables
 from raytrain.data.store.fingerprint import Fingerprint, address
 from raytrain.data.store.schema import bucket_name
@@ -34,14 +37,16 @@ def plan_rows(
     fingerprint: Fingerprint,
     seed: int,
     mean_ratio: float,
+    images: int,
     work: str,
 ) -> dict[str, Any]:
     """Plan the rows of the images of one row group: parts of the tables `rows`,
     `arrays` and `rejected` under `work`."""
     lines = tables.read_group(job["uri"], job["group"]).to_pylist()
     found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in FOLDERS}
-    planner = _Planner(data, fingerprint, seed, mean_ratio)
+    planner = _Planner(data, fingerprint, seed, mean_ratio, images)
     unsaid = sum(lacks_site(line["site"], data.captions) for line in lines)
+    faceless = sum(not _face(line) for line in lines) if data.augment.faces else 0
     for line in lines:
         planner.add(line, found)
     for name, schema in FOLDERS.items():
@@ -54,21 +59,30 @@ def plan_rows(
         "rows": len(lines),
         "planned": len(found["rows"]),
         "unsaid": unsaid,
+        "faceless": faceless,
         **planner.strained,
     }
 
 
+def _face(line: dict[str, Any]) -> tuple[float, ...] | None:
+    """Return the largest face of an image; None where none was found or looked for."""
+    return tuple(line["face"]) if line["face"] and line["face"][2] else None
+
+
 class _Planner:
     def __init__(
-        self, data: DataConfig, fingerprint: Fingerprint, seed: int, mean_ratio: float
+        self,
+        data: DataConfig,
+        fingerprint: Fingerprint,
+        seed: int,
+        mean_ratio: float,
+        images: int,
     ) -> None:
-        self.data, self.seed = data, seed
+        self.data, self.fingerprint, self.seed, self.count = data, fingerprint, seed, images
         self.fits = functools.cache(
             lambda width, height: buckets.fits(width, height, data.buckets, mean_ratio)
         )
-        self.prefixes = {
-            transparent: fingerprint.prefixes(transparent) for transparent in (False, True)
-        }
+        self.prefixes = functools.cache(fingerprint.prefixes)
         self.images = {name: columns.load(name) for name in fingerprint.names("image")}
         self.captions = fingerprint.names("caption")
         self.strained = {"enlarged": 0, "cropped": 0}
@@ -76,7 +90,14 @@ class _Planner:
         self.caption_rules = functools.cache(lambda own: settled(data.captions, own))
 
     def add(self, line: dict[str, Any], found: dict[str, list[tuple[Any, ...]]]) -> None:
-        fits = self.fits(line["width"], line["height"])
+        if line["ready"]:
+            own = Facts.from_json(line["ready"]).bucket
+            fits: tuple[buckets.Fit, ...] = (buckets.Fit(own, own),)
+            if reason := ready_latents.refused(line, self.data, self.fingerprint):
+                found["rejected"].append((line["path"], reason, "broken", ""))
+                return
+        else:
+            fits = self.fits(line["width"], line["height"])
         if not fits:
             reason = (
                 f"{line['width']}x{line['height']} fills no bucket and data.buckets.upscale is off"
@@ -96,7 +117,7 @@ class _Planner:
             seed=self.seed,
         )
         texts = [
-            (name, number, address(self.prefixes[False][name], text.encode()), text, 0, 0)
+            (name, number, address(self.prefixes()[name], text.encode()), text, 0, 0)
             for name in self.captions
             for number, text in enumerate(captions)
         ]
@@ -111,7 +132,7 @@ class _Planner:
                 row_key, line["number"], line["id"], line["mask_id"], line["control_id"], bucket,
                 line["path"], line["location"], line["mask"], line["control"], line["height"],
                 line["width"], line["repeats"], line["weight"], line["regularization"],
-                line["held_out"], line["scores"], captions,
+                line["held_out"], line["subset"], line["scores"], captions,
             ))  # fmt: skip
 
     def _strain(self, line: dict[str, Any], fits: Sequence[buckets.Fit]) -> None:
@@ -124,17 +145,27 @@ class _Planner:
     def _arrays(self, line: dict[str, Any], fit: buckets.Fit) -> list[tuple[Any, ...]]:
         """Return (column, version, key, transform, crop top, crop left)
         of every array of an image in one bucket."""
-        identity, prefixes, arrays = line["id"], self.prefixes[line["transparent"]], []
-        versions = transforms(
-            line["width"], line["height"], fit, self.data.buckets, self.data.augment,
-            identity.hex(), self.seed, line["center"] and tuple(line["center"]),
-        )  # fmt: skip
+        identity, arrays = line["id"], []
+        ready = Facts.from_json(line["ready"]) if line["ready"] else None
+        if ready:
+            versions = ready_latents.versions(line, self.data.augment.flip)
+        else:
+            versions = transforms(
+                line["width"], line["height"], fit, self.data.buckets, self.data.augment,
+                identity.hex(), self.seed, line["center"] and tuple(line["center"]),
+                face=_face(line), images=self.count,
+            )  # fmt: skip
         size = bucket_name(*fit.bucket).encode()
         for number, version in enumerate(versions):
             plain, colored = color_free(version).to_json(), version.to_json()
+            prefixes = self.prefixes(
+                line["transparent"], () if ready else tools_of(self.data, line["width"], version)
+            )
             for name, kind in self.images.items():
                 text = colored if kind.COLORS else plain
                 own = [line[f"{kind.COMPANION}_id"] or bytes(32)] if kind.COMPANION else []
                 key = address(prefixes[name], identity, *own, size, text.encode())
-                arrays.append((name, number, key, text, version.crop_top, version.crop_left))
+                top = ready.crop_top if ready else version.crop_top
+                left = ready.crop_left if ready else version.crop_left
+                arrays.append((name, number, key, text, top, left))
         return arrays

@@ -14,7 +14,7 @@ from typing import Any
 from raytrain import storage
 from raytrain.config.data import DataConfig, FetchConfig
 from raytrain.data.files.fetch import Fetcher
-from raytrain.data.image import image
+from raytrain.data.image import image, ready
 from raytrain.data.image.image import BadImage
 from raytrain.data.pipeline.listing import BLOCK
 from raytrain.data.store import tables
@@ -87,13 +87,15 @@ def _scan(item: dict[str, Any], data: DataConfig) -> tuple[dict[str, Any], bool]
 def _found(item: dict[str, Any], data: DataConfig) -> dict[str, Any]:
     read = fetcher(data.fetch).read
     content = read(item["location"])
-    (width, height), transparent = image.header(content, data.max_pixels)
-    found: dict[str, Any] = {
-        "id": hashlib.sha256(content).digest(),
-        "width": width,
-        "height": height,
-    }
-    found["transparent"] = transparent
+    found: dict[str, Any] = {"id": hashlib.sha256(content).digest(), "ready": ""}
+    if ready.is_ready(item["location"]):
+        facts = ready.read(content).facts
+        (width, height), transparent = facts.original, False
+        found["ready"] = facts.to_json()
+    else:
+        size, transparent = image.header(content, data.max_pixels)
+        width, height = image.capped(size, data.max_side)
+    found |= {"width": width, "height": height, "transparent": transparent}
     if item["caption_file"]:
         text = caption_text(read(item["caption_file"]))
         found["texts"] = [text] if text else []
@@ -101,6 +103,10 @@ def _found(item: dict[str, Any], data: DataConfig) -> dict[str, Any]:
         if item[name]:
             found[f"{name}_id"] = hashlib.sha256(read(item[name])).digest()
     if data.quality.near_duplicates is not None:
+        if found["ready"]:
+            raise BadImage(
+                "data.quality.near_duplicates compares images, and it is cached latents"
+            )
         from raytrain.data.pipeline.similar import perceptual_hash
 
         found["appearance"] = perceptual_hash(

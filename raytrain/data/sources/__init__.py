@@ -17,6 +17,7 @@ source itself says; what the subset says is added here. What several sources sha
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -36,6 +37,8 @@ ORDER = (
     "parquet",
     "imagefolder",
     "caption_files",
+    "gallery_dl",
+    "sd_trainer",
     "table",
     "archive",
     "folder",
@@ -49,10 +52,10 @@ def every(subsets: Sequence[SubsetConfig]) -> Iterator[Item | Rejected]:
     """Yield what the sources of all subsets hold, then, as `Rejected` by the rule `unused`, every
     file of theirs that became no image, caption, mask or control and was not refused."""
     used = Used()
-    for subset in subsets:
+    for number, subset in enumerate(subsets):
         for found in items(subset):
             used.note(subset.source, found)
-            yield found
+            yield found._replace(subset=number) if isinstance(found, Item) else found
     for subset in subsets:
         yield from _unused(subset, used)
 
@@ -185,9 +188,16 @@ class _Attach:
             regularization=item.regularization or subset.regularization,
             prefix=item.prefix or subset.prefix,
             suffix=item.suffix or subset.suffix,
+            caption_settings=self._settings(item.caption_settings),
             held_out=item.held_out or self.split(item.path),
             stamp=" ".join(stamps) if item.stamp else "",
         )
+
+    def _settings(self, own: str) -> str:
+        """Return what is set for an image's captions, the subset's trigger word included."""
+        if not self.subset.trigger:
+            return own
+        return json.dumps({"trigger": self.subset.trigger, **(json.loads(own) if own else {})})
 
     def _layer(self, folder: str, path: str) -> tuple[str, str]:
         """Return location and stamp of the image of the same relative stem;

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-STORED = ("source", "format", "subsets", "held_out", "max_pixels", "background", "quality",
-          "buckets", "augment", "captions", "masks", "controls")  # fmt: skip
+STORED = ("source", "format", "subsets", "cache", "held_out", "balance", "max_pixels", "max_side",
+          "background", "quality", "buckets", "super_resolution", "augment", "captions",
+          "masks", "controls")  # fmt: skip
 """Settings that change what a dataset holds; `encode.precision` is the one of [data.encode] that
 does."""
 SHOWN = 4

@@ -33,6 +33,7 @@ class Fingerprint(Table):
         family = families.load(config.model.family)
         pretrained.check_parts(config.model, tuple(family.PARTS))
         families.caption_tokens(family, config.model)
+        families.check_size_ids(family, config.model)
         latent = family.latent(config.model)
         multiple = latent.multiple
         for width, height in buckets.all_sizes(config.data.buckets):
@@ -54,28 +55,34 @@ class Fingerprint(Table):
             kind = columns.load(name)
             version = dict(kind.version(config, family))
             arrays = kind.arrays(config, family) if kind.OF == "image" else {}
-            found[name] = Column(of=kind.OF, version=version, arrays=arrays)
+            if kind.OF == "image" and config.data.max_side is not None:
+                version["max_side"] = str(config.data.max_side)
+            tools = dict(kind.tools(config)) if kind.OF == "image" and kind.COLORS else {}
+            found[name] = Column(of=kind.OF, version=version, tools=tools, arrays=arrays)
         return cls(family=config.model.family, background=config.data.background, columns=found)
 
     def names(self, of: str) -> tuple[str, ...]:
         """Return the columns made from images or from captions."""
         return tuple(name for name, column in self.columns.items() if column.of == of)
 
-    def prefixes(self, transparent: bool = False) -> dict[str, bytes]:
+    def prefixes(self, transparent: bool = False, tools: tuple[str, ...] = ()) -> dict[str, bytes]:
         """Return what the addresses of each column begin with; only transparent images depend on
-        the background."""
+        the background, and only versions made by tools on these."""
         background = self.background if transparent else ""
-        return {name: prefix(name, column, background) for name, column in self.columns.items()}
+        return {
+            name: prefix(name, column, background, tools) for name, column in self.columns.items()
+        }
 
     def empty_key(self, name: str) -> bytes:
         """Return the address of a caption column's empty caption."""
         return address(self.prefixes()[name], b"")
 
 
-def prefix(name: str, column: Column, background: str = "") -> bytes:
-    """Return what the addresses of a column's arrays begin with."""
+def prefix(name: str, column: Column, background: str = "", tools: tuple[str, ...] = ()) -> bytes:
+    """Return what the addresses of a column's arrays begin with, of those that tools make."""
     pixels = (DECODING, VERSION, background) if column.of == "image" else ()
-    return content_digest(name, pixels, column.version)
+    made_by = [column.tools[tool] for tool in sorted(tools) if tool in column.tools]
+    return content_digest(name, (*pixels, *made_by), column.version)
 
 
 def address(prefix: bytes, *parts: bytes) -> bytes:

@@ -103,6 +103,8 @@ class Column(Table):
     of: Literal["image", "caption"]
     version: dict[str, str]
     """All that its arrays depend on besides image and caption, by name."""
+    tools: dict[str, str] = Field(default_factory=dict)
+    """What only some versions of an image are made by: its hash, by name."""
     arrays: dict[str, Array]
     """By the name that a batch has it under."""
     empty: str = ""

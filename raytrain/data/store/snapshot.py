@@ -4,6 +4,7 @@ an immutable version of the dataset."""
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import uuid
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ _LOCATED = """
 """
 _WHOLE = """
     CREATE TEMP TABLE whole AS
-    SELECT r.row_key, r.bucket, r.id, r.repeats, r.weight, r.regularization, CASE
+    SELECT r.row_key, r.bucket, r.id, r.repeats, r.weight, r.regularization, r.subset, CASE
       WHEN NOT r.regularization AND CASE WHEN (SELECT bool_or(held_out) FROM rows) THEN r.held_out
         ELSE ('0x' || substr(hex(r.id), 1, 8))::BIGINT < $limit END
         THEN $held_out ELSE $train END AS split
@@ -86,12 +87,14 @@ def publish(
             return {"lost": True}
         sql.execute(_WHOLE, {"limit": data.held_out * 2**32, "held_out": HELD_OUT, "train": TRAIN})
         _correct_split(sql, data.held_out)
+        if data.balance == "lcm":
+            _even(sql)
         _balance(sql)
         [rows] = sql.execute("SELECT count(*) FROM whole").fetchall()[0]
         [uncaptioned] = sql.execute(
             "SELECT count(*) FROM whole JOIN rows r USING (row_key) WHERE "
-            "r.captions[1] IN ('', $trigger)",
-            {"trigger": data.captions.trigger},
+            "list_contains($wordless, r.captions[1])",
+            {"wordless": ["", *data.triggers()]},
         ).fetchall()[0]
         # In an order of its own: the file's name is a hash of what it lists, and a query's rows
         # come in any order.
@@ -170,6 +173,24 @@ def _correct_split(sql: Any, fraction: float) -> None:
         sql.execute(
             "UPDATE whole SET split = $side WHERE id = $lone AND NOT regularization",
             {"side": side, "lone": lone},
+        )
+
+
+def _even(sql: Any) -> None:
+    """Raise the repeats of each subset to the least common multiple of all: then an epoch shows as
+    many rows of each."""
+    shown = dict(
+        sql.execute(
+            f"SELECT subset, sum(repeats) FROM whole WHERE split = '{TRAIN}' "
+            "AND NOT regularization GROUP BY subset"
+        ).fetchall()
+    )
+    multiple = math.lcm(*map(int, shown.values()))
+    for subset, own in shown.items():
+        sql.execute(
+            "UPDATE whole SET repeats = repeats * $times WHERE subset = $subset "
+            "AND NOT regularization",
+            {"times": multiple // int(own), "subset": subset},
         )
 
 

@@ -51,7 +51,13 @@ def _columns(**types: Any) -> Any:
 
 _PLACE = {"path": TEXT, "location": TEXT, "mask": TEXT, "control": TEXT}
 _HASHES = {"id": KEY, "mask_id": KEY, "control_id": KEY}
-_SHARE = {"repeats": SHORT, "weight": REAL, "regularization": FLAG, "held_out": FLAG}
+_SHARE = {
+    "repeats": SHORT,
+    "weight": REAL,
+    "regularization": FLAG,
+    "held_out": FLAG,
+    "subset": SHORT,
+}
 _WORDS = {
     "prefix": TEXT,
     "suffix": TEXT,
@@ -73,9 +79,10 @@ SCANS = _columns(
     transparent=FLAG,
     appearance=pa.uint64(),
     texts=TEXTS,
+    ready=TEXT,
 )
 """What scanning an image found: content hashes, size as viewed, whether it needs a background,
-its captions, its perceptual hash, or why it is broken."""
+its captions, its perceptual hash, the facts of latents that come ready, or why it is broken."""
 
 IMAGES = _columns(
     number=LONG,
@@ -85,14 +92,16 @@ IMAGES = _columns(
     width=SHORT,
     height=SHORT,
     transparent=FLAG,
+    ready=TEXT,
     **_SHARE,
     scores=REALS,
     quality=REAL,
     center=REALS,
+    face=REALS,
 )
 """The images that go into the dataset, each content once, with what was said of them: scores in
-the order of [[data.quality.scores]], the one that quality tags read, and the center of the mask as
-(x, y) fractions."""
+the order of [[data.quality.scores]], the one that quality tags read, the center of the mask as (x,
+y) fractions, and that and the size of the largest face."""
 
 NEEDED = IMAGES.append(pa.field("key", KEY))
 """Images that still need an annotation, and its address."""

@@ -3,13 +3,14 @@ masks and all versions.
 
 No model is needed: each image is read where it was prepared from and cut again, and a cut is shown
 only if the content address that follows from it is that of the stored array. So the page shows the
-pixels the VAE was given, or says why not.
+pixels the VAE was given, or says why not; a version that a model helps to make is drawn without.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -107,13 +108,19 @@ def write_gallery(
 class _Drawer:
     def __init__(self, dataset: str, manifest: Manifest, data: DataConfig, seed: int) -> None:
         self.dataset, self.manifest, self.data, self.seed = dataset, manifest, data, seed
-        self.prefixes = []
+        self.prefixes: dict[bytes, tuple[str, ...]] = {}
         if LATENTS in manifest.columns:
-            backgrounds = ("", data.background)
-            self.prefixes = [
-                prefix(LATENTS, manifest.columns[LATENTS], background)
-                for background in backgrounds
+            column = manifest.columns[LATENTS]
+            made_by = [
+                each
+                for number in range(len(column.tools) + 1)
+                for each in itertools.combinations(column.tools, number)
             ]
+            self.prefixes = {
+                prefix(LATENTS, column, background, tools): tools
+                for background in ("", data.background)
+                for tools in made_by
+            }
 
     def draw(self, row: Row) -> Shown:
         """Read a row's image and cut its versions again."""
@@ -124,15 +131,23 @@ class _Drawer:
         candidates = {one.to_json(): one for one in self._candidates(row)}
         for number, (path, at) in enumerate(places(row, self.manifest, LATENTS)):
             cuts = {one.to_json(): one for one in self._cuts(row, number)}
-            transform = self._proven(row, _value(self.dataset, path, at, "key"), cuts | candidates)
-            if transform is None:
+            key = _value(self.dataset, path, at, "key")
+            found_by = self._proven(row, key, cuts | candidates)
+            if found_by is None:
                 result.versions.append(
-                    Version("not drawn: made with another seed or other settings", "")
+                    Version(
+                        "not drawn: around a face, or made with another seed or other settings", ""
+                    )
                 )
                 continue
-            image = Image.fromarray(pixels(found.image, transform, bucket))
+            transform, tools = found_by
+            image = Image.fromarray(
+                pixels(found.image, transform, bucket, self.data.buckets.resample)
+            )
             result.versions.append(
-                Version(_name(transform, number), *_image(image, SMALL if number else LARGE))
+                Version(
+                    _name(transform, number, tools), *_image(image, SMALL if number else LARGE)
+                )
             )
         if (mask := self._layer(row, MASK)) is not None:
             result.mask = _veil(mask)
@@ -149,15 +164,16 @@ class _Drawer:
             return content.reshape(array.shape_in(row["bucket"]))
         return None
 
-    def _proven(self, row: Row, key: bytes, candidates: dict[str, Transform]) -> Transform | None:
-        """Return the transform that gives the content address of the stored array."""
+    def _proven(
+        self, row: Row, key: bytes, candidates: dict[str, Transform]
+    ) -> tuple[Transform, tuple[str, ...]] | None:
+        """Return the transform, and the tools, that give the content address of the stored
+        array."""
         bucket = row["bucket"].encode()
         for text, transform in candidates.items():
-            if any(
-                address(prefix, row["id"], bucket, text.encode()) == key
-                for prefix in self.prefixes
-            ):
-                return transform
+            for start, tools in self.prefixes.items():
+                if address(start, row["id"], bucket, text.encode()) == key:
+                    return transform, tools
         return None
 
     def _fits(self, row: Row) -> list[buckets.Fit]:
@@ -194,6 +210,7 @@ class _Drawer:
                 self.data.augment,
                 row["id"].hex(),
                 self.seed,
+                images=1,  # as many copies as a set may have
             ):
                 yield one
                 for place in row[LATENTS]:
@@ -226,8 +243,9 @@ def _value(dataset: str, path: str, row: int, name: str) -> bytes:
     raise IndexError(f"{path!r} has no row {row}")
 
 
-def _name(transform: Transform, number: int) -> str:
-    parts = ["extended"] if transform.inset else []
+def _name(transform: Transform, number: int, tools: tuple[str, ...]) -> str:
+    parts = [f"drawn without its {tool.replace('_', ' ')}" for tool in tools]
+    parts += ["extended"] if transform.inset else []
     parts += ["other colors"] if transform.color else []
     parts += ["mirrored"] if transform.flip else []
     return ", ".join(parts) or (f"cut {number + 1}" if number else "as it is")

@@ -93,7 +93,9 @@ class Maker:
     @cached_property
     def _images(self) -> Images:
         tell = partial(notices.tell, self._config.output)
-        return Images(self._config, Dataset.of(self._config), self._model, self._device, tell)
+        return Images(
+            self._config, Dataset.of(self._config, self._device), self._model, self._device, tell
+        )
 
 
 class AsyncValidation:

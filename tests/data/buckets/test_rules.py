@@ -12,6 +12,10 @@ from raytrain.config.data import BucketConfig
 from raytrain.data.buckets import Fit, all_sizes, fits, needs_mean
 from raytrain.errors import UserError
 
+ELEVEN = (
+    (512, 1024), (576, 1024), (576, 960), (640, 896), (704, 832), (768, 768),
+    (832, 704), (896, 640), (960, 576), (1024, 576), (1024, 512),
+)  # fmt: skip
 RULES = plugins.names("data.buckets")
 
 
@@ -229,6 +233,57 @@ def test_mean_announces_every_size_it_may_give(ratio: float, resolution: int, st
 def test_mean_takes_no_side_limits() -> None:
     with pytest.raises(UserError, match="takes no side limits"):
         all_sizes(BucketConfig(rule="mean", min_side=256))
+
+
+# sd_trainer --------------------------------------------------------------------------------------
+
+
+def test_sd_trainer_gives_the_known_numbers_of_buckets() -> None:
+    at_768 = BucketConfig(rule="sd_trainer", resolution=768, max_side=1024)
+    assert all_sizes(at_768) == ELEVEN
+    tall = {(704, 1408), (768, 1344), (768, 1280), (832, 1216), (896, 1152), (960, 1088)}
+    assert set(all_sizes(BucketConfig(rule="sd_trainer", resolution=1024))) == tall | {
+        (h, w) for w, h in tall
+    } | {(1024, 1024)}
+
+
+def test_sd_trainer_cuts_no_shape_to_the_ratio() -> None:
+    # 768^2 / 448 = 1316 -> 1280 is 2.86 times as long: left out; rule `area` cuts it.
+    config = BucketConfig(rule="sd_trainer", resolution=768, min_side=448, max_side=896)
+    assert min(all_sizes(config)) == (448, 896)
+    config = config.model_copy(update={"max_side": 1280})
+    assert min(all_sizes(config)) == (576, 960)
+    assert min(all_sizes(config.model_copy(update={"rule": "area"}))) == (512, 1024)
+
+
+def test_sd_trainer_rounds_the_free_side_down() -> None:
+    # 1.536 is 0.136 from 896 / 640 and 0.131 from 960 / 576; 651 x 960 / 1000 = 624.96.
+    config = BucketConfig(rule="sd_trainer", resolution=768, max_side=1024)
+    assert fits(1000, 651, config) == (Fit((960, 576), (960, 624)),)
+    assert fits(1000, 651, BucketConfig(resolution=768, nearest="difference")) == (
+        Fit((960, 576), (960, 625)),
+    )
+
+
+# nearest -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "mean"])
+def test_the_nearest_size_is_that_of_the_measure_asked_for(rule: str) -> None:
+    # Between ratios 1 and 2 lies 1.5 by difference, and 1.414 by logarithm.
+    sizes = ((512, 512), (1024, 512))
+    log = BucketConfig(rule=rule, sizes=sizes, nearest="log")
+    difference = BucketConfig(rule=rule, sizes=sizes, nearest="difference")
+    found = [bucket_of(1450, 1000, config) for config in (log, difference)]
+    assert found == [(1024, 512), (512, 512)]
+    assert bucket_of(1450, 1000, BucketConfig(rule=rule, sizes=sizes)) in found
+
+
+def test_a_measure_without_a_choice_is_refused() -> None:
+    with pytest.raises(UserError, match="nothing to choose from"):
+        all_sizes(BucketConfig(rule="mean", nearest="log"))
+    with pytest.raises(UserError, match="nothing to choose from"):
+        all_sizes(BucketConfig(rule="kohya", upscale=False, nearest="log"))
 
 
 # every rule --------------------------------------------------------------------------------------

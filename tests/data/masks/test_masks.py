@@ -352,3 +352,13 @@ def test_yunet_through_opencv_finds_places_in_the_image(tmp_path: Path) -> None:
     assert version(MaskConfig(kind="face", options=options)) != version(
         MaskConfig(kind="face", options={**options, "detector": ""})
     )
+
+
+def test_a_cascade_of_a_file_finds_what_the_one_built_in_does(tmp_path: Path) -> None:
+    copy = tmp_path / "drawn_faces.xml"
+    copy.write_bytes(Path(data.lbp_frontal_face_cascade_filename()).read_bytes())
+    own = MaskConfig(kind="face", options={"detector": str(copy), "background": 0.05, "blur": 0.0})
+    mask = np.asarray(make(own, astronaut()))
+    assert set(np.unique(mask)) == {13, 255}, "0.05 of 255, and the face"
+    plain = make(MaskConfig(kind="face", options={"blur": 0.0}), astronaut())
+    assert ((np.asarray(plain) == 255) == (mask == 255)).all()
