@@ -101,6 +101,7 @@ def translate(
             entries[key] = _entry(made, importer, Asked(key, given, defaults), is_given)
         made.entries += [entries[k] for k in keys if is_given or entries[k].kind != "translated"]
     made.entries += _assumed(made, importer.ASSUMED)
+    made.tree.setdefault("method", {}).setdefault("name", "lora")
     made.fault = _fault(made.tree)
     return made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from raytrain.importers import _usual
 from raytrain.importers._read import SCRIPT
 from raytrain.importers._rules import OFF, Asked, Rule, Said, To, flag, none, number, whole
 
@@ -24,10 +25,6 @@ SCRIPTS = {
 """Script -> family and method; a network's method is what its module says."""
 OTHERS = ("flux", "lumina", "anima", "hunyuan", "sdxl_train_control_net_lllite", "train_controlnet.py")
 """How the names of scripts begin whose model or network has no equal."""
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
-"""All linear layers and 1 x 1 convolutions of Transformer2DModel, which networks.lora trains."""
-TEXT = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
-"""Those of CLIPAttention and CLIPMLP."""
 _LYCORIS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 _ADAPTERS = ("lora", "loha", "lokr")
 
@@ -62,7 +59,7 @@ def module(value: Any, asked: Asked) -> Said:
     settings: dict[str, Any] = {"method.name": method(asked)}
     # sd-scripts' LoRA of SD3 learns in the joint blocks' attention and feed-forward layers
     if family(asked) != "sd3":
-        settings["method.targets"] = ATTENTION
+        settings["method.targets"] = _usual.TRANSFORMER_LAYERS
     if value in ("networks.lora", "networks.lora_sd3"):
         missing = "feed-forward layers, which learn too" if family(asked) == "sd3" else ""
         return Said(settings, missing=missing)
@@ -93,7 +90,7 @@ def unet_only(value: Any, asked: Asked) -> Said:
         {
             "method.text_rank": whole(asked.of("network_dim")),
             "method.text_alpha": number(asked.of("network_alpha")),
-            "method.text_targets": TEXT,
+            "method.text_targets": _usual.TEXT_LAYERS,
         }
     )
 

@@ -14,6 +14,12 @@ ON_A_GPU: Mapping[str, tuple[Any, str]] = {
 }
 PRECISION = {"no": "fp32", "fp32": "fp32", "float32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 SINGLE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+TRANSFORMER_LAYERS = [
+    "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
+]  # fmt: skip
+"""All linear layers and 1 x 1 convolutions of diffusers' Transformer2DModel."""
+TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+"""Those of CLIPAttention and CLIPMLP."""
 ATTENTION = same("attention is PyTorch's own")
 CACHED = same("latents and text are always stored")
 LAUNCHER: Mapping[str, Rule] = {
