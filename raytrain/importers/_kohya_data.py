@@ -205,7 +205,9 @@ FLAGS: Mapping[str, Rule] = {
 
 def rules() -> dict[str, Rule]:
     """Return the rules of the dataset config's keys and of the flags."""
-    found: dict[str, Rule] = {_NAMES.get(name, name): data(name, rule) for name, rule in EVERYWHERE.items()}
+    found: dict[str, Rule] = {
+        _NAMES.get(name, name): data(name, rule) for name, rule in EVERYWHERE.items()
+    }
     for level in LEVELS[:-1]:
         found |= {f"{level}{name}": data(name, rule) for name, rule in EVERYWHERE.items()}
         found |= {f"{level}{name}": rule for name, rule in IN_CONFIG.items()}

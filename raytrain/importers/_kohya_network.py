@@ -23,7 +23,14 @@ SCRIPTS = {
     "sd3_train.py": ("sd3", "full"),
 }
 """Script -> family and method; a network's method is what its module says."""
-OTHERS = ("flux", "lumina", "anima", "hunyuan", "sdxl_train_control_net_lllite", "train_controlnet.py")
+OTHERS = (
+    "flux",
+    "lumina",
+    "anima",
+    "hunyuan",
+    "sdxl_train_control_net_lllite",
+    "train_controlnet.py",
+)
 """How the names of scripts begin whose model or network has no equal."""
 _LYCORIS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 _ADAPTERS = ("lora", "loha", "lokr")
@@ -45,12 +52,17 @@ def method(asked: Asked) -> str:
 def script(value: Any, asked: Asked) -> Said:
     """Say what a script trains."""
     if value not in SCRIPTS:
-        return Said(missing=f"the model or network that {value} trains; say which family with --family")
+        return Said(
+            missing=f"the model or network that {value} trains; say which family with --family"
+        )
     settings: dict[str, Any] = {"model.family": family(asked), "method.name": method(asked)}
     if method(asked) == "textual_inversion":
         settings["method.tokens"] = [str(asked.of("token_string") or "")]
     if value == "train_db.py" and asked.of("stop_text_encoder_training") != -1:
-        return Said(settings, missing="the text encoder, which learns too; method `full` trains the denoiser")
+        return Said(
+            settings,
+            missing="the text encoder, which learns too; method `full` trains the denoiser",
+        )
     return Said(settings)
 
 
@@ -85,7 +97,9 @@ def unet_only(value: Any, asked: Asked) -> Said:
     if asked.of("text_encoder_lr") in (0, "0", 0.0):
         return Said(note="text_encoder_lr = 0: text encoders do not learn")
     if method(asked) != "lora":
-        return Said(missing=f"text encoders, which learn too; those of method `{method(asked)}` do not")
+        return Said(
+            missing=f"text encoders, which learn too; those of method `{method(asked)}` do not"
+        )
     return Said(
         {
             "method.text_rank": whole(asked.of("network_dim")),
@@ -159,7 +173,9 @@ RULES: Mapping[str, Rule] = {
     "network_args.use_conv_cp": To("method.tucker", flag),
     "network_args.decompose_both": To("method.decompose_both", flag),
     "network_args.factor": _factor,
-    "network_args.preset": none("a preset of layers; name them in method.targets", off=(*OFF, "full")),
+    "network_args.preset": none(
+        "a preset of layers; name them in method.targets", off=(*OFF, "full")
+    ),
     "network_args.*": none("an argument of the network"),
     "token_string": lambda value, asked: Said({"method.tokens": [str(value)]}),
     "init_word": To("method.init", str),

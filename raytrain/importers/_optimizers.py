@@ -42,7 +42,9 @@ def chosen(name: Any, options: Iterable[str] = ()) -> Said:
     known = _OURS.get(str(name).lower())
     if known:
         ours, settings = known
-        unset = {key: value for key, value in settings.items() if key.rpartition(".")[2] not in options}
+        unset = {
+            key: value for key, value in settings.items() if key.rpartition(".")[2] not in options
+        }
         return Said({"train.optimizer": ours, **unset})
     path = str(name) if "." in str(name) else f"torch.optim.{name}"
     try:
@@ -71,14 +73,20 @@ def adafactor(relative: bool) -> Said:
 
 def option(name: str, value: Any, optimizer: Any) -> Said:
     """Return the setting of an argument of an optimizer's class."""
-    ours = optimizer if optimizer == "adafactor" else chosen(optimizer).settings.get("train.optimizer", "adamw")
+    ours = (
+        optimizer
+        if optimizer == "adafactor"
+        else chosen(optimizer).settings.get("train.optimizer", "adamw")
+    )
     plugin = optimizers.load(ours)
     read = parsed(value)
     key = _KEYS.get(name)
     if key in plugin.FACTS.defaults:
         return Said({f"train.{key}": list(read) if isinstance(read, tuple) else number(read)})
     if name in plugin.Options.model_fields:
-        return Said({f"train.optimizer_options.{name}": list(read) if isinstance(read, tuple) else read})
+        return Said(
+            {f"train.optimizer_options.{name}": list(read) if isinstance(read, tuple) else read}
+        )
     return Said(missing=f"the optimizer {ours!r} has no {name!r}")
 
 
@@ -89,7 +97,9 @@ def adafactor_option(name: str, value: Any, relative: bool) -> Said:
     ours = {"clip_threshold": "d", "decay_rate": "beta2_decay"}.get(name)
     if ours:
         return Said({f"train.optimizer_options.{ours}": number(value)})
-    if parsed(value) == {"relative_step": True, "scale_parameter": True, "warmup_init": False}.get(name):
+    if parsed(value) == {"relative_step": True, "scale_parameter": True, "warmup_init": False}.get(
+        name
+    ):
         return Said(note="as here")
     return option(name, value, "adafactor")
 

@@ -91,7 +91,9 @@ def command(text: str, where: str) -> dict[str, Any]:
                 continue
             found = shlex.split(_filled(line, names), comments=True)
         except ValueError as error:
-            raise UserError(f"{where!r} is no command line: {error}. Nothing was imported.") from error
+            raise UserError(
+                f"{where!r} is no command line: {error}. Nothing was imported."
+            ) from error
         words += found
     scripts = [number for number, word in enumerate(words) if word.endswith(".py")]
     if len(scripts) > 1:

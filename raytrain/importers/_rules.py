@@ -87,7 +87,11 @@ def none(why: str, off: Iterable[Any] = OFF) -> Rule:
     idle = tuple(off)
 
     def rule(value: Any, asked: Asked) -> Said:
-        return Said(note="nothing to set") if any(value is each or value == each for each in idle) else Said(missing=why)
+        return (
+            Said(note="nothing to set")
+            if any(value is each or value == each for each in idle)
+            else Said(missing=why)
+        )
 
     return rule
 
@@ -149,7 +153,9 @@ def side(resolution: Any) -> tuple[int, int]:
     """Read a size: `512`, "512,768", "1024x1024" or [512, 768]."""
     if isinstance(resolution, str):
         resolution = resolution.replace("x", ",").replace("px", "").split(",")
-    found = [whole(each) for each in (resolution if isinstance(resolution, list) else [resolution])]
+    found = [
+        whole(each) for each in (resolution if isinstance(resolution, list) else [resolution])
+    ]
     if not 1 <= len(found) <= 2:
         raise ValueError(f"{resolution!r} is no width and height")
     return found[0], found[-1]
@@ -160,11 +166,10 @@ def fixed(width: int, height: int) -> dict[str, Any]:
     step = next((each for each in (64, 32, 16, 8) if not (width % each or height % each)), None)
     if step is None:
         raise ValueError(f"{width}x{height} is no multiple of 8, which the VAE needs")
-    return {
-        "data.buckets.resolution": width,
-        "data.buckets.sizes": [[width, height]],
-        "data.buckets.step": step,
-    }
+    if width == height:
+        square = {"data.buckets.resolution": width, "data.buckets.max_ratio": 1.0}
+        return {**square, "data.buckets.step": step}
+    return {"data.buckets.sizes": [[width, height]], "data.buckets.step": step}
 
 
 def schedule(name: str, cycles: Any = None, power: Any = None) -> Rule:
@@ -174,12 +179,15 @@ def schedule(name: str, cycles: Any = None, power: Any = None) -> Rule:
     def rule(value: Any, asked: Asked) -> Said:
         found = _SCHEDULES.get(str(value))
         if found is None:
-            return Said(missing=f"the schedule {value!r}; there are {', '.join(sorted(set(_SCHEDULES.values())))}")
-        settings = {"train.lr_schedule": found}
+            known = ", ".join(sorted(set(_SCHEDULES.values())))
+            return Said(missing=f"the schedule {value!r}; there are {known}")
+        settings: dict[str, Any] = {"train.lr_schedule": found}
         if found == "cosine_restarts":
             times = whole(asked.of(cycles) or 1) if cycles else 1
             if times < 2:
-                return Said({"train.lr_schedule": "cosine"}, note="restarts of one cycle are a cosine")
+                return Said(
+                    {"train.lr_schedule": "cosine"}, note="restarts of one cycle are a cosine"
+                )
             settings["train.lr_schedule_cycles"] = times
         if found == "polynomial":
             settings["train.lr_schedule_power"] = number(asked.of(power) or 1) if power else 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from raytrain.config import SampleConfig
 from raytrain.importers._rules import Asked, Rule, Said, listed, same, whole
 
 ON_A_GPU: Mapping[str, tuple[Any, str]] = {
@@ -44,6 +45,16 @@ def vae(value: Any, asked: Asked) -> Said:
         return Said(note="not set there")
     missing = f"a VAE of one file; {CONVERT}" if str(value).lower().endswith(SINGLE) else ""
     return Said({"model.vae": str(value)}, missing=missing)
+
+
+def prompts(value: Any, asked: Asked) -> Said:
+    """Return the settings of prompts, all of which are drawn."""
+    texts = listed(value)
+    usual = SampleConfig.model_fields["max_prompts"].default
+    return Said(
+        {"sample.prompts": texts}
+        | ({"sample.max_prompts": len(texts)} if len(texts) > usual else {})
+    )
 
 
 def report_to(value: Any, asked: Asked) -> Said:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raytrain.importers import _optimizers, _usual
+from raytrain.importers import _diffusers_data, _optimizers, _usual
 from raytrain.importers._read import SCRIPT, Document
 from raytrain.importers._rules import (
     OFF,
@@ -21,7 +21,6 @@ from raytrain.importers._rules import (
     each,
     fixed,
     flag,
-    listed,
     none,
     norm,
     number,
@@ -186,7 +185,9 @@ def _crop(value: Any, asked: Asked) -> Said:
         return Said({"data.buckets.crop": "center"})
     if method == "textual_inversion":
         return Said(missing="images pressed into a square; ours are cut")
-    return Said({"data.buckets.crop": "random"}, note="data.augment.crops says how many cuts are stored")
+    return Said(
+        {"data.buckets.crop": "random"}, note="data.augment.crops says how many cuts are stored"
+    )
 
 
 def _optimizer(value: Any, asked: Asked) -> Said:
@@ -204,46 +205,6 @@ def _betas(value: Any, asked: Asked) -> Said:
     return Said({"train.betas": [number(first), number(second)]})
 
 
-def _named_set(value: Any, asked: Asked) -> Said:
-    return Said(
-        {"data.subsets[0].source": str(value)},
-        missing="data sets of the hub by name; download it and name its folder as the source",
-    )
-
-
-def _folder(value: Any, asked: Asked) -> Said:
-    if asked.of("dataset_name"):
-        return Said(note="dataset_name counts there")
-    return Said({"data.subsets[0].source": str(value)})
-
-
-def _prompt(value: Any, asked: Asked) -> Said:
-    note = "the caption of every image; caption files beside images would follow it"
-    return Said({"data.subsets[0].prefix": str(value)}, note=note)
-
-
-def _class(ours: str) -> Rule:
-    def rule(value: Any, asked: Asked) -> Said:
-        if not flag(asked.of("with_prior_preservation") or False):
-            return Said(note="with_prior_preservation is off there")
-        if not asked.of("class_data_dir"):
-            return Said(missing="images of the class drawn by the base; draw them and give class_data_dir")
-        weight = number(asked.of("prior_loss_weight") or 1)
-        given = value if ours != "weight" else weight
-        return Said({f"data.subsets[1].{ours}": given, "data.subsets[1].regularization": True,
-                     "data.subsets[1].weight": weight})  # fmt: skip
-
-    return rule
-
-
-def _learnable(value: Any, asked: Asked) -> Said:
-    word = str(asked.of("placeholder_token") or "")
-    return Said(
-        {"data.captions.trigger": word} if word else {},
-        missing=f"captions from templates of {value}s; the new word stands before each caption",
-    )
-
-
 def _prodigy(value: Any, asked: Asked) -> Said:
     if str(asked.of("optimizer")).lower() != "prodigy":
         return Said(note="of Prodigy alone")
@@ -251,17 +212,10 @@ def _prodigy(value: Any, asked: Asked) -> Said:
     return Said() if value is None else _optimizers.option(name, value, "prodigy")
 
 
-def _validation_steps(value: Any, asked: Asked) -> Said:
-    return Said({"train.sample_every": whole(value)})
-
-
-def _columns(usual: str) -> Rule:
-    return none("a column's name; ours are found by their usual names", off=(*OFF, usual))
-
-
 _FLOW = "drawn timesteps of flow matching; ours are uniform, shifted as the model's scheduler says"
 _HUB = none("uploads; `huggingface-cli upload` sends an export")
 RULES: Mapping[str, Rule] = {
+    **_diffusers_data.RULES,
     SCRIPT: _named,
     **_usual.LAUNCHER,
     "pretrained_model_name_or_path": _usual.model,
@@ -272,25 +226,6 @@ RULES: Mapping[str, Rule] = {
     "tokenizer_name": none("another tokenizer"),
     "tokenizer_max_length": none("another length of captions; see model.max_tokens"),
     "controlnet_model_name_or_path": To("method.path", str),
-    "dataset_name": _named_set,
-    "dataset_config_name": none("a configuration of a data set of the hub"),
-    "train_data_dir": _folder,
-    "instance_data_dir": _folder,
-    "instance_prompt": _prompt,
-    "class_data_dir": _class("source"),
-    "class_prompt": _class("prefix"),
-    "prior_loss_weight": _class("weight"),
-    "with_prior_preservation": lambda value, asked: Said(
-        note="the second subset" if asked.of("class_data_dir") else ""
-    ) if asked.of("class_data_dir") or not flag(value) else _class("source")(value, asked),
-    "num_class_images": none("images of the class drawn by the base; all of class_data_dir count"),
-    "sample_batch_size": To("sample.batch", whole),
-    "prior_generation_precision": none("images of the class drawn by the base"),
-    "image_column": _columns("image"),
-    "caption_column": _columns("text"),
-    "conditioning_image_column": _columns("conditioning_image"),
-    "max_train_samples": none("only the first images; give a smaller source"),
-    "repeats": To("data.repeats", whole),
     "output_dir": To("output", str),
     "seed": To("seed", whole),
     "resolution": lambda value, asked: Said(fixed(*side(value))),
@@ -305,7 +240,9 @@ RULES: Mapping[str, Rule] = {
     "scale_lr": same("in train.learning_rate"),
     "text_encoder_lr": _text_rate,
     "train_text_encoder": _text,
-    "lr_scheduler": lambda value, asked: schedule(str(value), "lr_num_cycles", "lr_power")(value, asked),
+    "lr_scheduler": lambda value, asked: schedule(str(value), "lr_num_cycles", "lr_power")(
+        value, asked
+    ),
     "lr_warmup_steps": _warmup,
     "lr_num_cycles": same("of lr_scheduler = cosine_with_restarts"),
     "lr_power": same("of lr_scheduler = polynomial"),
@@ -320,26 +257,42 @@ RULES: Mapping[str, Rule] = {
     "max_grad_norm": To("train.max_grad_norm", norm),
     "mixed_precision": To("train.precision", each(_usual.PRECISION)),
     "gradient_checkpointing": To("train.gradient_checkpointing", flag),
-    "allow_tf32": none("matrices multiplied in TF32; train.precision = \"bf16\" is faster still"),
-    **dict.fromkeys(("enable_xformers_memory_efficient_attention", "enable_npu_flash_attention"), _usual.ATTENTION),
-    **dict.fromkeys(("dataloader_num_workers", "set_grads_to_none", "dataset_preprocess_batch_size"), same("by itself here")),
+    "allow_tf32": none('matrices multiplied in TF32; train.precision = "bf16" is faster still'),
+    **dict.fromkeys(
+        ("enable_xformers_memory_efficient_attention", "enable_npu_flash_attention"),
+        _usual.ATTENTION,
+    ),
+    **dict.fromkeys(
+        ("dataloader_num_workers", "set_grads_to_none", "dataset_preprocess_batch_size"),
+        same("by itself here"),
+    ),
     **dict.fromkeys(("cache_latents", "pre_compute_text_embeddings"), _usual.CACHED),
     "upcast_vae": same("data.encode.precision is fp32 unless set"),
     "rank": _rank,
-    "lora_dropout": none("dropout in adapters; it would draw numbers that belong to a worker, not to a row"),
+    "lora_dropout": none(
+        "dropout in adapters; it would draw numbers that belong to a worker, not to a row"
+    ),
     "use_dora": To("method.dora", flag),
-    "lora_layers": To("method.targets", lambda value: [name.strip() for name in str(value).split(",")]),
+    "lora_layers": To(
+        "method.targets", lambda value: [name.strip() for name in str(value).split(",")]
+    ),
     "lora_blocks": none("some blocks alone; name layers in method.targets"),
     "snr_gamma": To("objective.min_snr_gamma", number),
     "noise_offset": To("objective.noise_offset", number),
-    "offset_noise": lambda value, asked: Said({"objective.noise_offset": 0.1} if flag(value) else {}),
+    "offset_noise": lambda value, asked: Said(
+        {"objective.noise_offset": 0.1} if flag(value) else {}
+    ),
     "proportion_empty_prompts": To("objective.caption_dropout", number),
-    "prediction_type": To("objective.prediction", each({"epsilon": "epsilon", "v_prediction": "v_prediction"})),
+    "prediction_type": To(
+        "objective.prediction", each({"epsilon": "epsilon", "v_prediction": "v_prediction"})
+    ),
     "input_perturbation": none("noise added to the noise"),
     "dream_training": none("DREAM's second pass"),
     "dream_detail_preservation": same("of dream_training"),
     "do_edm_style_training": none("EDM's preconditioning"),
-    "timestep_bias_strategy": none("timesteps drawn more often; objective.timestep_range cuts them"),
+    "timestep_bias_strategy": none(
+        "timesteps drawn more often; objective.timestep_range cuts them"
+    ),
     "timestep_bias_*": same("of timestep_bias_strategy"),
     "weighting_scheme": none(_FLOW, off=(*OFF, "uniform")),
     "logit_mean": same("of weighting_scheme"),
@@ -357,15 +310,6 @@ RULES: Mapping[str, Rule] = {
     "placeholder_token": To("method.tokens", lambda value: [str(value)]),
     "initializer_token": To("method.init", str),
     "num_vectors": To("method.vectors", whole),
-    "learnable_property": _learnable,
-    "validation_prompt": To("sample.prompts", listed),
-    "validation_prompts": To("sample.prompts", listed),
-    "validation_image": To("sample.controls", listed),
-    "validation_images": none("images that the base is asked with"),
-    "num_validation_images": To("sample.images_per_prompt", whole),
-    "validation_epochs": To("train.sample_every", lambda value: f"{whole(value)} epochs"),
-    "validation_steps": _validation_steps,
-    "validation_scheduler": To("sample.scheduler", each({"DPMSolverMultistepScheduler": "dpmpp_2m"})),
     "checkpointing_steps": To("train.checkpoint_every", whole),
     "save_steps": same("each checkpoint holds the vectors; raytrain export writes them"),
     "checkpoints_total_limit": To("train.keep_checkpoints", whole),
@@ -375,9 +319,16 @@ RULES: Mapping[str, Rule] = {
     "logging_dir": same("a run's folder holds its logs"),
     "cache_dir": same("the hub's own cache"),
     **dict.fromkeys(("push_to_hub", "hub_token", "hub_model_id"), _HUB),
-    **dict.fromkeys(("output_kohya_format", "save_as_full_pipeline", "skip_save_text_encoder",
-                     "upcast_before_saving", "no_safe_serialization"),
-                    same("raytrain export writes every format that can hold it")),
+    **dict.fromkeys(
+        (
+            "output_kohya_format",
+            "save_as_full_pipeline",
+            "skip_save_text_encoder",
+            "upcast_before_saving",
+            "no_safe_serialization",
+        ),
+        same("raytrain export writes every format that can hold it"),
+    ),
     "debug_loss": none("each image's loss; sample_log has it"),
     "local_rank": same("of the launcher"),
-}  # fmt: skip
+}

@@ -94,13 +94,20 @@ def _words(value: Any, asked: Asked) -> Said:
     if flag(value):
         return Said(note="as here")
     if not _words_alone(asked):
-        return Said(missing="new words that learn beside the denoiser (pivotal tuning); train them alone with method.name = \"textual_inversion\"")
+        return Said(
+            missing="new words that learn beside the denoiser (pivotal tuning); train them alone, "
+            'with method.name = "textual_inversion"'
+        )
     return Said({"method.tokens": [WORD], "data.captions.trigger": WORD})
 
 
 def _of_words(rule: Rule) -> Rule:
     def apply(value: Any, asked: Asked) -> Said:
-        return rule(value, asked) if _words_alone(asked) else Said(note="of new words; see disable_ti")
+        return (
+            rule(value, asked)
+            if _words_alone(asked)
+            else Said(note="of new words; see disable_ti")
+        )
 
     return apply
 
@@ -121,10 +128,14 @@ def _ti_rate(value: Any, asked: Asked) -> Said:
 def _unet_rate(value: Any, asked: Asked) -> Said:
     if _words_alone(asked):
         return Said(note="the denoiser does not learn")
-    start = 1e-5 if not flag(asked.of("is_lora")) else 2e-4 if flag(asked.of("disable_ti")) else 5e-5
+    start = (
+        1e-5 if not flag(asked.of("is_lora")) else 2e-4 if flag(asked.of("disable_ti")) else 5e-5
+    )
     why = f"a rate that grows by equal factors from {start:g} to this; written is the last"
     if asked.of("unet_optimizer_type") == "prodigy":
-        return Said({"train.learning_rate": 1.0}, missing="a rate that overwrites Prodigy's; written is 1")
+        return Said(
+            {"train.learning_rate": 1.0}, missing="a rate that overwrites Prodigy's; written is 1"
+        )
     return Said({"train.learning_rate": number(value)}, missing=why)
 
 
@@ -143,7 +154,9 @@ def _optimizer(value: Any, asked: Asked) -> Said:
 def _decay(value: Any, asked: Asked) -> Said:
     if _words_alone(asked):
         return Said(note="new words do not decay here")
-    return Said({"train.weight_decay": 0.0 if flag(asked.of("use_dora") or False) else number(value)})
+    return Said(
+        {"train.weight_decay": 0.0 if flag(asked.of("use_dora") or False) else number(value)}
+    )
 
 
 def _penalty(value: Any, asked: Asked) -> Said:
@@ -153,14 +166,18 @@ def _penalty(value: Any, asked: Asked) -> Said:
 
 
 def _source(value: Any, asked: Asked) -> Said:
-    return Said({f"data.subsets[{n}].source": each for n, each in enumerate(str(value).split("|"))})
+    return Said(
+        {f"data.subsets[{n}].source": each for n, each in enumerate(str(value).split("|"))}
+    )
 
 
 def _mode(value: Any, asked: Asked) -> Said:
     if value == "face":
         return Said(_mask("face"), note="no mirroring, and the mask is of faces")
     style = value == "style"
-    return Said(note="the mask is of everything" if style else "the mask is of mask_target_prompts")
+    return Said(
+        note="the mask is of everything" if style else "the mask is of mask_target_prompts"
+    )
 
 
 def _mask(prompt: str) -> dict[str, Any]:
@@ -184,21 +201,25 @@ def _salience(value: Any, asked: Asked) -> Said:
     prompt = "face" if mode == "face" else asked.of("mask_target_prompts")
     if not prompt:
         return Said(
-            missing="a mask of what a language model calls the concept; say it in data.masks.prompt"
+            missing="a mask of what a language model calls the concept; set data.masks.prompt"
         )
     return Said({**_mask(str(prompt)), "data.buckets.crop": "salience"})
 
 
 def _flip(value: Any, asked: Asked) -> Said:
     mirrored = flag(value) and asked.of("concept_mode") != "face"
-    return Said({"data.augment.flip": mirrored}, note="there only below 40 images" if mirrored else "")
+    return Said(
+        {"data.augment.flip": mirrored}, note="there only below 40 images" if mirrored else ""
+    )
 
 
 def _captioner(value: Any, asked: Asked) -> Said:
     if value == "no_caption":
         return Said({"data.captions.captioner": "none"})
     if value not in _CAPTIONERS:
-        return Said(missing=f"captions by {value}; data.captions.captioner = \"openai\" asks an endpoint")
+        return Said(
+            missing=f'captions by {value}; data.captions.captioner = "openai" asks an endpoint'
+        )
     name, path = _CAPTIONERS[value]
     return Said({"data.captions.captioner": name, "data.captions.path": path})
 
@@ -206,42 +227,63 @@ def _captioner(value: Any, asked: Asked) -> Said:
 def _prefix(value: Any, asked: Asked) -> Said:
     if value:
         return Said({"data.captions.prefix": str(value)})
-    return Said(missing="captions that a language model rewrites; data.captions.rewriter does it, unasked none is")
+    return Said(missing="captions that a language model rewrites; see data.captions.rewriter")
 
 
 def _dropout(value: Any, asked: Asked) -> Said:
-    return Said({"objective.caption_dropout": number(value)},
-                missing="" if not number(value) else "captions that leave only TOK; ours leave nothing")  # fmt: skip
+    share = number(value)
+    return Said(
+        {"objective.caption_dropout": share},
+        missing="captions that leave only TOK; ours leave nothing" if share else "",
+    )
 
 
 def _batch(value: Any, asked: Asked) -> Said:
     batch, steps = whole(value), whole(asked.of("gradient_accumulation_steps") or 1)
-    return Said({"train.global_batch": batch * steps, **({"train.micro_batch": batch} if steps > 1 else {})})
+    return Said(
+        {
+            "train.global_batch": batch * steps,
+            **({"train.micro_batch": batch} if steps > 1 else {}),
+        }
+    )
 
 
 def _checkpoint(value: Any, asked: Asked) -> Said:
-    return Said({"train.checkpoint_every": whole(value) if whole(value) > 0 else whole(asked.of("max_train_steps"))})
+    return Said(
+        {
+            "train.checkpoint_every": whole(value)
+            if whole(value) > 0
+            else whole(asked.of("max_train_steps"))
+        }
+    )
 
 
 def _output(value: Any, asked: Asked) -> Said:
-    name = asked.of("name") or str(asked.of("lora_training_urls")).rstrip("/").rpartition("/")[2][:40]
+    name = (
+        asked.of("name") or str(asked.of("lora_training_urls")).rstrip("/").rpartition("/")[2][:40]
+    )
     return Said({"output": f"{str(asked.of('output_dir')).rstrip('/')}/{name}"})
 
 
 def _checkpoint_file(value: Any, asked: Asked) -> Said:
     if value:
         return _usual.model(value, asked)
-    return Said(missing="the model it downloads by itself; give model.path, a folder in diffusers layout")
+    return Said(
+        missing="the model it downloads by itself; give model.path, a folder in diffusers layout"
+    )
 
 
 def _text_optimizer(value: Any, asked: Asked) -> Said:
     if not value:
         return Said(note="text encoders do not learn")
-    rank, times = whole(asked.of("text_encoder_lora_rank") or 16), number(asked.of("lora_alpha_multiplier") or 1)
-    return Said({
-        "method.text_rank": rank, "method.text_alpha": rank * times,
-        "method.text_rate": number(asked.of("text_encoder_lora_lr") or 1e-5) / number(asked.of("unet_lr")),
-    })  # fmt: skip
+    rank, times = (
+        whole(asked.of("text_encoder_lora_rank") or 16),
+        number(asked.of("lora_alpha_multiplier") or 1),
+    )
+    rate = number(asked.of("text_encoder_lora_lr") or 1e-5) / number(asked.of("unet_lr"))
+    return Said(
+        {"method.text_rank": rank, "method.text_alpha": rank * times, "method.text_rate": rate}
+    )
 
 
 _OF_TEXT = same("of text_encoder_lora_optimizer")
@@ -260,10 +302,14 @@ RULES: Mapping[str, Rule] = {
     "caption_dropout": _dropout,
     "skip_gpt_cleanup": same("captions are rewritten where data.captions.rewriter is set"),
     "prompt_modifier": none("words added to prompts; put them into sample.prompts"),
-    "resolution": lambda value, asked: Said({"data.buckets.rule": "mean", "data.buckets.resolution": whole(value)}),
+    "resolution": lambda value, asked: Said(
+        {"data.buckets.rule": "mean", "data.buckets.resolution": whole(value)}
+    ),
     "train_img_size": _WRITTEN,
     "train_aspect_ratio": _WRITTEN,
-    "aspect_ratio_bucketing": none("buckets, which do not run there; data.buckets.rule = \"novelai\" are they"),
+    "aspect_ratio_bucketing": none(
+        'buckets, which do not run there; data.buckets.rule = "novelai" are they'
+    ),
     "validation_img_size": none("a size by its area; set sample.width and sample.height"),
     "n_sample_imgs": To("sample.max_prompts", whole),
     "sample_imgs_lora_scale": none("a weaker adapter in images; ours is whole"),
@@ -274,7 +320,9 @@ RULES: Mapping[str, Rule] = {
     "checkpointing_steps": _checkpoint,
     "is_lora": _is_lora,
     "lora_rank": _of_lora(To("method.rank", whole)),
-    "lora_alpha_multiplier": _of_lora(lambda value, asked: Said({"method.alpha": number(value) * whole(asked.of("lora_rank"))})),
+    "lora_alpha_multiplier": _of_lora(
+        lambda value, asked: Said({"method.alpha": number(value) * whole(asked.of("lora_rank"))})
+    ),
     "use_dora": _of_lora(To("method.dora", flag)),
     "lora_weight_decay": _decay,
     "l1_penalty": _penalty,
@@ -293,17 +341,26 @@ RULES: Mapping[str, Rule] = {
     "ti_weight_decay": _of_words(none("a decay of new words")),
     "freeze_ti_after_completion_f": _of_words(none("new words that stop", off=(1, 1.0))),
     "token_warmup_steps": none("new words fitted to a description first"),
-    "token_attention_loss_w": lambda value, asked: Said(note="of new words; see disable_ti")
-    if flag(asked.of("disable_ti")) else none("a loss on attention to new words")(number(value), asked),
-    **dict.fromkeys(("cond_reg_w", "tok_cond_reg_w", "tok_cov_reg_w"), none("a penalty on new words")),
+    "token_attention_loss_w": lambda value, asked: (
+        Said(note="of new words; see disable_ti")
+        if flag(asked.of("disable_ti"))
+        else none("a loss on attention to new words")(number(value), asked)
+    ),
+    **dict.fromkeys(
+        ("cond_reg_w", "tok_cond_reg_w", "tok_cov_reg_w"), none("a penalty on new words")
+    ),
     "noise_offset": To("objective.noise_offset", number),
-    "snr_gamma": lambda value, asked: Said({"objective.min_snr_gamma": number(value)} if number(value) else {}),
+    "snr_gamma": lambda value, asked: Said(
+        {"objective.min_snr_gamma": number(value)} if number(value) else {}
+    ),
     "left_right_flip_augmentation": _flip,
-    "augment_imgs_up_to_n": none("changed copies of few images; data.augment.colors and .zooms store some of all"),
+    "augment_imgs_up_to_n": none(
+        "changed copies of few images; data.augment.colors and .zooms store some of all"
+    ),
     "mask_target_prompts": _masked,
     "crop_based_on_salience": _salience,
     "clipseg_temperature": To("data.masks.options", lambda value: {"temperature": number(value)}),
-    "use_face_detection_instead": none("another face mask; data.masks.kind = \"face\""),
+    "use_face_detection_instead": none('another face mask; data.masks.kind = "face"'),
     "weight_type": To("train.precision", str),
     "text_encoder_lora_optimizer": _text_optimizer,
     "text_encoder_lora_lr": _OF_TEXT,
@@ -317,4 +374,4 @@ RULES: Mapping[str, Rule] = {
     "training_attributes*": _WRITTEN,
     "start_time": _WRITTEN,
     "job_time": _WRITTEN,
-}  # fmt: skip
+}

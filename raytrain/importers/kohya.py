@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raytrain.importers import _kohya_data, _kohya_network, _optimizers, _usual
+from raytrain.importers import _kohya_data, _kohya_network, _kohya_optimizer, _usual
 from raytrain.importers._kohya_network import unet_rate
 from raytrain.importers._read import SCRIPT, Document, flat
 from raytrain.importers._rules import (
@@ -23,10 +23,8 @@ from raytrain.importers._rules import (
     each,
     flag,
     none,
-    norm,
     number,
     same,
-    schedule,
     whole,
 )
 
@@ -117,50 +115,6 @@ def _pairs(name: str, given: Any) -> dict[str, Any]:
     }
 
 
-def _relative(asked: Asked) -> bool:
-    """Return whether Adafactor finds its own rate."""
-    return str(asked.of("optimizer_type")).lower() == "adafactor" and bool(
-        _optimizers.parsed(asked.of("optimizer_args.relative_step") or True) is not False
-        and asked.given.get("optimizer_args.relative_step") not in ("False", False)
-    )
-
-
-def _optimizer(value: Any, asked: Asked) -> Said:
-    if str(value).lower() == "adafactor":
-        return _optimizers.adafactor(_relative(asked))
-    names = [key.partition(".")[2] for key in asked.given if key.startswith("optimizer_args.")]
-    return _optimizers.chosen(value, names) if value else Said(note="set by another flag")
-
-
-def _option(value: Any, asked: Asked) -> Said:
-    name, optimizer = asked.key.partition(".")[2], asked.of("optimizer_type")
-    if str(optimizer).lower() == "adafactor":
-        return _optimizers.adafactor_option(name, value, _relative(asked))
-    if not optimizer:
-        optimizer = "adamw8bit" if asked.of("use_8bit_adam") else "lion"
-    return _optimizers.option(name, value, optimizer)
-
-
-def _rate(value: Any, asked: Asked) -> Said:
-    if _relative(asked):
-        return Said(note="no effect there: Adafactor's relative step takes a rate of its own")
-    if asked.of("unet_lr") and asked.key == "learning_rate":
-        return Said(note="unet_lr counts for the denoiser there")
-    return Said({"train.learning_rate": number(value)})
-
-
-def _schedule(value: Any, asked: Asked) -> Said:
-    if _relative(asked):
-        return Said({"train.lr_schedule": "constant"}, note="Adafactor's relative step replaces it there")
-    return schedule(str(value), "lr_scheduler_num_cycles", "lr_scheduler_power")(value, asked)
-
-
-def _warmup(value: Any, asked: Asked) -> Said:
-    steps = number(value)
-    share = isinstance(value, float) or "." in str(value)
-    return Said({"train.warmup": f"{steps * 100:g} %" if share and steps < 1 else whole(value)})
-
-
 def _full_bf16(value: Any, asked: Asked) -> Said:
     if not flag(value):
         return Said(note="off")
@@ -174,7 +128,9 @@ def _output(value: Any, asked: Asked) -> Said:
 
 def _dataset(value: Any, asked: Asked) -> Said:
     read = any(key.startswith("datasets[") for key in asked.given)
-    hint = "give that file to `raytrain import` too: its sizes, batch and captions are not translated"
+    hint = (
+        "give that file to `raytrain import` too: its sizes, batch and captions are not translated"
+    )
     return Said({"data.source": str(value), "data.format": "kohya"}, note="" if read else hint)
 
 
@@ -193,7 +149,9 @@ def _folder(number_: int, regular: bool) -> Rule:
 def _masked(value: Any, asked: Asked) -> Said:
     if not flag(value):
         return Said(note="off")
-    return Said({"data.masks.kind": "folder"}, note="masks are the images of conditioning_data_dir")
+    return Said(
+        {"data.masks.kind": "folder"}, note="masks are the images of conditioning_data_dir"
+    )
 
 
 def _steps(value: Any, asked: Asked) -> Said:
@@ -221,10 +179,13 @@ _KEPT = To("train.keep_checkpoints", whole, "counted in checkpoints; the best is
 RULES: Mapping[str, Rule] = {
     **_kohya_data.rules(),
     **_kohya_network.RULES,
+    **_kohya_optimizer.RULES,
     **_usual.LAUNCHER,
-    "launcher.mixed_precision": lambda value, asked: Said(note="mixed_precision counts")
-    if "mixed_precision" in asked.given
-    else To("train.precision", each(_usual.PRECISION))(value, asked),
+    "launcher.mixed_precision": lambda value, asked: (
+        Said(note="mixed_precision counts")
+        if "mixed_precision" in asked.given
+        else To("train.precision", each(_usual.PRECISION))(value, asked)
+    ),
     "pretrained_model_name_or_path": _usual.model,
     "v2": none("Stable Diffusion 2; it is no family here"),
     "v_parameterization": lambda value, asked: Said(
@@ -234,10 +195,16 @@ RULES: Mapping[str, Rule] = {
     "dataset_config": _dataset,
     "train_data_dir": _folder(0, regular=False),
     "reg_data_dir": _folder(1, regular=True),
-    "prior_loss_weight": lambda value, asked: Said(note="the weight of reg_data_dir's images")
-    if "reg_data_dir" in asked.given
-    else none("a weight of a dataset config's is_reg images", off=(1, 1.0, "1.0"))(value, asked),
-    "in_json": none("metadata without a dataset config; give one with image_dir and metadata_file"),
+    "prior_loss_weight": lambda value, asked: (
+        Said(note="the weight of reg_data_dir's images")
+        if "reg_data_dir" in asked.given
+        else none("a weight of a dataset config's is_reg images", off=(1, 1.0, "1.0"))(
+            value, asked
+        )
+    ),
+    "in_json": none(
+        "metadata without a dataset config; give one with image_dir and metadata_file"
+    ),
     "conditioning_data_dir": To("data.subsets[0].controls", str),
     "dataset_class": none("a data set's class of its own"),
     "output_dir": _output,
@@ -246,35 +213,13 @@ RULES: Mapping[str, Rule] = {
     "max_train_steps": _steps,
     "max_train_epochs": To("train.epochs", whole),
     "gradient_accumulation_steps": lambda value, asked: Said(note="in train.global_batch"),
-    "learning_rate": _rate,
-    "unet_lr": _rate,
-    "learning_rate_te": none("a text encoder that learns beside the denoiser, which only method `lora` has"),
-    "learning_rate_te1": none("a text encoder that learns beside the denoiser", off=(*OFF, 0.0)),
-    "learning_rate_te2": none("a text encoder that learns beside the denoiser", off=(*OFF, 0.0)),
     "train_text_encoder": none("text encoders that learn as a whole; method `lora` has text_rank"),
     "stop_text_encoder_training": none("text encoders that stop", off=(*OFF, -1, "-1")),
-    "block_lr": none("a rate for each block"),
-    "optimizer_type": _optimizer,
-    "use_8bit_adam": lambda value, asked: _optimizers.chosen("AdamW8bit" if flag(value) else "AdamW"),
-    "use_lion_optimizer": lambda value, asked: _optimizers.chosen("Lion") if flag(value) else Said(),
-    "optimizer_args.*": _option,
-    "fused_backward_pass": none("steps within the backward pass"),
-    "fused_optimizer_groups": none("steps within the backward pass"),
-    "lr_scheduler": _schedule,
-    "lr_scheduler_type": none("a schedule's class of its own"),
-    "lr_scheduler_args.*": none("an argument of a schedule"),
-    "lr_scheduler_num_cycles": same("of lr_scheduler = cosine_with_restarts"),
-    "lr_scheduler_power": same("of lr_scheduler = polynomial"),
-    "lr_scheduler_timescale": none("of a schedule that is not here"),
-    "lr_scheduler_min_lr_ratio": none("a least rate of the schedule"),
-    "lr_decay_steps": none("of a schedule that is not here"),
-    "lr_warmup_steps": _warmup,
-    "max_grad_norm": To("train.max_grad_norm", norm),
     "mixed_precision": To("train.precision", each(_usual.PRECISION)),
     "full_bf16": _full_bf16,
-    "full_fp16": none("weights that learn in fp16; train.param_dtype = \"bf16\" is the nearest"),
-    "fp8_base": none("a base in 8-bit floats; model.quantize = \"int8\" is the nearest"),
-    "fp8_base_unet": none("a base in 8-bit floats; model.quantize = \"int8\" is the nearest"),
+    "full_fp16": none('weights that learn in fp16; train.param_dtype = "bf16" is the nearest'),
+    "fp8_base": none('a base in 8-bit floats; model.quantize = "int8" is the nearest'),
+    "fp8_base_unet": none('a base in 8-bit floats; model.quantize = "int8" is the nearest'),
     "gradient_checkpointing": To("train.gradient_checkpointing", flag),
     "cpu_offload_checkpointing": none("activations on the host"),
     "blocks_to_swap": none("blocks on the host; train.offload moves all weights"),
@@ -282,12 +227,21 @@ RULES: Mapping[str, Rule] = {
     "dynamo_backend": none("another compiler", off=(*OFF, "inductor")),
     **dict.fromkeys(("xformers", "sdpa", "mem_eff_attn", "diffusers_xformers"), _usual.ATTENTION),
     **dict.fromkeys(
-        ("cache_latents", "cache_latents_to_disk", "vae_batch_size", "skip_cache_check",
-         "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "text_encoder_batch_size"),
+        (
+            "cache_latents",
+            "cache_latents_to_disk",
+            "vae_batch_size",
+            "skip_cache_check",
+            "cache_text_encoder_outputs",
+            "cache_text_encoder_outputs_to_disk",
+            "text_encoder_batch_size",
+        ),
         _usual.CACHED,
     ),
     "no_half_vae": same("data.encode.precision is fp32 unless set"),
-    **dict.fromkeys(("lowram", "highvram", "disable_mmap_load_safetensors"), same("weights load part by part")),
+    **dict.fromkeys(
+        ("lowram", "highvram", "disable_mmap_load_safetensors"), same("weights load part by part")
+    ),
     "max_data_loader_n_workers": _LOADED,
     "persistent_data_loader_workers": _LOADED,
     "max_token_length": To("model.max_tokens", whole),
@@ -302,7 +256,9 @@ RULES: Mapping[str, Rule] = {
     "multires_noise_discount": _NOISE,
     "ip_noise_gamma": _NOISE,
     "ip_noise_gamma_random_strength": _NOISE,
-    "zero_terminal_snr": none("a schedule rescaled to end without signal; set it in the model's scheduler"),
+    "zero_terminal_snr": none(
+        "a schedule rescaled to end without signal; set it in the model's scheduler"
+    ),
     "min_timestep": _timesteps,
     "max_timestep": _timesteps,
     "loss_type": none("this loss; ours is the squared error", off=("l2",)),
@@ -312,12 +268,24 @@ RULES: Mapping[str, Rule] = {
         none("this weight of the loss; objective.min_snr_gamma is all there is"),
     ),
     "weighting_scheme": none("this draw of timesteps", off=(*OFF, "uniform")),
-    "training_shift": none("a shift of the levels; the model's scheduler says it", off=(1, 1.0, "1.0")),
+    "training_shift": none(
+        "a shift of the levels; the model's scheduler says it", off=(1, 1.0, "1.0")
+    ),
     "sample_prompts": To("sample.prompt_file", str),
-    "sample_sampler": To("sample.scheduler", each({
-        "ddim": "ddim", "euler": "euler", "k_euler": "euler", "euler_a": "euler_ancestral",
-        "k_euler_a": "euler_ancestral", "dpmsolver++": "dpmpp_2m", "dpmsolver": "dpmpp_2m",
-    })),
+    "sample_sampler": To(
+        "sample.scheduler",
+        each(
+            {
+                "ddim": "ddim",
+                "euler": "euler",
+                "k_euler": "euler",
+                "euler_a": "euler_ancestral",
+                "k_euler_a": "euler_ancestral",
+                "dpmsolver++": "dpmpp_2m",
+                "dpmsolver": "dpmpp_2m",
+            }
+        ),
+    ),
     "sample_every_n_steps": _every("train.sample_every", "steps"),
     "sample_every_n_epochs": _every("train.sample_every", "epochs"),
     "sample_at_first": same("images are drawn at the start too"),
@@ -325,14 +293,27 @@ RULES: Mapping[str, Rule] = {
     "save_every_n_epochs": _every("train.checkpoint_every", "epochs"),
     "save_n_epoch_ratio": none("so many checkpoints of a run; set train.checkpoint_every"),
     **dict.fromkeys(("save_last_n_epochs", "save_last_n_steps"), _KEPT),
-    **dict.fromkeys(("save_last_n_epochs_state", "save_last_n_steps_state", "save_state",
-                     "save_state_on_train_end"), _STATE),
-    "save_model_as": none("pickled files; exports are safetensors",
-                          off=(*OFF, "safetensors", "diffusers", "diffusers_safetensors")),
+    **dict.fromkeys(
+        (
+            "save_last_n_epochs_state",
+            "save_last_n_steps_state",
+            "save_state",
+            "save_state_on_train_end",
+        ),
+        _STATE,
+    ),
+    "save_model_as": none(
+        "pickled files; exports are safetensors",
+        off=(*OFF, "safetensors", "diffusers", "diffusers_safetensors"),
+    ),
     "use_safetensors": same("exports are safetensors"),
-    "save_precision": To("export.precision", each({"fp16": "fp16", "bf16": "bf16", "float": "fp32"})),
+    "save_precision": To(
+        "export.precision", each({"fp16": "fp16", "bf16": "bf16", "float": "fp32"})
+    ),
     "resume": none("another trainer's state; a run of ours resumes by itself"),
-    **dict.fromkeys(("skip_until_initial_step", "initial_epoch", "initial_step"), none("a resumed run's place")),
+    **dict.fromkeys(
+        ("skip_until_initial_step", "initial_epoch", "initial_step"), none("a resumed run's place")
+    ),
     "validation_split": _kohya_data.data("validation_split", To("data.held_out", number)),
     "validate_every_n_steps": _every("train.held_out_every", "steps"),
     "validate_every_n_epochs": _every("train.held_out_every", "epochs"),
@@ -340,19 +321,32 @@ RULES: Mapping[str, Rule] = {
     "logging_dir": same("a run's folder holds its logs"),
     "log_with": _usual.report_to,
     "log_tracker_name": To("log.project", str),
-    **dict.fromkeys(("log_prefix", "log_tracker_config", "wandb_run_name", "wandb_api_key", "log_config"), _TRACKED),
+    **dict.fromkeys(
+        ("log_prefix", "log_tracker_config", "wandb_run_name", "wandb_api_key", "log_config"),
+        _TRACKED,
+    ),
     "metadata_*": none("a line of the file's metadata"),
     "training_comment": none("a line of the file's metadata"),
     "no_metadata": none("files without metadata"),
     "huggingface_*": _HUB,
-    **dict.fromkeys(("save_state_to_huggingface", "resume_from_huggingface", "async_upload"), _HUB),
-    **dict.fromkeys(("ddp_timeout", "ddp_gradient_as_bucket_view", "ddp_static_graph"), same("of DDP; ours has its own")),
+    **dict.fromkeys(
+        ("save_state_to_huggingface", "resume_from_huggingface", "async_upload"), _HUB
+    ),
+    **dict.fromkeys(
+        ("ddp_timeout", "ddp_gradient_as_bucket_view", "ddp_static_graph"),
+        same("of DDP; ours has its own"),
+    ),
     "deepspeed": none("an engine by name: train.engine chooses"),
-    "zero_stage": To("train.engine", lambda value: {0: "ddp"}.get(whole(value), f"zero{whole(value)}")),
+    "zero_stage": To(
+        "train.engine", lambda value: {0: "ddp"}.get(whole(value), f"zero{whole(value)}")
+    ),
     "config_file": same("given as a file"),
     "output_config": same("prints a config"),
     "debug_dataset": same("raytrain data preview shows the dataset"),
     "tokenizer_cache_dir": same("the hub's own cache"),
-    **dict.fromkeys(("clip_l", "clip_g", "t5xxl"), none("a text encoder of its own; put it into the model's folder")),
-}  # fmt: skip
+    **dict.fromkeys(
+        ("clip_l", "clip_g", "t5xxl"),
+        none("a text encoder of its own; put it into the model's folder"),
+    ),
+}
 __all__ = ["ASSUMED", "RULES", "defaults", "read", "recognizes", "unet_rate"]

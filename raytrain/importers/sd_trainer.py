@@ -57,7 +57,7 @@ def read(documents: Sequence[Document]) -> dict[str, Any]:
 
 
 def defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults: those of conf/ for an experiment, those of the code for a whole config."""
+    """Return the defaults: for an experiment those of conf/, else those of the code."""
     found: dict[str, Any] = {
         "main.seed": 4545,
         "main.save_epochs": 1,
@@ -69,12 +69,14 @@ def defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         "trainer.validation_seed": 4545,
         "dataset.args.ucg": 0.0,
         "dataset.args.batch_size": 1,
+        "dataset.args.metadata": "buckets.json",
     }
     if _adapts(given):
         found |= {"network.args.module_args.rank": 4, "network.args.module_args.alpha": 1}
     if not any(key.startswith("defaults.") for key in given):
         return found | {"main.model_type": "sdxl" if given.get("main.sdxl") else "sd1"}
     found |= {
+        "main.output_path": "output",
         "defaults.model": "sdxl",
         "defaults.network": "lora",
         "trainer.lr": 1e-3,
@@ -104,7 +106,10 @@ def _method(asked: Asked) -> str:
 
 
 def _family(value: Any, asked: Asked) -> Said:
-    settings: dict[str, Any] = {"model.family": FAMILIES.get(str(value), str(value)), "method.name": _method(asked)}
+    settings: dict[str, Any] = {
+        "model.family": FAMILIES.get(str(value), str(value)),
+        "method.name": _method(asked),
+    }
     if settings["method.name"] == "lora":
         settings["method.targets"] = _usual.TRANSFORMER_LAYERS if value != "sd3" else []
     missing = "" if value in FAMILIES else f"the model {value}; it is no family here"
@@ -121,7 +126,9 @@ def _network(value: Any, asked: Asked) -> Said:
 
 def _module(value: Any, asked: Asked) -> Said:
     known = str(value).endswith("LoRAModule")
-    return Said({"method.name": "lora"}, missing="" if known else f"{value}; the nearest is a LoRA")
+    return Said(
+        {"method.name": "lora"}, missing="" if known else f"{value}; the nearest is a LoRA"
+    )
 
 
 def _alpha(key: str, rank: str) -> Rule:
@@ -135,7 +142,12 @@ def _alpha(key: str, rank: str) -> Rule:
 def _conv(value: Any, asked: Asked) -> Said:
     rank = whole(value)
     alpha = asked.of("network.args.conv_module_args.alpha")
-    return Said({"method.conv_rank": rank, "method.conv_alpha": number(1 if alpha is None else alpha or rank)})
+    return Said(
+        {
+            "method.conv_rank": rank,
+            "method.conv_alpha": number(1 if alpha is None else alpha or rank),
+        }
+    )
 
 
 def _conv_same(value: Any, asked: Asked) -> Said:
@@ -156,7 +168,9 @@ def _text_same(value: Any, asked: Asked) -> Said:
 
 
 def _optimizer(value: Any, asked: Asked) -> Said:
-    names = [key.rpartition(".")[2] for key in asked.given if key.startswith("trainer.optimizer.args.")]
+    names = [
+        key.rpartition(".")[2] for key in asked.given if key.startswith("trainer.optimizer.args.")
+    ]
     known = {"torch.optim.AdamW": "AdamW", "bitsandbytes.optim.AdamW8bit": "AdamW8bit",
              "prodigyopt.Prodigy": "Prodigy", "lion_pytorch.Lion": "Lion"}  # fmt: skip
     if value in (_optimizers.TRANSFORMERS_ADAFACTOR, "transformers.Adafactor"):
@@ -174,7 +188,9 @@ def _rate(value: Any, asked: Asked) -> Said:
 
 
 def _text_rate(value: Any, asked: Asked) -> Said:
-    if value is None or not any(key.startswith("network.args.text_module_args.") for key in asked.given):
+    if value is None or not any(
+        key.startswith("network.args.text_module_args.") for key in asked.given
+    ):
         return Said(note="text encoders do not learn")
     return Said({"method.text_rate": number(value) / number(asked.of("trainer.lr"))})
 
@@ -187,7 +203,11 @@ def _warmup(value: Any, asked: Asked) -> Said:
 
 def _timesteps(value: Any, asked: Asked) -> Said:
     old = asked.of("trainer.step_range")
-    low, high = str(old).split(",") if old else (asked.of("trainer.min_t") or 0, asked.of("trainer.max_t") or 1)
+    low, high = (
+        str(old).split(",")
+        if old
+        else (asked.of("trainer.min_t") or 0, asked.of("trainer.max_t") or 1)
+    )
     return Said({"objective.timestep_range": [number(low), number(high)]})
 
 
@@ -216,7 +236,9 @@ def _epochs(key: str) -> Rule:
 
 def _prompt(value: Any, asked: Asked) -> Said:
     if str(value).endswith(".txt"):
-        return Said({"sample.prompt_file": str(value)}, note="each line is a prompt here, all of it there")
+        return Said(
+            {"sample.prompt_file": str(value)}, note="each line is a prompt here, all of it there"
+        )
     return Said({"sample.prompts": [str(value)]})
 
 
@@ -232,7 +254,9 @@ def _beside(key: str, kind: str, usual: str) -> Rule:
     def rule(value: Any, asked: Asked) -> Said:
         if not value:
             return Said(note="off")
-        folder = PurePath(str(asked.of("dataset.args.path"))) / (usual if value is True else str(value))
+        folder = PurePath(str(asked.of("dataset.args.path"))) / (
+            usual if value is True else str(value)
+        )
         return Said({f"data.subsets[0].{key}": folder.as_posix(), kind: "folder"})
 
     return rule
@@ -255,17 +279,24 @@ RULES: Mapping[str, Rule] = {
     "main.taesd": none("a small VAE for images"),
     "main.clip_skip": none("an earlier layer of the text encoder", off=(*OFF, 1, -1)),
     "main.steps": To("train.steps", whole),
-    "main.epochs": lambda value, asked: Said(note="steps count there") if asked.of("main.steps")
-    else To("train.epochs", whole)(value, asked),
+    "main.epochs": lambda value, asked: (
+        Said(note="steps count there")
+        if asked.of("main.steps")
+        else To("train.epochs", whole)(value, asked)
+    ),
     "main.save_steps": To("train.checkpoint_every", whole),
     "main.save_epochs": _epochs("train.checkpoint_every"),
     "main.sample_steps": To("train.sample_every", whole),
     "main.sample_epochs": _epochs("train.sample_every"),
     "main.log_level": same("prints more or less"),
-    "main.wandb": lambda value, asked: Said({"log.wandb": "online", "log.project": str(value)} if value else {}),
+    "main.wandb": lambda value, asked: Said(
+        {"log.wandb": "online", "log.project": str(value)} if value else {}
+    ),
     "trainer.module": none("another trainer", off=(*OFF, "modules.trainer.BaseTrainer")),
     "trainer.train_unet": same("whether a network or the denoiser learns is method.name"),
-    "trainer.train_text_encoder": none("text encoders that learn as a whole; method `lora` has text_rank"),
+    "trainer.train_text_encoder": none(
+        "text encoders that learn as a whole; method `lora` has text_rank"
+    ),
     "trainer.te_device": same("text is stored before"),
     "trainer.vae_device": same("latents are stored before"),
     "trainer.train_dtype": _train_dtype,
@@ -281,7 +312,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.max_t": _timesteps,
     "trainer.step_range": _timesteps,
     "trainer.gradient_checkpointing": To("train.gradient_checkpointing", flag),
-    "trainer.convrot": none("a base in 8 bits, rotated; model.quantize = \"int8\" is the nearest"),
+    "trainer.convrot": none('a base in 8 bits, rotated; model.quantize = "int8" is the nearest'),
     "trainer.optimizer.module": _optimizer,
     "trainer.optimizer.args": same("no arguments"),
     "trainer.optimizer.args.*": _option,
@@ -299,11 +330,16 @@ RULES: Mapping[str, Rule] = {
     "dataset.module": none("another data set", off=(*OFF, "modules.dataset.BaseDataset")),
     "dataset.args.batch_size": To("train.global_batch", whole),
     "dataset.args.path": To("data.subsets[0].source", str, "captions are read beside the images"),
-    "dataset.args.metadata": same(_BUCKETED),
+    "dataset.args.metadata": lambda value, asked: Said(
+        {"data.buckets.resolution": 1024},
+        note="that of `preprocess buckets` unless told otherwise",
+    ),
     "dataset.args.original_size": same(_BUCKETED),
     "dataset.args.latent": same(_BUCKETED),
     "dataset.args.text_emb": same(_BUCKETED),
-    "dataset.args.image": none("images in a folder of the data set's; give it as the source", off=(*OFF, True)),
+    "dataset.args.image": none(
+        "images in a folder of the data set's; give it as the source", off=(*OFF, True)
+    ),
     "dataset.args.caption": none("captions in a folder of their own; ours are beside the images"),
     "dataset.args.control": _beside("controls", "data.controls.kind", "control"),
     "dataset.args.mask": _beside("masks", "data.masks.kind", "mask"),
@@ -313,12 +349,16 @@ RULES: Mapping[str, Rule] = {
     "dataset.args.ucg": To("objective.caption_dropout", number),
     "dataloader.*": same("batches are made ahead by themselves"),
     "network": _network,
-    "network.module": none("another manager of networks", off=(*OFF, "networks.manager.NetworkManager")),
+    "network.module": none(
+        "another manager of networks", off=(*OFF, "networks.manager.NetworkManager")
+    ),
     "network.train": same("method.name is lora where it learns"),
     "network.resume": none("starting from a trained LoRA"),
     "network.args.module": _module,
     "network.args.file_name": none("starting from a trained LoRA"),
-    "network.args.unet_key_filters": none("layers by a pattern; name their endings in method.targets"),
+    "network.args.unet_key_filters": none(
+        "layers by a pattern; name their endings in method.targets"
+    ),
     "network.args.module_args.rank": To("method.rank", whole),
     "network.args.module_args.alpha": _alpha("method.alpha", "rank"),
     "network.args.module_args.forward_mode": same("how the same sum is made"),
@@ -337,4 +377,4 @@ RULES: Mapping[str, Rule] = {
     "controlnet.transformer_layers_per_block": none("another shape of the branch"),
     "controlnet.global_average_pooling": none("a mean over the branch's outputs"),
     "hydra.*": same("where Hydra keeps its logs"),
-}  # fmt: skip
+}

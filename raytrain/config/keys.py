@@ -1,4 +1,4 @@
-"""Our own keys by dotted name: whether a key exists, and its default."""
+"""Config keys by dotted name, such as `data.subsets[0].repeats`: defaults, reading, writing."""
 
 from __future__ import annotations
 
