@@ -15,6 +15,7 @@ from raytrain.importers._rules import (
     To,
     each,
     flag,
+    listed,
     none,
     number,
     same,
@@ -105,7 +106,7 @@ def _spoken(text: Any, asked: Asked) -> str:
 
 
 def _prompts(value: Any, asked: Asked) -> Said:
-    return _usual.prompts([_spoken(each, asked) for each in value or []], asked)
+    return _usual.prompts([_spoken(each, asked) for each in listed(value)], asked)
 
 
 def _sample(value: Any, asked: Asked) -> Said:

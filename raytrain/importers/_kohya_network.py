@@ -7,7 +7,7 @@ from typing import Any
 
 from raytrain.importers import _usual
 from raytrain.importers._read import SCRIPT
-from raytrain.importers._rules import OFF, Asked, Rule, Said, To, flag, none, number, whole
+from raytrain.importers._rules import OFF, Asked, Rule, Said, To, factor, flag, none, number, whole
 
 SCRIPTS = {
     "train_network.py": ("sd15", "lora"),
@@ -51,7 +51,7 @@ def method(asked: Asked) -> str:
 
 def script(value: Any, asked: Asked) -> Said:
     """Say what a script trains."""
-    if value not in SCRIPTS:
+    if str(value) not in SCRIPTS:
         return Said(
             missing=f"the model or network that {value} trains; say which family with --family"
         )
@@ -117,14 +117,14 @@ def unet_rate(asked: Asked) -> float:
 def text_rate(value: Any, asked: Asked) -> Said:
     """Return the text encoders' rate as a factor of the denoiser's."""
     rates = {number(each) for each in (value if isinstance(value, list) else [value])}
-    if len(rates) > 1:
+    if len(rates) != 1:
         return Said(missing=f"a rate for each text encoder, {value}; method.text_rate is one")
     rate = rates.pop()
     if not rate or flag(asked.of("network_train_unet_only") or False):
         return Said(note="text encoders do not learn")
     if method(asked) != "lora":
         return Said(missing="text encoders, which learn too; only method `lora` trains them")
-    return Said({"method.text_rate": rate / unet_rate(asked)})
+    return Said({"method.text_rate": factor(rate, unet_rate(asked))})
 
 
 def _alpha(value: Any, asked: Asked) -> Said:

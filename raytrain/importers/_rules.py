@@ -7,7 +7,7 @@ build the usual ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +75,7 @@ def each(values: Mapping[Any, Any]) -> Callable[[Any], Any]:
     """Return a conversion by a table; any other value has no equal."""
 
     def convert(value: Any) -> Any:
-        if value not in values:
+        if not isinstance(value, Hashable) or value not in values:
             raise ValueError(f"{value!r} has no equal; there are {', '.join(map(str, values))}")
         return values[value]
 
@@ -137,6 +137,13 @@ def whole(value: Any) -> int:
     if found != int(found):
         raise ValueError(f"{value!r} is no whole number")
     return int(found)
+
+
+def factor(rate: Any, of: Any) -> float:
+    """Return a learning rate as a factor of another one."""
+    if not number(of):
+        raise ValueError(f"a rate of {rate} beside one of 0")
+    return number(rate) / number(of)
 
 
 def norm(value: Any) -> float:

@@ -15,6 +15,7 @@ from raytrain.importers._rules import (
     Said,
     fixed,
     flag,
+    listed,
     none,
     number,
     same,
@@ -143,7 +144,7 @@ def _shuffle(value: Any, asked: Asked) -> Said:
 
 
 def _controls(value: Any, asked: Asked) -> Said:
-    names = [str(each) for each in (value if isinstance(value, list) else [value])]
+    names = listed(value) or [""]
     at = [n for n in range(1000) if asked.given.get(f"backend[{n}].id") == names[0]]
     folder = asked.given.get(f"backend[{at[0]}].instance_data_dir") if at else None
     if folder is None or len(names) > 1:
@@ -167,7 +168,10 @@ def _drawn(value: Any, asked: Asked) -> Said:
 
 
 def _ratio(value: Any, asked: Asked) -> Said:
-    return Said({"data.quality.max_ratio": max(number(value), 1 / number(value))})
+    ratio = number(value)
+    if ratio <= 0:
+        raise ValueError(f"{value!r} is no ratio of sides")
+    return Said({"data.quality.max_ratio": max(ratio, 1 / ratio)})
 
 
 def _smallest(value: Any, asked: Asked) -> Said:

@@ -19,6 +19,7 @@ from raytrain.importers._rules import (
     Said,
     To,
     each,
+    factor,
     flag,
     none,
     norm,
@@ -190,9 +191,7 @@ _PROCESS: Mapping[str, Rule] = {
     "train.lr": _rate,
     "train.unet_lr": _rate,
     "train.text_encoder_lr": lambda value, asked: (
-        To("method.text_rate", lambda rate: number(rate) / number(process(asked, "train.lr")))(
-            value, asked
-        )
+        To("method.text_rate", lambda rate: factor(rate, process(asked, "train.lr")))(value, asked)
         if flag(process(asked, "train.train_text_encoder") or False)
         else Said(note="text encoders do not learn")
     ),

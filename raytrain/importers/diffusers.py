@@ -19,6 +19,7 @@ from raytrain.importers._rules import (
     Said,
     To,
     each,
+    factor,
     fixed,
     flag,
     none,
@@ -152,7 +153,7 @@ def _text_rate(value: Any, asked: Asked) -> Said:
         return Said(note="text encoders do not learn")
     if str(asked.of("optimizer")).lower() == "prodigy":
         return Said(note="Prodigy has one rate for all weights there too")
-    return Said({"method.text_rate": number(value) / number(asked.of("learning_rate"))})
+    return Said({"method.text_rate": factor(value, asked.of("learning_rate"))})
 
 
 def _text(value: Any, asked: Asked) -> Said:

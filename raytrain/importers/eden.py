@@ -11,7 +11,19 @@ from typing import Any
 
 from raytrain.importers import _usual
 from raytrain.importers._read import Document, flat
-from raytrain.importers._rules import OFF, Asked, Rule, Said, To, flag, none, number, same, whole
+from raytrain.importers._rules import (
+    OFF,
+    Asked,
+    Rule,
+    Said,
+    To,
+    factor,
+    flag,
+    none,
+    number,
+    same,
+    whole,
+)
 
 ASSUMED: Mapping[str, tuple[Any, str]] = {
     **_usual.ON_A_GPU,
@@ -216,11 +228,11 @@ def _flip(value: Any, asked: Asked) -> Said:
 def _captioner(value: Any, asked: Asked) -> Said:
     if value == "no_caption":
         return Said({"data.captions.captioner": "none"})
-    if value not in _CAPTIONERS:
+    if str(value) not in _CAPTIONERS:
         return Said(
             missing=f'captions by {value}; data.captions.captioner = "openai" asks an endpoint'
         )
-    name, path = _CAPTIONERS[value]
+    name, path = _CAPTIONERS[str(value)]
     return Said({"data.captions.captioner": name, "data.captions.path": path})
 
 
@@ -280,7 +292,7 @@ def _text_optimizer(value: Any, asked: Asked) -> Said:
         whole(asked.of("text_encoder_lora_rank") or 16),
         number(asked.of("lora_alpha_multiplier") or 1),
     )
-    rate = number(asked.of("text_encoder_lora_lr") or 1e-5) / number(asked.of("unet_lr"))
+    rate = factor(asked.of("text_encoder_lora_lr") or 1e-5, asked.of("unet_lr"))
     return Said(
         {"method.text_rank": rank, "method.text_alpha": rank * times, "method.text_rate": rate}
     )

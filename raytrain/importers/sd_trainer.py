@@ -18,6 +18,8 @@ from raytrain.importers._rules import (
     Rule,
     Said,
     To,
+    each,
+    factor,
     flag,
     none,
     number,
@@ -112,7 +114,7 @@ def _family(value: Any, asked: Asked) -> Said:
     }
     if settings["method.name"] == "lora":
         settings["method.targets"] = _usual.TRANSFORMER_LAYERS if value != "sd3" else []
-    missing = "" if value in FAMILIES else f"the model {value}; it is no family here"
+    missing = "" if str(value) in FAMILIES else f"the model {value}; it is no family here"
     return Said({key: each for key, each in settings.items() if each}, missing=missing)
 
 
@@ -192,7 +194,7 @@ def _text_rate(value: Any, asked: Asked) -> Said:
         key.startswith("network.args.text_module_args.") for key in asked.given
     ):
         return Said(note="text encoders do not learn")
-    return Said({"method.text_rate": number(value) / number(asked.of("trainer.lr"))})
+    return Said({"method.text_rate": factor(value, asked.of("trainer.lr"))})
 
 
 def _warmup(value: Any, asked: Asked) -> Said:
@@ -214,8 +216,9 @@ def _timesteps(value: Any, asked: Asked) -> Said:
 def _precision(value: Any, asked: Asked) -> Said:
     if asked.key.endswith("weight_dtype") and asked.of("trainer.autocast_dtype"):
         return Said(note="frozen weights are of the type of autocast here")
-    return Said({"train.precision": _DTYPES[str(value)]} if value in _DTYPES else {},
-                missing="" if value in _DTYPES or not value else f"the type {value}")  # fmt: skip
+    if not value:
+        return Said(note="not set there")
+    return To("train.precision", each(_DTYPES))(value, asked)
 
 
 def _train_dtype(value: Any, asked: Asked) -> Said:

@@ -99,7 +99,7 @@ def defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _family(value: Any, asked: Asked) -> Said:
-    missing = "" if value in FAMILIES else f"the model {value}; it is no family here"
+    missing = "" if str(value) in FAMILIES else f"the model {value}; it is no family here"
     return Said({"model.family": FAMILIES.get(str(value), str(value))}, missing=missing)
 
 
