@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,10 @@ CHOOSE = ("model.family", "method.name")
 
 LOUD = ("without an equal", "unknown")
 """What the file itself says at its top."""
+
+
+SECRET = re.compile(r"(hub_token|huggingface_token|wandb_api_key|aws_\w*access_key\w*)$")
+"""Keys whose values no report repeats."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +139,11 @@ def _chooses(said: Said | None) -> bool:
 
 def _entry(made: Translation, importer: Importer, asked: Asked, given: bool) -> Entry:
     key, value, said = asked.key, asked.of(asked.key), _said(importer, asked)
+    value = "(hidden)" if value and SECRET.search(key) else value
     if said is None:
         near = nearest(key, importer.RULES)
-        hint = f"; a misspelt {near!r}?" if near else ""
+        alike = near and SequenceMatcher(None, key, near).ratio() > 0.8
+        hint = f"; a misspelt {near!r}?" if alike else ""
         return Entry(key, value, "unknown", {}, f"not known here{hint}", given)
     written: dict[str, Any] = {}
     clashes = [said.missing] if said.missing else []

@@ -72,7 +72,8 @@ def _resolution(value: Any, asked: Asked) -> Said:
     width, height = side(value)
     if not flag(counts("enable_bucket", asked)):
         return Said(fixed(width, height), note="one size: buckets are off there")
-    area = round((width * height) ** 0.5)
+    step = whole(counts("bucket_reso_steps", asked) or 64)
+    area = round((width * height) ** 0.5 / step) * step
     if width != height:
         return Said(
             {"data.buckets.resolution": area},

@@ -80,6 +80,8 @@ def module(value: Any, asked: Asked) -> Said:
     algo = str(asked.of("network_args.algo") or "lora").lower()
     if algo not in _LYCORIS:
         return Said(settings, missing=f"lycoris' algo = {algo!r}; the nearest is a LoRA")
+    if asked.of("network_args.preset") not in (None, "full"):
+        return Said(settings)
     rank, alpha = asked.of("network_dim"), asked.of("network_alpha")
     return Said(
         settings

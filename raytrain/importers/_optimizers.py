@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from raytrain import optimizers
+from raytrain import optimizers, plugins
 from raytrain.errors import UserError
 from raytrain.importers._rules import Said, number
 
@@ -73,11 +73,8 @@ def adafactor(relative: bool) -> Said:
 
 def option(name: str, value: Any, optimizer: Any) -> Said:
     """Return the setting of an argument of an optimizer's class."""
-    ours = (
-        optimizer
-        if optimizer == "adafactor"
-        else chosen(optimizer).settings.get("train.optimizer", "adamw")
-    )
+    own = optimizer in plugins.names("optimizers")
+    ours = optimizer if own else chosen(optimizer).settings.get("train.optimizer", "adamw")
     plugin = optimizers.load(ours)
     read = parsed(value)
     key = _KEYS.get(name)

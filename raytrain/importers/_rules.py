@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-OFF = (None, False, "", 0, "none", "None", "false", "False", "no", "0")
+OFF: tuple[Any, ...] = (None, False, "", 0, [], {}, "none", "None", "false", "False", "no", "0")
 """Values with which a key does nothing."""
 
 

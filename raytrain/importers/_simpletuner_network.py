@@ -25,6 +25,23 @@ from raytrain.importers._rules import (
 _ALGORITHMS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 
 
+OPTIMIZERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    # weights in bf16 with stochastic rounding, as ours of train.param_dtype = "bf16"
+    "adamw_bf16": ("adamw", {"param_dtype": "bf16", "epsilon": 1e-6}),
+    "torch-adamw": ("adamw", {}),
+    "optimi-adamw": ("adamw", {"betas": [0.9, 0.99], "epsilon": 1e-6, "weight_decay": 0.0}),
+    "optimi-lion": ("lion", {"weight_decay": 0.0}),
+    "bnb-adamw": ("adamw", {"epsilon": 1e-6}),
+    "bnb-adamw8bit": ("adamw8bit", {"epsilon": 1e-6}),
+    "bnb-adamw8bit-paged": ("paged_adamw8bit", {"epsilon": 1e-6}),
+    "bnb-lion": ("lion", {"weight_decay": 0.0}),
+    "bnb-lion8bit": ("bitsandbytes.optim.Lion8bit", {}),
+    "bnb-lion8bit-paged": ("bitsandbytes.optim.PagedLion8bit", {}),
+    "adamw_schedulefree": ("schedule_free", {}),
+    "adamw_schedulefree+no_kahan": ("schedule_free", {"weight_decay": 1e-3, "epsilon": 1e-6}),
+    "adamw_schedulefree+aggressive": ("schedule_free", {"weight_decay": 1e-3, "epsilon": 1e-6}),
+}
+"""Their name -> ours, and what their class is given unless told otherwise."""
 _WHOLE = 10_000
 """LyCORIS takes whole matrices from this rank on, at scale 1."""
 
@@ -99,26 +116,36 @@ def _lycoris(value: Any, asked: Asked) -> Said:
 
 
 def _optimizer(value: Any, asked: Asked) -> Said:
-    name = str(value)
-    if name == "adamw_bf16":
-        # weights in bf16 with stochastic rounding, which are ours for param_dtype = "bf16"
+    if value == "prodigy":
         return Said(
-            {"train.optimizer": "adamw", "train.param_dtype": "bf16", "train.epsilon": 1e-6}
+            _unless_set(asked, "prodigy", {"betas": [0.9, 0.99], "weight_decay": 0.0}),
+            missing="averaged weights and a factored state (Prodigy-plus-schedule-free)",
         )
-    if name.startswith("adamw_schedulefree"):
-        decay, eps = (1e-2, 1e-8) if name == "adamw_schedulefree" else (1e-3, 1e-6)
-        return Said(
-            {"train.optimizer": "schedule_free", "train.weight_decay": decay, "train.epsilon": eps}
-        )
-    if name == "optimi-adamw":
-        return Said({"train.optimizer": "adamw", "train.betas": [0.9, 0.99], "train.epsilon": 1e-6,
-                     "train.weight_decay": 0.0})  # fmt: skip
-    if name == "torch-adamw":
-        return Said({"train.optimizer": "adamw"})
-    if name in ("prodigy", "bnb-adamw8bit", "bnb-lion8bit", "bnb-adamw8bit-paged"):
-        found = {"bnb-adamw8bit-paged": "pagedadamw8bit"}.get(name, name.removeprefix("bnb-"))
-        return _optimizers.chosen(found)
-    return Said(missing=f"the optimizer {name}; see train.optimizer")
+    if str(value) not in OPTIMIZERS:
+        return Said(missing=f"the optimizer {value}; see train.optimizer")
+    name, settings = OPTIMIZERS[str(value)]
+    return Said(_unless_set(asked, name, settings))
+
+
+def _unless_set(asked: Asked, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an optimizer's settings, without those that other keys set."""
+    taken = {
+        "epsilon": "optimizer_config.eps",
+        "weight_decay": "optimizer_config.weight_decay",
+        "betas": "optimizer_beta1",
+    }
+    free = {key: each for key, each in settings.items() if taken.get(key) not in asked.given}
+    return {"train.optimizer": name, **{f"train.{key}": each for key, each in free.items()}}
+
+
+def _option(value: Any, asked: Asked) -> Said:
+    name = OPTIMIZERS.get(str(asked.of("optimizer")), ("prodigy", {}))[0]
+    return _optimizers.option(asked.key.partition(".")[2], value, name)
+
+
+def _betas(value: Any, asked: Asked) -> Said:
+    first, second = asked.of("optimizer_beta1"), asked.of("optimizer_beta2")
+    return Said({"train.betas": [number(first), number(second)]})
 
 
 def _clip(value: Any, asked: Asked) -> Said:
@@ -158,15 +185,14 @@ RULES: Mapping[str, Rule] = {
     "lr_end": _lr_end,
     "lr_scale": none("a rate scaled by the batch; write the product"),
     "optimizer": _optimizer,
-    "optimizer_config": none("arguments of the optimizer; see train.optimizer_options"),
-    "adam_beta1": lambda value, asked: Said(
-        {"train.betas": [number(value), number(asked.of("adam_beta2") or 0.999)]}
+    "optimizer_config": same("no arguments"),
+    **dict.fromkeys(
+        ("adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay"),
+        same("no effect there without DeepSpeed"),
     ),
-    "adam_beta2": lambda value, asked: Said(
-        {"train.betas": [number(asked.of("adam_beta1") or 0.9), number(value)]}
-    ),
-    "adam_epsilon": To("train.epsilon", number),
-    "adam_weight_decay": To("train.weight_decay", number),
+    "optimizer_beta1": _betas,
+    "optimizer_beta2": _betas,
+    "optimizer_config.*": _option,
     "max_grad_norm": lambda value, asked: Said(note="of grad_clip_method"),
     "grad_clip_method": _clip,
     "lora_type": _lora_type,

@@ -320,7 +320,7 @@ RULES: Mapping[str, Rule] = {
     "train_img_size": _WRITTEN,
     "train_aspect_ratio": _WRITTEN,
     "aspect_ratio_bucketing": none(
-        'buckets, which do not run there; data.buckets.rule = "novelai" are they'
+        'NovelAI\'s buckets, which fail there; data.buckets.rule = "novelai"'
     ),
     "validation_img_size": none("a size by its area; set sample.width and sample.height"),
     "n_sample_imgs": To("sample.max_prompts", whole),

@@ -123,7 +123,7 @@ def _group(value: Any, asked: Asked) -> Said:
 
 
 def _network(value: Any, asked: Asked) -> Said:
-    return Said({"method.name": _method(asked)}, note="a group of its own conf/")
+    return Said({"method.name": _method(asked)}, note="a group of its own conf/" if value else "")
 
 
 def _module(value: Any, asked: Asked) -> Said:
@@ -169,19 +169,23 @@ def _text_same(value: Any, asked: Asked) -> Said:
     return _text(asked.of("network.args.module_args.rank"), asked) if flag(value) else Said()
 
 
+def _class(module: Any) -> str:
+    """Return an optimizer's class by the name that `_optimizers` knows, or its dotted path."""
+    known = ("AdamW", "AdamW8bit", "Prodigy", "Lion")
+    name = str(module).rpartition(".")[2]
+    if name == "Adafactor" and str(module).startswith("transformers."):
+        return _optimizers.TRANSFORMERS_ADAFACTOR
+    return name if name in known else str(module)
+
+
 def _optimizer(value: Any, asked: Asked) -> Said:
-    names = [
-        key.rpartition(".")[2] for key in asked.given if key.startswith("trainer.optimizer.args.")
-    ]
-    known = {"torch.optim.AdamW": "AdamW", "bitsandbytes.optim.AdamW8bit": "AdamW8bit",
-             "prodigyopt.Prodigy": "Prodigy", "lion_pytorch.Lion": "Lion"}  # fmt: skip
-    if value in (_optimizers.TRANSFORMERS_ADAFACTOR, "transformers.Adafactor"):
-        return Said({"train.optimizer": _optimizers.TRANSFORMERS_ADAFACTOR})
-    return _optimizers.chosen(known.get(str(value), value), names)
+    start = "trainer.optimizer.args."
+    names = [key.removeprefix(start) for key in asked.given if key.startswith(start)]
+    return _optimizers.chosen(_class(value), names)
 
 
 def _option(value: Any, asked: Asked) -> Said:
-    module = str(asked.of("trainer.optimizer.module")).rpartition(".")[2]
+    module = _class(asked.of("trainer.optimizer.module"))
     return _optimizers.option(asked.key.rpartition(".")[2], value, module)
 
 

@@ -65,7 +65,12 @@ def read(documents: Sequence[Document]) -> dict[str, Any]:
             found |= flat(dict(table), "lycoris")
         else:
             found |= {key.lstrip("-"): value for key, value in table.items()}
-    return found
+    pairs = str(found.pop("optimizer_config", None) or "").split(",")
+    return found | {
+        f"optimizer_config.{name}": value
+        for name, _, value in (pair.partition("=") for pair in pairs)
+        if name
+    }
 
 
 def defaults(given: Mapping[str, Any]) -> dict[str, Any]:
