@@ -68,6 +68,19 @@ def _shuffle(value: Any, asked: Asked) -> Said:
     )
 
 
+def _token_dropout(value: Any, asked: Asked) -> Said:
+    share = number(value)
+    if not share:
+        return Said(note="off")
+    return Said(
+        {
+            "data.captions.tag_dropout": share,
+            "data.captions.variants": VARIANTS,
+            "data.captions.shuffle_tags": flag(asked.of(f"{asked.beside}shuffle_tokens") or False),
+        }
+    )
+
+
 def _extension(value: Any, asked: Asked) -> Said:
     known = str(value).lstrip(".") in ("txt", "caption")
     return (
@@ -136,11 +149,7 @@ RULES: Mapping[str, Rule] = {
     "datasets[].trigger_word": none("a trigger for one data set; data.captions.trigger is of all"),
     "datasets[].caption_dropout_rate": To("objective.caption_dropout", number),
     "datasets[].shuffle_tokens": _shuffle,
-    "datasets[].token_dropout_rate": lambda value, asked: Said(
-        {"data.captions.tag_dropout": number(value), "data.captions.variants": VARIANTS}
-        if number(value)
-        else {}
-    ),
+    "datasets[].token_dropout_rate": _token_dropout,
     "datasets[].keep_tokens": To("data.captions.keep_tags", whole),
     **dict.fromkeys(
         (

@@ -136,9 +136,38 @@ def _tag_dropout(value: Any, asked: Asked) -> Said:
     share = number(value)
     if not share:
         return Said(note="off")
-    settings = {"data.captions.tag_dropout": share, "data.captions.variants": VARIANTS}
-    shuffled = flag(counts("shuffle_caption", asked) or False)
-    return Said(settings, missing="" if shuffled else "an unshuffled order; variants shuffle too")
+    return Said(
+        {
+            "data.captions.tag_dropout": share,
+            "data.captions.variants": VARIANTS,
+            "data.captions.shuffle_tags": flag(asked.of("shuffle_caption") or False),
+        }
+    )
+
+
+def _warmup(value: Any, asked: Asked) -> Said:
+    steps = number(value)
+    if not steps:
+        return Said(note="off")
+    return Said(
+        {
+            "objective.caption_warmup": whole(value) if steps >= 1 else f"{steps * 100:g} %",
+            "data.captions.warmup_stages": VARIANTS,
+        }
+    )
+
+
+def _affix(key: str) -> Rule:
+    def rule(value: Any, asked: Asked) -> Said:
+        return Said({key: str(value), "data.captions.affixes": "shuffled"} if value else {})
+
+    return rule
+
+
+def _colors(value: Any, asked: Asked) -> Said:
+    if not flag(value):
+        return Said(note="off")
+    return Said({"data.augment.colors": 1}, missing="colors drawn anew at each occurrence")
 
 
 def _extension(value: Any, asked: Asked) -> Said:
@@ -150,8 +179,10 @@ def _repeats(value: Any, asked: Asked) -> Said:
     return Said({"data.repeats": whole(value)})
 
 
-_REFUSED = "the source `kohya` refuses a dataset config with it; take it out"
 EVERYWHERE: Mapping[str, Rule] = {
+    "color_aug": _colors,
+    "caption_dropout_every_n_epochs": To("objective.caption_dropout_epochs", whole),
+    "token_warmup_step": _warmup,
     "resolution": _resolution,
     "enable_bucket": _bucketed,
     "min_bucket_reso": _limit("data.buckets.min_side"),
@@ -160,45 +191,48 @@ EVERYWHERE: Mapping[str, Rule] = {
     "bucket_no_upscale": _no_upscale,
     "batch_size": _batch,
     "flip_aug": To("data.augment.flip", flag),
-    "color_aug": none("colors drawn anew at each occurrence; data.augment.colors stores some"),
     "random_crop": lambda value, asked: Said(
         {"data.buckets.crop": "random" if flag(value) else "center"},
         note="data.augment.crops says how many cuts are stored" if flag(value) else "",
     ),
     "face_crop_aug_range": none("cutting around faces by their size in file names"),
-    "shuffle_caption": _shuffled,
-    "keep_tokens": To("data.captions.keep_tags", whole),
-    "keep_tokens_separator": none(f"a mark in the caption that ends the kept tags; {_REFUSED}"),
-    "secondary_separator": none(f"a second separator; {_REFUSED}"),
-    "enable_wildcard": none(f"wildcards in captions; {_REFUSED}"),
-    "caption_separator": To("data.captions.separator", lambda value: str(value).strip() or ","),
     "caption_dropout_rate": To("objective.caption_dropout", number),
-    "caption_dropout_every_n_epochs": none("whole epochs without captions"),
-    "caption_tag_dropout_rate": _tag_dropout,
-    "token_warmup_step": none("captions that grow while training"),
-    "token_warmup_min": none("captions that grow while training", off=(*OFF, 1)),
     "resize_interpolation": none("the filter; ours is Lanczos", off=(*OFF, "lanczos")),
     "network_multiplier": none("a strength of the network for each dataset", off=(*OFF, 1, 1.0)),
     "cache_info": same("files are read again where they changed"),
     "skip_image_resolution": none("leaving images of one size out"),
-    "custom_attributes": none(f"attributes for other programs; {_REFUSED}"),
+    "custom_attributes": none("attributes for other programs"),
     "validation_split": To("data.held_out", number),
     "validation_seed": none("held-out images are chosen by their content"),
     "alpha_mask": lambda value, asked: Said(
         {"data.masks.kind": "alpha"} if flag(value) else {}, note="" if flag(value) else "off"
     ),
 }
+CAPTIONS: Mapping[str, Rule] = {
+    "shuffle_caption": _shuffled,
+    "keep_tokens": To("data.captions.keep_tags", whole),
+    "keep_tokens_separator": To("data.captions.keep_separator", str),
+    "secondary_separator": To("data.captions.secondary_separator", str),
+    "enable_wildcard": To("data.captions.wildcards", flag),
+    "caption_separator": To("data.captions.separator", lambda value: str(value).strip() or ","),
+    "caption_tag_dropout_rate": _tag_dropout,
+    "token_warmup_min": To("data.captions.warmup_min", whole),
+    "caption_prefix": _affix("data.captions.prefix"),
+    "caption_suffix": _affix("data.captions.suffix"),
+}
+"""Keys of captions as flags, which count where the dataset config says nothing."""
 IN_CONFIG: Mapping[str, Rule] = dict.fromkeys(
-    ("image_dir", "metadata_file", "is_reg", "class_tokens", "num_repeats", "caption_extension",
-     "caption_prefix", "caption_suffix", "conditioning_data_dir"),
+    (
+        "image_dir", "metadata_file", "is_reg", "class_tokens", "num_repeats",
+        "caption_extension", "conditioning_data_dir", *CAPTIONS,
+    ),
     same(READ),
 )  # fmt: skip
 """Keys that the source reads from the file itself."""
 FLAGS: Mapping[str, Rule] = {
     "caption_extension": _extension,
     "caption_extention": _extension,
-    "caption_prefix": To("data.captions.prefix", str),
-    "caption_suffix": To("data.captions.suffix", str),
+    **CAPTIONS,
     "dataset_repeats": _repeats,
 }
 """As flags of the command line."""

@@ -82,7 +82,8 @@ def _hub(value: Any, asked: Asked) -> Said:
 
 def _captions(value: Any, asked: Asked) -> Said:
     if value == "textfile":
-        return Said(note="read")
+        whole_file = flag(asked.of(f"{asked.beside}disable_multiline_split") or False)
+        return Said({"data.captions.lines": "joined" if whole_file else "each"})
     if value == "instanceprompt":
         return Said(note="instance_prompt is the caption of every image")
     return Said(missing=f"captions of the kind {value}")
@@ -221,7 +222,7 @@ _KEYS: Mapping[str, Rule] = {
     "instance_prompt": _prompt,
     "prepend_instance_prompt": same("of instance_prompt"),
     "only_instance_prompt": none("captions that are not read; remove the files"),
-    "disable_multiline_split": none("captions of several lines", off=(*OFF,)),
+    "disable_multiline_split": same("of caption_strategy = textfile"),
     "caption_shuffle.*": _shuffle,
     "caption_filter_list": none(
         "words taken out by patterns; data.captions.drop_tags takes tags out"

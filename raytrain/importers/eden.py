@@ -28,6 +28,7 @@ from raytrain.importers._rules import (
 ASSUMED: Mapping[str, tuple[Any, str]] = {
     **_usual.ON_A_GPU,
     "train.max_grad_norm": (1e9, "it clips no gradient"),
+    "data.captions.lowercase": (True, "it reads captions in lower case"),
 }
 TARGETS = ["to_k", "to_q", "to_v", "to_out.0", "conv2"]
 _CAPTIONERS: Mapping[str, tuple[str, str]] = {
@@ -107,8 +108,9 @@ def _words(value: Any, asked: Asked) -> Said:
         return Said(note="as here")
     if not _words_alone(asked):
         return Said(
+            {"data.captions.trigger": "TOK"},
             missing="new words that learn beside the denoiser (pivotal tuning); train them alone, "
-            'with method.name = "textual_inversion"'
+            'with method.name = "textual_inversion"',
         )
     return Said({"method.tokens": [WORD], "data.captions.trigger": WORD})
 
@@ -244,10 +246,11 @@ def _prefix(value: Any, asked: Asked) -> Said:
 
 def _dropout(value: Any, asked: Asked) -> Said:
     share = number(value)
-    return Said(
-        {"objective.caption_dropout": share},
-        missing="captions that leave only TOK; ours leave nothing" if share else "",
-    )
+    if share and flag(asked.of("disable_ti")):
+        missing = "captions that leave only TOK, a word that nothing calls; ours leave nothing"
+        return Said({"objective.caption_dropout": share}, missing=missing)
+    left = {"data.captions.dropped": "trigger"} if share else {}
+    return Said({"objective.caption_dropout": share, **left})
 
 
 def _batch(value: Any, asked: Asked) -> Said:

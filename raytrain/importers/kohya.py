@@ -137,7 +137,8 @@ def _dataset(value: Any, asked: Asked) -> Said:
 def _folder(number_: int, regular: bool) -> Rule:
     def rule(value: Any, asked: Asked) -> Said:
         at = f"data.subsets[{number_}]"
-        settings: dict[str, Any] = {f"{at}.source": str(value)}
+        lines = "each" if flag(asked.of("enable_wildcard") or False) else "first"
+        settings: dict[str, Any] = {f"{at}.source": str(value), "data.captions.lines": lines}
         if regular:
             settings |= {f"{at}.regularization": True}
             settings |= {f"{at}.weight": number(asked.of("prior_loss_weight") or 1)}

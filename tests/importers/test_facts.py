@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from raytrain.config import keys
+from raytrain.config.file import parse
+from raytrain.data.sources import kohya
 from raytrain.importers import Document
-from raytrain.translate import Entry, translate
+from raytrain.translate import Entry, to_text, translate
 from tests.importers.cases import translated
 
 GUIDE: dict[str, Any] = {
@@ -110,7 +112,6 @@ def test_adafactor_with_its_relative_step_is_ours_with_a_rate_of_one_hundredth()
         ("kohya/docs_lora", "optimizer_args.betas", {"train.betas": [0.9, 0.99]}),
         ("kohya/docs_lora", "lr_scheduler",
          {"train.lr_schedule": "cosine_restarts", "train.lr_schedule_cycles": 3}),
-        ("kohya/docs_lora", "general.shuffle_caption", {"data.captions.variants": 8}),
         ("kohya/docs_lora", "datasets[0].batch_size", {"train.global_batch": 4}),
         ("eden/words_sdxl", "ti_lr",
          {"train.learning_rate": 1e-3, "train.lr_schedule": "polynomial",
@@ -164,12 +165,38 @@ def test_defaults_of_theirs_that_differ_are_written_out(
     assert settings.keys() <= {key for entry in told for key in entry.settings}
 
 
-def test_subsets_that_differ_are_told() -> None:
-    entry = _entry("kohya/docs_lora", "datasets[0].subsets[1].keep_tokens")
-    assert entry.kind == "without an equal"
-    assert _entry("kohya/docs_lora", "general.keep_tokens").settings == {
-        "data.captions.keep_tags": 1
-    }
+def test_a_dataset_config_finds_its_own_answers_in_what_it_became() -> None:
+    for case in ("kohya/docs_lora", "kohya/guide_full", "kohya/guide_lora"):
+        config = parse(translated(case).tree)
+        (subset,) = config.data.all_subsets()
+        notes = kohya.notes(subset, config)
+        assert not [note for note in notes if " counts; " in note or "no effect" in note], case
+    captions = _entry("kohya/docs_lora", "datasets[0].subsets[1].keep_tokens")
+    assert captions.words == "data.source reads it from the dataset config"
+
+
+def test_subsets_that_differ_in_what_is_one_here_are_told() -> None:
+    text = """
+        [[datasets]]
+        flip_aug = true
+        [[datasets.subsets]]
+        image_dir = "one"
+        [[datasets.subsets]]
+        image_dir = "two"
+        flip_aug = false
+    """
+    line = Document("train.sh", "python train_network.py --output_dir=o")
+    made = translate([line, Document("data.toml", text)])
+    entries = {entry.key: entry for entry in made.entries}
+    assert entries["datasets[0].flip_aug"].settings == {"data.augment.flip": True}
+    assert entries["datasets[0].subsets[1].flip_aug"].kind == "without an equal"
+
+
+def test_no_report_repeats_a_secret() -> None:
+    line = "python train_network.py --output_dir=o --wandb_api_key=abcdef --keep_tokens=1"
+    made = translate([Document("train.sh", line)])
+    assert "abcdef" not in to_text(made, "train.sh")
+    assert "abcdef" not in str(made.entries)
 
 
 def test_a_model_that_is_no_family_is_named_in_the_config() -> None:
