@@ -89,7 +89,7 @@ RULES: Mapping[str, Rule] = {
     "sample_batch_size": To("sample.batch", whole),
     "prior_generation_precision": none("images of the class drawn by the base"),
     "image_column": _columns("image"),
-    "caption_column": _columns("text"),
+    "caption_column": To("data.subsets[0].caption_column", str),
     "conditioning_image_column": _columns("conditioning_image"),
     "max_train_samples": none("only the first images; give a smaller source"),
     "repeats": To("data.repeats", whole),

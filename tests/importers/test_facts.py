@@ -132,6 +132,8 @@ def test_adafactor_with_its_relative_step_is_ours_with_a_rate_of_one_hundredth()
          {"sample.prompts": ["p3r5on at a desk", "a lamp"]}),
         ("diffusers/dreambooth_sdxl", "train_batch_size",
          {"train.global_batch": 4, "train.micro_batch": 1}),
+        ("diffusers/controlnet_sdxl", "caption_column",
+         {"data.subsets[0].caption_column": "words"}),
         # scaled there by batch and accumulation
         ("diffusers/words_sd15", "learning_rate", {"train.learning_rate": pytest.approx(2e-3)}),
         ("diffusers/controlnet_sdxl", "validation_image",

@@ -2,7 +2,7 @@ export MODEL_DIR="stabilityai/stable-diffusion-xl-base-1.0"
 accelerate launch train_controlnet_sdxl.py \
  --pretrained_model_name_or_path=$MODEL_DIR \
  --output_dir=controlnet \
- --dataset_name=fusing/fill50k \
+ --dataset_name=fusing/fill50k --caption_column=words \
  --mixed_precision="fp16" \
  --resolution=1024 \
  --learning_rate=1e-5 \
