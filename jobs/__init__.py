@@ -42,6 +42,8 @@ STAGES = (
     "data",
     "submit",
     "quickstart",
+    "new",
+    "import",
 )
 
 REJECTED = 3

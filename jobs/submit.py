@@ -13,7 +13,7 @@ import typer
 from jobs import STAGES, ConfigFile, Overrides, execute
 from raytrain.startup import leave
 
-SUBMITTABLE = tuple(stage for stage in STAGES if stage not in ("submit", "data"))
+SUBMITTABLE = tuple(stage for stage in STAGES if stage not in ("submit", "data", "new", "import"))
 """`data` is a group of commands and runs on no worker: any machine that reaches the dataset's
 storage can run it."""
 

@@ -124,6 +124,7 @@ KINDS = (
     "optimizers",
     "evaluate.scorers",
     "export.formats",
+    "importers",
     *(f"data.{kind}" for kind in DATA),
 )
 
@@ -155,11 +156,14 @@ FLOORS = (
     ("table", "plugins", "storage", "rng", "local", "lock"),
     ("optimizers",),  # what the config asks of a plug-in by name; its files import the config
     ("config",),
+    ("importers",),
+    ("translate",),
     ("log", "provenance", "quantize", "diffusion", "artifacts", "aesthetic", "clip"),
     ("pretrained",),
     ("families",),
     ("objective",),
     ("methods",),
+    ("starter",),
     ("model",),
     ("data", "checkpoint"),
     ("sampling", "held_out"),

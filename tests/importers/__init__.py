@@ -1,0 +1,1 @@
+"""Other trainers' configurations become ours."""
