@@ -128,15 +128,13 @@ class Preparation:
         return images
 
     def _annotate(self, images: str) -> str:
-        cut, count = (
-            Cut(self.data.buckets, self.config.seed, self.mean_ratio),
-            self.counts["images"],
-        )
-        for number, stage in enumerate(annotator.stages(self.data, cut, count)):
+        cut = Cut(self.data.buckets, self.config.seed, self.mean_ratio)
+        total = self.counts["images"]
+        for number, stage in enumerate(annotator.stages(self.data, cut, total)):
             data = self.data
             if stage.kind == "rewrite":
                 data = self._described(images)
-                stage = annotator.stages(data, cut, count)[number]
+                stage = annotator.stages(data, cut, total)[number]
             needed, faults = (
                 self._at(f"needed-{number}.parquet"),
                 self._at(f"annotation-faults-{number}"),
