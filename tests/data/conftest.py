@@ -54,7 +54,7 @@ def make_config(tmp_path: Path, model: str) -> Callable[..., Config]:
     def make(**data: Any) -> Config:
         settings = {
             "source": str(tmp_path / "images"),
-            "format": "folder",
+            "format": "auto" if "subsets" in data else "folder",
             "buckets": {"resolution": 64, "step": 16},
             **data,
         }
