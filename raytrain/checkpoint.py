@@ -263,6 +263,7 @@ def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, fold
 def _identity(tree: dict[str, Any]) -> dict[str, Any]:
     """Return what a run is made of, by key."""
     flat = {"seed": tree["seed"], "data.repeats": tree["data"]["repeats"]}
+    flat["data.captions.dropped"] = tree["data"].get("captions", {}).get("dropped", "empty")
     for table in ("model", "method", "objective", "train"):
         flat |= {f"{table}.{key}": value for key, value in tree[table].items()}
     return {

@@ -182,7 +182,7 @@ class Preparation:
         )
         self.planned["images"] = self.counts["images"]
         for report in self._each("plan", total, reports):
-            noted = ("enlarged", "cropped", "unsaid", "faceless")
+            noted = ("enlarged", "cropped", "unsaid", "unheard", "faceless")
             self.planned.update({name: report[name] for name in noted})
 
     def _encode(self) -> None:

@@ -89,7 +89,11 @@ def test_words_reach_the_dataset_and_text_files(
     }
     rows = {row["path"]: row["captions"] for (path, _), row in contents(config).items() if path}
     assert rows == {path: [text] for path, text in expected.items()}
-    convert(config.dataset, "txt")
+    assert report.unused == ()
+    plain = make_config(source=str(tmp_path / "list.jsonl"), format="auto")
+    told = prepare(plain).notes
+    assert any(note.startswith("the records of 3 images have a score") for note in told)
+    convert(config.dataset, "txt", which="1")
     assert {
         file.with_suffix(".png").name: file.read_text() for file in tmp_path.glob("*.txt")
     } == (expected)

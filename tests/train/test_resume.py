@@ -95,6 +95,12 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(run_config: Callable[..., Co
     coarse = run_config(train={"precision": "bf16", "param_dtype": "bf16"})
     with pytest.raises(UserError, match=r"train\.param_dtype: 'fp32' -> 'bf16'"):
         checkpoint.check_same_run(state, coarse, state["dataset"], folder)
+    rules = config.data.captions.model_copy(update={"trigger": "sks", "dropped": "trigger"})
+    data = config.data.model_copy(update={"captions": rules})
+    with pytest.raises(UserError, match=r"data\.captions\.dropped: 'empty' -> 'trigger'"):
+        checkpoint.check_same_run(
+            state, config.model_copy(update={"data": data}), state["dataset"], folder
+        )
 
 
 @pytest.mark.parametrize(

@@ -187,14 +187,17 @@ def site_words(site: str, quality: float | None, config: CaptionConfig) -> list[
     return [word for word in (quality_tag(config.quality_tags, score), rating, *meta) if word]
 
 
-def lacks_site(site: str, config: CaptionConfig) -> bool:
-    """Tell whether an image's record says nothing of what the config has words for."""
+def site_unsaid(site: str, config: CaptionConfig) -> tuple[bool, bool]:
+    """Tell whether an image's record says nothing of what the config has words for, and whether
+    it says what the config has none for."""
     wanted = {
         "score": bool(config.quality_tags) and config.quality_score == "site",
         "rating": bool(config.rating_words),
+        "meta": bool(config.meta_tags),
     }
     said = json.loads(site) if site else {}
-    return any(want and name not in said for name, want in wanted.items())
+    lacks = any(wanted[name] and name not in said for name in ("score", "rating"))
+    return lacks, any(not wanted[name] for name in said)
 
 
 def triggered(text: str, trigger: str, placeholder: str, separator: str = ",") -> str:

@@ -22,7 +22,8 @@ def notes(
 ) -> tuple[str, ...]:
     """Return the sentences for a dataset that follows an earlier one, with `cut` captions longer
     than what is encoded of them; `planned` counts its `images`, and those that are `enlarged` or
-    `cropped` much, `faceless`, or `unsaid`: without the score or rating that is read."""
+    `cropped` much, `faceless`, `unsaid` (without the score or rating that is read) or `unheard`
+    (with one that is not)."""
     return (
         *_remade(earlier, manifest),
         *_cut(cut, config.model),
@@ -30,7 +31,7 @@ def notes(
         *_unwritten(config.data.captions, planned["images"]),
         *_faceless(planned["faceless"]),
         *_strained(planned),
-        *_unsaid(planned.get("unsaid", 0)),
+        *_site(planned["unsaid"], planned["unheard"]),
         *unread(config),
     )
 
@@ -84,14 +85,22 @@ def _cut(count: int, model: ModelConfig) -> tuple[str, ...]:
     return (f"{count} {said} longer than {most} tokens, whose end was cut off; {remedy}",)
 
 
-def _unsaid(count: int) -> tuple[str, ...]:
-    """Say that images have no word for a score or rating that none of their records has."""
-    if not count:
-        return ()
-    return (
-        f"{count} images have no word for their score or rating: [data.captions] reads the "
-        "columns `score` and `rating`, which their records do not have",
-    )
+def _site(unsaid: int, unheard: int) -> tuple[str, ...]:
+    """Say that images have no word for a score or rating that none of their records has, or none
+    for what a record says."""
+    found = []
+    if unsaid:
+        found.append(
+            f"{unsaid} images have no word for their score or rating: [data.captions] reads the "
+            "columns `score` and `rating`, which their records do not have"
+        )
+    if unheard:
+        found.append(
+            f"the records of {unheard} images have a score, a rating or meta tags that become no "
+            'word; set data.captions.quality_score = "site" with quality_tags, rating_words or '
+            "meta_tags"
+        )
+    return tuple(found)
 
 
 def _few(data: DataConfig, manifest: Manifest) -> tuple[str, ...]:

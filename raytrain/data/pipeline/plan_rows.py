@@ -17,7 +17,7 @@ import pyarrow as pa
 from raytrain import storage
 from raytrain.config.data import DataConfig
 from raytrain.data import buckets, columns
-from raytrain.data.annotate.caption_text import compose, lacks_site, settled
+from raytrain.data.annotate.caption_text import compose, settled, site_unsaid
 from raytrain.data.annotate.versions import tools_of
 from raytrain.data.image.ready import Facts
 from raytrain.data.image.transform import color_free, transforms
@@ -45,7 +45,7 @@ def plan_rows(
     lines = tables.read_group(job["uri"], job["group"]).to_pylist()
     found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in FOLDERS}
     planner = _Planner(data, fingerprint, seed, mean_ratio, images)
-    unsaid = sum(lacks_site(line["site"], data.captions) for line in lines)
+    site = [site_unsaid(line["site"], data.captions) for line in lines]
     faceless = sum(not _face(line) for line in lines) if data.augment.faces else 0
     for line in lines:
         planner.add(line, found)
@@ -58,7 +58,8 @@ def plan_rows(
     return {
         "rows": len(lines),
         "planned": len(found["rows"]),
-        "unsaid": unsaid,
+        "unsaid": sum(unsaid for unsaid, _ in site),
+        "unheard": sum(unheard for _, unheard in site),
         "faceless": faceless,
         **planner.strained,
     }

@@ -142,16 +142,15 @@ class Records:
         except ValueError as error:
             return Rejected(path=self.title, reason=f"{rows[0].where}: {error}")
         text, text_stamp = ("", "") if texts or is_web(file) else self.places.sidecar(file)
-        if not text:
+        if not text and not texts and (texts := site.caption(rows[0].record)):
+            self._read |= set(site.KINDS)
+        if said := site.facts(rows[0].record):
             self._read |= site.FACTS
-            if not texts:
-                texts = site.caption(rows[0].record)
-                self._read |= set(site.KINDS)
         stamp = " ".join(filter(None, [*stamps, text_stamp])) if all(stamps) else ""
         mask, control = (write(layer) if layer else "" for layer in layers)
         return Item(
             path, write(file), texts, caption_file=text, mask=mask, control=control,
-            site=site.facts(rows[0].record), stamp=stamp,
+            site=said, stamp=stamp,
         )  # fmt: skip
 
     def _value(self, row: Row, wanted: Collection[str]) -> Any:
