@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,24 @@ from raytrain.errors import UserError
 
 EPSILON = 1e-8
 """Smallest norm divided by, as in `torch.nn.functional.cosine_similarity`."""
+
+
+def check(path: str, setting: str = "evaluate.clip") -> None:
+    """Raise UserError where a local folder lacks a part of a CLIP model, or is not there; a hub id
+    is not looked up."""
+    root = Path(path)
+    if not root.is_dir():
+        if path.startswith((".", "/", "~")) or path.count("/") != 1:
+            raise UserError(
+                f"{setting} must be a folder or hub id of a CLIP model, and {path!r} is no folder "
+                "here; no image could be scored. Correct the path."
+            )
+        return
+    if missing := [name for name in ("config.json", "*.safetensors") if not any(root.glob(name))]:
+        raise UserError(
+            f"{setting} must be a folder or hub id of a CLIP model in safetensors, but {path!r} "
+            f"lacks {', '.join(missing)}; no image could be scored. Give a whole folder."
+        )
 
 
 class ClipModel:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from raytrain import storage
-from raytrain.config.data import DataConfig
+from raytrain.config.data import DataConfig, SubsetConfig
 from raytrain.data import sources
 from raytrain.data.files.location import is_web
 from raytrain.data.image.image import DECODING
@@ -19,9 +20,12 @@ BLOCK = 1024
 """Images of one row group, and of one scan job."""
 
 
-def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
+def write_items(
+    data: DataConfig, items: str, rejected: str, most: int | None = None
+) -> dict[str, int]:
     """Write what the sources hold to the table `items`, and what they refuse or nothing uses to
-    the table `rejected`; return the numbers.
+    the table `rejected`; return the numbers. With `most` only so many are listed, of each source
+    alike, and nothing is said of what nothing uses.
 
     `number` follows the order of the subsets and, in each, that of the source: it decides which of
     two equal images stays.
@@ -31,7 +35,7 @@ def write_items(data: DataConfig, items: str, rejected: str) -> dict[str, int]:
     count = {"items": 0, "rejected": 0, "unused": 0}
 
     def lines() -> Iterator[dict[str, Any]]:
-        for number, found in enumerate(sources.every(data.all_subsets())):
+        for number, found in enumerate(_each(data.all_subsets(), most)):
             if isinstance(found, Rejected):
                 refused.append(found)
                 count["unused"] += found.rule == UNUSED
@@ -57,6 +61,14 @@ def scan_rules(data: DataConfig) -> str:
     """Return what, besides the file, the outcome of a scan depends on."""
     appearance = "" if data.quality.near_duplicates is None else f"{DECODING} {data.background}"
     return f"2 {data.max_pixels} {data.fetch.max_bytes} {appearance}"
+
+
+def _each(subsets: tuple[SubsetConfig, ...], most: int | None) -> Iterator[Item | Rejected]:
+    if most is None:
+        yield from sources.every(subsets)
+        return
+    for subset in subsets:
+        yield from itertools.islice(sources.items(subset), -(-most // len(subsets)))
 
 
 def _line(item: Item, number: int, rules: str, trusted: bool) -> dict[str, Any]:
