@@ -28,10 +28,14 @@ def check(path: str, setting: str = "evaluate.clip") -> None:
                 "here; no image could be scored. Correct the path."
             )
         return
-    if missing := [name for name in ("config.json", "*.safetensors") if not any(root.glob(name))]:
+    # A tokenizer's class makes an empty one where there are no files of it, and says nothing.
+    parts = {"config.json": "config.json", "weights": "*.safetensors", "tokenizer": "[tv]*o*.json"}
+    missing = [name for name, pattern in parts.items() if not any(root.glob(pattern))]
+    if missing:
         raise UserError(
-            f"{setting} must be a folder or hub id of a CLIP model in safetensors, but {path!r} "
-            f"lacks {', '.join(missing)}; no image could be scored. Give a whole folder."
+            f"{setting} must be a folder or hub id of a CLIP model in safetensors with its "
+            f"tokenizer, but {path!r} lacks {', '.join(missing)}; no image could be scored. Give "
+            "a whole folder."
         )
 
 

@@ -30,6 +30,9 @@ SILENT_NOTICES = ("Training with ", effective.HEAD)
 """What notices begin with that are of the rehearsal itself and not of the config."""
 
 
+ENCODE = "encode"
+
+
 class Follow:
     """Shows nothing of what a rehearsal calls, and remembers in which phase it is; see
     `raytrain.show`."""
@@ -52,6 +55,8 @@ class Follow:
             self.phase, began = self._names.get(name, name), time.monotonic()
             yield lambda count: None
             self.seconds[name] += time.monotonic() - began
+            if name != ENCODE:  # the last stage, whose faults are told by what follows it
+                self.phase = "prepare"
 
         yield stage
 

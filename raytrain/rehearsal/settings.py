@@ -57,10 +57,11 @@ def images_read(config: Config) -> int:
 
 def uses_scorers(config: Config) -> bool:
     """Return whether the config has its scorers used: during training, in a sweep, or by
-    `raytrain evaluate`, for which it has a table."""
-    return bool(
-        config.train.score_every.number or config.tune.space or config.evaluate != EvaluateConfig()
-    )
+    `raytrain evaluate`, for which it names scorers or their models."""
+    own, usual = config.evaluate, EvaluateConfig()
+    keys = ("scorers", "clip", "aesthetic")
+    named = any(getattr(own, key) != getattr(usual, key) for key in keys)
+    return bool(config.train.score_every.number or config.tune.space or named)
 
 
 def rehearsed(config: Config, folder: str) -> Config:

@@ -22,15 +22,15 @@ def used(config: Config, manifest: Manifest, executor: Executor) -> Settings:
             f"{subset.source}: {'recognized' if auto else 'as the config says'}",
         )
     rule, captions = data.buckets, data.captions
-    resolutions = ", ".join(map(str, rule.resolutions or (rule.resolution,)))
+    sides = ", ".join(map(str, rule.resolutions or (rule.resolution,)))
+    resolutions = "data.buckets.sizes" if rule.sizes else sides
     family = families.load(config.model.family)
     whom = "all images" if captions.replace else "images that bring none"
     most = encode.max_workers or encode.workers
     return found | {
         "buckets": (
             list(manifest.buckets),
-            f"those that images came into, of {'data.buckets.sizes' if rule.sizes else resolutions} "
-            f'(rule "{rule.rule}")',
+            f'rule "{rule.rule}" at {resolutions}: those that images came into',
         ),
         "columns": (list(manifest.columns), f'method.name = "{config.method.name}" reads them'),
         "captions": (
