@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +34,8 @@ from tests.conftest import losses
 
 SCORED = {"train.score_every": 2, "evaluate.clip": f"{WEIGHTS}/clip"}
 LONG = "word " * 100
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+"""Of a command that is started in another folder."""
 
 
 @pytest.fixture
@@ -298,3 +304,33 @@ def test_a_small_job_is_its_own_rehearsal(run_config: Callable[..., Config]) -> 
     assert "reads 54 images" in needless(run_config())
     assert needless(run_config(train={"steps": 150})) == ""
     assert "reads 330 images" in needless(run_config(train={"steps": None}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a bucket has no control images", "the loss explodes", *LATE])
+def test_a_command_tells_it_in_the_first_minute_before_a_long_step(
+    name: str,
+    plan_of: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By `raytrain run` with processes of its own; their seconds on the processors are counted,
+    which do not depend on what else runs."""
+    plant, keys, phase, told = (EARLY | LATE)[name]
+    monkeypatch.chdir(tmp_path)
+    if plant is not None:
+        plant(tmp_path)
+    config = plan_of(keys | {"train.steps": 100_000})
+    before = everything(tmp_path)
+    spent, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    command = [sys.executable, "-m", "jobs.run", config]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime + after.ru_stime - spent.ru_utime - spent.ru_stime
+    print(f"{name}: told after {wall:.0f} s, {busy:.0f} s of processors")
+    assert ended.returncode == 2, ended.stderr
+    assert f"error: Rehearsal, phase '{phase}'" in ended.stderr
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert everything(tmp_path) == before
+    assert busy < 60
