@@ -131,11 +131,9 @@ class Preparation:
     def _choose(self, images: str) -> str:
         """Keep a few images; what was left out before is nothing that they meet."""
         chosen = self._at("few.parquet")
-        self.counts.update(
-            self.executor.call(
-                few.choose, images=images, data=self.data, mean_ratio=self.mean_ratio, few=chosen
-            )
-        )
+        words = getattr(self.config.method, "tokens", ())
+        settings = {"data": self.data, "mean_ratio": self.mean_ratio, "words": words}
+        self.counts.update(self.executor.call(few.choose, images=images, few=chosen, **settings))
         storage.remove(self._at("rejected"))
         return chosen
 

@@ -17,7 +17,9 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def chosen(tmp_path: Path, *images: dict[str, Any]) -> tuple[list[str], dict[str, int]]:
+def chosen(
+    tmp_path: Path, *images: dict[str, Any], words: tuple[str, ...] = ()
+) -> tuple[list[str], dict[str, int]]:
     lines = [
         {**DEFAULTS, "number": number, "path": str(number), "width": 64, "height": 64,
          "captions": ["a star"], **image, "id": bytes([image["id"]] * 32)}
@@ -25,7 +27,7 @@ def chosen(tmp_path: Path, *images: dict[str, Any]) -> tuple[list[str], dict[str
     ]  # fmt: skip
     tables.write_rows(str(tmp_path / "images.parquet"), lines, tables.IMAGES)
     places = str(tmp_path / "images.parquet"), DATA, 1.0, str(tmp_path / "few.parquet")
-    count = few.choose(*places)
+    count = few.choose(*places, words)
     kept = list(tables.read(places[-1], tables.IMAGES))
     assert {line["repeats"] for line in kept} <= {1}
     return [line["path"] for line in kept], count
@@ -49,6 +51,16 @@ def test_images_that_bring_other_things_are_of_other_buckets(tmp_path: Path) -> 
     )  # fmt: skip
     assert paths == ["0", "1", "2", "3", "4", "5"]
     assert count == {"images": 6, "buckets": 1}
+
+
+def test_images_from_which_nothing_is_learned_stand_for_others_last(tmp_path: Path) -> None:
+    paths, _ = chosen(
+        tmp_path,
+        {"id": 1}, {"id": 2, "captions": ["a <new> star"]}, {"id": 8},
+        {"id": 9, "captions": ["a <new> star"], "weight": 0.0},
+        words=("<new>",),
+    )  # fmt: skip
+    assert paths == ["0", "1"]
 
 
 def test_a_lone_image_is_all_there_is(tmp_path: Path) -> None:
