@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 STAGES = (
     "run",
+    "rehearse",
     "prepare",
     "train",
     "sample",

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from jobs import REJECTED, ConfigFile, Overrides, execute, workers
 from raytrain.startup import leave
 
+if TYPE_CHECKING:
+    from raytrain.config import Config
+    from raytrain.data.pipeline.executor import Executor
+    from raytrain.show import Show
 
-def command(config: ConfigFile, set: Overrides = None) -> int | None:
+
+Rehearse = Annotated[
+    bool, typer.Option(help="First let one image of each bucket go through every phase.")
+]
+
+
+def command(config: ConfigFile, set: Overrides = None, rehearse: Rehearse = True) -> int | None:
     """Prepare, train and export, each as its own command does;
-    what is done already is not done again.
+    what is done already is not done again. A long job is rehearsed first.
 
     Exit code 3: broken images were left out of the dataset, and nothing was trained
     (data.allow_rejected = true goes on).
@@ -29,6 +42,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
         from raytrain.data.prepare import prepare
 
         show = Terminal()
+        _rehearse(settings, executor, show, rehearse)
         report = prepare(settings, executor, show)
         preparation.show(report)
         if report.broken and not settings.data.allow_rejected:
@@ -45,6 +59,20 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
         launch(settings, executor=executor, show=show)
         print(told(local_worker.call(settings, executor.machine, export, settings)))
     return 0
+
+
+def _rehearse(settings: Config, executor: Executor, show: Show, wanted: bool) -> None:
+    """Rehearse where it is worth it, or check what is known and say why not more."""
+    from raytrain.rehearsal.settings import needless
+    from raytrain.train.guards import beforehand
+    from tuning.rehearsal import through
+
+    why = needless(settings) if wanted else "--no-rehearse"
+    if not why:
+        through(settings, executor, show)
+        return
+    beforehand.check(settings)
+    show.tell(f"Not rehearsed: {why}. `raytrain rehearse` does it in any case.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -103,12 +103,8 @@ class AestheticModel(nn.Module):
         return rating
 
 
-def load(path: str, setting: str = "evaluate.aesthetic") -> AestheticModel:
-    """Read weights from a safetensors file and return the model in evaluation mode.
-
-    The head's layers are matched in their order, whatever their numbers: files differ in where the
-    dropout sits.
-    """
+def check(path: str, setting: str = "evaluate.aesthetic") -> None:
+    """Raise UserError where there is no safetensors file of the weights."""
     if not path.endswith(".safetensors"):
         raise UserError(
             f"{setting} must be a .safetensors file, got {path!r}. Convert a .pth file once with "
@@ -117,6 +113,15 @@ def load(path: str, setting: str = "evaluate.aesthetic") -> AestheticModel:
         )
     if not storage.exists(path):
         raise UserError(f"{setting} names a file that does not exist: {path!r}. Correct the path.")
+
+
+def load(path: str, setting: str = "evaluate.aesthetic") -> AestheticModel:
+    """Read weights from a safetensors file and return the model in evaluation mode.
+
+    The head's layers are matched in their order, whatever their numbers: files differ in where the
+    dropout sits.
+    """
+    check(path, setting)
     weights = _renumber_head(load_file(storage.fetch(path)))
     with torch.device("meta"):
         model = AestheticModel()

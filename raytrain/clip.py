@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,28 @@ from raytrain.errors import UserError
 
 EPSILON = 1e-8
 """Smallest norm divided by, as in `torch.nn.functional.cosine_similarity`."""
+
+
+def check(path: str, setting: str = "evaluate.clip") -> None:
+    """Raise UserError where a local folder lacks a part of a CLIP model, or is not there; a hub id
+    is not looked up."""
+    root = Path(path)
+    if not root.is_dir():
+        if path.startswith((".", "/", "~")) or path.count("/") != 1:
+            raise UserError(
+                f"{setting} must be a folder or hub id of a CLIP model, and {path!r} is no folder "
+                "here; no image could be scored. Correct the path."
+            )
+        return
+    # A tokenizer's class makes an empty one where there are no files of it, and says nothing.
+    parts = {"config.json": "config.json", "weights": "*.safetensors", "tokenizer": "[tv]*o*.json"}
+    missing = [name for name, pattern in parts.items() if not any(root.glob(pattern))]
+    if missing:
+        raise UserError(
+            f"{setting} must be a folder or hub id of a CLIP model in safetensors with its "
+            f"tokenizer, but {path!r} lacks {', '.join(missing)}; no image could be scored. Give "
+            "a whole folder."
+        )
 
 
 class ClipModel:

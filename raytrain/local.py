@@ -14,6 +14,7 @@ command to say.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pickle
@@ -143,6 +144,10 @@ class Machine:
         """Keep a process for the next `take` of a role."""
         self._idle[role].append(process)
 
+    def reuse(self, role: str, other: str) -> None:
+        """Let the idle processes of a role be taken for another."""
+        self._idle[other] += self._idle.pop(role, [])
+
     def end_idle(self, *roles: str) -> None:
         """End the idle processes of these roles, or of all."""
         for role in roles or tuple(self._idle):
@@ -189,6 +194,13 @@ def main() -> None:
                 importlib.import_module(needed)
     while True:
         pipe.send(_answer(calls.get()))
+
+
+def free() -> None:
+    """Free the memory of what is no longer used, in this process."""
+    gc.collect()
+    if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_initialized():
+        cuda.empty_cache()
 
 
 def _redirect(stdout: int, stderr: int) -> None:

@@ -18,7 +18,7 @@ from raytrain.data.store.schema import BucketCount, bucket_size
 from raytrain.export import run as export
 from raytrain.train import cost
 from raytrain.train.engines import memory
-from raytrain.train.guards import beforehand
+from raytrain.train.guards import beforehand, disk
 from raytrain.train.run import batch_sampler_of
 
 LISTED = 100_000
@@ -85,6 +85,7 @@ def plan(config: Config) -> Plan:
     model = cost.skeleton(config)
     export.check(config, model)
     weights = cost.weights(config, model)
+    disk.check(config, weights.trainable)
     row = cost.step(
         config, model, *max(map(bucket_size, buckets), default=_square(config), key=math.prod)
     )

@@ -17,6 +17,7 @@ from raytrain.data.loading.read import Dataset
 from raytrain.data.store.schema import MANIFEST
 from raytrain.lock import locked
 from raytrain.model import Model, build
+from raytrain.sampling.cut import tell_cut
 from raytrain.sampling.generate import generate
 from raytrain.sampling.grid import by_prompt, grid, save_image
 from raytrain.sampling.prompts import Prompt, prompts
@@ -90,6 +91,7 @@ def sample(
     )
     folder = checkpoint.find(config.output, which)
     asked = prompts(config, dataset, tell)
+    tell_cut(config, asked, tell)
     device = device_for(config.train.gpus_per_worker)
     model = load_model(config, folder, device, ema=config.export.ema)
     images = draw(config, model, build_pipeline(config, model, device), asked)

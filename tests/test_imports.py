@@ -153,12 +153,12 @@ def test_families_and_methods_do_not_know_each_other() -> None:
 
 FLOORS = (
     ("errors", "startup", "batch", "show", "text", "paths"),
-    ("table", "plugins", "storage", "rng", "local", "lock"),
+    ("table", "plugins", "storage", "rng", "local", "lock", "peak"),
     ("optimizers",),  # what the config asks of a plug-in by name; its files import the config
     ("config",),
     ("importers",),
     ("translate",),
-    ("log", "provenance", "quantize", "diffusion", "artifacts", "aesthetic", "clip"),
+    ("log", "provenance", "effective", "quantize", "diffusion", "artifacts", "aesthetic", "clip"),
     ("pretrained",),
     ("families",),
     ("objective",),
@@ -170,7 +170,7 @@ FLOORS = (
     ("sample", "export"),
     ("evaluate",),
     ("train",),
-    ("plan",),
+    ("plan", "rehearsal"),
     ("toy",),
 )
 """Rooms of raytrain, lowest first: none imports a higher one, in functions neither."""

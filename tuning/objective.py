@@ -22,6 +22,19 @@ def value(scores: Mapping[str, float | None], weights: Mapping[str, float]) -> f
     return total if math.isfinite(total) else WORST
 
 
+def check_measured(scores: Mapping[str, float | None], weights: Mapping[str, float]) -> None:
+    """Raise UserError where a weighted score was not measured, or is no finite number."""
+    for name, weight in weights.items():
+        score = scores.get(name)
+        if weight and (score is None or not math.isfinite(score)):
+            raise UserError(
+                f"tune.objective weighs the score {name!r}, which was "
+                f"{'not measured' if score is None else score}: every trial would be worst. The "
+                "scorer may not apply (diversity needs two images, held_out_loss a held-out one). "
+                "Weigh other scores, or give it what it needs."
+            )
+
+
 def check(weights: Mapping[str, float], scorers: Sequence[str], held_out: float) -> None:
     """Raise UserError unless every weighted score is one that the evaluation computes;
     `held_out` is the share of images kept out of training."""

@@ -30,6 +30,8 @@ def show(report: PrepareReport, console: Console | None = None) -> None:
         f"{report.found} found, {report.scanned} opened, {made or 'nothing encoded'}, "
         f"{report.reused} reused"
     )
+    if report.effective:
+        console.print(report.effective, markup=False, highlight=False, soft_wrap=True)
     for note in report.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
     if report.uncaptioned:

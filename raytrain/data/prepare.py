@@ -22,17 +22,16 @@ from raytrain.config import Config
 from raytrain.config.data import DataConfig
 from raytrain.data.annotate import annotator, concept
 from raytrain.data.annotate.cut import Cut
-from raytrain.data.item import UNUSED, Rejected
-from raytrain.data.pipeline import flow, listing, plan_encoding, plan_rows, scan
+from raytrain.data.pipeline import few, flow, listing, plan_encoding, plan_rows, scan
+from raytrain.data.pipeline.conclude import conclude
 from raytrain.data.pipeline.encode import ShardEncoder
 from raytrain.data.pipeline.executor import Executor, Job, Report, chosen
 from raytrain.data.pipeline.filter import filter_images
-from raytrain.data.pipeline.notes import notes, of_sources
-from raytrain.data.pipeline.report import BROKEN, SHOWN, PrepareReport
+from raytrain.data.pipeline.notes import of_sources
+from raytrain.data.pipeline.report import PrepareReport
 from raytrain.data.store import partial_shards, shard, snapshot, tables
 from raytrain.data.store.fingerprint import Fingerprint
-from raytrain.data.store.schema import Manifest
-from raytrain.errors import UserError
+from raytrain.peak import Peak
 from raytrain.show import SILENT, Show, Stages
 
 PASSES = 3
@@ -48,8 +47,9 @@ class Preparation:
     """One run: its settings, its folder of working tables, and what it did so far."""
 
     def __init__(
-        self, config: Config, known: Fingerprint, show: Stages, executor: Executor
+        self, config: Config, known: Fingerprint, show: Stages, executor: Executor, rehearsed: bool
     ) -> None:
+        self.rehearsed = rehearsed
         self.executor = executor
         self.config, self.data, self.fingerprint, self.stage = config, config.data, known, show
         self.dataset = config.dataset
@@ -68,6 +68,7 @@ class Preparation:
         self.planned: Counter[str] = Counter()
         self.annotated: dict[str, int] = {}
         self.said: list[str] = []
+        self.peaks: dict[str, Peak] = {}
         self.mean_ratio = 1.0
         self.beaten = -BEAT_SECONDS
         self._beat()
@@ -76,7 +77,10 @@ class Preparation:
         """Do all stages; return what the last one published."""
         items = self._list()
         self._scan(items)
-        self._plan_rows(self._annotate(self._filter(items)))
+        images = self._filter(items)
+        if self.rehearsed:
+            images = self._choose(images)
+        self._plan_rows(self._annotate(images))
         for _ in range(PASSES):
             self._encode()
             published = self._publish(complete=True)
@@ -96,6 +100,7 @@ class Preparation:
                 items=items,
                 rejected=self._at("rejected", "list"),
                 downloads=storage.join(self.dataset, "downloads"),
+                most=few.LOOKED if self.rehearsed else None,
             )
         self.counts["found"] = count["items"] + count["rejected"] - count["unused"]
         return items
@@ -126,6 +131,15 @@ class Preparation:
         self.mean_ratio = kept["mean_ratio"] or 1.0
         self.counts["images"] = kept["kept"]
         return images
+
+    def _choose(self, images: str) -> str:
+        """Keep a few images; what was left out before is nothing that they meet."""
+        chosen = self._at("few.parquet")
+        words = getattr(self.config.method, "tokens", ())
+        settings = {"data": self.data, "mean_ratio": self.mean_ratio, "words": words}
+        self.counts.update(self.executor.call(few.choose, images=images, few=chosen, **settings))
+        storage.remove(self._at("rejected"))
+        return chosen
 
     def _annotate(self, images: str) -> str:
         cut = Cut(self.data.buckets, self.config.seed, self.mean_ratio)
@@ -292,6 +306,8 @@ class Preparation:
         with self.stage(name, total) as advance:
             for report in reports:
                 advance(report["rows"])
+                own = zip(report["peak"], self.peaks.get(name, (0.0, 0.0)), strict=True)
+                self.peaks[name] = Peak(*map(max, own))
                 found.append(report)
                 self._beat()
         return found
@@ -308,10 +324,15 @@ class Preparation:
 
 
 def prepare(
-    config: Config, executor: Executor | None = None, show: Show = SILENT
+    config: Config,
+    executor: Executor | None = None,
+    show: Show = SILENT,
+    *,
+    rehearsed: bool = False,
 ) -> PrepareReport:
     """Bring the dataset up to date and return what was done. Without an executor the work is done
-    on the Ray this process is connected to, or in processes of this machine.
+    on the Ray this process is connected to, or in processes of this machine. `rehearsed`: with a
+    few images that stand for all.
 
     Raises UserError for a wrong source, model or setting, a full disk, or when no image is usable;
     the previous dataset then stays valid. Single bad images are rejected with their reason and
@@ -330,57 +351,10 @@ def prepare(
             show.warn(f"note: {note}")
         earlier = snapshot.read_manifest(config.dataset)
         with show.stages() as stage:
-            preparation = Preparation(config, known, stage, executor)
+            preparation = Preparation(config, known, stage, executor, rehearsed)
             published = preparation.run()
     _tidy(config.dataset, preparation.work)
-    return _report(preparation, published, earlier, time.monotonic() - start)
-
-
-def _report(
-    done: Preparation, published: Report, earlier: Manifest | None, seconds: float
-) -> PrepareReport:
-    rejected_path = storage.join(done.dataset, published["rejected_path"])
-    rejected, unused = _first_rejected(rejected_path)
-    if not published["rows"]:
-        reasons = "\n".join(f"  {item.path}: {item.reason}" for item in rejected)
-        raise UserError(
-            f"A dataset needs at least one usable image, but all {done.counts['found']} of the "
-            "source were left out:\n"
-            f"{reasons}\nNo dataset was written; an earlier one is unchanged. Repair or replace "
-            "the images, or change [data.quality]."
-        )
-    manifest = snapshot.read_snapshot(done.dataset, published["number"])
-    cut = max(done.cut.values(), default=0)  # the same captions in every column
-    return PrepareReport(
-        found=done.counts["found"],
-        scanned=done.counts["scanned"],
-        kept=published["rows"],
-        made=dict(done.made),
-        annotated=done.annotated,
-        reused=done.counts["reused"],
-        uncaptioned=published["uncaptioned"],
-        cut=cut,
-        rules=published["rules"],
-        rejected=tuple(rejected),
-        unused=tuple(unused),
-        rejected_path=rejected_path,
-        buckets=manifest.buckets,
-        snapshot=manifest.number,
-        fingerprint=manifest.fingerprint,
-        notes=(*done.said, *notes(done.config, earlier, manifest, cut, done.planned)),
-        seconds=seconds,
-    )
-
-
-def _first_rejected(uri: str) -> tuple[list[Rejected], list[Rejected]]:
-    """Return the first rejected images, broken ones before those a filter left out,
-    and the first files that nothing uses."""
-    found: dict[str, list[Rejected]] = {BROKEN: [], "": [], UNUSED: []}
-    for row in tables.read(uri, tables.REJECTED):
-        kind = found.get(row["rule"], found[""])
-        if len(kind) < SHOWN:
-            kind.append(Rejected(**row))
-    return (found[BROKEN] or found[""])[:SHOWN], found[UNUSED]
+    return conclude(preparation, published, earlier, time.monotonic() - start)
 
 
 def _tidy(dataset: str, own: str) -> None:

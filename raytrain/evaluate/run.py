@@ -31,6 +31,7 @@ from raytrain.evaluate.subject import Judges, Subject
 from raytrain.evaluate.verdict import headline, overfit
 from raytrain.lock import locked
 from raytrain.log import read_metrics
+from raytrain.sampling.cut import tell_cut
 from raytrain.sampling.grid import grid, save_image
 from raytrain.sampling.prompts import Prompt, prompts
 from raytrain.startup import quiet
@@ -121,6 +122,7 @@ def _evaluate(config: Config, which: str, tell: Callable[[str], None]) -> str:
         else None
     )
     asked = prompts(config, dataset, tell)
+    tell_cut(config, asked, tell)
     judges = Judges(config)
     known_words = methods.load(config.method).known_words
     texts = [known_words(prompt.text, config.method) for prompt in asked]

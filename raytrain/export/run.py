@@ -85,11 +85,11 @@ def formats(config: Config, artifacts: Sequence[Artifact]) -> list[str]:
     return chosen
 
 
-def check(config: Config, model: Model) -> None:
-    """Raise UserError, before any cost arises, where the requested formats cannot hold what a
-    model will learn."""
+def check(config: Config, model: Model) -> list[str]:
+    """Return the formats that will be written of what a model will learn; UserError, before any
+    cost arises, where those requested cannot hold it."""
     learned = model.method.artifacts(model.state(), config.method, model.objective.family)
-    formats(config, learned)
+    return formats(config, learned)
 
 
 def assemble(

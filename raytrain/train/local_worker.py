@@ -33,14 +33,27 @@ def reserve(config: Config, machine: Machine) -> None:
 
 
 def call(
-    config: Config, machine: Machine | None, function: Callable[..., Any], *arguments: Any
+    config: Config,
+    machine: Machine | None,
+    function: Callable[..., Any],
+    *arguments: Any,
+    leave: str = "",
 ) -> Any:
     """Call a function in the worker's process that training left, else in a new one; without
-    processes of this machine, in this one."""
+    processes of this machine, in this one. The process is left for another role, or ended."""
     if machine is None:
         return function(*arguments)
-    with machine.take(TRAINED, *_modules(config)) as process:
-        return process.call(function, *arguments)
+    process = machine.take(TRAINED, *_modules(config))
+    try:
+        result = process.call(function, *arguments)
+    except BaseException:
+        process.end()
+        raise
+    if leave:
+        machine.give_back(leave, process)
+    else:
+        process.end()
+    return result
 
 
 class LocalTrainer:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raytrain import checkpoint, families, provenance, storage
+from raytrain import checkpoint, effective, provenance, storage
 from raytrain.checkpoint import Checkpoint, Saver
 from raytrain.config import Config
 from raytrain.data.loading.batch_sampler import BatchSampler
@@ -22,19 +22,20 @@ from raytrain.data.store.schema import bucket_size
 from raytrain.errors import UserError
 from raytrain.log import MetricLog
 from raytrain.model import Model, build
-from raytrain.optimizers import Group
 from raytrain.train import cost
 from raytrain.train.ema import Ema
 from raytrain.train.engines import engine as engines
 from raytrain.train.engines import memory, speed
 from raytrain.train.engines.engine import Engine
 from raytrain.train.engines.loss_scale import LossScale
-from raytrain.train.guards import out_of_memory
+from raytrain.train.guards import disk, out_of_memory, shards
 from raytrain.train.guards.hang import Watchdog
 from raytrain.train.guards.stop import Watch
 from raytrain.train.hooks.clock import Clock
 from raytrain.train.record import notices
+from raytrain.train.record.phases import Phases
 from raytrain.train.record.sample_log import SampleLog
+from raytrain.train.record.used import used
 
 NEAREST = (
     'train.param_dtype = "bf16" with train.rounding = "nearest": steps smaller than 1/256 of a '
@@ -73,6 +74,8 @@ class Run:
     """The writer of checkpoints, on the first worker only."""
     watch: Watch | None
     """Whether a stop was requested, on the first worker only."""
+    phases: Phases | None = None
+    """What is done, on the first worker only."""
     watchdog: Watchdog | None = None
     """Ends this process when it is stuck."""
     stopping: bool = False
@@ -119,6 +122,8 @@ class Run:
         """Say that there is progress, and what is done next."""
         if self.watchdog is not None:
             self.watchdog.beat(doing)
+        if self.phases is not None:
+            self.phases.begin(doing)
 
     def tell(self, text: str) -> None:
         """Write a notice for the user."""
@@ -184,6 +189,8 @@ class Run:
         finally:
             if self.log is not None:
                 self.log.close()
+            if self.phases is not None:
+                self.phases.close()
 
     def _collected(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = {}
@@ -236,6 +243,7 @@ def start(config: Config, rank: int, world_size: int) -> Run:
             f"train.gpus_per_worker = {config.train.gpus_per_worker:g}, but PyTorch finds no GPU "
             "on this machine; nothing was trained. Set it to 0, or run where there is one."
         )
+    phases = Phases(config.output) if rank == 0 else None
     device = (
         torch.device("cuda", torch.cuda.current_device())
         if config.train.gpus_per_worker
@@ -254,12 +262,13 @@ def start(config: Config, rank: int, world_size: int) -> Run:
     if saved is not None:
         checkpoint.check_same_run(saved.state, config, dataset.manifest.fingerprint, found[-1])
         model.load(saved.weights)
+    disk.check(config, sum(weight.numel() for weight in model.learning().values()))
     slots = -(-config.train.global_batch // world_size)
     micro_batch = out_of_memory.micro_batch(config, world_size)
     choice = _choose(config, model, dataset, world_size, micro_batch)
     groups = model.method.groups(config.method)
     if choice.engine.startswith("zero"):
-        _check_zero(choice.engine, model)
+        shards.check(choice.engine, model)
     engine = engines.build(
         choice.engine, choice.offload, model, config.train, slots, micro_batch, groups
     )
@@ -284,15 +293,19 @@ def start(config: Config, rank: int, world_size: int) -> Run:
             MetricLog(config, step),
             Saver(config.output, config.train.keep_checkpoints, config.train.best_by),
         )
-    return Run(
+    run = Run(
         config=config, rank=rank, world_size=world_size, device=device, model=model,
         engine=engine, choice=choice, micro_batch=micro_batch, dataset=dataset,
         batch_sampler=batch_sampler, ema=ema, step=step,
         sample_log=SampleLog(config.output, step, rank, world_size), log=log, saver=saver,
         watch=Watch(config.output) if rank == 0 else None,
-        watchdog=Watchdog(config.output, rank, 60 * config.train.hang_minutes),
+        phases=phases, watchdog=Watchdog(config.output, rank, 60 * config.train.hang_minutes),
         metrics=dict(saved.state["metrics"]) if saved else {}, saved=step if saved else -1,
     )  # fmt: skip
+    settings = used(run)  # on all workers: they raise the same mistakes
+    if rank == 0 and (told := effective.keep(config.output, "train", settings)):
+        run.tell(told)
+    return run
 
 
 def pinned(config: Config, state: Mapping[str, Any] | None) -> Config:
@@ -362,28 +375,3 @@ def _ema(config: Config, engine: Engine, saved: Checkpoint | None) -> Ema | None
         return Ema(engine.local(), config.train.ema)
     parts = {name: engine.shard(value, name) for name, value in saved.ema.items()}
     return Ema(parts, config.train.ema, int(saved.state["ema_updates"]))
-
-
-def _check_zero(name: str, model: Model) -> None:
-    """Raise UserError for what DeepSpeed's shards do not go with."""
-    groups = model.method.groups(model.config)
-    if groups and len({_group_of(each, groups) for each in model.learning()}) > 1:
-        raise UserError(
-            f"train.engine = {name!r} keeps one learning rate and weight decay for all weights, "
-            f"but the method trains {', '.join(groups)} with their own; a checkpoint could not be "
-            'written. Use engine = "ddp" or "plain", or leave the '
-            "method's own rate out."
-        )
-    text = [
-        part for part in families.text_parts(model.objective.family, "text") if part in model.parts
-    ]
-    if name == "zero3" and text:
-        raise UserError(
-            f'train.engine = "zero3" cuts {", ".join(text)} into shards, whose sizes transformers '
-            'then misreads; the method could not run them in its step. Use engine = "zero2" or '
-            '"ddp".'
-        )
-
-
-def _group_of(name: str, groups: Mapping[str, Group]) -> str:
-    return max((prefix for prefix in groups if name.startswith(prefix)), key=len, default="")

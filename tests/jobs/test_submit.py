@@ -109,6 +109,7 @@ def test_a_misused_command_line_is_exit_code_2(arguments, capsys):
 def test_all_stages_but_submit_can_be_sent():
     assert set(SUBMITTABLE) == {
         "run",
+        "rehearse",
         "prepare",
         "train",
         "sample",

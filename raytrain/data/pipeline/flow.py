@@ -19,6 +19,7 @@ from raytrain.config import Config
 from raytrain.config.data import EncodeConfig
 from raytrain.data.pipeline.executor import Executor, Job, Report
 from raytrain.errors import UserError
+from raytrain.peak import peak
 from raytrain.startup import before_imports
 
 ROUNDS = 2
@@ -91,7 +92,7 @@ def _reports(block: pa.Table, function: Callable[[Job], Report]) -> pa.Table:
     for job in map(json.loads, block["job"].to_pylist()):
         number = job.pop(NUMBER)
         try:
-            reports.append({NUMBER: number, **function(job)})
+            reports.append({NUMBER: number, **function(job), "peak": peak()})
         except UserError as error:
             reports.append({"error": str(error)})
     return pa.table({"report": [json.dumps(report) for report in reports]})

@@ -20,9 +20,13 @@ BLOCK = 1024
 """Images of one row group, and of one scan job."""
 
 
-def write_items(data: DataConfig, items: str, rejected: str, downloads: str) -> dict[str, int]:
+def write_items(
+    data: DataConfig, items: str, rejected: str, downloads: str, most: int | None = None
+) -> dict[str, int]:
     """Write what the sources hold to the table `items`, and what they refuse or nothing uses to
     the table `rejected`; return the numbers. Archives at web addresses are kept in `downloads`.
+    With `most` only so many are listed, of each source alike, and nothing is said of what nothing
+    uses.
 
     `number` follows the order of the subsets and, in each, that of the source: it decides which of
     two equal images stays.
@@ -32,7 +36,7 @@ def write_items(data: DataConfig, items: str, rejected: str, downloads: str) -> 
     count = {"items": 0, "rejected": 0, "unused": 0}
 
     def lines() -> Iterator[dict[str, Any]]:
-        for number, found in enumerate(sources.every(_near(data, downloads))):
+        for number, found in enumerate(sources.every(_near(data, downloads), most)):
             if isinstance(found, Rejected):
                 refused.append(found)
                 count["unused"] += found.rule == UNUSED

@@ -3,10 +3,8 @@ without the command."""
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-import sys
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -18,7 +16,7 @@ from raytrain import plugins, storage
 from raytrain.config import Config
 from raytrain.config.data import EncodeConfig
 from raytrain.data.store.schema import MANIFEST
-from raytrain.local import MODELS, TASKS, Died, Machine, Process
+from raytrain.local import MODELS, TASKS, Died, Machine, Process, free
 
 ENCODER = "raytrain.data.pipeline.encode"
 
@@ -105,9 +103,7 @@ def _end() -> None:
     """Free the memory of the stage."""
     global _stage
     _stage = None
-    gc.collect()
-    if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_initialized():
-        cuda.empty_cache()
+    free()
 
 
 def _do(job: str) -> list[str]:

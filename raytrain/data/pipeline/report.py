@@ -8,6 +8,7 @@ from pydantic import Field
 
 from raytrain.data.item import Rejected
 from raytrain.data.store.schema import BucketCount
+from raytrain.peak import Peak
 from raytrain.table import Table
 
 SHOWN = 20
@@ -43,6 +44,10 @@ class PrepareReport(Table):
     buckets: dict[str, BucketCount]
     snapshot: int
     fingerprint: str
+    peaks: dict[str, Peak] = Field({})
+    """What a worker held at most by the end of each stage."""
+    effective: str = ""
+    """Lines: settings that were left open, where they are new in the run's folder."""
     notes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     seconds: float
 

@@ -48,16 +48,19 @@ SHOWN = 3
 """Entries of a source without images that its error names."""
 
 
-def every(subsets: Sequence[SubsetConfig]) -> Iterator[Item | Rejected]:
+def every(subsets: Sequence[SubsetConfig], most: int | None = None) -> Iterator[Item | Rejected]:
     """Yield what the sources of all subsets hold, then, as `Rejected` by the rule `unused`, every
-    file of theirs that became no image, caption, mask or control and was not refused."""
+    file of theirs that became no image, caption, mask or control and was not refused. With `most`
+    only so many, of each source alike, and nothing of what is not used."""
     used = Used()
+    each = None if most is None else -(-most // len(subsets))
     for number, subset in enumerate(subsets):
-        for found in items(subset):
+        for found in itertools.islice(items(subset), each):
             used.note(subset.source, found)
             yield found._replace(subset=number) if isinstance(found, Item) else found
-    for subset in subsets:
-        yield from _unused(subset, used)
+    if most is None:
+        for subset in subsets:
+            yield from _unused(subset, used)
 
 
 def _unused(subset: SubsetConfig, used: Used) -> Iterator[Rejected]:

@@ -1,14 +1,18 @@
 """What a run would meet late, told before its first step: metrics that nothing measures, images
-that cannot be drawn."""
+that cannot be drawn, folders that cannot be written to, judges that are not there."""
 
 from __future__ import annotations
 
-from raytrain import storage
+import os
+
+from raytrain import aesthetic, clip, methods, storage
+from raytrain.checkpoint import FOLDER
 from raytrain.config import Config
 from raytrain.data.loading.read import Dataset
 from raytrain.data.store.schema import MANIFEST
 from raytrain.errors import UserError, nearest
 from raytrain.sampling.prompts import prompts
+from raytrain.train.guards.disk import parent
 
 EVERY_STEP = ("loss", "gradient_norm", "learning_rate", "epoch")
 """Metrics of every step."""
@@ -17,8 +21,43 @@ EVERY_STEP = ("loss", "gradient_norm", "learning_rate", "epoch")
 def check(config: Config) -> None:
     """Raise UserError for a mistake that training itself would meet only later."""
     _check_best_by(config)
+    _check_folders(config)
+    if config.train.score_every.number:
+        check_judges(config)
     made = storage.exists(storage.join(config.dataset, MANIFEST))
-    prompts(config, Dataset.of(config) if made else None)
+    own = config.sample.prompts or config.sample.prompt_file
+    if made or own or "control" not in methods.load(config.method).INPUTS:
+        prompts(config, Dataset.of(config) if made else None)
+
+
+def check_judges(config: Config) -> None:
+    """Raise UserError where the model of a scorer is not there; a hub id is not looked up."""
+    scorers = config.evaluate.scorers
+    if "aesthetic" in scorers:
+        aesthetic.check(config.evaluate.aesthetic)
+    if any(name.startswith(("clip_", "diversity")) for name in scorers):
+        clip.check(config.evaluate.clip)
+
+
+def _check_folders(config: Config) -> None:
+    """Raise UserError where a local folder that the run writes to cannot be made."""
+    output = config.output
+    for what, uri in (
+        ("output", output),
+        ("the dataset's folder", config.dataset),
+        ("the checkpoints' folder", storage.join(output, FOLDER)),
+        ("the export's folder", storage.join(output, "export")),
+    ):
+        if not storage.is_local(uri):
+            continue
+        there = parent(uri)
+        if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+            why = "no folder" if not os.path.isdir(there) else "not writable"
+            raise UserError(
+                f"{what[0].upper()}{what[1:]}, {uri!r}, must be writable, but {there!r} is "
+                f"{why}: what the run makes could not be kept. Make room for it, or choose "
+                "another output."
+            )
 
 
 def _check_best_by(config: Config) -> None:

@@ -16,6 +16,7 @@ from raytrain.data.loading.read import Dataset
 from raytrain.evaluate.run import scores
 from raytrain.evaluate.subject import Judges, Subject
 from raytrain.model import Model
+from raytrain.sampling.cut import tell_cut
 from raytrain.sampling.grid import by_prompt, grid, save_image
 from raytrain.sampling.prompts import Prompt, prompts
 from raytrain.train.engines.speed import autocast
@@ -82,7 +83,9 @@ class Images:
 
     @cached_property
     def _prompts(self) -> list[Prompt]:
-        return prompts(self._config, self._dataset, self._tell)
+        found = prompts(self._config, self._dataset, self._tell)
+        tell_cut(self._config, found, self._tell)
+        return found
 
     @cached_property
     def _judges(self) -> Judges:

@@ -1,0 +1,24 @@
+"""Rehearse a config, the objective of its sweep too where it has one."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from raytrain.config import Config
+from raytrain.data.pipeline.executor import Executor
+from raytrain.rehearsal.run import rehearse
+from raytrain.show import Show
+from tuning import objective
+
+
+def through(config: Config, executor: Executor, show: Show) -> None:
+    """Let a few images go through every phase; UserError for a mistake, also in `[tune]`."""
+    if not config.tune.space:
+        rehearse(config, executor, show)
+        return
+    from tuning import space  # Optuna's imports, which only a sweep needs
+
+    weights = config.tune.objective
+    objective.check(weights, config.evaluate.scorers, config.data.held_out)
+    space.check(config)
+    rehearse(config, executor, show, partial(objective.check_measured, weights=weights))
