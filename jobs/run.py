@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs import REJECTED, ConfigFile, Overrides, execute, workers
+from jobs import REJECTED, ConfigFile, Overrides, execute, read, workers
 from raytrain.startup import leave
 
 
@@ -16,9 +16,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     Exit code 3: broken images were left out of the dataset, and nothing was trained
     (data.allow_rejected = true goes on).
     """
-    from raytrain.config.file import load
-
-    settings = load(config, set or ())
+    settings = read(config, set or ())
     from raytrain.data.pipeline import flow, on_machine
     from raytrain.train import local_worker
 

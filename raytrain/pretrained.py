@@ -29,6 +29,11 @@ def resolve(path: str, revision: str | None = None) -> Path:
     """Return the local folder of a model: the folder itself, or a hub id's snapshot
     (downloaded once, then offline)."""
     if Path(path).is_dir():
+        if revision is not None:
+            raise UserError(
+                f"revision = {revision!r} is a branch, tag or commit of a hub id, and {path!r} is "
+                "a folder here; it would have no effect. Leave it out, or give the hub id."
+            )
         return Path(path)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
