@@ -12,6 +12,8 @@ from raytrain.config.data import BucketConfig, DataConfig
 Group = tuple[str, tuple[str, ...], str]
 """A table, keys of it, and why they are not read."""
 MAKER = ("path", "revision", "prompt", "max_new_tokens", "num_beams", "options", "replace")
+SCORED = ("clip", "aesthetic", "legacy", "max_references")
+"""Keys of [evaluate] that only scorers read."""
 
 
 def unread(config: Config) -> tuple[str, ...]:
@@ -104,6 +106,8 @@ def _train(config: Config) -> Iterator[Group]:
         yield table, ("deterministic",), "a CPU computes the same bits in any case"
     if train.engine.startswith("zero"):
         yield table, ("memory_format",), f"engine = {train.engine!r} keeps weights contiguous"
+    if train.min_workers == train.workers:
+        yield table, ("min_workers",), "it is as many as workers"
     slots = train.global_batch // train.workers
     if train.micro_batch and train.micro_batch >= slots:
         yield table, ("micro_batch",), f"a worker's part of a step is {slots} images"
@@ -117,9 +121,7 @@ def _after(config: Config) -> Iterator[Group]:
         yield "sample", ("negative_prompt",), f"guidance_scale = {sample.guidance_scale:g} is none"
     if not (config.train.gpus_per_worker or config.train.async_validation_gpus):
         yield "sample", ("offload",), "images are drawn on the CPU (train.gpus_per_worker = 0)"
-    own = all("." not in name for name in config.evaluate.scorers)
-    if own and "aesthetic" not in config.evaluate.scorers:
-        yield "evaluate", ("aesthetic",), 'evaluate.scorers has no "aesthetic"'
+    yield "evaluate", _unscored(config), "no scorer of evaluate.scorers reads it"
     if tune.stopper == "none":
         yield "tune", ("grace", "reduction"), 'stopper = "none" stops no trial'
     elif tune.grace >= tune.evaluations:
@@ -132,6 +134,13 @@ def _after(config: Config) -> Iterator[Group]:
         yield "log", ("project",), 'wandb = "off"'
     if config.cluster.address != "local":
         yield "cluster", ("num_cpus", "object_store_mb"), "a Ray that is joined has its own"
+
+
+def _unscored(config: Config) -> tuple[str, ...]:
+    """Return the keys of [evaluate] that no scorer reads; none where one does not say what."""
+    scorers = [plugins.load("evaluate.scorers", name) for name in config.evaluate.scorers]
+    read = {key for scorer in scorers for key in getattr(scorer, "READS", SCORED)}
+    return tuple(key for key in SCORED if key not in read)
 
 
 def _unread_by(kind: str, name: str) -> tuple[str, ...]:

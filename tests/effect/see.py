@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +21,7 @@ from raytrain.batch import Batch
 from raytrain.config import Config
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset
+from raytrain.data.pipeline import plan_encoding
 from raytrain.data.prepare import prepare
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
@@ -52,26 +54,26 @@ class Pools(Here):
 
 def dataset(world: World, config: Config) -> Any:
     """What preparing gives: every row with its arrays, what was left out, what is told."""
-    executor = Pools()
-    report = prepare(config, executor)
-    told = (report.kept, report.found, report.rules, report.rejected, report.uncaptioned)
-    return contents(config), told, sorted(set(map(str, executor.asked))), report.notes
+    report = prepare(config, Here())
+    told = (report.kept, report.found, report.rules, report.rejected, report.uncaptioned,
+            sorted(report.annotated))  # fmt: skip
+    notes = [note for note in report.notes if not note.startswith("the earlier dataset")]
+    return contents(config), told, notes
 
 
 def layout(world: World, config: Config) -> Any:
-    """How preparing from nothing cuts its files."""
+    """How preparing from nothing cuts its files, and what workers it asks for."""
     tree = config.model_copy(update={"data": config.data.model_copy(
         update={"dataset": world.fresh()})})  # fmt: skip
-    import pyarrow.parquet as pq
-
     encoded: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_sd15(), "encode_image", _counted(_sd15().encode_image, encoded))
-        prepare(tree, Here())
-    files = sorted(Path(tree.dataset, "shards").rglob("*.parquet"))
+        patch.setattr(plan_encoding, "_row_bytes", lambda *_: 2**20)  # as real ones have
+        prepare(tree, executor := Pools())
+    files = [file for name in ("latents", "text") for file in Path(tree.dataset, name).rglob("*.p*")]
     groups = [pq.ParquetFile(file) for file in files]
-    return encoded, [[g.metadata.row_group(i).num_rows for i in range(g.num_row_groups)]
-                     for g in groups]  # fmt: skip
+    return sorted(encoded), executor.asked, sorted([g.metadata.row_group(i).num_rows for i in range(g.num_row_groups)]
+                     for g in groups)  # fmt: skip
 
 
 def _sd15() -> Any:
@@ -130,7 +132,8 @@ def steps(world: World, config: Config) -> Any:
     folder = checkpoint.listing(output)[-1]
     tensors = {name: _plain(value) for kind in ("weights", "optimizer")
                for name, value in checkpoint._load_tensors(folder, kind).items()}  # fmt: skip
-    return [row for row in rows if len(row) > 1], tensors, files, _notices(output)
+    shown = [file.stat().st_size for file in Path(output).rglob("events*")]
+    return [row for row in rows if len(row) > 1], tensors, files, shown, _notices(output)
 
 
 def _notices(output: str) -> list[str]:
@@ -151,7 +154,8 @@ def images(world: World, config: Config) -> Any:
 
     def record(pipeline: Any, prompts: Any, inputs: Any) -> Any:
         made = original(pipeline, prompts, inputs)
-        drawn.append([(each.size, each.tobytes()) for each in made])
+        shown = [each.inputs["control"].tobytes() for each in prompts if each.inputs]
+        drawn.append(shown + [(each.size, each.tobytes()) for each in made])
         return made
 
     with pytest.MonkeyPatch.context() as patch:

@@ -9,19 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from raytrain import families
+from raytrain import families, storage
 from raytrain.config import Config
 from raytrain.config.file import parse
 from raytrain.data.prepare import prepare
+from raytrain.model import build as build_model
+from raytrain.toy import parts
 from raytrain.train.worker import train
 from tests.conftest import workers_here
 from tests.data.conftest import draw
 
 SHAPES = ((64, 64), (96, 56), (56, 96), (150, 60), (40, 40), (64, 64))
 Keys = Mapping[str, Any]
+UNSET: Any = object()
+"""A key that is left out again."""
 
 
 @dataclass
@@ -29,6 +34,8 @@ class World:
     """A folder of everything; `{root}` in a value is its path."""
 
     root: Path
+    chat: str = ""
+    """Address of a language model, `{chat}` in a value."""
     seen: dict[str, Any] = field(default_factory=dict)
     """What was looked at before, by observer and config."""
     _names: Any = field(default_factory=itertools.count)
@@ -38,13 +45,13 @@ class World:
         tree: dict[str, Any] = {}
         for keys in (BASE, *changes):
             for key, value in keys.items():
-                put(tree, key, self.filled(value))
-        return parse(tree)
+                put(tree, key, UNSET if value is UNSET else self.filled(value))
+        return parse(_set(tree))
 
     def filled(self, value: Any) -> Any:
         """Return a value with the folder put in."""
         if isinstance(value, str):
-            return value.replace("{root}", str(self.root))
+            return value.replace("{root}", str(self.root)).replace("{chat}", self.chat)
         if isinstance(value, dict):
             return {key: self.filled(each) for key, each in value.items()}
         return [self.filled(each) for each in value] if isinstance(value, list) else value
@@ -52,6 +59,11 @@ class World:
     def fresh(self) -> str:
         """Return a folder that is not there yet."""
         return str(self.root / "made" / str(next(self._names)))
+
+
+def _set(tree: dict[str, Any]) -> dict[str, Any]:
+    return {key: _set(value) if isinstance(value, dict) else value
+            for key, value in tree.items() if value is not UNSET}  # fmt: skip
 
 
 def put(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -70,6 +82,7 @@ BASE: Keys = {
     "data.dataset": "{root}/dataset",
     "data.buckets.resolution": 64,
     "data.buckets.step": 16,
+    "data.held_out": 0.6,
     "data.encode.batch": 4,
     "train.steps": 2,
     "train.global_batch": 2,
@@ -78,6 +91,8 @@ BASE: Keys = {
     "evaluate.scorers": ["held_out_loss"],
     "evaluate.timesteps": 1,
     "evaluate.clip": "{root}/clip",
+    "tune.objective": {"held_out_loss": -1.0},
+    "tune.space": {"train.learning_rate": {"log": [1e-3, 1e-1]}},
     "sample.steps": 2,
     "sample.max_prompts": 2,
     "sample.width": 16,
@@ -87,17 +102,33 @@ BASE: Keys = {
 """As bare as it can be, small, and quick."""
 
 
-def build(root: Path) -> World:
-    """Make the world."""
-    world = World(root)
+def build(root: Path, chat: str) -> World:
+    """Make the world; `chat` is the address of a language model."""
+    world = World(root, chat)
     _models(root)
     _images(root)
     with workers_here():
-        prepare(world.config())
-        shutil.copytree(root / "dataset", root / "stored")
+        for name, changes in DATASETS.items():
+            prepare(world.config({"data.dataset": f"{root}/{name}"}, changes))
+        shutil.copytree(root / "stored", root / "partial")
+        manifest = root / "partial" / "manifest.json"
+        storage.write_json(str(manifest), {**storage.read_json(str(manifest)), "complete": False})
+        shutil.copytree(root / "stored", root / "grown")
+        prepare(world.config({"data.dataset": f"{root}/grown", "data.captions.prefix": "photo of"}))
     train(world.config({"data.dataset": "{root}/stored", "output": "{root}/trained",
                         "train.ema": 0.5, "train.checkpoint_every": 1}))  # fmt: skip
+    branch = build_model(world.config({"method.name": "controlnet", "model.path": "{root}/other"}),
+                         torch.device("cpu")).parts["controlnet"]  # fmt: skip
+    branch.save_pretrained(root / "branch")
     return world
+
+
+CONTROLLED = {"data.controls.kind": "folder", "data.subsets.0.controls": "{root}/controls"}
+DATASETS: Mapping[str, Keys] = {
+    "stored": {},
+    "tokens": {"method.text_rank": 2, "data.captions.trigger": "<new>"},
+    "controlled": {"method.name": "controlnet", **CONTROLLED},
+}
 
 
 def _models(root: Path) -> None:
@@ -107,10 +138,6 @@ def _models(root: Path) -> None:
     for file in (root / "other").glob("*/*.safetensors"):
         variant = root / "model" / file.parent.name / f"{file.stem}.fp16.safetensors"
         save_file({k: v.half() for k, v in load_file(file).items()}, variant, {"format": "pt"})
-    import torch
-
-    from raytrain.toy import parts
-
     for name, seed in (("clip", 0), ("clip2", 1)):
         torch.manual_seed(seed)
         tokens = parts.tokenizer()
@@ -134,7 +161,11 @@ def _images(root: Path) -> None:
         near = image.convert("RGB")
     near.putpixel((0, 0), (1, 2, 3))
     near.save(root / "images" / "near.png")
-    (root / "images" / "near.txt").write_text("TOK image, nearly")
+    (root / "images" / "near.txt").write_text("TOK image ; ; nearly")
     (root / "images" / "broken.png").write_bytes((root / "images" / "0.png").read_bytes()[:60])
     for number in range(3):
         draw(root / "others" / f"{number}.png", 50 + number, (64, 64), f"other {number}")
+    (root / "few").mkdir()
+    shutil.copy(root / "masks" / "0.png", root / "few" / "0.png")
+    shutil.copytree(root / "others", root / "10_folders" / "10_cat")
+    (root / "prompts.txt").write_text("a red star\na ring --s 1\n")
