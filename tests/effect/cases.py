@@ -97,18 +97,18 @@ CASES: dict[str, Case] = {
     "data.subsets.0.format": Case("kohya", given={"data.subsets.0.source": "{root}/10_folders"}),
     "data.subsets.0.prefix": Case("photo of"),
     "data.subsets.0.suffix": Case("at night"),
-    "data.subsets.0.masks": Case("{root}/masks", given={
+    "data.subsets.0.masks": Case("{root}/masks", see=see.dataset, given={
         "data.masks.kind": "folder", "data.subsets.0.masks": "{root}/controls"}),
-    "data.subsets.0.controls": Case("{root}/controls", given={
+    "data.subsets.0.controls": Case("{root}/controls", see=see.dataset, given={
         "data.controls.kind": "folder", "data.subsets.0.controls": "{root}/masks"}),
     "data.dataset": Case("{root}/apart", see=handed.prepared_where),
     "data.snapshot": Case("1", given={"data.dataset": "{root}/grown"}, see=see.draws),
     "data.partial": Case(False, see=see.draws, refused="still running", given={
         "data.dataset": "{root}/partial", "data.partial": True}),
-    "data.held_out": Case(0.1),
+    "data.held_out": Case(0.1, see=see.dataset),
     "data.repeats": Case(given={"train.epochs": 1, "train.steps": None}, see=see.draws),
     "data.max_pixels": Case(64 * 64),
-    "data.background": Case("black"),
+    "data.background": Case("black", see=see.dataset),
     "data.allow_rejected": Case(see=handed.prepare_command),
     "data.fetch.timeout": Case(see=handed.fetching),
     "data.fetch.retries": Case(see=handed.fetching),
@@ -170,6 +170,7 @@ CASES: dict[str, Case] = {
     "data.controls.options": Case({"low": 10.0, "high": 20.0}, given={
         "data.controls.kind": "canny"}),
     # [data.encode]
+    "data.encode.precision": Case(see=see.dataset),
     "data.encode.workers": Case(2, see=see.layout),
     "data.encode.max_workers": Case(3, see=see.layout),
     "data.encode.cpus_per_worker": Case(see=see.layout),
@@ -194,7 +195,7 @@ CASES: dict[str, Case] = {
     "train.optimizer_options": Case({"amsgrad": True}, given={**THREE,
         "train.optimizer": "torch.optim.AdamW", "train.learning_rate": 0.1,
         "train.betas": UNSET, "train.epsilon": UNSET, "train.weight_decay": UNSET}),
-    "train.max_grad_norm": Case(1e-3),
+    "train.max_grad_norm": Case(1e-6),
     "train.param_dtype": Case(given={"train.precision": "bf16"}),
     "train.rounding": Case(given={"train.precision": "bf16", "train.param_dtype": "bf16"}),
     "train.gradient_checkpointing": Case(see=handed.started),
@@ -203,7 +204,7 @@ CASES: dict[str, Case] = {
     "train.compile": Case(see=handed.started),
     "train.engine": Case("ddp", see=handed.started),
     "train.offload": Case("none", see=handed.planned, given={"train.engine": "zero2"}),
-    "train.memory_gb": Case(0.001, see=handed.started),
+    "train.memory_gb": Case(1e-6, see=handed.planned),
     "train.workers": Case(2, see=handed.launched),
     "train.min_workers": Case(1, see=handed.launched, given={"train.workers": 2}),
     "train.cpus_per_worker": Case(2, see=handed.launched),

@@ -121,7 +121,8 @@ def planned(world: World, config: Config) -> Any:
     """The engine and what it keeps on the host."""
     from raytrain.train.engines import memory
 
-    return memory.choose(config, memory.Sizes(1000, 1000, 0.0, 1000), 1, 1, None)[:2]
+    return memory.choose(config, memory.Sizes(1000, 1000, 0.0, 1000), 1, 1,
+                         memory.device_memory(config.train, 1))[:2]  # fmt: skip
 
 
 def launched(world: World, config: Config) -> Any:
@@ -184,7 +185,7 @@ def searched(world: World, config: Config) -> Any:
     from ray import tune
 
     from tests.tuning import fake
-    from tuning import objective, sweep, trial
+    from tuning import objective, study, sweep, trial
 
     config = config.model_copy(update={"output": world.fresh()})
     asked: list[Any] = []
@@ -206,6 +207,7 @@ def searched(world: World, config: Config) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tune, "Tuner", Tuner)
+        patch.setattr(study, "url", lambda _: "sqlite://")
         with contextlib.suppress(KeyboardInterrupt):
             sweep.sweep(config, fake.train)
     settings = trial.trial_config(config, {}, 0)

@@ -22,10 +22,12 @@ from raytrain.config import Config
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset
 from raytrain.data.pipeline import plan_encoding
-from raytrain.data.prepare import prepare
+from raytrain.data.prepare import Preparation, prepare
+from raytrain.data.store.fingerprint import Fingerprint
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
 from raytrain.model import build
+from raytrain.show import SILENT
 from raytrain.train.run import batch_sampler_of
 from tests.conftest import Here
 from tests.data.contents import contents
@@ -59,6 +61,23 @@ def dataset(world: World, config: Config) -> Any:
             sorted(report.annotated))  # fmt: skip
     notes = [note for note in report.notes if not note.startswith("the earlier dataset")]
     return contents(config), told, notes
+
+
+def rows(world: World, config: Config) -> Any:
+    """The rows a preparation plans, what each array is made of, what is left out."""
+    with SILENT.stages() as stage:
+        done = Preparation(config, Fingerprint.of(config), stage, Here())
+        items = done._list()
+        done._scan(items)
+        done._plan_rows(done._annotate(done._filter(items)))
+    found = {}
+    for name in ("rows", "arrays", "rejected"):
+        files = sorted(Path(done.work, name).rglob("*"))
+        tables = [pq.read_table(file, partitioning=None) for file in files if file.is_file()]
+        lines = [line for table in tables for line in table.to_pylist()]
+        found[name] = [{k: v for k, v in line.items() if "key" not in k} for line in lines]
+    storage.remove(done.work)
+    return found, sorted(done.annotated)
 
 
 def layout(world: World, config: Config) -> Any:
@@ -220,7 +239,3 @@ def look(world: World, see: Look, config: Config) -> Any:
         except UserError as error:
             world.seen[key] = f"error: {error}"
     return world.seen[key]
-
-
-__all__ = ["STORED", "dataset", "draws", "exported", "images", "layout", "look", "model",
-           "scores", "steps", "storage"]  # fmt: skip

@@ -28,11 +28,12 @@ KEYS = keys.keys()
 SEEN: dict[str, see.Look] = {
     "": see.draws, "model": see.draws, "method": see.model, "objective": see.draws,
     "train": see.steps, "sample": see.images, "evaluate": see.scores, "export": see.exported,
-    "cluster": handed.connection, "log": see.steps,
+    "data.masks": see.dataset, "data.controls": see.dataset, "cluster": handed.connection, "log": see.steps,
 }  # fmt: skip
-"""Where the keys of a table are seen, unless `cases.py` says otherwise; those of [data] by what is
-prepared."""
-STEADY = ("draws", "model", "steps", "images", "scores", "exported", "dataset")
+"""Where the keys of a table are seen, unless `cases.py` says otherwise; those of [data] by the rows
+that are planned."""
+STEADY = ("draws", "model", "steps", "images", "scores", "exported", "dataset",
+          "rows")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.mark.parametrize("name", STEADY)
 def test_the_same_config_does_the_same(name: str, world: World) -> None:
     """Else every key would seem to have an effect."""
-    config = world.config({} if name == "dataset" else STORED)
+    config = world.config({} if name in ("dataset", "rows") else STORED)
     if name == "exported":
         config = world.config(STORED, {"output": "{root}/trained"})
     one = getattr(see, name)(world, config)
@@ -114,8 +115,10 @@ def path_of(key: str) -> str:
 
 def base_of(key: str) -> list[dict[str, Any]]:
     """Return what both configs of a key's test have in addition to the base."""
-    prepares = sees_of(key) in (see.dataset, see.layout)
+    prepares = sees_of(key) in (see.dataset, see.rows, see.layout)
     found: list[dict[str, Any]] = [] if prepares or key == "data.dataset" else [dict(STORED)]
+    if keys.table_of(key) in ("train", "objective", "log"):  # few layers are quicker
+        found.append({"method.name": "lora", "method.targets": ["attn2.to_q"]})
     if key.startswith("method["):
         name = key.removeprefix("method[").partition("]")[0]
         found.append({"method.name": name})
@@ -125,7 +128,7 @@ def base_of(key: str) -> list[dict[str, Any]]:
 def sees_of(key: str) -> see.Look:
     """Return where the effect of a key is seen."""
     case = CASES.get(key, Case())
-    return case.see or SEEN.get(keys.table_of(key), see.dataset)
+    return case.see or SEEN.get(keys.table_of(key), see.rows)
 
 
 def changed(key: str, case: Case, config: Config) -> Any:

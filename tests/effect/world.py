@@ -90,6 +90,7 @@ BASE: Keys = {
     "train.score_every": 100,
     "evaluate.scorers": ["held_out_loss"],
     "evaluate.timesteps": 1,
+    "evaluate.max_held_out": 3,
     "evaluate.clip": "{root}/clip",
     "tune.objective": {"held_out_loss": -1.0},
     "tune.space": {"train.learning_rate": {"log": [1e-3, 1e-1]}},
