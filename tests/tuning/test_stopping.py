@@ -134,3 +134,12 @@ def test_the_default_settings_run_to_their_end_however_bad(stopper: str) -> None
         ]
         assert (set(said) == {"CONTINUE"}) == marked
         assert (trial.trial_id in on.stopped) != marked
+
+
+@pytest.mark.parametrize("stopper", ["asha", "median"])
+def test_a_default_that_was_bad_is_replayed(stopper: str) -> None:
+    on = rule(stopper)
+    for name in "abc":
+        on.replay(name, {1: -1.0, 2: -0.9, 3: -0.8, 4: -0.7})
+    on.replay("default", {1: -9.0, 2: -9.0, 3: -9.0, 4: -9.0})
+    assert run(on, "best", [-0.5, -0.4, -0.3, -0.2]) == 0
