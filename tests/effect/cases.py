@@ -10,8 +10,6 @@ from typing import Any
 from tests.effect import handed, see
 from tests.effect.world import UNSET
 
-
-
 FREE = ("output", "train.steps", "train.epochs", "train.learning_rate", "train.checkpoint_every",
         "train.engine", "train.keep_checkpoints", "train.best_by", "data.dataset", "data.source", "data.subsets",
         "data.subsets.0.source", "tune.space", "sample.prompts", "log.tensorboard", "method.rank",

@@ -89,7 +89,9 @@ def layout(world: World, config: Config) -> Any:
         patch.setattr(_sd15(), "encode_image", _counted(_sd15().encode_image, encoded))
         patch.setattr(plan_encoding, "_row_bytes", lambda *_: 2**20)  # as real ones have
         prepare(tree, executor := Pools())
-    files = [file for name in ("latents", "text") for file in Path(tree.dataset, name).rglob("*.p*")]
+    files = [
+        file for name in ("latents", "text") for file in Path(tree.dataset, name).rglob("*.p*")
+    ]
     groups = [pq.ParquetFile(file) for file in files]
     return sorted(encoded), executor.asked, sorted([g.metadata.row_group(i).num_rows for i in range(g.num_row_groups)]
                      for g in groups)  # fmt: skip

@@ -115,7 +115,9 @@ def build(root: Path, chat: str) -> World:
         manifest = root / "partial" / "manifest.json"
         storage.write_json(str(manifest), {**storage.read_json(str(manifest)), "complete": False})
         shutil.copytree(root / "stored", root / "grown")
-        prepare(world.config({"data.dataset": f"{root}/grown", "data.captions.prefix": "photo of"}))
+        prepare(
+            world.config({"data.dataset": f"{root}/grown", "data.captions.prefix": "photo of"})
+        )
     train(world.config({"data.dataset": "{root}/stored", "output": "{root}/trained",
                         "train.ema": 0.5, "train.checkpoint_every": 1}))  # fmt: skip
     branch = build_model(world.config({"method.name": "controlnet", "model.path": "{root}/other"}),
