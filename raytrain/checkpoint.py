@@ -298,7 +298,9 @@ def _best(folders: list[str], best_by: Mapping[str, float]) -> str | None:
             if all(measured.get(name, state["step"]) == state["step"] for name in best_by):
                 own.append(scored)
     ranked = own or newest
-    return max(ranked, key=lambda each: each[0])[1] if ranked else (folders or [None])[-1]
+    if ranked:
+        return max(ranked, key=lambda each: each[0])[1]
+    return folders[-1] if folders else None
 
 
 def _save_tensors(tensors: dict[str, Tensor], folder: str, name: str) -> None:

@@ -25,7 +25,7 @@ NAMED = {
     "dpmpp_2m": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
-NAMES = [name for name in get_args(SampleConfig.model_fields["scheduler"].annotation)]
+NAMES = get_args(SampleConfig.model_fields["scheduler"].annotation)
 ASKED = [Prompt("a red circle", size=(32, 32), steps=4, seed=3)]
 
 

@@ -11,8 +11,8 @@ from tests.effect import handed, see
 from tests.effect.world import UNSET
 
 FREE = ("output", "train.steps", "train.epochs", "train.learning_rate", "train.checkpoint_every",
-        "train.engine", "train.keep_checkpoints", "train.best_by", "data.dataset", "data.source", "data.subsets",
-        "data.subsets.0.source", "tune.space", "sample.prompts", "log.tensorboard", "method.rank",
+        "train.engine", "train.keep_checkpoints", "train.best_by", "data.dataset", "data.source",
+        "data.subsets", "data.subsets.0.source", "tune.space", "sample.prompts", "log.tensorboard", "method.rank",
         "data.partial", "method.text_rank",
         "method.factor", "method.tokens")  # fmt: skip
 """Companions that only make an effect possible to see, or large enough."""
@@ -55,6 +55,7 @@ PROMPTS = {"sample.prompts": ["a red star", "a ring"]}
 CLIP = {"evaluate.scorers": ["clip_text", "clip_image", "diversity"]}
 TRAINED = {"output": "{root}/trained"}
 AVERAGED = {**TRAINED, "train.ema": 0.5}
+ASYNC = {"train.async_validation": True}
 THREE = {"train.steps": 3}
 
 CASES: dict[str, Case] = {
@@ -89,7 +90,8 @@ CASES: dict[str, Case] = {
     "method[controlnet].path": Case("{root}/branch", given={"data.dataset": "{root}/controlled"}),
     "method[controlnet].scale": Case(given={"data.dataset": "{root}/controlled"}),
     # [data]
-    "data.source": Case("{root}/others", given={"data.subsets": [], "data.source": "{root}/images"}),
+    "data.source": Case("{root}/others", given={
+        "data.subsets": [], "data.source": "{root}/images"}),
     "data.format": Case("folder", given={"data.subsets": [], "data.source": "{root}/10_folders"}),
     "data.subsets.0.source": Case("{root}/others"),
     "data.subsets.0.format": Case("kohya", given={"data.subsets.0.source": "{root}/10_folders"}),
@@ -218,14 +220,14 @@ CASES: dict[str, Case] = {
     "train.sample_every": Case(1),
     "train.score_every": Case(1, given=THREE),
     "train.async_validation": Case(see=handed.launched),
-    "train.async_validation_cpus": Case(2, see=handed.beside, given={"train.async_validation": True}),
-    "train.async_validation_gpus": Case(1, see=handed.beside, given={"train.async_validation": True}),
+    "train.async_validation_cpus": Case(2, see=handed.beside, given=ASYNC),
+    "train.async_validation_gpus": Case(1, see=handed.beside, given=ASYNC),
     # [sample]
     "sample.prompts": Case(["a red star"]),
     "sample.prompt_file": Case("{root}/prompts.txt"),
     "sample.controls": Case(["{root}/controls/1.png", "{root}/controls/2.png"], given={
         **PROMPTS, "method.name": "controlnet", "data.dataset": "{root}/controlled",
-        "method.scale": 50.0, "sample.controls": ["{root}/controls/0.png", "{root}/controls/2.png"]}),
+        "sample.controls": ["{root}/controls/0.png", "{root}/controls/2.png"]}),
     "sample.max_prompts": Case(1, given=PROMPTS),
     "sample.negative_prompt": Case("blurry", given=PROMPTS),
     "sample.scheduler": Case("euler"),

@@ -93,8 +93,8 @@ def layout(world: World, config: Config) -> Any:
         file for name in ("latents", "text") for file in Path(tree.dataset, name).rglob("*.p*")
     ]
     groups = [pq.ParquetFile(file) for file in files]
-    return sorted(encoded), executor.asked, sorted([g.metadata.row_group(i).num_rows for i in range(g.num_row_groups)]
-                     for g in groups)  # fmt: skip
+    numbers = [[g.metadata.row_group(i).num_rows for i in range(g.num_row_groups)] for g in groups]
+    return sorted(encoded), executor.asked, sorted(numbers)
 
 
 def _sd15() -> Any:
