@@ -42,7 +42,8 @@ class Checkpoint:
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
-    """`step`, `metrics`, `measured` (the step of each metric), `config`, `dataset`, `commit`, `versions`."""
+    """`step`, `metrics`, `measured` (the step of each metric), `config`, `dataset`, `commit`,
+    `versions`."""
     ema: dict[str, Tensor] | None = None
 
     @property

@@ -297,7 +297,8 @@ def start(config: Config, rank: int, world_size: int) -> Run:
         watch=Watch(config.output) if rank == 0 else None,
         watchdog=Watchdog(config.output, rank, 60 * config.train.hang_minutes),
         metrics=dict(saved.state["metrics"]) if saved else {},
-        measured=dict(saved.state.get("measured", {})) if saved else {}, saved=step if saved else -1,
+        measured=dict(saved.state.get("measured", {})) if saved else {},
+        saved=step if saved else -1,
     )  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from tests.effect.world import UNSET
 
 FREE = ("output", "train.steps", "train.epochs", "train.learning_rate", "train.checkpoint_every",
         "train.engine", "train.keep_checkpoints", "train.best_by", "data.dataset", "data.source",
-        "data.subsets", "data.subsets.0.source", "tune.space", "sample.prompts", "log.tensorboard", "method.rank",
+        "data.subsets", "data.subsets.0.source", "tune.space", "sample.prompts", "log.tensorboard",
+        "method.rank",
         "data.partial", "method.text_rank",
         "method.factor", "method.tokens")  # fmt: skip
 """Companions that only make an effect possible to see, or large enough."""

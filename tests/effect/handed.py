@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -179,6 +180,14 @@ def connection(world: World, config: Config) -> Any:
     return asked
 
 
+@dataclass(eq=False)
+class Trial:
+    """What a stopping rule looks at."""
+
+    trial_id: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+
 def searched(world: World, config: Config) -> Any:
     """What a sweep asks of Ray Tune, its first proposals, a trial's settings, and what becomes of
     trials whose scores are known."""
@@ -199,7 +208,7 @@ def searched(world: World, config: Config) -> Any:
             proposed = [search.suggest(str(number)) for number in range(4)]
             asked.append((self.asked.num_samples, self.asked.max_concurrent_trials, proposed))
             for number in range(8):  # each worse than the one before
-                one = SimpleNamespace(trial_id=str(number), config={})
+                one = Trial(str(number))
                 rule.on_trial_add(None, one)
                 for evaluation in range(1, 4):
                     result = {"objective": -float(number), "evaluation": evaluation}

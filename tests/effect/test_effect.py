@@ -59,7 +59,23 @@ def test_the_same_config_does_the_same(name: str, world: World) -> None:
     assert not isinstance(one, str), "a mistake would be the same too"
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if key not in ELSEWHERE])
+def sees_of(key: str) -> see.Look:
+    """Return where the effect of a key is seen."""
+    case = CASES.get(key, Case())
+    return case.see or SEEN.get(keys.table_of(key), see.rows)
+
+
+COSTLY = (see.steps, see.dataset, see.images, see.layout, see.exported, handed.searched)
+HERE = sorted(
+    (key for key in KEYS if key not in ELSEWHERE), key=lambda key: sees_of(key) in COSTLY
+)
+MARKED = [
+    pytest.param(key, marks=pytest.mark.slow) if sees_of(key) in COSTLY and number % 2 else key
+    for number, key in enumerate(HERE)
+]
+
+
+@pytest.mark.parametrize("key", MARKED)
 def test_a_key_has_an_effect_or_is_refused(key: str, world: World) -> None:
     case, path = CASES.get(key, Case()), path_of(key)
     base, sees = base_of(key), sees_of(key)
@@ -122,12 +138,6 @@ def base_of(key: str) -> list[dict[str, Any]]:
         name = key.removeprefix("method[").partition("]")[0]
         found.append({"method.name": name})
     return found
-
-
-def sees_of(key: str) -> see.Look:
-    """Return where the effect of a key is seen."""
-    case = CASES.get(key, Case())
-    return case.see or SEEN.get(keys.table_of(key), see.rows)
 
 
 def changed(key: str, case: Case, config: Config) -> Any:

@@ -17,7 +17,7 @@ import pytest
 from jobs.render.progress import Terminal
 from raytrain import checkpoint, local, storage
 from raytrain.config import Config
-from raytrain.config.file import to_toml
+from raytrain.config.file import parse, to_toml
 from raytrain.data.pipeline import on_machine
 from raytrain.data.pipeline.on_machine import OnMachine
 from raytrain.data.prepare import prepare
@@ -217,8 +217,8 @@ def test_the_best_is_by_the_metrics_asked_for(
     assert checkpoint.read_state(checkpoint.find(config.output, "best") or "")["step"] == best
 
 
-def test_sigterm_asks_for_a_checkpoint_as_ctrl_c_does(run_config: Callable[..., Config]) -> None:
-    config, warned = run_config(), []
+def test_sigterm_asks_for_a_checkpoint_as_ctrl_c_does(tmp_path: Path) -> None:
+    config, warned = parse({"output": str(tmp_path / "run"), "model": {"path": "m"}}), []
     asked = Path(config.output, stop.NAME)
 
     class Trainer:
