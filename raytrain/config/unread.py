@@ -51,7 +51,12 @@ def _captions(data: DataConfig) -> Iterator[Group]:
         keys = _unread_by("captioners", captions.captioner)
         yield table, keys, f"the captioner {captions.captioner!r} does not read it"
     if captions.variants == 1:
-        yield table, ("keep_tags", "tag_dropout"), "variants = 1 shuffles and drops no tags"
+        keys = ("tag_dropout", "shuffle_tags")
+        yield table, keys, "variants = 1 shuffles and drops no tags"
+        if not captions.warmup_stages:
+            yield table, ("keep_tags", "keep_separator"), "variants = 1 changes no tags"
+    if not captions.warmup_stages:
+        yield table, ("warmup_min",), "warmup_stages = 0 lets no caption grow"
     if not captions.trigger and not any(subset.regularization for subset in data.subsets):
         yield table, ("placeholder",), "there is no trigger to put in its place"
     if not captions.quality_tags:
@@ -61,8 +66,6 @@ def _captions(data: DataConfig) -> Iterator[Group]:
 
 
 def _images(data: DataConfig) -> Iterator[Group]:
-    if data.subsets:
-        yield "data", ("format",), "each of [[data.subsets]] has its own"
     for what, kind, keys in (
         ("masks", data.masks.kind, ("path", "options", "prompt", "train")),
         ("controls", data.controls.kind, ("path", "options")),

@@ -191,7 +191,7 @@ def test_a_step_is_the_same_for_every_reader(dataset: Dataset) -> None:
 def test_as_many_captions_are_dropped_as_asked_and_become_the_empty_one(dataset: Dataset) -> None:
     def texts(dropout: float) -> Tensor:
         batch_sampler = BatchSampler(dataset.counts(), batch=8, seed=1, epochs=40)
-        made = Loader(dataset, batch_sampler, caption_dropout=dropout, columns=("text",))
+        made = Loader(dataset, batch_sampler, captions=Captions(dropout), columns=("text",))
         steps = map(made.step, range(batch_sampler.total_steps))
         return torch.cat([step.batch.columns["text"] for step in steps])
 

@@ -12,7 +12,8 @@ from tests.effect.world import UNSET
 
 FREE = ("output", "train.steps", "train.epochs", "train.learning_rate", "train.checkpoint_every",
         "train.engine", "train.keep_checkpoints", "train.best_by", "data.dataset", "data.source",
-        "data.subsets", "data.subsets.0.source", "tune.space", "sample.prompts", "log.tensorboard",
+        "data.subsets", "data.subsets.0.source", "data.subsets.0.format", "tune.space",
+        "sample.prompts", "log.tensorboard",
         "method.rank",
         "data.partial", "method.text_rank",
         "method.factor", "method.tokens")  # fmt: skip
@@ -52,6 +53,7 @@ CHAT = {"data.captions.captioner": "openai",
         "data.captions.options": {"base_url": "{chat}", "model": "m"}}  # fmt: skip
 REWRITE = {"data.captions.rewriter": "openai",
            "data.captions.rewriter_options": {"base_url": "{chat}", "model": "m"}}  # fmt: skip
+RECORDS = {"data.subsets.0.source": "{root}/records", "data.subsets.0.format": "auto"}
 PROMPTS = {"sample.prompts": ["a red star", "a ring"]}
 CLIP = {"evaluate.scorers": ["clip_text", "clip_image", "diversity"]}
 TRAINED = {"output": "{root}/trained"}
@@ -152,6 +154,24 @@ CASES: dict[str, Case] = {
     "data.captions.keep_tags": Case(2, given={"data.captions.variants": 3}),
     "data.captions.tag_dropout": Case(0.5, given={"data.captions.variants": 3}),
     "data.captions.drop_tags": Case(["soft"]),
+    "data.captions.lowercase": Case(),
+    "data.captions.strip": Case("."),
+    "data.captions.affixes": Case("raw", given={"data.captions.prefix": "photo of"}, alone=True),
+    "data.captions.lines": Case("first"),
+    "data.captions.keep_separator": Case("|||", given={"data.captions.variants": 3}),
+    "data.captions.secondary_separator": Case(";;;"),
+    "data.captions.shuffle_tags": Case(given={"data.captions.variants": 3}),
+    "data.captions.warmup_stages": Case(2, given={"objective.caption_warmup": 2,
+                                                  "data.captions.warmup_stages": 3}),
+    "data.captions.warmup_min": Case(2, given={"objective.caption_warmup": 2,
+                                               "data.captions.warmup_stages": 2}),
+    "data.captions.dropped": Case("trigger", given={"data.captions.trigger": "zwx",
+                                                    "objective.caption_dropout": 0.5}),
+    "data.captions.rating_words": Case({"e": "explicit"}, given=RECORDS),
+    "data.captions.meta_tags": Case(["highres"], given=RECORDS),
+    "data.caption_column": Case("words", given={
+        "data.subsets": [], "data.source": "{root}/records"}),
+    "data.subsets.0.caption_column": Case("words", given=RECORDS),
     "data.captions.quality_tags": Case({"fine": 0.0}, given={
         **SCORE, "data.captions.quality_score": "s"}),
     "data.captions.quality_score": Case("u", given={
@@ -185,6 +205,9 @@ CASES: dict[str, Case] = {
     "objective.min_snr_gamma": Case(0.01, see=see.steps),
     "objective.timestep_range": Case(see=see.steps),
     "objective.caption_dropout": Case(0.9),
+    "objective.caption_dropout_epochs": Case(1),
+    "objective.caption_warmup": Case(4, given={"data.dataset": "{root}/growing",
+        "data.captions.warmup_stages": 2, "objective.caption_warmup": 2, "train.steps": 4}),
     # [train]
     "train.epochs": Case(2, given={"train.steps": None}),
     "train.micro_batch": Case(1, see=handed.started),

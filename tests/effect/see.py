@@ -19,7 +19,7 @@ from PIL import Image
 from raytrain import checkpoint, held_out, storage
 from raytrain.batch import Batch
 from raytrain.config import Config
-from raytrain.data.loading.loader import Loader
+from raytrain.data.loading.loader import Captions, Loader
 from raytrain.data.loading.read import Dataset
 from raytrain.data.pipeline import plan_encoding
 from raytrain.data.prepare import Preparation, prepare
@@ -115,7 +115,7 @@ def draws(world: World, config: Config) -> Any:
     """The first steps' rows, columns, weights and draws."""
     data, model = Dataset.of(config), build(config, torch.device("cpu"))
     sampler = batch_sampler_of(config, data.counts())
-    loader = Loader(data, sampler, caption_dropout=config.objective.caption_dropout,
+    loader = Loader(data, sampler, captions=Captions.of(config, sampler.total_steps),
                     columns=model.columns)  # fmt: skip
     found = []
     for number in range(min(4, sampler.total_steps)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -130,6 +131,7 @@ CONTROLLED = {"data.controls.kind": "folder", "data.subsets.0.controls": "{root}
 DATASETS: Mapping[str, Keys] = {
     "stored": {},
     "tokens": {"method.text_rank": 2, "data.captions.trigger": "<new>"},
+    "growing": {"data.captions.warmup_stages": 2, "objective.caption_warmup": 2},
     "controlled": {"method.name": "controlnet", **CONTROLLED},
 }
 
@@ -168,6 +170,16 @@ def _images(root: Path) -> None:
     (root / "images" / "broken.png").write_bytes((root / "images" / "0.png").read_bytes()[:60])
     for number in range(3):
         draw(root / "others" / f"{number}.png", 50 + number, (64, 64), f"other {number}")
+    (root / "images" / "2.txt").write_text(
+        "Red {hat|cap}, one ||| two, three;;;four, five, six, seven.\nA second line."
+    )
+    shutil.copytree(root / "others", root / "records")
+    lines = [
+        {"file_name": f"{number}.png", "text": f"text {number}", "words": f"words {number}",
+         "rating": "e", "tag_string_meta": "highres", "score": number}
+        for number in range(3)
+    ]  # fmt: skip
+    (root / "records" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (root / "few").mkdir()
     shutil.copy(root / "masks" / "0.png", root / "few" / "0.png")
     shutil.copytree(root / "others", root / "10_folders" / "10_cat")
