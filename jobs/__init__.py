@@ -113,6 +113,17 @@ def guard(body: Callable[[], int | None]) -> int:
         return int(error.exit_code)
 
 
+def read(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the checked config of a file; a line tells of each key that has no effect."""
+    from raytrain.config.file import load
+    from raytrain.config.unread import unread
+
+    config = load(path, overrides)
+    for told in unread(config):
+        print(f"note: {told}", file=sys.stderr)
+    return config
+
+
 def connected(config: Config) -> AbstractContextManager[Any]:
     """Connect to the Ray of `[cluster]`, or start a private one,
     for the length of a `with` block."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jobs import Checkpoint, ConfigFile, Overrides, execute
+from jobs import Checkpoint, ConfigFile, Overrides, execute, read
 from raytrain.startup import leave
 
 
@@ -15,9 +15,7 @@ def command(
     evaluation/report.json."""
     from rich.console import Console
 
-    from raytrain.config.file import load
-
-    settings = load(config, set or ())
+    settings = read(config, set or ())
     from jobs.render import evaluation
     from raytrain.evaluate.run import evaluate
 

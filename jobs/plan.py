@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs import ConfigFile, Overrides, execute
+from jobs import ConfigFile, Overrides, execute, read
 from raytrain.startup import leave
 
 if TYPE_CHECKING:
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
     """Check config, model folder and dataset, and print what would run;
     nothing is held or written."""
-    from raytrain.config.file import load
-
-    settings = load(config, set or ())
+    settings = read(config, set or ())
     from raytrain.plan import plan
 
     show(plan(settings))

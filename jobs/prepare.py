@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jobs import REJECTED, ConfigFile, Overrides, execute, workers
+from jobs import REJECTED, ConfigFile, Overrides, execute, read, workers
 from raytrain.startup import leave
 
 
@@ -13,9 +13,7 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
 
     Exit code 3: done, but broken images were left out (data.allow_rejected = true makes that 0).
     """
-    from raytrain.config.file import load
-
-    settings = load(config, set or ())
+    settings = read(config, set or ())
     from raytrain.data.pipeline import flow, on_machine
 
     with workers(settings, flow.needs_ray(settings), on_machine.reserve) as executor:

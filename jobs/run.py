@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs import REJECTED, ConfigFile, Overrides, execute, workers
+from jobs import REJECTED, ConfigFile, Overrides, execute, read, workers
 from raytrain.startup import leave
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def command(config: ConfigFile, set: Overrides = None, rehearse: Rehearse = True
     Exit code 3: broken images were left out of the dataset, and nothing was trained
     (data.allow_rejected = true goes on).
     """
-    from raytrain.config.file import load
-
-    settings = load(config, set or ())
+    settings = read(config, set or ())
     from raytrain.data.pipeline import flow, on_machine
     from raytrain.train import local_worker
 

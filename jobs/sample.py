@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import Checkpoint, ConfigFile, Overrides, execute
+from jobs import Checkpoint, ConfigFile, Overrides, execute, read
 from raytrain.startup import leave
 
 
@@ -20,9 +20,7 @@ def command(
     ] = None,
 ) -> int | None:
     """Make images from a checkpoint, one row a prompt, and their grid."""
-    from raytrain.config.file import load
-
-    settings = load(config, set or ())
+    settings = read(config, set or ())
     from raytrain.sample import sample
 
     print(f"wrote {sample(settings, checkpoint, output, print)}")

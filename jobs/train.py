@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import ConfigFile, Overrides, execute, workers
+from jobs import ConfigFile, Overrides, execute, read, workers
 from raytrain.startup import leave
 
 Resume = Annotated[
@@ -27,9 +27,7 @@ def command(
     config: ConfigFile, set: Overrides = None, resume: Resume = "latest", profile: Profile = False
 ) -> int | None:
     """Train on a prepared dataset; the same command continues after an interruption."""
-    from raytrain.config.file import load
-
-    settings = load(config, [*(["train.profile=5"] if profile else []), *(set or ())])
+    settings = read(config, [*(["train.profile=5"] if profile else []), *(set or ())])
     from raytrain.train import local_worker
 
     with workers(settings, local_worker.needs_ray(settings), local_worker.reserve) as executor:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs import ConfigFile, Overrides, connected, execute
+from jobs import ConfigFile, Overrides, connected, execute, read
 from raytrain.startup import leave
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
     """Try the settings of [tune.space] in many short runs; the same command continues after an
     interruption."""
-    from raytrain.config.file import load
     from tuning.leaderboard import show, winner
     from tuning.study import folder, url
     from tuning.sweep import check, export_winner, sweep
 
-    settings = load(config, set or ())
+    settings = read(config, set or ())
     check(settings)
     print(f"Watch it with: optuna-dashboard {url(settings)}")
     with connected(settings):

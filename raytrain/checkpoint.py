@@ -42,7 +42,8 @@ class Checkpoint:
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
-    """`step`, `metrics`, `config`, `dataset`, `commit`, `versions`."""
+    """`step`, `metrics`, `measured` (the step of each metric), `config`, `dataset`, `commit`,
+    `versions`."""
     ema: dict[str, Tensor] | None = None
 
     @property
@@ -287,16 +288,21 @@ def _delete(folder: str) -> None:
 
 
 def _best(folders: list[str], best_by: Mapping[str, float]) -> str | None:
-    scored = []
+    """Return the checkpoint with the highest weighted sum of its own scores; of the newest at its
+    time only where none has its own, as with asynchronous validation, whose scores come later."""
+    own, newest = [], []
     for folder in folders:
-        metrics = read_state(folder)["metrics"]
+        state = read_state(folder)
+        metrics, measured = state["metrics"], state.get("measured", {})
         if best_by.keys() <= metrics.keys():
-            scored.append(
-                (sum(weight * metrics[name] for name, weight in best_by.items()), folder)
-            )
-    return (
-        max(scored, key=lambda each: each[0])[1] if scored else (folders[-1] if folders else None)
-    )
+            scored = (sum(weight * metrics[name] for name, weight in best_by.items()), folder)
+            newest.append(scored)
+            if all(measured.get(name, state["step"]) == state["step"] for name in best_by):
+                own.append(scored)
+    ranked = own or newest
+    if ranked:
+        return max(ranked, key=lambda each: each[0])[1]
+    return folders[-1] if folders else None
 
 
 def _save_tensors(tensors: dict[str, Tensor], folder: str, name: str) -> None:

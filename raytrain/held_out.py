@@ -81,13 +81,25 @@ def fixed_draws(model: Model, batch: Batch, number: int, count: int) -> Columns:
 def plan(counts: dict[str, int], limit: int, world_size: int) -> list[tuple[str, np.ndarray]]:
     """Return (bucket, row numbers) chunks of at most `limit` rows in all,
     padded with -1 to a multiple of `world_size`."""
-    total = sum(counts.values())
     chunks = []
-    for bucket, count in counts.items():
-        rows = np.arange(count if total <= limit else -(-count * limit // total))
+    for bucket, count in _shares(counts, limit).items():
+        rows = np.arange(count)
         for start in range(0, len(rows), ROWS * world_size):
             chunk = rows[start : start + ROWS * world_size]
             padded = np.full(-(-len(chunk) // world_size) * world_size, -1)
             padded[: len(chunk)] = chunk
             chunks.append((bucket, padded))
     return chunks
+
+
+def _shares(counts: dict[str, int], limit: int) -> dict[str, int]:
+    """Return how many rows of each bucket are taken: all, or `limit` in proportion,
+    by the largest remainder."""
+    total = sum(counts.values())
+    if total <= limit:
+        return counts
+    found = {bucket: count * limit // total for bucket, count in counts.items()}
+    by_rest = sorted(counts, key=lambda bucket: -(counts[bucket] * limit % total))
+    for bucket in by_rest[: limit - sum(found.values())]:
+        found[bucket] += 1
+    return found

@@ -21,14 +21,21 @@ _WEIGHTS = re.compile(
     r"(?:model|diffusion_pytorch_model)(?:-\d+-of-\d+)?(?:\.(\w+))??(?:-\d+-of-\d+)?\.safetensors"
 )
 """Names of weights: the first group is the variant, None for the plain ones."""
+READ = ("*.json", "*.txt", "*.model")
+"""Files of a hub model that are read next to its weights."""
 WEIGHT_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
 
 @functools.cache
-def resolve(path: str, revision: str | None = None) -> Path:
+def resolve(path: str, revision: str | None = None, variant: str | None = None) -> Path:
     """Return the local folder of a model: the folder itself, or a hub id's snapshot
-    (downloaded once, then offline)."""
+    (downloaded once, then offline; of its weights, those of the variant alone)."""
     if Path(path).is_dir():
+        if revision is not None:
+            raise UserError(
+                f"revision = {revision!r} is a branch, tag or commit of a hub id, and {path!r} is "
+                "a folder here; it would have no effect. Leave it out, or give the hub id."
+            )
         return Path(path)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
@@ -41,7 +48,7 @@ def resolve(path: str, revision: str | None = None) -> Path:
     try:
         return Path(
             snapshot_download(
-                path, revision=revision, allow_patterns=[f"*{s}" for s in WEIGHT_SUFFIXES]
+                path, revision=revision, allow_patterns=[*READ, *weight_files(variant)]
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -52,9 +59,23 @@ def resolve(path: str, revision: str | None = None) -> Path:
         ) from error
 
 
+def weight_files(variant: str | None) -> list[str]:
+    """Return patterns of the weights that diffusers and transformers load of a variant.
+
+    A repository also holds other variants, and whole models in one file, several times as large.
+    """
+    dot, shard = f".{variant}" if variant else "", "-?????-of-?????"
+    names = [
+        f"{name}{ending}.safetensors"
+        for name in ("model", "diffusion_pytorch_model")
+        for ending in (dot, f"{shard}{dot}", *([f"{dot}{shard}"] if dot else []))
+    ]
+    return [*(f"*/{name}" for name in names), *names]
+
+
 def folder(model: ModelConfig) -> Path:
     """Return the local folder of the base model."""
-    return resolve(model.path, model.revision)
+    return resolve(model.path, model.revision, model.variant)
 
 
 def vae_source(model: ModelConfig) -> tuple[Path, str]:
@@ -62,7 +83,7 @@ def vae_source(model: ModelConfig) -> tuple[Path, str]:
     or `model.vae`."""
     if model.vae is None:
         return folder(model), "vae"
-    other = resolve(model.vae, None)
+    other = resolve(model.vae, None, model.variant)
     return other, "vae" if (other / "vae").is_dir() else ""
 
 

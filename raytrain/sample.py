@@ -87,7 +87,7 @@ def sample(
 
     quiet()
     dataset = (
-        Dataset(config.dataset) if storage.exists(storage.join(config.dataset, MANIFEST)) else None
+        Dataset.of(config) if storage.exists(storage.join(config.dataset, MANIFEST)) else None
     )
     folder = checkpoint.find(config.output, which)
     asked = prompts(config, dataset, tell)

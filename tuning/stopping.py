@@ -54,9 +54,7 @@ class StoppingRule(FIFOScheduler):  # type: ignore[misc]
         self._rule.on_trial_add(None, trial)
         for evaluation, objective in sorted(values.items()):
             if math.isfinite(objective):
-                self._rule.on_trial_result(
-                    None, trial, {OBJECTIVE: objective, EVALUATION: evaluation}
-                )
+                self._judge(None, trial, {OBJECTIVE: objective, EVALUATION: evaluation})
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Enter a new trial."""
@@ -69,7 +67,7 @@ class StoppingRule(FIFOScheduler):  # type: ignore[misc]
         if not math.isfinite(result[OBJECTIVE]):
             self.stopped[trial.trial_id] = "its scores are not finite"
             return str(TrialScheduler.STOP)
-        decision = self._rule.on_trial_result(tune_controller, trial, result)
+        decision = self._judge(tune_controller, trial, result)
         protected = result.get(LAST) or getattr(trial, "config", {}).get(DEFAULT)
         if decision != TrialScheduler.STOP or protected:
             return str(TrialScheduler.CONTINUE)
@@ -77,6 +75,14 @@ class StoppingRule(FIFOScheduler):  # type: ignore[misc]
             f"worse than its rivals after {result[EVALUATION]} evaluations"
         )
         return str(TrialScheduler.STOP)
+
+    def _judge(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return what Ray's rule says of an evaluation."""
+        decision = str(self._rule.on_trial_result(tune_controller, trial, result))
+        # The median rule takes no further evaluation of a trial that it would have stopped; who is
+        # stopped is decided here.
+        getattr(self._rule, "_stopped_trials", set()).discard(trial)
+        return decision
 
 
 def _rule(tune: TuneConfig) -> Any:

@@ -107,7 +107,7 @@ class SampleConfig(Table):
     """`auto`: ddim, and for flow matching euler."""
     width: int | None = Field(None, ge=16)
     height: int | None = Field(None, ge=16)
-    """Default: the dataset's largest bucket."""
+    """Default: those of the bucket with most training images."""
     seed: Seed = 0
     batch: int = Field(4, ge=1)
     offload: bool = False

@@ -128,6 +128,14 @@ class EncodeConfig(Table):
     """Publish a snapshot of what is ready every so often, so that training can start; default:
     only when all is done."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> EncodeConfig:
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise ValueError(
+                f"max_workers must be at least workers, got {self.max_workers} and {self.workers}"
+            )
+        return self
+
 
 class DataConfig(Table):
     """`[data]`: where the images are and how they become a dataset."""

@@ -44,6 +44,11 @@ class AdapterConfig(MethodConfig):
                 f"conv_alpha = {self.conv_alpha} scales convolutions that do not learn; give "
                 "conv_rank, or leave it out"
             )
+        if getattr(self, "tucker", False) and self.conv_rank is None and not self.targets:
+            raise ValueError(
+                "tucker = true is for convolutions, and none learns; give conv_rank, or leave it "
+                "out"
+            )
         return self
 
 

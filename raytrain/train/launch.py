@@ -129,7 +129,6 @@ class _Fit(threading.Thread):
         self._trainer = trainer
         self._error: BaseException | None = None
         self._ended = threading.Event()
-        self.start()
 
     def run(self) -> None:
         try:
@@ -178,6 +177,7 @@ def _wait(config: Config, trainer: Any, show: Show) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     fit = _Fit(trainer)
     try:
+        fit.start()
         fit.wait()
     except KeyboardInterrupt:
         stop.ask(config.output)

@@ -84,6 +84,8 @@ class Run:
     """The step of the last checkpoint."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The newest value of every metric."""
+    measured: dict[str, int] = field(default_factory=dict)
+    """The step of each of them."""
     clock: Clock = field(default_factory=Clock)
     minutes: tuple[float, float] = (0.0, 0.0)
     """The first worker's clock, which all workers go by, after the last step but one and after the
@@ -114,9 +116,11 @@ class Run:
 
     def record(self, values: dict[str, float], *, step: int | None = None) -> None:
         """Keep metrics and write them to the sinks."""
+        step = self.step if step is None else step
         self.metrics |= values
+        self.measured |= dict.fromkeys(values, step)
         if self.log is not None:
-            self.log.metrics(self.step if step is None else step, values)
+            self.log.metrics(step, values)
 
     def beat(self, doing: str) -> None:
         """Say that there is progress, and what is done next."""
@@ -168,6 +172,7 @@ class Run:
         state = {
             "step": self.step,
             "metrics": dict(self.metrics),
+            "measured": dict(self.measured),
             "config": self.config.values(),
             "dataset": self.dataset.manifest.fingerprint,
             "snapshot": self.dataset.manifest.number,
@@ -300,7 +305,9 @@ def start(config: Config, rank: int, world_size: int) -> Run:
         sample_log=SampleLog(config.output, step, rank, world_size), log=log, saver=saver,
         watch=Watch(config.output) if rank == 0 else None,
         phases=phases, watchdog=Watchdog(config.output, rank, 60 * config.train.hang_minutes),
-        metrics=dict(saved.state["metrics"]) if saved else {}, saved=step if saved else -1,
+        metrics=dict(saved.state["metrics"]) if saved else {},
+        measured=dict(saved.state.get("measured", {})) if saved else {},
+        saved=step if saved else -1,
     )  # fmt: skip
     settings = used(run)  # on all workers: they raise the same mistakes
     if rank == 0 and (told := effective.keep(config.output, "train", settings)):

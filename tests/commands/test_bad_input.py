@@ -231,8 +231,11 @@ def frozen_during_a_save(process: subprocess.Popen[str], config: Config) -> psut
         time.sleep(0.001)
 
 
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_interrupt_during_a_save(
-    run_config: Callable[..., Config], config_file: Callable[..., str]
+    run_config: Callable[..., Config], config_file: Callable[..., str], how: signal.Signals
 ) -> None:
     train_table = {"steps": 30, "checkpoint_every": 1}
     config = run_config(method={"name": "full"}, train=train_table)
@@ -246,7 +249,7 @@ def test_interrupt_during_a_save(
     assert process.stderr is not None
     worker = frozen_during_a_save(process, config)
     try:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         error = next(line for line in process.stderr if "Stopping after this step" in line)
         time.sleep(stop.SECONDS)  # so that the worker's next look at whether to stop is due
     finally:

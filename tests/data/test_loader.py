@@ -186,3 +186,19 @@ def test_a_step_is_the_same_for_every_reader(dataset: Dataset) -> None:
         thread.join()
     for own in found:
         assert all(same(one.batch, two.batch) for one, two in zip(alone, own, strict=True))
+
+
+def test_as_many_captions_are_dropped_as_asked_and_become_the_empty_one(dataset: Dataset) -> None:
+    def texts(dropout: float) -> Tensor:
+        batch_sampler = BatchSampler(dataset.counts(), batch=8, seed=1, epochs=40)
+        made = Loader(dataset, batch_sampler, captions=Captions(dropout), columns=("text",))
+        steps = map(made.step, range(batch_sampler.total_steps))
+        return torch.cat([step.batch.columns["text"] for step in steps])
+
+    kept, some, none = (texts(dropout).view(torch.int16) for dropout in (0.0, 0.3, 1.0))
+    empty = none[0]
+    assert (none == empty).all(), "all are the empty caption's"
+    dropped = (some == empty).flatten(1).all(1)
+    assert not (kept == empty).flatten(1).all(1).any()
+    assert float(dropped.float().mean()) == pytest.approx(0.3, abs=0.05)
+    assert torch.equal(some[~dropped], kept[~dropped]), "the others are as they were"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -241,3 +242,39 @@ def test_a_subject_needs_one_prompt_a_image(tmp_path: Path) -> None:
     config = settings(tmp_path)
     with pytest.raises(ValueError, match="one prompt an image"):
         Subject(config, [Image.new("RGB", (8, 8))], [], Judges(config))
+
+
+def test_the_aesthetic_body_is_transformers_resnet_50() -> None:
+    from transformers import ResNetConfig, ResNetModel
+
+    torch.manual_seed(0)
+    ours = predictor.AestheticModel().eval()
+    body: Any = ours.model
+    for module in body.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+    theirs = ResNetModel(ResNetConfig()).eval()  # its defaults are ResNet-50's
+    names = {
+        "conv": "convolution", "bn": "normalization",
+        "downsample.0": "shortcut.convolution", "downsample.1": "shortcut.normalization",
+    }  # fmt: skip
+
+    def named(name: str) -> str:
+        if name.startswith(("conv1.", "bn1.")):
+            kind, _, rest = name.partition(".")
+            return f"embedder.embedder.{names[kind[:-1]]}.{rest}"
+        stage, block, part, rest = name.removeprefix("layer").split(".", 3)
+        where = f"encoder.stages.{int(stage) - 1}.layers.{block}"
+        if part == "downsample":
+            number, rest = rest.split(".", 1)
+            return f"{where}.{names[f'downsample.{number}']}.{rest}"
+        return f"{where}.layer.{int(part[-1]) - 1}.{names[part[:-1]]}.{rest}"
+
+    state = {named(k): v for k, v in body.state_dict().items() if not k.startswith("fc")}
+    theirs.load_state_dict(state)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        pooled = theirs(images).pooler_output.flatten(1)
+        torch.testing.assert_close(ours(images), body.fc(pooled).squeeze(-1) / 10)
+    assert body.fc(pooled).std() > 1e-5, "two images, two ratings"

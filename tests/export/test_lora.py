@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,19 @@ def test_kohya_header_tells_how_it_was_trained(tune: Tune, tmp_path: Path) -> No
     assert found["ss_num_epochs"] == "10"
     assert found["ss_resolution"] == "(512, 512)"
     assert found["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+
+
+@pytest.mark.parametrize(
+    ("precision", "told"), [("fp32", "no"), ("fp16", "fp16"), ("bf16", "bf16")]
+)
+def test_kohya_header_tells_the_precision_of_training(
+    tune: Tune, tmp_path: Path, precision: str, told: str
+) -> None:
+    bundle = tune("sd15").bundle()
+    train = bundle.config.train.model_copy(update={"precision": precision})
+    config = bundle.config.model_copy(update={"train": train})
+    path = path_of(kohya, replace(bundle, config=config), tmp_path)
+    assert header(path)["ss_mixed_precision"] == told
 
 
 def test_model_hash_is_that_of_the_bytes_after_the_header(tune: Tune, tmp_path: Path) -> None:

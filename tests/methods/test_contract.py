@@ -218,3 +218,29 @@ def test_factors_of_weights_are_not_learned_on_quantized_layers(
         config = parse({"output": "o", "model": model, "method": {"name": name}})
         with pytest.raises(UserError, match=r"model\.quantize"):
             build(config, CPU)
+
+
+@pytest.mark.parametrize(("init", "rank"), [("gaussian", 4), ("gaussian", 16), ("kaiming", 16)])
+def test_a_lora_starts_as_its_init_says(
+    folder: Callable[[str], Path], init: str, rank: int
+) -> None:
+    """Gaussian: a normal of deviation 1 / rank, as diffusers' scripts have it; kaiming: uniform
+    within 1 / sqrt(inputs). B is zero for both."""
+    config = parse({
+        "output": "run",
+        "model": {"family": "sd15", "path": str(folder("sd15") / "model")},
+        "method": {"name": "lora", "rank": rank, "init": init},
+    })  # fmt: skip
+    state = build(config, torch.device("cpu")).state()
+    ups = [value for name, value in state.items() if "lora_B" in name]
+    downs = [value for name, value in state.items() if "lora_A" in name]
+    assert ups
+    assert not any(up.any() for up in ups)
+    if init == "gaussian":
+        every = torch.cat([down.flatten() for down in downs]) * rank
+        assert float(every.std()) == pytest.approx(1, abs=0.05)
+        assert 0.6 < float((every.abs() < 1).float().mean()) < 0.75  # of a normal: 0.683
+    else:
+        for down in downs:
+            bound = down.shape[1] ** -0.5
+            assert 0.9 * bound < float(down.abs().max()) <= bound

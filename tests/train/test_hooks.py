@@ -130,3 +130,36 @@ def test_epochs_and_the_log_of_a_run(run_config: Callable[..., Config]) -> None:
     assert list(points) == sorted({*range(4, total, 4), total})
     assert points[4] == pytest.approx(sum(losses(config)[:4]) / 4)
     assert [event.step for event in events.Scalars("held_out_loss")] == [0, last, total]
+
+
+def test_images_reach_tensorboard_and_wandb(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    import numpy as np
+    import wandb
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    told: list[dict[str, Any]] = []
+    fake = SimpleNamespace(
+        log=told.append, define_metric=lambda *_, **__: None, finish=lambda: None
+    )
+    monkeypatch.setattr(wandb, "init", lambda **_: fake)
+    config = run_config(
+        train={"steps": 2, "sample_every": 1}, log={"tensorboard": True, "wandb": "offline"}
+    )
+    worker.train(config)
+    events = EventAccumulator(str(Path(config.output) / "tensorboard")).Reload().Images("samples")
+    sheets = [
+        np.asarray(Image.open(Path(config.output, "samples", f"step-{n:08d}", "grid.png")))
+        for n in (0, 1, 2)
+    ]
+    assert [event.step for event in events] == [0, 1, 2]
+    sent = [row for row in told if "samples" in row]
+    assert [row["step"] for row in sent] == [0, 1, 2]
+    for sheet, event, row in zip(sheets, events, sent, strict=True):
+        shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+        assert np.array_equal(shown, sheet[..., :3])
+        assert np.array_equal(np.asarray(row["samples"].image)[..., :3], sheet[..., :3])

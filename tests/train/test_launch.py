@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,14 +17,16 @@ import pytest
 from jobs.render.progress import Terminal
 from raytrain import checkpoint, local, storage
 from raytrain.config import Config
-from raytrain.config.file import to_toml
+from raytrain.config.file import parse, to_toml
 from raytrain.data.pipeline import on_machine
 from raytrain.data.pipeline.on_machine import OnMachine
 from raytrain.data.prepare import prepare
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
+from raytrain.show import Silent
+from raytrain.train import launch as launching
 from raytrain.train import worker
-from raytrain.train.guards import out_of_memory
+from raytrain.train.guards import out_of_memory, stop
 from raytrain.train.launch import launch
 from raytrain.train.local_worker import LocalTrainer, WorkerDied
 from tests.conftest import losses
@@ -211,3 +215,31 @@ def test_the_best_is_by_the_metrics_asked_for(
     }
     best = expected(held_out, key=held_out.__getitem__)
     assert checkpoint.read_state(checkpoint.find(config.output, "best") or "")["step"] == best
+
+
+def test_sigterm_asks_for_a_checkpoint_as_ctrl_c_does(tmp_path: Path) -> None:
+    config, warned = parse({"output": str(tmp_path / "run"), "model": {"path": "m"}}), []
+    asked = Path(config.output, stop.NAME)
+
+    class Trainer:
+        def fit(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not asked.exists():  # the test's own time-out ends it
+                time.sleep(0.01)
+
+    class Shown(Silent):
+        def warn(self, text: str) -> None:
+            warned.append(text)
+
+    def unhandled(*_: object) -> None:
+        raise AssertionError("SIGTERM was not taken")
+
+    before = signal.signal(signal.SIGTERM, unhandled)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launching._wait(config, Trainer(), Shown())
+        assert signal.getsignal(signal.SIGTERM) is unhandled
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert asked.exists()
+    assert [text.split(",")[0] for text in warned] == ["Stopping after this step"]

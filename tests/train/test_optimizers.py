@@ -330,3 +330,24 @@ def test_looking_at_a_schedule_free_run_changes_nothing(
     whole = run_config(name="whole", train={**train, "held_out_every": 0})
     broken = run_config(name="broken", train={**train, "held_out_every": 1})
     check_resume(whole, broken, monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["plain", "ddp", "zero2"])
+def test_a_long_gradient_is_shortened_to_its_limit(name: str) -> None:
+    """After one step AdamW's first moment is a tenth of the gradient."""
+
+    def first(limit: float | None) -> tuple[float, float]:
+        settings = config("adamw", max_grad_norm=limit, betas=(0.9, 0.999))
+        engine = engines.build(name, "none", model(), settings, 1, 1)
+        loss = loss_of(engine, 0)
+        engine.backward(loss)
+        told = float(engine.step(settings.learning_rate, loss.detach(), 0))
+        moments = [value for key, value in saved(engine)[1].items() if key.endswith("|exp_avg")]
+        return told, 10 * float(torch.cat([each.flatten() for each in moments]).norm())
+
+    long, kept = first(None)
+    assert long == pytest.approx(kept, rel=1e-4)
+    for limit in (long / 4, 4 * long):
+        told, left = first(limit)
+        assert told == pytest.approx(long, rel=1e-4), "what is told is its length before"
+        assert left == pytest.approx(min(limit, long), rel=1e-3)

@@ -220,3 +220,22 @@ def test_scores_are_reported(run_config: Callable[..., Config]) -> None:
     worker.train(config, reports.append)
     assert [report["step"] for report in reports] == [3, 6]
     assert all(report["held_out_loss"] > 0 for report in reports)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_checkpoint_is_judged_by_its_own_held_out_loss(
+    run_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Steps 0 and 4 are better, but have no checkpoint; 3 and 6 have one, and late, 3 no loss."""
+    train = {"checkpoint_every": 3, "held_out_every": 0 if late else 1, "keep_checkpoints": 9}
+    config = run_config(train={**train, "steps": 6})
+    by_step = {0: 1.0, 3: 2.0, 4: 1.0, 6: 3.0}
+
+    def measured(run: Any) -> None:
+        if run.step in by_step and not (late and run.step == 3):
+            run.record({"held_out_loss": by_step[run.step]})
+
+    monkeypatch.setattr("raytrain.train.hooks.periodic.held_out_loss", measured)
+    worker.train(config)
+    best = checkpoint.read_state(checkpoint.find(config.output, "best") or "")
+    assert best["step"] == (6 if late else 3)

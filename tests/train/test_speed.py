@@ -191,3 +191,35 @@ def test_a_profile_is_written(
     assert sum(name.startswith("Optimizer.step#") for name in names) == recorded
     assert "scaled_dot_product" in (folder / "operators.txt").read_text()
     assert sorted(path.name for path in folder.iterdir()) == ["operators.txt", "trace.json"]
+
+
+def test_gradient_checkpointing_computes_blocks_again_and_keeps_less(
+    run_config: Callable[..., Config],
+) -> None:
+    def step(on: bool) -> tuple[int, int]:
+        """Return how often blocks run in a step, and the numbers kept for the backward pass."""
+        run = start(run_config(name=str(on), train={"gradient_checkpointing": on}), 0, 1)
+        runs = kept = 0
+
+        def ran(*_: Any) -> None:
+            nonlocal runs
+            runs += 1
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        for block in run.model.denoiser.modules():
+            if type(block).__name__ == "BasicTransformerBlock":
+                block.register_forward_pre_hook(ran)
+        made, draws = next(worker.batches(run))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = run.model(made.batch, draws).sum()
+        loss.backward()
+        run.close()
+        return runs, kept
+
+    (once, all_kept), (twice, few_kept) = step(False), step(True)
+    assert twice == 2 * once > 0
+    assert few_kept < 0.7 * all_kept

@@ -1,18 +1,20 @@
 """When a trial is stopped, in sentences."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from raytrain.config.tune import TuneConfig
 from tuning.stopping import StoppingRule
+from tuning.study import DEFAULT
 
 
 @dataclass(frozen=True)
 class Trial:
     trial_id: str
+    config: dict[str, bool] = field(default_factory=dict, hash=False)
 
 
 def rule(stopper: str = "asha", **changes: Any) -> StoppingRule:
@@ -116,3 +118,28 @@ def test_median_never_pauses_a_trial() -> None:
     nothing."""
     on = rule("median")
     assert all(report(on, name, 1, -1.0) for name in "abcdef")
+
+
+@pytest.mark.parametrize("stopper", ["asha", "median"])
+def test_the_default_settings_run_to_their_end_however_bad(stopper: str) -> None:
+    on = rule(stopper)
+    for name in "abc":
+        run(on, name, [-1.0, -0.9, -0.8, -0.7])
+    for marked in (True, False):
+        trial = Trial(f"marked {marked}", {DEFAULT: marked})
+        on.on_trial_add(None, trial)
+        said = [
+            on.on_trial_result(None, trial, {"objective": -100.0, "evaluation": number})
+            for number in (1, 2, 3)
+        ]
+        assert (set(said) == {"CONTINUE"}) == marked
+        assert (trial.trial_id in on.stopped) != marked
+
+
+@pytest.mark.parametrize("stopper", ["asha", "median"])
+def test_a_default_that_was_bad_is_replayed(stopper: str) -> None:
+    on = rule(stopper)
+    for name in "abc":
+        on.replay(name, {1: -1.0, 2: -0.9, 3: -0.8, 4: -0.7})
+    on.replay("default", {1: -9.0, 2: -9.0, 3: -9.0, 4: -9.0})
+    assert run(on, "best", [-0.5, -0.4, -0.3, -0.2]) == 0

@@ -4,6 +4,7 @@ so that a batch is one tensor. Pure.
 One rule a file; the file's name is its name in `[data.buckets] rule`. A rule module offers
     NEEDS_MEAN: bool                    optional, default False: `mean_ratio` is needed (see
                                         `needs_mean`)
+    IGNORES: tuple[str, ...]            optional: keys of the table that only other rules read
     build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Rule
 where a Rule has
     sizes: tuple[Size, ...]             every bucket it can produce, (width, height) in pixels,

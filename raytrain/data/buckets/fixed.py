@@ -10,6 +10,8 @@ from __future__ import annotations
 from raytrain.config.data import BucketConfig
 from raytrain.data.buckets._listed import Listed, Size, by_logarithm
 
+IGNORES = ("max_ratio",)
+
 AT_1024 = (
     (1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216),
     (1344, 768), (768, 1344), (1280, 768), (768, 1280),

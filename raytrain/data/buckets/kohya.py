@@ -19,6 +19,8 @@ from raytrain.config.data import BucketConfig
 from raytrain.data.buckets._listed import Fit, Listed, Rule, Size, by_logarithm, no_choice
 from raytrain.errors import UserError
 
+IGNORES = ("max_ratio",)
+
 
 def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Rule:
     """Build the rule at one resolution; of equally close sizes the narrowest wins."""

@@ -13,6 +13,7 @@ from raytrain.data.buckets._listed import Fit, Listed, Rule, Size, by_logarithm,
 from raytrain.errors import UserError
 
 NEEDS_MEAN = True
+IGNORES = ("max_ratio",)
 
 
 def build(config: BucketConfig, resolution: int, mean_ratio: float | None) -> Rule:

@@ -18,6 +18,8 @@ from __future__ import annotations
 from raytrain.config.data import BucketConfig
 from raytrain.data.buckets._listed import Fit, Listed, Size, by_logarithm
 
+IGNORES = ("max_ratio",)
+
 LARGEST_ERROR = 4
 """Images whose longer side / shorter side differs from their bucket's by this much or more are
 left out."""

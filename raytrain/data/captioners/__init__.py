@@ -7,6 +7,8 @@ A captioner module offers
                                                    None for a captioner that describes without
                                                    being asked
     NEEDS_PATH: bool                               whether `[data.captions] path` must be set
+    IGNORES: tuple[str, ...]                       optional: keys of `[data.captions]` that only
+                                                   other captioners read
     version(config: CaptionConfig) -> str          changes whenever a caption may: name, weights,
                                                    prompt, settings, options. Loads no model. A
                                                    written caption is kept as long as it is the

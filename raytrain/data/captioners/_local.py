@@ -69,6 +69,11 @@ def weights(config: CaptionConfig) -> str:
     it and its revision."""
     root = Path(config.path)
     if root.is_dir():
+        if config.revision is not None:
+            raise UserError(
+                f"data.captions.revision = {config.revision!r} is of a hub id, and path "
+                f"{config.path!r} is a folder here; it would have no effect. Leave it out."
+            )
         files = sorted({file for pattern in WEIGHTS for file in root.glob(pattern)})
         return _hash(
             tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)

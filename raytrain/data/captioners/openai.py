@@ -23,6 +23,7 @@ PROMPT: str | None = (
     "description alone."
 )
 NEEDS_PATH = False
+IGNORES = ("path", "revision", "num_beams")
 
 
 class Options(EndpointOptions):

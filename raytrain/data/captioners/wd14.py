@@ -24,6 +24,7 @@ from raytrain.table import Table
 
 PROMPT: str | None = None
 NEEDS_PATH = True
+IGNORES = ("max_new_tokens", "num_beams")
 MODEL, TAGS = "model.onnx", "selected_tags.csv"
 Category = Literal["character", "copyright", "artist", "general", "meta"]
 CATEGORIES: dict[int, Category] = {

@@ -3,6 +3,7 @@ the file's name is `kind` of `[data.controls]`. It has
 
     Options      a Table: the plug-in's own settings (`[data.controls] options`)
     READS_FILE   True where an image's own control file (`Item.control`) is needed
+    IGNORES      optional: keys of `[data.controls]` that only other kinds read
     version      ControlConfig -> str, another one whenever control images may come out
                  differently; loads no model
     load         ControlConfig -> Maker, which keeps its model and is called once an image

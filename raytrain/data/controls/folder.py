@@ -12,6 +12,7 @@ from raytrain.data.store.schema import content_key
 from raytrain.table import Table
 
 READS_FILE = True
+IGNORES = ("path",)
 
 
 class Options(Table):

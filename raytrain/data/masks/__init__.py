@@ -4,6 +4,7 @@ A mask plug-in is a module with
 
     Options      a Table: the plug-in's own settings (`[data.masks] options`)
     READS_FILE   True where an image's own mask file (`Item.mask`) is needed
+    IGNORES      optional: keys of `[data.masks]` that only other kinds read
     version      MaskConfig -> str, another one whenever masks may come out differently; loads no
                  model
     load         MaskConfig -> Masker, which keeps its model and is called once an image

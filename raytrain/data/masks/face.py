@@ -26,6 +26,7 @@ from raytrain.errors import UserError
 from raytrain.table import Table
 
 READS_FILE = False
+IGNORES = ("path", "prompt")
 STEP = 1.2
 """Ratio of the window sizes a cascade looks through one after the other."""
 

@@ -3,6 +3,7 @@
 A score plug-in is a module with
 
     Options   a Table: the plug-in's own settings (`options` of the score)
+    IGNORES   optional: keys of the score that only other kinds read
     version   ScoreConfig -> str, another one whenever scores may come out differently; loads no
               model
     load      ScoreConfig -> Scorer, which keeps its model and is called with batches of images

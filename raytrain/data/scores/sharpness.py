@@ -20,6 +20,8 @@ from raytrain.data.scores import Scorer
 from raytrain.data.store.schema import content_key
 from raytrain.table import Table
 
+IGNORES = ("path",)
+
 
 class Options(Table):
     """Settings of the sharpness score."""

@@ -4,6 +4,8 @@ A scorer is a module with
 
     BETTER  "higher" or "lower"
     LABEL   the name people read
+    READS   optional: keys of [evaluate] that it reads; with those of all scorers the others are
+            known to have no effect
     score   Subject -> list[float], one value a sample (an image, or a held-out image)
 
 The mean of the values is the score, their spread gives its interval, so a scorer never averages by

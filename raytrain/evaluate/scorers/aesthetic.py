@@ -11,6 +11,7 @@ from raytrain.evaluate.subject import Subject
 
 BETTER: Better = "higher"
 LABEL = "Aesthetic rating"
+READS = ("aesthetic",)
 BATCH = 16
 
 

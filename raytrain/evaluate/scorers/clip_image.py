@@ -12,6 +12,7 @@ from raytrain.evaluate.subject import Subject
 
 BETTER: Better = "higher"
 LABEL = "Training-image alignment"
+READS = ("clip", "max_references")
 
 
 def score(subject: Subject) -> list[float]:

@@ -12,6 +12,7 @@ from raytrain.evaluate.subject import Subject
 
 BETTER: Better = "higher"
 LABEL = "Text alignment"
+READS = ("clip", "legacy")
 
 
 def score(subject: Subject) -> list[float]:

@@ -13,6 +13,7 @@ from raytrain.evaluate.subject import Subject
 
 BETTER: Better = "higher"
 LABEL = "Diversity"
+READS = ("clip", "legacy")
 
 
 def score(subject: Subject) -> list[float]:

@@ -8,6 +8,7 @@ from raytrain.evaluate.subject import Subject
 
 BETTER: Better = "lower"
 LABEL = "Held-out loss"
+READS = ("timesteps", "max_held_out")
 
 
 def score(subject: Subject) -> list[float]:

@@ -92,7 +92,7 @@ def _training(bundle: Bundle, updates: Sequence[Update], skeleton: Skeleton) -> 
     values = {
         **_network(updates, skeleton),
         "ss_base_model_version": bundle.family.KOHYA_BASE,
-        "ss_v2": config.model.family == "sd2",
+        "ss_v2": False,
         "ss_sd_model_name": config.model.path.rstrip("/").rsplit("/", 1)[-1],
         "ss_new_sd_model_hash": bundle.header.get("raytrain.model_hash"),
         "ss_output_name": bundle.name,
@@ -105,7 +105,7 @@ def _training(bundle: Bundle, updates: Sequence[Update], skeleton: Skeleton) -> 
         "ss_max_grad_norm": train.max_grad_norm,
         "ss_total_batch_size": train.global_batch,
         "ss_gradient_checkpointing": train.gradient_checkpointing,
-        "ss_mixed_precision": "bf16" if train.precision == "bf16" else "no",
+        "ss_mixed_precision": "no" if train.precision == "fp32" else train.precision,
         "ss_num_epochs": _epochs(bundle),
         "ss_steps": bundle.step,
         "ss_max_train_steps": train.steps,
