@@ -66,7 +66,7 @@ def dataset(world: World, config: Config) -> Any:
 def rows(world: World, config: Config) -> Any:
     """The rows a preparation plans, what each array is made of, what is left out."""
     with SILENT.stages() as stage:
-        done = Preparation(config, Fingerprint.of(config), stage, Here())
+        done = Preparation(config, Fingerprint.of(config), stage, Here(), rehearsed=False)
         items = done._list()
         done._scan(items)
         done._plan_rows(done._annotate(done._filter(items)))
