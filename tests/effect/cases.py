@@ -98,6 +98,7 @@ CASES: dict[str, Case] = {
     "data.format": Case("folder", given={"data.subsets": [], "data.source": "{root}/10_folders"}),
     "data.subsets.0.source": Case("{root}/others"),
     "data.subsets.0.format": Case("kohya", given={"data.subsets.0.source": "{root}/10_folders"}),
+    "data.subsets.0.trigger": Case("fox"),
     "data.subsets.0.prefix": Case("photo of"),
     "data.subsets.0.suffix": Case("at night"),
     "data.subsets.0.masks": Case("{root}/masks", see=see.dataset, given={
@@ -108,6 +109,8 @@ CASES: dict[str, Case] = {
     "data.snapshot": Case("1", given={"data.dataset": "{root}/grown"}, see=see.draws),
     "data.partial": Case(False, see=see.draws, refused="still running", given={
         "data.dataset": "{root}/partial", "data.partial": True}),
+    "data.balance": Case(see=see.dataset, given={"data.subsets": [
+        {"source": "{root}/images", "format": "folder"}, {"source": "{root}/others"}]}),
     "data.held_out": Case(0.1, see=see.dataset),
     "data.repeats": Case(given={"train.epochs": 1, "train.steps": None}, see=see.draws),
     "data.max_pixels": Case(64 * 64),
@@ -117,6 +120,7 @@ CASES: dict[str, Case] = {
     "data.fetch.retries": Case(see=handed.fetching),
     "data.fetch.max_bytes": Case(5000),
     "data.quality.min_side": Case(50),
+    "data.quality.min_area": Case(64 * 64),
     "data.quality.near_duplicates": Case(),
     "data.quality.scores.0.name": Case("t", given=SCORE),
     "data.quality.scores.0.kind": Case("classifier", given=SCORE, refused="path of the score"),
@@ -131,6 +135,8 @@ CASES: dict[str, Case] = {
     "data.buckets.min_side": Case(64),
     "data.buckets.max_side": Case(64),
     "data.buckets.sizes": Case([[64, 64]]),
+    "data.buckets.resample": Case(see=see.dataset),
+    "data.augment.up_to": Case(40),
     "data.augment.crops": Case(given={"data.buckets.crop": "random"}),
     "data.augment.hue": Case([0.2, 0.3], given={"data.augment.colors": 1}),
     "data.augment.brightness": Case(given={"data.augment.colors": 1}),
@@ -289,6 +295,20 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 ELSEWHERE: dict[str, tuple[str, str]] = {
+    "model.size_ids": ("needs SDXL", "tests/data/test_feature_cut.py"),
+    "data.buckets.nearest": ("sizes between buckets", "tests/data/buckets/test_rules.py"),
+    "data.super_resolution.path": ("weights of Swin2SR", "tests/data/test_super_resolution.py"),
+    "data.super_resolution.below": ("weights of Swin2SR", "tests/data/test_super_resolution.py"),
+    "data.augment.outpainter": ("a pipeline that paints", "tests/data/test_feature_versions.py"),
+    "data.augment.outpainter_options": (
+        "a pipeline that paints",
+        "tests/data/test_feature_versions.py",
+    ),
+    "data.augment.face_range": ("images of faces", "tests/data/test_feature_versions.py"),
+    "data.augment.face_options": ("images of faces", "tests/data/test_feature_versions.py"),
+    "data.captions.cropped": ("a captioner that looks", "tests/data/test_feature_cut.py"),
+    "data.captions.rewriter_images": ("sets of several sizes", "tests/data/test_few_images.py"),
+    "data.captions.rewriter_trim": ("sets of several sizes", "tests/data/test_few_images.py"),
     "data.fetch.trust_addresses": (
         "needs a web server that counts what is read",
         "tests/data/test_feature_sources.py",

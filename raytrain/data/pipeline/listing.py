@@ -36,7 +36,7 @@ def write_items(
     count = {"items": 0, "rejected": 0, "unused": 0}
 
     def lines() -> Iterator[dict[str, Any]]:
-        for number, found in enumerate(sources.every(_near(data, downloads), most)):
+        for number, found in enumerate(sources.every(near(data, downloads), most)):
             if isinstance(found, Rejected):
                 refused.append(found)
                 count["unused"] += found.rule == UNUSED
@@ -65,7 +65,7 @@ def scan_rules(data: DataConfig) -> str:
     return f"2 {data.max_pixels} {data.fetch.max_bytes} {appearance}{cap}"
 
 
-def _near(data: DataConfig, downloads: str) -> tuple[SubsetConfig, ...]:
+def near(data: DataConfig, downloads: str) -> tuple[SubsetConfig, ...]:
     """Return the subsets, those at web addresses as what was downloaded of them."""
     return tuple(
         subset.model_copy(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from raytrain import families
+from raytrain import families, storage
 from raytrain.config import Config
 from raytrain.data import sources
 from raytrain.data.pipeline.executor import Executor
+from raytrain.data.pipeline.listing import near
 from raytrain.data.store.schema import Manifest
 from raytrain.effective import Settings
 
@@ -14,11 +15,12 @@ def used(config: Config, manifest: Manifest, executor: Executor) -> Settings:
     """Return the settings of a preparation that made a snapshot, and why they are so."""
     data, encode = config.data, config.data.encode
     found: dict[str, tuple[object, str]] = {}
-    for number, subset in enumerate(data.all_subsets()):
+    here = near(data, storage.join(config.dataset, "downloads"))
+    for number, (subset, there) in enumerate(zip(data.all_subsets(), here, strict=True)):
         name = f"format {number + 1}" if data.subsets else "format"
         auto = subset.format == "auto"
         found[name] = (
-            sources.recognize(subset.source) if auto else subset.format,
+            sources.recognize(there.source) if auto else subset.format,
             f"{subset.source}: {'recognized' if auto else 'as the config says'}",
         )
     rule, captions = data.buckets, data.captions
