@@ -80,7 +80,7 @@ def write_config(folder: Path, photographs: Path, models: Path) -> str:
         "data": {
             "source": str(photographs),
             "dataset": str(folder / "dataset"),
-            "buckets": {"resolution": 64, "step": 16, "sizes": [[64, 64], [96, 64], [64, 96]]},
+            "buckets": {"step": 16, "sizes": [[64, 64], [96, 64], [64, 96]]},
             "captions": {
                 "captioner": "blip",
                 "path": str(models / "blip"),
