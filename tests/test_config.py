@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from raytrain.config.file import load, parse, schema, to_toml
+from raytrain.config.unread import unread
 from raytrain.errors import UserError
 from raytrain.toy.start import write_config
 
@@ -166,3 +167,10 @@ def test_schema_accepts_what_the_program_accepts(tmp_path: Path) -> None:
     checker.validate(config.values())
     assert not checker.is_valid({**BASE, "train": {"learning_rte": 1}})
     assert not checker.is_valid({**BASE, "method": {"name": "lora", "rnk": 1}})
+
+
+def test_a_subsets_own_trigger_reads_the_placeholder() -> None:
+    tree = {"output": "x", "model": {"path": "m"}, "data": {"captions": {"placeholder": "W"}}}
+    assert any("placeholder" in told for told in unread(parse(tree)))
+    tree["data"] |= {"subsets": [{"source": "y", "trigger": "fox"}]}  # type: ignore[operator]
+    assert not any("placeholder" in told for told in unread(parse(tree)))

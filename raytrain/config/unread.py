@@ -57,7 +57,7 @@ def _captions(data: DataConfig) -> Iterator[Group]:
             yield table, ("keep_tags", "keep_separator"), "variants = 1 changes no tags"
     if not captions.warmup_stages:
         yield table, ("warmup_min",), "warmup_stages = 0 lets no caption grow"
-    if not captions.trigger and not any(subset.regularization for subset in data.subsets):
+    if not captions.trigger and not any(s.regularization or s.trigger for s in data.subsets):
         yield table, ("placeholder",), "there is no trigger to put in its place"
     if not captions.quality_tags:
         yield table, ("quality_score",), "there are no quality_tags"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator
+from functools import cached_property
 
 from raytrain.data.files.location import child, shown, write
 from raytrain.data.item import UNUSED, Item, Rejected
@@ -57,34 +58,49 @@ def unused(
     for folder in walk(root, skip) if deep else [open_folder(root)]:
         if isinstance(folder, Rejected):
             continue  # the source itself yields it
+        images = _Images(folder)
         for name in folder.files:
             path = prefix + shown(folder.relative + name)
             if reads(name) or not used.new(source, path, child(folder.file, name)):
                 continue
-            image = _image_of(folder, name)
+            image = images.of(name)
             if not (image and used.refused(source, prefix + shown(folder.relative + image))):
-                yield Rejected(path=path, reason=_why(folder, name, image), rule=UNUSED)
+                yield Rejected(path=path, reason=_why(images, name, image), rule=UNUSED)
 
 
-def _image_of(folder: Folder, name: str) -> str:
-    """Return the image that a text is named like; "" for none."""
-    stem, extension = os.path.splitext(name)
-    if extension.lower() not in SIDECARS:
-        return ""
-    images = filter(is_image, folder.files)
-    return next((image for image in images if key(os.path.splitext(image)[0]) == key(stem)), "")
+class _Images:
+    """The images of a folder by their stems, listed when first asked for."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    @cached_property
+    def _stems(self) -> dict[str, str]:
+        names = filter(is_image, reversed(self._folder.files))
+        return {key(os.path.splitext(name)[0]): name for name in names}
+
+    @cached_property
+    def _folded(self) -> dict[str, str]:
+        return {stem.casefold(): name for stem, name in self._stems.items()}
+
+    def of(self, name: str) -> str:
+        """Return the image that a text is named like; "" for none."""
+        stem, extension = os.path.splitext(name)
+        return self._stems.get(key(stem), "") if extension.lower() in SIDECARS else ""
+
+    def near(self, name: str) -> str:
+        """Return the image that a text is named like but for upper and lower case."""
+        return self._folded.get(key(os.path.splitext(name)[0]).casefold(), "")
 
 
-def _why(folder: Folder, name: str, image: str) -> str:
+def _why(images: _Images, name: str, image: str) -> str:
     """Say why a file of a folder is not used; `image` is the one that a text is named like."""
-    stem, extension = os.path.splitext(name)
     if is_image(name):
         return "an image where this format reads none"
-    if extension.lower() not in SIDECARS:
+    if not name.lower().endswith(SIDECARS):
         return "neither an image nor a caption"
     if image:
         return f"the caption of {shown(image)} is another file"
-    for other in filter(is_image, folder.files):
-        if key(os.path.splitext(other)[0]).casefold() == key(stem).casefold():
-            return f"no image has this stem; {shown(other)} differs in upper and lower case"
+    if other := images.near(name):
+        return f"no image has this stem; {shown(other)} differs in upper and lower case"
     return "a text, but no image has its stem"
