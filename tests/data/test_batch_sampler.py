@@ -56,6 +56,24 @@ def test_epochs_show_every_row_exactly(
 
 
 @settings(max_examples=40)
+@given(HISTOGRAMS, st.integers(1, 60), st.integers(0, 3), st.sampled_from([None, 3]))
+def test_a_buckets_epoch_is_whole_when_it_says_so(
+    counts: dict[str, int], batch: int, seed: int, epochs: int | None
+) -> None:
+    steps = 40 if epochs is None else None
+    batch_sampler = BatchSampler(counts, batch=batch, seed=seed, epochs=epochs, steps=steps)
+    for bucket, count in counts.items():
+        for epoch in range(3):
+            end = batch_sampler.shown_whole_at(bucket, epoch)
+            if end > batch_sampler.total_steps:
+                assert epochs is None
+                continue
+            batches = [batch_sampler.at(step) for step in range(end)]
+            shown = [one.occurrences for one in batches if one.bucket == bucket]
+            assert (np.concatenate(shown) == epoch).sum() == count
+
+
+@settings(max_examples=40)
 @given(HISTOGRAMS, st.integers(1, 9), st.integers(0, 3), st.data())
 def test_a_step_depends_on_nothing_but_its_number(
     counts: dict[str, int], batch: int, seed: int, data: st.DataObject

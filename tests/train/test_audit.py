@@ -60,6 +60,16 @@ def test_a_run_that_kept_its_promises(config: Config) -> None:
     assert [(one.planned, one.shown, one.rows, one.wrong) for one in found.epochs] == [whole] * 3
 
 
+@pytest.mark.parametrize("batch", [2, 4, 7])
+def test_no_step_of_a_run_left_alone_breaks_a_promise(config: Config, batch: int) -> None:
+    """A batch that closes an epoch is shown anywhere among the next one's."""
+    train = config.train.model_copy(update={"global_batch": batch})
+    config = config.model_copy(update={"train": train})
+    for step in range(1, batch_sampler_of(config, Dataset.of(config).counts()).total_steps + 1):
+        at_step(config, step)
+        assert audit(config).broken == ()
+
+
 def test_a_sample_log_is_compared_with_the_plan(run_config: Callable[..., Config]) -> None:
     config = run_config()
     worker.train(config)

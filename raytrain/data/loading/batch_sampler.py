@@ -84,6 +84,18 @@ class BatchSampler:
             epoch += 1
         return epoch, self._steps_until(epoch)
 
+    def shown_whole_at(self, bucket: str, epoch: int) -> int:
+        """Return the number of steps after which a bucket's epoch has surely been shown whole.
+
+        A batch that an epoch's last rows do not fill is one of a later epoch's batches, whose
+        order is drawn, so only that epoch's end is certain.
+        """
+        last = -(-(epoch + 1) * self.counts[bucket] * self.repeats // self.batch) - 1
+        later = epoch + 1
+        while self._batches_until(bucket, later) <= last:
+            later += 1
+        return self._steps_until(later)
+
     def _batches_until(self, bucket: str, epoch: int) -> int:
         """Return the number of a bucket's batches in epochs before `epoch`."""
         rows = epoch * self.counts[bucket] * self.repeats

@@ -68,7 +68,9 @@ def audit(config: Config) -> Audit:
     steps = int(state["step"])
     broken = list(_files(config, state, dataset, batch_sampler))
     seen, trained = _seen(batch_sampler, min(steps, batch_sampler.total_steps))
-    epochs = [_epoch(batch_sampler, seen, epoch) for epoch in sorted({epoch for _, epoch in seen})]
+    epochs = [
+        _epoch(batch_sampler, seen, epoch, steps) for epoch in sorted({epoch for _, epoch in seen})
+    ]
     broken += [
         f"epoch {one.epoch + 1}: {one.wrong} entries were not shown exactly as often as promised"
         for one in epochs
@@ -159,17 +161,18 @@ def _seen(
 
 
 def _epoch(
-    batch_sampler: BatchSampler, seen: dict[tuple[str, int], np.ndarray], epoch: int
+    batch_sampler: BatchSampler,
+    seen: dict[tuple[str, int], np.ndarray],
+    epoch: int,
+    steps: int,
 ) -> EpochSeen:
     own = {bucket: shown for (bucket, number), shown in seen.items() if number == epoch}
     wrong = 0
     for bucket, shown in own.items():
-        gone_on = (bucket, epoch + 1) in seen or int(shown.sum()) >= batch_sampler.counts[
-            bucket
-        ] * batch_sampler.repeats
+        whole = steps >= batch_sampler.shown_whole_at(bucket, epoch)
         wrong += int(
             (shown != batch_sampler.repeats).sum()
-            if gone_on
+            if whole
             else (shown > batch_sampler.repeats).sum()
         )
     return EpochSeen(
