@@ -52,6 +52,28 @@ class Checkpoint:
         return int(self.state["step"])
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What had been learned at a checkpoint."""
+
+    folder: str
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+    ema: bool
+    """Whether the weights are the moving average."""
+
+
+class DeletedError(UserError):
+    """A checkpoint that is no longer there: a run has gone on and keeps its last ones."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(
+            f"The checkpoint {folder!r} was deleted while it was read: a run in its folder goes "
+            "on and keeps the last train.keep_checkpoints. Nothing was made of it; run the same "
+            "command again."
+        )
+
+
 def save(
     run: str, checkpoint: Checkpoint, keep: int, best_by: Mapping[str, float] = BEST_BY
 ) -> str:
@@ -152,10 +174,26 @@ def load(folder: str) -> Checkpoint:
     )
 
 
-def load_weights(folder: str, *, ema: bool = False) -> dict[str, Tensor]:
-    """Read only what learned: the moving average where requested and kept, else the weights."""
-    average = ema and storage.exists(storage.join(folder, "ema.safetensors"))
-    return _load_tensors(folder, "ema" if average else "weights")
+def learned(run: str, which: str = "latest", *, ema: bool = False) -> Learned | None:
+    """Read what had been learned at a run's `latest` or `best` checkpoint or the given one's
+    folder, the moving average where requested and kept; None for `base`.
+
+    All is read here, and a newer one where a run that goes on deletes it meanwhile, so that what
+    takes long afterwards needs none of its files. Raises UserError as `find` does.
+    """
+    missed = ""
+    while True:
+        try:
+            folder = find(run, which)
+            if folder is None:
+                return None
+            average = ema and storage.exists(storage.join(folder, "ema.safetensors"))
+            weights = _load_tensors(folder, "ema" if average else "weights")
+            return Learned(folder, weights, read_state(folder), average)
+        except DeletedError as error:
+            if str(error) == missed:  # nothing newer has come: a file of it is lost
+                raise
+            missed = str(error)
 
 
 def read_state(folder: str) -> dict[str, Any]:
@@ -163,7 +201,7 @@ def read_state(folder: str) -> dict[str, Any]:
     try:
         state: dict[str, Any] = storage.read_json(storage.join(folder, "state.json"))
     except FileNotFoundError as error:
-        raise _gone(folder) from error
+        raise DeletedError(folder) from error
     return state
 
 
@@ -292,7 +330,10 @@ def _best(folders: list[str], best_by: Mapping[str, float]) -> str | None:
     time only where none has its own, as with asynchronous validation, whose scores come later."""
     own, newest = [], []
     for folder in folders:
-        state = read_state(folder)
+        try:
+            state = read_state(folder)
+        except DeletedError:
+            continue
         metrics, measured = state["metrics"], state.get("measured", {})
         if best_by.keys() <= metrics.keys():
             scored = (sum(weight * metrics[name] for name, weight in best_by.items()), folder)
@@ -324,13 +365,5 @@ def _load_tensors(folder: str, name: str) -> dict[str, Tensor]:
             storage.fetch(storage.join(folder, f"{name}.safetensors"))
         )
     except FileNotFoundError as error:
-        raise _gone(folder) from error
+        raise DeletedError(folder) from error
     return tensors
-
-
-def _gone(folder: str) -> UserError:
-    return UserError(
-        f"The checkpoint {folder!r} was deleted while it was read: a run in its folder goes on "
-        "and keeps the last train.keep_checkpoints. Nothing was made of it; run the same command "
-        "again."
-    )

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from raytrain import checkpoint, storage
+from raytrain.checkpoint import Learned
 from raytrain.config import Config
 from raytrain.data.loading.read import Dataset
 from raytrain.data.store.schema import MANIFEST
@@ -23,14 +24,12 @@ from raytrain.sampling.grid import by_prompt, grid, save_image
 from raytrain.sampling.prompts import Prompt, prompts
 
 
-def load_model(
-    config: Config, folder: str | None, device: torch.device, *, ema: bool = False
-) -> Model:
+def load_model(config: Config, learned: Learned | None, device: torch.device) -> Model:
     """Return the model of a checkpoint on a device, or as before training (None):
     what a method adds has no effect then."""
     model = build(config, device)
-    if folder is not None:
-        model.load(checkpoint.load_weights(folder, ema=ema))
+    if learned is not None:
+        model.load(learned.weights)
     return model.eval()
 
 
@@ -89,11 +88,11 @@ def sample(
     dataset = (
         Dataset.of(config) if storage.exists(storage.join(config.dataset, MANIFEST)) else None
     )
-    folder = checkpoint.find(config.output, which)
+    learned = checkpoint.learned(config.output, which, ema=config.export.ema)
     asked = prompts(config, dataset, tell)
     tell_cut(config, asked, tell)
     device = device_for(config.train.gpus_per_worker)
-    model = load_model(config, folder, device, ema=config.export.ema)
+    model = load_model(config, learned, device)
     images = draw(config, model, build_pipeline(config, model, device), asked)
     target = output or storage.join(config.output, "images")
     each = config.sample.images_per_prompt

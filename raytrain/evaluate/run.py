@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from raytrain import checkpoint, held_out, methods, provenance, sample, storage
+from raytrain.checkpoint import Learned
 from raytrain.config import Config
 from raytrain.data.loading.read import Dataset
 from raytrain.errors import Diverged, UserError
@@ -110,8 +111,8 @@ def evaluate(
 
 
 def _evaluate(config: Config, which: str, tell: Callable[[str], None]) -> str:
-    folder = checkpoint.find(config.output, which)
-    if folder is None:
+    learned = checkpoint.learned(config.output, which, ema=config.export.ema)
+    if learned is None:
         raise UserError(
             "Evaluation compares a checkpoint with the base model, so it cannot be `base` itself. "
             "Give latest or best."
@@ -131,24 +132,23 @@ def _evaluate(config: Config, which: str, tell: Callable[[str], None]) -> str:
         tell(f"The base model is asked in words it knows, such as {texts[0]!r}")
     drawn: dict[str, list[Image.Image]] = {}
     values: dict[str, Values] = {}
-    for side, weights, wanted in (("base", None, plain), ("tuned", folder, asked)):
+    for side, weights, wanted in (("base", None, plain), ("tuned", learned, asked)):
         tell(f"Drawing {len(asked)} image{'' if len(asked) == 1 else 's'} with the {side} model")
         drawn[side], losses = _draw(config, weights, wanted, dataset, judges.device)
         tell(f"Scoring the {side} model: {', '.join(config.evaluate.scorers)}")
         values[side] = measure(Subject(config, drawn[side], texts, judges, losses.copy))
-    return _write(config, folder, asked, texts, drawn, values)
+    return _write(config, learned, asked, texts, drawn, values)
 
 
 def _draw(
     config: Config,
-    folder: str | None,
+    learned: Learned | None,
     asked: Sequence[Prompt],
     dataset: Dataset | None,
     device: torch.device,
 ) -> tuple[list[Image.Image], list[float]]:
     """Return one model's images and its held-out losses, then free its memory."""
-    average = config.train.ema is not None and config.export.ema
-    model = sample.load_model(config, folder, device, ema=average)
+    model = sample.load_model(config, learned, device)
     pipeline = sample.build_pipeline(config, model, device)
     losses: list[float] = []
     if dataset is not None and "held_out_loss" in config.evaluate.scorers:
@@ -163,7 +163,7 @@ def _draw(
 
 def _write(
     config: Config,
-    folder: str,
+    learned: Learned,
     asked: Sequence[Prompt],
     base_texts: Sequence[str],
     drawn: Mapping[str, list[Image.Image]],
@@ -187,8 +187,8 @@ def _write(
     compared = differences(config, values["base"], values["tuned"])
     verdict = overfit(read_metrics(config.output), compared)
     content = {
-        "checkpoint": folder.rstrip("/").rsplit("/", 1)[-1],
-        "step": checkpoint.read_state(folder)["step"],
+        "checkpoint": learned.folder.rstrip("/").rsplit("/", 1)[-1],
+        "step": learned.state["step"],
         "headline": headline(compared),
         "verdict": verdict.values(),
         **{

@@ -28,17 +28,16 @@ LOCK = ".lock"
 def export(config: Config, which: str = "latest") -> list[Written]:
     """Write checkpoint `which` (latest, best or a folder) under `<output>/export` and return what
     was written."""
-    path = checkpoint.find(config.output, which)
-    if path is None:
+    learned = checkpoint.learned(config.output, which, ema=config.export.ema)
+    if learned is None:
         raise UserError(
             f"An export needs learned weights, and {which!r} is the base model alone. "
             "Export latest, best or a checkpoint's folder."
         )
-    ema = config.export.ema and storage.exists(storage.join(path, "ema.safetensors"))
     folder = storage.join(config.output, "export")
     with locked(folder, "Another export is writing", "two would mix their files", LOCK):
-        weights, state = checkpoint.load_weights(path, ema=ema), checkpoint.read_state(path)
-        return write(assemble(config, weights, state, ema=ema), folder)
+        bundle = assemble(config, learned.weights, learned.state, ema=learned.ema)
+        return write(bundle, folder)
 
 
 def write(bundle: Bundle, folder: str) -> list[Written]:

@@ -169,7 +169,7 @@ def test_new_words_are_no_words_of_the_base_and_the_judge(run: Config, tmp_path:
     judge = Subject(plain, [Image.open(folder / "tuned/000.png")], ["a star"], Judges(plain, CPU))
     alignment = pytest.approx(measure(judge)["clip_text"][0])
     assert report["samples"]["tuned"]["clip_text"] == [alignment]
-    model = load_model(config, checkpoint.find(config.output), CPU)
+    model = load_model(config, checkpoint.learned(config.output), CPU)
     validation = Images(config, dataset=None, model=model, device=CPU)
     assert validation.score(7, ["clip_text"], []) == {"clip_text": alignment}
     assert "base: a star" in (tmp_path / "word/report.html").read_text(encoding="utf-8")

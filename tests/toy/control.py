@@ -24,7 +24,8 @@ import tomli_w
 import torch
 from PIL import Image
 
-from raytrain import sample
+from raytrain import checkpoint, sample
+from raytrain.checkpoint import Learned
 from raytrain.config import Config
 from raytrain.config.file import load
 from raytrain.data.loading.read import Dataset
@@ -114,9 +115,9 @@ def scores(images: list[Image.Image], asked: list[Prompt]) -> list[float]:
     return [agreement(edges(image), each) for image, each in zip(images, wanted, strict=True)]
 
 
-def draw(settings: Config, which: str | None, asked: list[Prompt]) -> list[Image.Image]:
-    """Return the images of a checkpoint's folder, or of the base (None)."""
-    model: Model = sample.load_model(settings, which, CPU)
+def draw(settings: Config, learned: Learned | None, asked: list[Prompt]) -> list[Image.Image]:
+    """Return the images of a checkpoint, or of the base (None)."""
+    model: Model = sample.load_model(settings, learned, CPU)
     with torch.no_grad():
         return sample.draw(settings, model, sample.build_pipeline(settings, model, CPU), asked)
 
@@ -138,7 +139,7 @@ def main() -> None:
         settings = load(path)
         found = json.loads(Path(settings.output, "train.json").read_text())
         asked = prompts(settings, Dataset.of(settings))
-        last = sample.checkpoint.find(settings.output)
+        last = checkpoint.learned(settings.output)
         made = {"base": draw(settings, None, asked), "ControlNet": draw(settings, last, asked)}
         values = {side: scores(images, asked) for side, images in made.items()}
         result = compare(values["base"], values["ControlNet"], "higher", "edge agreement")

@@ -132,7 +132,7 @@ def test_a_run_samples_and_exports(run_config: Callable[..., Config], family: st
     plain = run_config(family, name="plain", train={"steps": 2})
     worker.train(plain)
     names = [
-        checkpoint.load_weights(checkpoint.find(c.output) or "").keys() for c in (config, plain)
+        checkpoint.load(checkpoint.find(c.output) or "").weights.keys() for c in (config, plain)
     ]
     assert names[0] == names[1]
 
