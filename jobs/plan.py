@@ -18,7 +18,13 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     settings = read(config, set or ())
     from raytrain.plan import plan
 
-    show(plan(settings))
+    made = plan(settings)
+    if settings.tune.space:
+        from tuning import objective, space
+
+        objective.check(settings.tune.objective, settings.evaluate.scorers, settings.data.held_out)
+        space.check(settings)
+    show(made)
     return 0
 
 

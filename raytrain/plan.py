@@ -82,6 +82,7 @@ def plan(config: Config) -> Plan:
     else:
         words = f"{config.dataset}: not prepared yet; {_listed(config)}"
     beforehand.check(config)
+    beforehand.check_judges(config)
     model = cost.skeleton(config)
     export.check(config, model)
     weights = cost.weights(config, model)

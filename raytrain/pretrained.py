@@ -104,16 +104,41 @@ def check_parts(model: ModelConfig, parts: Sequence[str]) -> None:
             + (", or set model.vae to a VAE's folder." if "vae" in missing else ".")
         )
     if model.weights == "pretrained":
-        for part in parts:
-            _check_weights(root / part, model.variant)
+        for name in parts:
+            where, part = vae_source(model) if name == "vae" else (root, name)
+            _check_weights(where / part, model.variant)
+
+
+def check_whole(file: Path) -> None:
+    """Raise UserError where a safetensors file is cut short or is none; reads its header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        with file.open("rb") as stream:
+            pointer = stream.read(18) == b"version https://gi"
+        why = (
+            "only names a file of Git LFS, which was not fetched (git lfs pull)"
+            if pointer
+            else f"is no whole safetensors file: {error}"
+        )
+        raise UserError(
+            f"{str(file)!r} {why}. Nothing could be loaded from it; download it again."
+        ) from None
 
 
 def _check_weights(part: Path, variant: str | None) -> None:
-    """Raise UserError where a part has weights, but none of the variant that is to be loaded."""
+    """Raise UserError where a part has weights, but none of the variant that is to be loaded,
+    or one of its files is not whole."""
     found = {
         match[1] for file in part.glob("*.safetensors") if (match := _WEIGHTS.fullmatch(file.name))
     }
     if not found or variant in found:
+        for file in sorted(part.glob("*.safetensors")):
+            if (match := _WEIGHTS.fullmatch(file.name)) and match[1] == variant:
+                check_whole(file)
         return
     others = ", ".join(repr(each) for each in sorted(filter(None, found)))
     rule = f"has no weights of model.variant = {variant!r}" if variant else "has only variants"

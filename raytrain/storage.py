@@ -263,3 +263,26 @@ def _remove(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.exists(path):
         os.unlink(path)
+
+
+def parent(uri: str) -> str:
+    """Return the local path itself, or the nearest folder above it that is there."""
+    path = resolve(uri)[1]
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def check_writable(what: str, key: str, uri: str) -> None:
+    """Raise UserError where a local folder cannot be made or written to; `what` is its name in
+    words, `key` the setting that says where it is."""
+    if not is_local(uri):
+        return
+    there = parent(uri)
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        why = "no folder" if not os.path.isdir(there) else "not writable"
+        raise UserError(
+            f"{what[0].upper()}{what[1:]}, {uri!r}, must be writable, but {there!r} is "
+            f"{why}: what is made could not be kept. Make room for it, or choose another "
+            f"{key}."
+        )

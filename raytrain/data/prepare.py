@@ -339,6 +339,7 @@ def prepare(
     listed.
     """
     start = time.monotonic()
+    storage.check_writable("the dataset's folder", "data.dataset", config.dataset)
     known = Fingerprint.of(config)
     with chosen(executor) as executor:
         if config.cluster.address == "local":

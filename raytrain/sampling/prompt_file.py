@@ -52,7 +52,13 @@ def read(path: str) -> list[Wish]:
             f"sample.prompt_file {path!r} {error}. No prompt of it could be read."
         ) from None
     given = [(f"{path}:{number}", line.strip()) for number, line in lines]
-    return [parse(line, where, file.parent) for where, line in given if line and line[0] != "#"]
+    wishes = [parse(line, where, file.parent) for where, line in given if line and line[0] != "#"]
+    if not wishes:
+        raise UserError(
+            f"sample.prompt_file {path!r} holds no prompt, so others would be drawn. Write one a "
+            "line, or leave sample.prompt_file out."
+        )
+    return wishes
 
 
 def parse(line: str, where: str, folder: Path) -> Wish:

@@ -252,3 +252,59 @@ def test_a_folder_without_locks_is_used_and_one_that_cannot_be_written_is_refuse
     monkeypatch.setattr(fcntl, "flock", flock)
     with locked(str(tmp_path / "run"), "Another run", "harm"):
         assert (tmp_path / "run" / "lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "damage", "told"),
+    [
+        ("unet", lambda whole: whole[: len(whole) // 2], "no whole safetensors file"),
+        ("vae", lambda whole: whole[:5], "no whole safetensors file"),
+        ("text_encoder", lambda _: b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+    ],
+)
+def test_weights_that_are_not_whole_are_told_by_plan(
+    run_config: Callable[..., Config],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    part: str,
+    damage: Callable[[bytes], bytes],
+    told: str,
+) -> None:
+    config = run_config()
+    folder = shutil.copytree(config.model.path, tmp_path / "model")
+    [weights] = (folder / part).glob("*.safetensors")
+    weights.write_bytes(damage(weights.read_bytes()))
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(config))
+    refused(plan.main, [str(file), "--set", f'model.path="{folder}"'], capsys, told, weights.name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (['evaluate.clip="/nowhere"'], ["evaluate.clip", "/nowhere"]),
+        (
+            ['tune.space={"train.learning_rat" = {log = [1e-4, 1e-2]}}'],
+            ["train.learning_rat", "Did you mean"],
+        ),
+        (
+            [
+                'tune.space={"train.learning_rate" = {log = [1e-4, 1e-2]}}',
+                "tune.objective={clip_txt = 1}",
+            ],
+            ["tune.objective", "clip_txt", "Did you mean 'clip_text'"],
+        ),
+        (['sample.prompt_file="empty.txt"'], ["empty.txt", "holds no prompt"]),
+    ],
+)
+def test_what_only_a_later_stage_reads_is_told_by_plan(
+    config_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: list[str],
+    parts: list[str],
+) -> None:
+    monkeypatch.chdir(config_file.parent)
+    Path("empty.txt").write_text("# nothing but a comment\n\n")
+    arguments = [word for setting in settings for word in ("--set", setting)]
+    refused(plan.main, [str(config_file), *arguments], capsys, *parts)

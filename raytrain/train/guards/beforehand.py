@@ -3,8 +3,6 @@ that cannot be drawn, folders that cannot be written to, judges that are not the
 
 from __future__ import annotations
 
-import os
-
 from raytrain import aesthetic, clip, methods, storage
 from raytrain.checkpoint import FOLDER
 from raytrain.config import Config
@@ -12,7 +10,6 @@ from raytrain.data.loading.read import Dataset
 from raytrain.data.store.schema import MANIFEST
 from raytrain.errors import UserError, nearest
 from raytrain.sampling.prompts import prompts
-from raytrain.train.guards.disk import parent
 
 EVERY_STEP = ("loss", "gradient_norm", "learning_rate", "epoch")
 """Metrics of every step."""
@@ -40,24 +37,15 @@ def check_judges(config: Config) -> None:
 
 
 def _check_folders(config: Config) -> None:
-    """Raise UserError where a local folder that the run writes to cannot be made."""
+    """Raise UserError where a local folder that a stage writes to cannot be made."""
     output = config.output
-    for what, uri in (
-        ("output", output),
-        ("the dataset's folder", config.dataset),
-        ("the checkpoints' folder", storage.join(output, FOLDER)),
-        ("the export's folder", storage.join(output, "export")),
+    for what, key, uri in (
+        ("output", "output", output),
+        ("the dataset's folder", "data.dataset", config.dataset),
+        ("the checkpoints' folder", "output", storage.join(output, FOLDER)),
+        ("the export's folder", "output", storage.join(output, "export")),
     ):
-        if not storage.is_local(uri):
-            continue
-        there = parent(uri)
-        if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
-            why = "no folder" if not os.path.isdir(there) else "not writable"
-            raise UserError(
-                f"{what[0].upper()}{what[1:]}, {uri!r}, must be writable, but {there!r} is "
-                f"{why}: what the run makes could not be kept. Make room for it, or choose "
-                "another output."
-            )
+        storage.check_writable(what, key, uri)
 
 
 def _check_best_by(config: Config) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 from raytrain import optimizers, storage
@@ -24,7 +23,7 @@ def check(config: Config, learning: int) -> None:
     if not storage.is_local(config.output):
         return
     needed = checkpoint_bytes(config, learning)
-    free = shutil.disk_usage(parent(config.output)).free
+    free = shutil.disk_usage(storage.parent(config.output)).free
     if free < needed:
         raise UserError(
             f"A checkpoint takes about {needed / 2**20:.0f} MiB, but the disk of output = "
@@ -32,11 +31,3 @@ def check(config: Config, learning: int) -> None:
             "written, and what was trained until then would be lost. Free some space, or choose "
             "another output."
         )
-
-
-def parent(uri: str) -> str:
-    """Return the local path itself, or the nearest folder above it that is there."""
-    path = storage.resolve(uri)[1]
-    while not os.path.lexists(path):
-        path = os.path.dirname(path)
-    return path
