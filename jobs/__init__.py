@@ -118,10 +118,39 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Config:
     from raytrain.config.file import load
     from raytrain.config.unread import unread
 
-    config = load(path, overrides)
+    try:
+        config = load(path, overrides)
+    except UserError as error:
+        raise UserError(f"{error}{_hint(path)}") from None
+    for source in (subset.source for subset in config.data.all_subsets()):
+        if source.endswith(_LISTS) and (hint := _hint(Path(source))):
+            raise UserError(f"data.source must hold images, and {source!r} holds none.{hint}")
     for told in unread(config):
         print(f"note: {told}", file=sys.stderr)
     return config
+
+
+_LISTS = (".json", ".yaml", ".yml")
+_LONGEST = 2**20
+"""Bytes; a longer file is a list of images, not a configuration."""
+
+
+def _hint(path: Path) -> str:
+    """Say how another trainer's configuration is used; empty where a file is none."""
+    from raytrain.translate import read_files, recognized
+
+    if not path.is_file() or path.stat().st_size > _LONGEST:
+        return ""
+    try:
+        trainers = recognized(read_files([path]))
+    except UserError:
+        return ""
+    if not trainers:
+        return ""
+    return (
+        f"\n{path} is a configuration of {' or '.join(trainers)}: `raytrain import {path}` makes "
+        "a config of it."
+    )
 
 
 def connected(config: Config) -> AbstractContextManager[Any]:

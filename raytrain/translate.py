@@ -73,7 +73,7 @@ def translate(
     `settings` are our keys that count whatever the files say. UserError where no trainer, or more
     than one, recognizes the files.
     """
-    made = Translation(trainer or _recognized(documents))
+    made = Translation(trainer or _trainer_of(documents))
     if made.trainer not in plugins.names("importers"):
         raise unknown("trainer", made.trainer, plugins.names("importers"))
     importer = importers.load(made.trainer)
@@ -101,9 +101,13 @@ def translate(
     return made
 
 
-def _recognized(documents: Sequence[Document]) -> str:
-    names = plugins.names("importers")
-    found = [n for n in names if importers.load(n).recognizes(documents)]
+def recognized(documents: Sequence[Document]) -> list[str]:
+    """Return the trainers whose configuration these files may be."""
+    return [n for n in plugins.names("importers") if importers.load(n).recognizes(documents)]
+
+
+def _trainer_of(documents: Sequence[Document]) -> str:
+    names, found = plugins.names("importers"), recognized(documents)
     if len(found) != 1:
         files = ", ".join(repr(each.path) for each in documents)
         raise UserError(

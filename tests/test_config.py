@@ -174,3 +174,21 @@ def test_a_subsets_own_trigger_reads_the_placeholder() -> None:
     assert any("placeholder" in told for told in unread(parse(tree)))
     tree["data"] |= {"subsets": [{"source": "y", "trigger": "fox"}]}  # type: ignore[operator]
     assert not any("placeholder" in told for told in unread(parse(tree)))
+
+
+def test_a_key_of_another_method_is_told_with_its_remedy(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('output = "run"\n[model]\npath = "m"\n[method]\nrank = 4\n')
+    with pytest.raises(UserError, match=r"'full' has no such key.*'lora'.*--set method\.rank="):
+        load(file, ["method.name=full"])
+    assert load(file, ["method.name=full", "method.rank="]).method.name == "full"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_config_file_is_read_in_any_marked_encoding(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('output = "caf\u00e9"\r\n[model]\r\npath = "m"\r\n', encoding=encoding)
+    assert load(file).output == "caf\u00e9"
+    file.write_bytes('output = "caf\u00e9"\n'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"config\.toml' is no UTF-8 text .*save it as UTF-8"):
+        load(file)

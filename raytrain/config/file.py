@@ -21,6 +21,7 @@ from raytrain import plugins
 from raytrain.config import Config
 from raytrain.config.tune import Dimension, TuneConfig
 from raytrain.errors import UserError, unknown
+from raytrain.text import decode
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -32,8 +33,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             f"The config file {str(path)!r} does not exist. Give the path of a TOML file."
         )
     try:
-        tree = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = decode(file.read_bytes())
+    except ValueError as error:
+        raise UserError(f"The config file {str(path)!r} {error}.") from error
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is no valid TOML file: {error}.") from error
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -117,6 +122,12 @@ def _sentence(tree: Mapping[str, Any], problem: dict[str, Any]) -> str:
     key, kind = ".".join(location), problem["type"]
     if kind == "extra_forbidden":
         valid = _valid_keys(tree, location[:-1])
+        if owners := _methods_with(location):
+            own = ", ".join(repr(name) for name in owners)
+            return (
+                f"unknown key {key!r}: method {tree['method'].get('name', 'lora')!r} has no such "
+                f"key, {own} {'has' if len(owners) == 1 else 'have'}. Leave it out (--set {key}=)."
+            )
         return str(unknown("key", location[-1], valid)).replace(
             "key ", f"unknown key {key!r}: ", 1
         )
@@ -125,6 +136,14 @@ def _sentence(tree: Mapping[str, Any], problem: dict[str, Any]) -> str:
     if kind in ("value_error", "assertion_error"):
         return f"{key or 'config'}: {problem['ctx']['error']}"
     return f"{key} = {json.dumps(problem['input'], default=str)} is not allowed: {problem['msg']}."
+
+
+def _methods_with(location: list[str]) -> list[str]:
+    """Return the methods that have a key, given as its path."""
+    if len(location) != 2 or location[0] != "method":
+        return []
+    configs = {name: plugins.load("methods", name).Config for name in plugins.names("methods")}
+    return [name for name, table in configs.items() if location[1] in table.model_fields]
 
 
 def _valid_keys(tree: Mapping[str, Any], location: Iterable[str]) -> list[str]:

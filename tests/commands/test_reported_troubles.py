@@ -308,3 +308,16 @@ def test_what_only_a_later_stage_reads_is_told_by_plan(
     Path("empty.txt").write_text("# nothing but a comment\n\n")
     arguments = [word for setting in settings for word in ("--set", setting)]
     refused(plan.main, [str(config_file), *arguments], capsys, *parts)
+
+
+def test_another_trainers_configuration_is_led_to_import(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "train.yaml"
+    theirs.write_text("job: extension\nconfig:\n  process:\n    - type: sd_trainer\n")
+    told = f"`raytrain import {theirs}`"
+    refused(plan.main, [str(theirs)], capsys, told)
+    refused(plan.main, [str(config_file), "--set", f'data.source="{theirs}"'], capsys, told)
+    theirs = tmp_path / "dataset.toml"
+    theirs.write_text('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "images"\n')
+    refused(plan.main, [str(theirs)], capsys, "datasets", f"`raytrain import {theirs}`")
