@@ -36,7 +36,8 @@ def show(report: PrepareReport, console: Console | None = None) -> None:
         console.print(f"note: {note}", style="yellow", markup=False)
     if report.uncaptioned:
         console.print(
-            f"{report.uncaptioned} rows have no caption: put a .txt next to each image, name the "
+            f"{report.uncaptioned} {'row has' if report.uncaptioned == 1 else 'rows have'} no "
+            "caption: put a .txt next to each image, name the "
             "column of captions text, or set data.captions.captioner",
             style="yellow",
         )

@@ -1,5 +1,5 @@
 """The Hugging Face `imagefolder`: images in folders, with `metadata.jsonl`,
-`.csv` or `.parquet` next to or above them.
+`.csv`, `.tsv` or `.parquet` next to or above them.
 
 Its rows have `file_name`, relative to the metadata file, and `text` (or caption, prompt). Splits
 are folders, each with its own metadata or none. Images that no row names are taken too, with the
@@ -17,7 +17,7 @@ from raytrain.data.item import Item, Rejected
 from raytrain.data.sources._shared.records import described
 from raytrain.data.sources._shared.tree import below, top
 
-NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+NAMES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 COLUMNS = True
 
 

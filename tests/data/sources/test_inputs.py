@@ -99,3 +99,21 @@ def test_a_key_of_the_file_is_taken_away(tmp_path: Path) -> None:
     assert (changed.train.epochs, changed.train.steps) == (None, 5)
     with pytest.raises(UserError, match=r"has no train.epoch\. Its default counts"):
         load(tmp_path / "my.toml", ["train.epoch="])
+
+
+def test_a_list_with_tabs_is_a_metadata_file(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": png(1), "metadata.tsv": "file_name\ttext\na.png\ta cat, asleep\n"})
+    items, rejected = listed(tmp_path)
+    assert [item.captions for item in items] == [("a cat, asleep",)]
+    assert not rejected
+    assert not unused(tmp_path)
+
+
+def test_a_list_in_an_old_encoding_is_told(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": png(1), "b.png": png(2)})
+    (tmp_path / "metadata.csv").write_bytes(b"file_name,text\na.png,caf\xe9\nb.png,cat\n")
+    items, rejected = listed(tmp_path)
+    assert [item.captions for item in items if item.path == "b.png"] == [("cat",)]
+    assert [(one.path, one.reason) for one in rejected] == [
+        ("metadata.csv", "line 2: no UTF-8 text (at 3); save the list as UTF-8")
+    ]

@@ -139,6 +139,9 @@ class Records:
                 layers.append(self._locate(cell)[0] if cell else "")
                 if cell:
                     stamps.append(self._stamp(layers[-1]))
+        except UnicodeEncodeError as error:
+            reason = f"no UTF-8 text (at {error.start}); save the list as UTF-8"
+            return Rejected(path=self.title, reason=f"{rows[0].where}: {reason}")
         except ValueError as error:
             return Rejected(path=self.title, reason=f"{rows[0].where}: {error}")
         text, text_stamp = ("", "") if texts or is_web(file) else self.places.sidecar(file)
