@@ -117,3 +117,32 @@ def test_a_list_in_an_old_encoding_is_told(tmp_path: Path) -> None:
     assert [(one.path, one.reason) for one in rejected] == [
         ("metadata.csv", "line 2: no UTF-8 text (at 3); save the list as UTF-8")
     ]
+
+
+def test_paths_of_a_list_as_windows_or_a_script_writes_them(tmp_path: Path) -> None:
+    names = {"by\\stem.png": "one", "sub\\a.png": "two", str(tmp_path / "images/b.png"): "three"}
+    rows = [{"file_name": name, "text": text} for name, text in names.items()]
+    rows.append({"file_name": "..\\out.png", "text": "four"})
+    fill(tmp_path, {"out.png": png(4)})
+    fill(
+        tmp_path / "images",
+        {
+            "by\\stem.png": png(1),
+            "sub/a.png": png(2),
+            "b.png": png(3),
+            "metadata.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        },
+    )
+    items, rejected = listed(tmp_path / "images")
+    assert {item.path.rsplit("/")[-1]: item.captions for item in items} == {
+        "by\\x5cstem.png": ("one",), "a.png": ("two",), "b.png": ("three",)
+    }  # fmt: skip
+    assert [one.reason for one in rejected] == [
+        "line 4: '..\\\\x5cout.png' leads out of the dataset's folder"
+    ]
+
+
+def test_columns_of_refused_rows_are_not_called_unread(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": png(1)})
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "../a.png", "text": "a", "more": 1}\n')
+    assert list(unused(tmp_path)) == ["metadata.jsonl: more"]

@@ -127,13 +127,15 @@ class Records:
         """Return the image that these rows name."""
         if len(self._columns) < MOST_COLUMNS:
             self._columns |= rows[0].record.keys()
+        controls = ("source",) if rows[0].record.keys() == FILL50K else CONTROLS
+        for names in (FILES, self.captions, MASKS, controls):
+            self._value(rows[0], names)  # read, even where a cell of them is refused below
         try:
             file, path = self._locate(self._value(rows[0], FILES))
             texts = tuple(
                 text for row in rows for text in captions(self._value(row, self.captions))
             )
             stamps, layers = [self._stamp(file)], []
-            controls = ("source",) if rows[0].record.keys() == FILL50K else CONTROLS
             for names in (MASKS, controls):
                 cell = self._value(rows[0], names)
                 layers.append(self._locate(cell)[0] if cell else "")
@@ -185,6 +187,9 @@ class Records:
         )  # a lone surrogate, which JSON can spell, is a UnicodeEncodeError: a ValueError
         if "\0" in cell:
             raise ValueError("a path with a NUL")
+        below = self.folder.rstrip("/") + "/"
+        if cell.startswith("/") and posixpath.normpath(cell).startswith(below):
+            cell = posixpath.normpath(cell).removeprefix(below)
         leaves = "://" in cell or cell.startswith("/") or posixpath.normpath(cell).startswith("..")
         if leaves and self.inside:
             raise ValueError(f"{shown(cell)!r} leads out of the dataset's folder")
@@ -202,6 +207,8 @@ class Records:
         while relative.startswith("../"):
             folder, relative = parent(folder), relative[3:]
         file = self.places.spelled(child(folder, relative))
+        if "\\" in cell and self.places.look(file).kind == "absent":  # as Windows writes paths
+            return self._locate(cell.replace("\\", "/"))
         return file, shown(self.prefix + posixpath.normpath(cell))
 
 
