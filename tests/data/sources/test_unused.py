@@ -190,3 +190,14 @@ def test_a_split_of_the_source_is_held_out(tmp_path: Path, held: str) -> None:
         "train/a.png": False, f"{held}/b.png": True}  # fmt: skip
     shutil.rmtree(tmp_path / "train")
     assert not any(item.held_out for item in listed(tmp_path)[0]), "nothing to train on beside it"
+
+
+def test_a_text_of_an_image_that_a_format_does_not_read(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": png(1), "a.txt": "a cat", "b.txt": "a dog", "b.webp": png(2)})
+    pack(tmp_path / "shard.tar", {"c.png": png(3)})
+    assert unused(tmp_path, format="webdataset") == {
+        "a.png": "an image where this format reads none",
+        "a.txt": "the text of a.png, which this format does not read",
+        "b.txt": "the text of b.webp, which this format does not read",
+        "b.webp": "an image where this format reads none",
+    }

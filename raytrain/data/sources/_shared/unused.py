@@ -38,10 +38,16 @@ class Used:
         """Tell whether a source refused what is shown as `path`."""
         return f"refused {source} {path}" in self._seen
 
+    def read(self, file: str) -> bool:
+        """Tell whether a file was used."""
+        return write(file) in self._seen
+
     def new(self, source: str, path: str, file: str) -> bool:
         """Tell whether a file, shown as `path`, was neither used nor refused nor asked for
         before."""
-        return not self.refused(source, path) and self._seen.add(write(file))
+        if self.refused(source, path) or self.read(file):
+            return False
+        return self._seen.add(f"named {write(file)}")
 
 
 def unused(
@@ -64,8 +70,13 @@ def unused(
             if reads(name) or not used.new(source, path, child(folder.file, name)):
                 continue
             image = images.of(name)
-            if not (image and used.refused(source, prefix + shown(folder.relative + image))):
-                yield Rejected(path=path, reason=_why(images, name, image), rule=UNUSED)
+            if image and used.refused(source, prefix + shown(folder.relative + image)):
+                continue
+            if image and not used.read(child(folder.file, image)):
+                reason = f"the text of {shown(image)}, which this format does not read"
+            else:
+                reason = _why(images, name, image)
+            yield Rejected(path=path, reason=reason, rule=UNUSED)
 
 
 class _Images:
