@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
 
         objective.check(settings.tune.objective, settings.evaluate.scorers, settings.data.held_out)
         space.check(settings)
+        for told in space.notes(settings):
+            print(f"note: {told}", file=sys.stderr)
     show(made)
     return 0
 

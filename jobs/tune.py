@@ -13,11 +13,14 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     """Try the settings of [tune.space] in many short runs; the same command continues after an
     interruption."""
     from tuning.leaderboard import show, winner
+    from tuning.space import notes
     from tuning.study import folder, url
     from tuning.sweep import check, export_winner, sweep
 
     settings = read(config, set or ())
     check(settings)
+    for told in notes(settings):
+        print(f"note: {told}", file=sys.stderr)
     print(f"Watch it with: optuna-dashboard {url(settings)}")
     with connected(settings):
         found = sweep(settings)

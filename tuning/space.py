@@ -80,6 +80,20 @@ def default_parameters(config: Config) -> dict[str, Any]:
     return {key: value for key, value in found.items() if _contains(config.tune.space[key], value)}
 
 
+def notes(config: Config) -> tuple[str, ...]:
+    """Return what to know of the search: the config as it stands is no trial where one of its
+    values lies outside its range."""
+    if not config.tune.include_default:
+        return ()
+    tree, inside = config.values(), default_parameters(config)
+    return tuple(
+        f"tune.include_default has no effect: {key} = {_value_of(tree, key)!r} lies outside its "
+        "range in tune.space, so the config as it stands is no trial"
+        for key in config.tune.space
+        if key not in inside
+    )
+
+
 def encode(config: Config, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters as the study stores them: a list or table among the choices becomes its
     JSON text."""

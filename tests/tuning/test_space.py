@@ -136,3 +136,11 @@ def test_the_space_imports_no_torch() -> None:
         ).returncode
         == 0
     )
+
+
+def test_a_default_outside_its_range_is_told() -> None:
+    wanted = config(train__learning_rate={"log": [1e-3, 1e-2]}, method__rank={"choice": [4, 16]})
+    [told] = space.notes(wanted)
+    assert "train.learning_rate = 0.0001 lies outside its range" in told
+    tune = wanted.tune.model_copy(update={"include_default": False})
+    assert not space.notes(wanted.model_copy(update={"tune": tune}))

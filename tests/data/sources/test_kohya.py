@@ -223,8 +223,8 @@ def test_what_a_subset_says_of_captions_is_its_own(tmp_path: Path) -> None:
 
 def test_every_other_key_is_told_with_ours_unless_it_says_the_same(tmp_path: Path) -> None:
     elsewhere = {
-        "batch_size": "2", "resolution": "[768, 768]", "enable_bucket": "false",
-        "min_bucket_reso": "256", "max_bucket_reso": "1024", "bucket_reso_steps": "32",
+        "batch_size": "2", "resolution": "[768, 768]", "min_bucket_reso": "256",
+        "max_bucket_reso": "1024", "bucket_reso_steps": "32",
         "bucket_no_upscale": "true", "flip_aug": "true", "color_aug": "true",
         "random_crop": "true", "caption_dropout_rate": "0.1", "validation_split": "0.2",
         "caption_dropout_every_n_epochs": "3", "token_warmup_step": "0.1",
@@ -234,7 +234,8 @@ def test_every_other_key_is_told_with_ours_unless_it_says_the_same(tmp_path: Pat
         "resize_interpolation": '"area"', "skip_image_resolution": "64",
         "custom_attributes": "{a = 1}",
     }  # fmt: skip
-    lines = "".join(f"{key} = {value}\n" for key, value in {**elsewhere, **nowhere}.items())
+    lines = "enable_bucket = true\n"
+    lines += "".join(f"{key} = {value}\n" for key, value in {**elsewhere, **nowhere}.items())
     path = tmp_path / "c.toml"
     fill(tmp_path, {"c.toml": f'[[datasets]]\n{lines}[[datasets.subsets]]\nimage_dir = "d"\n'})
     told = of_sources(config_of(path))
@@ -245,7 +246,7 @@ def test_every_other_key_is_told_with_ours_unless_it_says_the_same(tmp_path: Pat
         "c.toml: resolution = [768, 768], but data.buckets.resolution = 512 counts; set it to 768"
         in told
     )
-    buckets = {"rule": "fixed", "resolution": 768, "min_side": 256, "max_side": 1024, "step": 32,
+    buckets = {"rule": "kohya", "resolution": 768, "min_side": 256, "max_side": 1024, "step": 32,
                "upscale": False, "crop": "random"}  # fmt: skip
     data = {
         "captions": {"warmup_stages": 4},
@@ -310,3 +311,13 @@ def test_lines_of_a_metadata_caption_each_get_the_tags(tmp_path: Path) -> None:
     config = settled(CaptionConfig(), item.caption_settings)
     found = compose(item.captions, config, identity="i", seed=0)
     assert set(found) == {"a cat, one, two", "a pet, one, two"}
+
+
+def test_without_buckets_there_is_one_size(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    lines = "resolution = 768\nenable_bucket = false\nmin_bucket_reso = 128\n"
+    fill(tmp_path, {"c.toml": f'[[datasets]]\n{lines}[[datasets.subsets]]\nimage_dir = "d"\n'})
+    told = of_sources(config_of(path))
+    assert "data.buckets.sizes = [] counts; set it to [[768, 768]]" in told[1]
+    assert len(told) == 2
+    assert not of_sources(config_of(path, data={"buckets": {"sizes": [[768, 768]]}}))

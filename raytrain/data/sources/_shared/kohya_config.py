@@ -102,8 +102,9 @@ class Subset(Table):
 
 
 def _resolution(own: Subset, config: Config) -> dict[str, Any]:
-    asked, buckets = own.resolution, config.data.buckets
-    width, height = asked if isinstance(asked, tuple) else (asked, asked)
+    buckets, [(width, height)] = config.data.buckets, _one_size(own)
+    if buckets.sizes == _one_size(own):
+        return {}
     if width == height:
         return {} if width in buckets.resolutions else {"data.buckets.resolution": width}
     if not own.enable_bucket:
@@ -113,10 +114,21 @@ def _resolution(own: Subset, config: Config) -> dict[str, Any]:
 
 
 def _enabled(own: Subset, config: Config) -> dict[str, Any]:
-    fixed = config.data.buckets.rule == "fixed"
-    return {"data.buckets.rule": "kohya" if own.enable_bucket else "fixed"} if (
-        fixed == own.enable_bucket
-    ) else {}  # fmt: skip
+    one = _one_size(own)
+    if own.enable_bucket:
+        return {"data.buckets.sizes": ()} if config.data.buckets.sizes == one else {}
+    return {} if config.data.buckets.sizes == one else {"data.buckets.sizes": one}
+
+
+def _of_buckets(key: str, said: Callable[[Subset], Any]) -> Callable[..., dict[str, Any]]:
+    """Return what a key of buckets asks for; without buckets it has no effect there either."""
+    return lambda own, _: {f"data.buckets.{key}": said(own)} if own.enable_bucket else {}
+
+
+def _one_size(own: Subset) -> tuple[Size]:
+    """Return the only size of images without buckets."""
+    asked = own.resolution
+    return (asked if isinstance(asked, tuple) else (asked, asked),)
 
 
 def _cropped(own: Subset, config: Config) -> dict[str, Any]:
@@ -141,10 +153,10 @@ COUNTERPARTS: dict[str, Counterpart] = {
     },
     "resolution": _resolution,
     "enable_bucket": _enabled,
-    "min_bucket_reso": lambda own, config: {"data.buckets.min_side": own.min_bucket_reso},
-    "max_bucket_reso": lambda own, config: {"data.buckets.max_side": own.max_bucket_reso},
-    "bucket_reso_steps": lambda own, config: {"data.buckets.step": own.bucket_reso_steps},
-    "bucket_no_upscale": lambda own, config: {"data.buckets.upscale": not own.bucket_no_upscale},
+    "min_bucket_reso": _of_buckets("min_side", lambda own: own.min_bucket_reso),
+    "max_bucket_reso": _of_buckets("max_side", lambda own: own.max_bucket_reso),
+    "bucket_reso_steps": _of_buckets("step", lambda own: own.bucket_reso_steps),
+    "bucket_no_upscale": _of_buckets("upscale", lambda own: not own.bucket_no_upscale),
     "flip_aug": lambda own, config: {"data.augment.flip": own.flip_aug},
     "color_aug": lambda own, config: (
         {} if own.color_aug and config.data.augment.colors
@@ -171,7 +183,7 @@ NOWHERE = {
     "cache_info": "what was seen of a file is always kept",
     "validation_seed": "which images are held out follows from their content",
     "custom_attributes": "nothing reads them",
-    "resize_interpolation": "[data.buckets] says how images are resized",
+    "resize_interpolation": "data.buckets.resample says how images are resized",
     "skip_image_resolution": "data.quality.min_side leaves small images out",
 }
 """Keys without a counterpart, and why."""
