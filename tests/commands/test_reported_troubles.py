@@ -125,6 +125,15 @@ def test_a_trigger_that_the_caption_has_is_not_put_before_it(text: str) -> None:
     assert triggered("photo of sksmith", "sks", "[name]") == "sks, photo of sksmith"
 
 
+@pytest.mark.parametrize(
+    ("trigger", "text"),
+    [("sks", "photo of SKS"), ("ohwx man", "an  ohwx  man"), ("caf\u00e9", "cafe\u0301, a dog"),
+     ("\u732b", "\u767d\u3044\u732b\u306e\u5199\u771f")],
+)  # fmt: skip
+def test_a_trigger_is_there_however_it_is_written(trigger: str, text: str) -> None:
+    assert triggered(text, trigger, "[name]") == text
+
+
 def test_files_are_for_others_as_the_umask_has_it(tmp_path: Path) -> None:
     import torch
 

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from raytrain.config.captions import CaptionConfig
@@ -202,7 +203,7 @@ def site_unsaid(site: str, config: CaptionConfig) -> tuple[bool, bool]:
 
 def triggered(text: str, trigger: str, placeholder: str, separator: str = ",") -> str:
     """Put the trigger in the placeholder's place; without one before the text,
-    unless the text has the trigger as a word or a tag.
+    unless the text has the trigger as a word or a tag, in upper or lower case.
 
     Without a trigger word nothing is changed.
     """
@@ -210,7 +211,7 @@ def triggered(text: str, trigger: str, placeholder: str, separator: str = ",") -
         return text
     if _holds(text, placeholder):
         return _word(placeholder).sub(lambda _: trigger, text)
-    if _holds(text, trigger) or trigger in {*tags(text, separator), *tags(text)}:
+    if _says(text, trigger) or trigger in {*tags(text, separator), *tags(text)}:
         return text
     return f"{trigger}, {text}" if text else trigger
 
@@ -306,3 +307,16 @@ def _word(word: str) -> re.Pattern[str]:
 
 def _holds(text: str, placeholder: str) -> bool:
     return bool(placeholder) and _word(placeholder).search(text) is not None
+
+
+def _says(text: str, trigger: str) -> bool:
+    """Tell whether a text has the trigger, however case, accents and gaps are written; where words
+    are written without gaps, as in Chinese and Japanese, anywhere in it."""
+    text, trigger = (
+        " ".join(unicodedata.normalize("NFC", each).casefold().split()) for each in (text, trigger)
+    )
+    if any(
+        unicodedata.east_asian_width(edge) == "W" for edge in (trigger[:1], trigger[-1:]) if edge
+    ):
+        return trigger in text
+    return _holds(text, trigger)
