@@ -35,6 +35,10 @@ BEST_BY = {"held_out_loss": -1.0}
 """What `train.best_by` is by default, and was before there was such a key."""
 
 
+PLACE = ("model.path", "model.revision", "model.variant", "model.vae")
+"""Where the base's files are: another place of the same weights is the same run."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A training run at one step."""
@@ -42,8 +46,8 @@ class Checkpoint:
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
-    """`step`, `metrics`, `measured` (the step of each metric), `config`, `dataset`, `commit`,
-    `versions`."""
+    """`step`, `metrics`, `measured` (the step of each metric), `config`, `dataset`, `base`,
+    `commit`, `versions`."""
     ema: dict[str, Tensor] | None = None
 
     @property
@@ -275,19 +279,31 @@ def go_back(run: str, which: str) -> str | None:
 LENGTH = ("train.steps", "train.epochs")
 
 
-def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, folder: str) -> None:
-    """Raise UserError when a checkpoint was made with settings or data that a resumed run would
-    contradict."""
+def check_same_run(
+    state: dict[str, Any], config: Config, fingerprint: str, folder: str, base: str | None = None
+) -> None:
+    """Raise UserError when a checkpoint was made with settings, data or base weights that a
+    resumed run would contradict.
+
+    The base is its weights' hash `base`, not its path; None: it is not compared here. A checkpoint
+    of an earlier version has none, and is held to the path.
+    """
     new = _identity(config.values())
     # A checkpoint of an earlier version knows nothing of keys that came later: it was made as
     # their defaults have it.
     old = _identity(config.defaults().values()) | _identity(state["config"])
     free = LENGTH if _any_length(old) and _any_length(new) else ()
+    if "base" in state:
+        free = (*free, *PLACE)
     differences = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old | new)
         if old.get(key) != new.get(key) and key not in free
     ]
+    if base is not None and state.get("base", base) != base:
+        differences.append(
+            f"base weights of {config.model.path!r}: {state['base'][:12]} -> {base[:12]}"
+        )
     if state["dataset"] != fingerprint:
         differences.append(f"dataset: {state['dataset'][:12]} -> {fingerprint[:12]}")
     if differences:
@@ -297,6 +313,12 @@ def check_same_run(state: dict[str, Any], config: Config, fingerprint: str, fold
             "or choose another `output` to start a new run. (A run can be made longer where its "
             "rate is constant and no key is a share of its steps.)"
         )
+
+
+def elsewhere(state: dict[str, Any], config: Config) -> bool:
+    """Tell whether a config names the base at another place than a checkpoint's run did."""
+    old, new = _identity(state["config"]), _identity(config.values())
+    return any(old.get(key) != new.get(key) for key in PLACE)
 
 
 def _identity(tree: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from raytrain.data.loading.read import check_dataset
 from raytrain.data.pipeline.executor import Executor, chosen
 from raytrain.data.store import drift
 from raytrain.errors import Diverged, UserError
+from raytrain.families import base_hash
 from raytrain.lock import locked
 from raytrain.show import SILENT, Show
 from raytrain.startup import quiet
@@ -94,7 +95,9 @@ def _begin(config: Config, resume: str, show: Show) -> dict[str, float] | None:
     total = total_steps(config)
     if folder and state:
         started_with = check_dataset(pinned(config, state)).fingerprint
-        checkpoint.check_same_run(state, config, started_with, folder)
+        # the worker compares it in any case; here before anything is changed
+        base = base_hash(config.model) if checkpoint.elsewhere(state, config) else None
+        checkpoint.check_same_run(state, config, started_with, folder, base)
         if state["step"] > total:
             raise UserError(
                 f"{folder!r} is of step {state['step']}, and a run of {total} steps cannot go on "

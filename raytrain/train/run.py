@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.read import Dataset, check_dataset
 from raytrain.data.store.schema import bucket_size
 from raytrain.errors import UserError
+from raytrain.families import base_hash
 from raytrain.log import MetricLog
 from raytrain.model import Model, build
 from raytrain.train import cost
@@ -74,6 +76,9 @@ class Run:
     """The writer of checkpoints, on the first worker only."""
     watch: Watch | None
     """Whether a stop was requested, on the first worker only."""
+    base: Future[str] | None = None
+    """The hash of the base's weights, computed beside the first steps, on the first worker
+    only."""
     phases: Phases | None = None
     """What is done, on the first worker only."""
     watchdog: Watchdog | None = None
@@ -175,6 +180,7 @@ class Run:
             "measured": dict(self.measured),
             "config": self.config.values(),
             "dataset": self.dataset.manifest.fingerprint,
+            "base": self.base.result() if self.base else base_hash(self.config.model),
             "snapshot": self.dataset.manifest.number,
             "ema_updates": self.ema.updates if self.ema else 0,
             "loss_scale": vars(self.engine.scale) if self.engine.scale else None,
@@ -264,8 +270,12 @@ def start(config: Config, rank: int, world_size: int) -> Run:
     speed.prepare(model, config.train, device)
     if config.train.gradient_checkpointing:
         model.checkpoint_activations()
+    base = ThreadPoolExecutor(1).submit(base_hash, config.model) if rank == 0 else None
     if saved is not None:
-        checkpoint.check_same_run(saved.state, config, dataset.manifest.fingerprint, found[-1])
+        hashed = base.result() if base else None
+        checkpoint.check_same_run(
+            saved.state, config, dataset.manifest.fingerprint, found[-1], hashed
+        )
         model.load(saved.weights)
     disk.check(config, sum(weight.numel() for weight in model.learning().values()))
     slots = -(-config.train.global_batch // world_size)
@@ -304,7 +314,8 @@ def start(config: Config, rank: int, world_size: int) -> Run:
         batch_sampler=batch_sampler, ema=ema, step=step,
         sample_log=SampleLog(config.output, step, rank, world_size), log=log, saver=saver,
         watch=Watch(config.output) if rank == 0 else None,
-        phases=phases, watchdog=Watchdog(config.output, rank, 60 * config.train.hang_minutes),
+        base=base, phases=phases,
+        watchdog=Watchdog(config.output, rank, 60 * config.train.hang_minutes),
         metrics=dict(saved.state["metrics"]) if saved else {},
         measured=dict(saved.state.get("measured", {})) if saved else {},
         saved=step if saved else -1,

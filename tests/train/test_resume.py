@@ -6,18 +6,20 @@ Across engines: `test_engines.py`.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from raytrain import checkpoint, storage
+from raytrain import checkpoint, pretrained, storage
 from raytrain.config import Config
 from raytrain.errors import Diverged, UserError
 from raytrain.log import read_metrics
-from raytrain.train import worker
+from raytrain.train import launch, worker
 from tests.conftest import losses
 
 
@@ -101,6 +103,29 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(run_config: Callable[..., Co
         checkpoint.check_same_run(
             state, config.model_copy(update={"data": data}), state["dataset"], folder
         )
+
+
+def test_the_base_is_its_weights_not_its_path(
+    run_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = run_config()
+    shorter = {"steps": 2}
+    launch.launch(run_config(train=shorter))
+    moved = shutil.copytree(config.model.path, tmp_path / "moved")
+    model = {**config.model.model_dump(), "path": str(moved)}
+    launch.launch(run_config(train={"steps": 3}, model=model))
+    [weights] = (moved / "unet").glob("*.safetensors")
+    tensors = load_file(weights)
+    first = next(iter(tensors))
+    save_file({**tensors, first: tensors[first] + 1}, weights)
+    pretrained._hash_folders.cache_clear()
+    longer = run_config(train={"steps": 4}, model=model)
+    with pytest.raises(UserError, match=f"base weights of '{moved}': .{{12}} -> "):
+        launch.launch(longer)
+    with pytest.raises(UserError, match="base weights of"):
+        worker.train(longer)
+    step = checkpoint.read_state(checkpoint.find(config.output) or "")["step"]
+    assert step == 3
 
 
 @pytest.mark.parametrize(
