@@ -16,8 +16,10 @@ from raytrain.checkpoint import Learned
 from raytrain.config import Config
 from raytrain.data.loading.read import Dataset
 from raytrain.data.store.schema import MANIFEST
+from raytrain.errors import UserError
 from raytrain.lock import locked
 from raytrain.model import Model, build
+from raytrain.paths import inside
 from raytrain.sampling.cut import tell_cut
 from raytrain.sampling.generate import generate
 from raytrain.sampling.grid import by_prompt, grid, save_image
@@ -85,6 +87,8 @@ def sample(
     from raytrain.startup import quiet
 
     quiet()
+    if output:
+        _check_apart(config, output)
     dataset = (
         Dataset.of(config) if storage.exists(storage.join(config.dataset, MANIFEST)) else None
     )
@@ -103,3 +107,16 @@ def sample(
             save_image(image, storage.join(target, f"{number:03d}.png"))
         save_image(grid(by_prompt(asked, images, each), row_labels=labels), path)
     return path
+
+
+def _check_apart(config: Config, output: str) -> None:
+    """Raise UserError where images would be drawn among those that are trained on."""
+    try:
+        config.check_apart("--output", output)
+        if inside(output, config.dataset):
+            raise ValueError(
+                f"--output {output!r} is in the dataset {config.dataset!r}, which holds what was "
+                "prepared alone. Give a folder beside it"
+            )
+    except ValueError as error:
+        raise UserError(f"{error}.") from None

@@ -252,14 +252,19 @@ class Config(Table):
     def _apart(self) -> Config:
         """What a run writes must not be read as images."""
         for key, folder in (("output", self.output), ("data.dataset", self.data.dataset)):
-            for subset in self.data.all_subsets():
-                if folder and subset.source and inside(folder, subset.source):
-                    raise ValueError(
-                        f"{key} {folder!r} is in the folder of images {subset.source!r}: what a "
-                        "run draws and writes there would be read as training images. Give a "
-                        "folder beside it"
-                    )
+            if folder:
+                self.check_apart(key, folder)
         return self
+
+    def check_apart(self, key: str, folder: str) -> None:
+        """Raise ValueError where a folder that a command writes to is one of images."""
+        for subset in self.data.all_subsets():
+            if subset.source and inside(folder, subset.source):
+                raise ValueError(
+                    f"{key} {folder!r} is in the folder of images {subset.source!r}: what a "
+                    "run draws and writes there would be read as training images. Give a "
+                    "folder beside it"
+                )
 
     @property
     def dataset(self) -> str:

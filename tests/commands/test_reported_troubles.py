@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from jobs import plan, train
+from jobs import plan, sample, train
 from jobs.render.progress import Terminal
 from raytrain import checkpoint, local, storage
 from raytrain.config import Config
@@ -110,6 +110,19 @@ def test_a_run_does_not_write_among_its_images(
     for key in ("output", "data.dataset"):
         setting = f"{key}={source}/run"
         refused(plan.main, [str(config_file), "--set", setting], capsys, key, "beside it")
+
+
+@pytest.mark.parametrize("among", ["source", "dataset"])
+def test_images_are_not_drawn_among_those_trained_on(
+    run_config: Callable[..., Config],
+    config_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    among: str,
+) -> None:
+    folder = str(getattr(run_config().data, among))
+    refused(
+        sample.main, [str(config_file), "--output", f"{folder}/drawn"], capsys, "--output", folder
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
