@@ -237,7 +237,7 @@ def frozen_during_a_save(process: subprocess.Popen[str], config: Config) -> psut
 def test_interrupt_during_a_save(
     run_config: Callable[..., Config], config_file: Callable[..., str], how: signal.Signals
 ) -> None:
-    train_table = {"steps": 30, "checkpoint_every": 1}
+    train_table = {"steps": 12, "checkpoint_every": 1}
     config = run_config(method={"name": "full"}, train=train_table)
     path = config_file(method={"name": "full"}, train=train_table)
     process = subprocess.Popen(
@@ -261,9 +261,9 @@ def test_interrupt_during_a_save(
     assert error.count("Interrupted.") == 1
     assert not (Path(config.output) / "train.json").exists()
     step = checkpoint.load(checkpoint.find(config.output) or "").step
-    assert 3 <= step == len(losses(config)) < 30
+    assert 3 <= step == len(losses(config)) < 12
     again = subprocess.run(
         [sys.executable, "-m", "jobs.train", path], capture_output=True, text=True, check=False
     )
     assert again.returncode == 0, again.stderr
-    assert len(losses(config)) == 30
+    assert len(losses(config)) == 12

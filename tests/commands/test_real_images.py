@@ -34,8 +34,8 @@ PHOTOGRAPHS = {
     "flower.jpg": "a flower in a garden",
 }  # fmt: skip
 SHAPES = ((120, 120), (150, 100), (100, 150))
-IMAGES = 72
-STAGES = ("plan", "sample", "evaluate", "tune")
+IMAGES = 24
+STAGES = ("sample", "evaluate", "tune")
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.timeout(2400)  # seven commands: two minutes on a quiet machine
+@pytest.mark.timeout(2400)  # five commands: a minute on a quiet machine
 def test_every_stage_by_command(photographs: Path, models: Path, place: Path) -> None:
     config = write_config(place, photographs, models)
     (photographs / "broken.png").write_bytes(b"no image")
@@ -179,9 +179,6 @@ def test_every_stage_by_command(photographs: Path, models: Path, place: Path) ->
         assert file.metadata()["raytrain.step"] == "6"
     assert str(weights) in whole.stdout
     assert "load_lora_weights" in whole.stdout
-    again = by_subprocess("run", config, "data.allow_rejected=true")
-    assert again.returncode == 0, again.stderr
-    assert "already trained" in again.stdout
     for stage in STAGES:
         done = by_subprocess(stage, config, "data.allow_rejected=true")
         assert done.returncode == 0, f"{stage}: {done.stdout[-2000:]} {done.stderr[-3000:]}"
