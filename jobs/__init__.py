@@ -167,6 +167,15 @@ def connected(config: Config) -> AbstractContextManager[Any]:
     )
 
 
+def compute(config: Config, function: str, tell: Callable[[str], None], **settings: Any) -> Any:
+    """Call the function of a name on a worker of the Ray that is joined, else in this process."""
+    train = config.train
+    with workers(config, needs_ray=False) as executor:
+        return executor.compute(
+            function, train.cpus_per_worker, train.gpus_per_worker, tell, config=config, **settings
+        )
+
+
 @contextmanager
 def workers(
     config: Config, needs_ray: bool, *reserve: Callable[[Config, Machine], None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jobs import Checkpoint, ConfigFile, Overrides, execute, read
+from jobs import Checkpoint, ConfigFile, Overrides, compute, execute, read
 from raytrain.startup import leave
 
 
@@ -17,10 +17,9 @@ def command(
 
     settings = read(config, set or ())
     from jobs.render import evaluation
-    from raytrain.evaluate.run import evaluate
 
     console = Console()
-    report = evaluate(settings, checkpoint, tell=console.print)
+    report = compute(settings, "raytrain.evaluate.run:evaluate", console.print, which=checkpoint)
     console.print(evaluation.show(settings.output))
     console.print(f"Report: {report}", soft_wrap=True)
     return 0

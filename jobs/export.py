@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jobs import Checkpoint, ConfigFile, Overrides, execute, read
+from jobs import Checkpoint, ConfigFile, Overrides, compute, execute, read
 from raytrain.startup import leave
 
 
@@ -12,10 +12,8 @@ def command(
     config: ConfigFile, checkpoint: Checkpoint = "latest", set: Overrides = None
 ) -> int | None:
     """Write a checkpoint's weights in the formats of [export] and say how to load them."""
-    from raytrain.export.run import export, told
-
     settings = read(config, set or ())
-    print(told(export(settings, checkpoint)))
+    compute(settings, "raytrain.export.run:tell_export", print, which=checkpoint)
     return 0
 
 

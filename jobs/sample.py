@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import Checkpoint, ConfigFile, Overrides, execute, read
+from jobs import Checkpoint, ConfigFile, Overrides, compute, execute, read
 from raytrain.startup import leave
 
 
@@ -21,9 +21,8 @@ def command(
 ) -> int | None:
     """Make images from a checkpoint, one row a prompt, and their grid."""
     settings = read(config, set or ())
-    from raytrain.sample import sample
-
-    print(f"wrote {sample(settings, checkpoint, output, print)}")
+    path = compute(settings, "raytrain.sample:sample", print, which=checkpoint, output=output)
+    print(f"wrote {path}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,11 @@ def assemble(
 def told(written: Sequence[Written]) -> str:
     """Return the lines that say what was exported, and how each is loaded."""
     return "\n".join("\n    ".join([each.path, *each.how_to_load]) for each in written)
+
+
+def tell_export(config: Config, which: str, tell: Callable[[str], None]) -> None:
+    """Export a checkpoint and tell what was written."""
+    tell(told(export(config, which)))
 
 
 def _refuse(

@@ -3,6 +3,7 @@ machine."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,21 @@ class Executor(Protocol):
         """Call a function, in a task where there are tasks, and return its result;
         a UserError of the task is raised here."""
 
+    def compute(
+        self,
+        function: str,
+        cpus: float,
+        gpus: float,
+        tell: Callable[[str], None],
+        **settings: Any,
+    ) -> Any:
+        """Call the function of a name, such as `raytrain.sample:sample`, where there are so many
+        CPUs and GPUs, and return its result, a small value; `tell` gets its messages as they come.
+
+        On Ray this process needs none of what the function imports. A UserError of it is raised
+        here.
+        """
+
     def stream(
         self,
         jobs: Sequence[Job],
@@ -46,6 +62,13 @@ class Executor(Protocol):
     def check_room(self, who: str, cpus: float, gpus: float, count: int, keys: str) -> None:
         """Raise UserError when nothing here has room for `count` workers at a time, whose needs
         `keys` of the config set; call it where no autoscaler can add a node."""
+
+
+def named(function: str) -> Callable[..., Any]:
+    """Return the function of a name: its module, a colon, its own name."""
+    module, _, name = function.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import pyarrow as pa
 from raytrain import plugins, storage
 from raytrain.config import Config
 from raytrain.config.data import EncodeConfig
+from raytrain.data.pipeline.executor import named
 from raytrain.data.store.schema import MANIFEST
 from raytrain.local import MODELS, TASKS, Died, Machine, Process, free
 
@@ -43,6 +44,17 @@ class OnMachine:
     def call(self, function: Callable[..., Any], **settings: Any) -> Any:
         """Call a function here."""
         return function(**settings)
+
+    def compute(
+        self,
+        function: str,
+        cpus: float,
+        gpus: float,
+        tell: Callable[[str], None],
+        **settings: Any,
+    ) -> Any:
+        """Call the function of a name here; this machine has what it has."""
+        return named(function)(**settings, tell=tell)
 
     def stream(
         self,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
@@ -20,9 +22,11 @@ from ray.exceptions import (
 )
 
 from raytrain.config.data import EncodeConfig
+from raytrain.data.pipeline.executor import named
 from raytrain.errors import UserError
 from raytrain.local import Machine
 
+_SAID, _DONE = "said", "done"
 LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError)
 """What Ray raises when it gives a worker up."""
 
@@ -42,6 +46,30 @@ class OnRay:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
             raise
+
+    def compute(
+        self,
+        function: str,
+        cpus: float,
+        gpus: float,
+        tell: Callable[[str], None],
+        **settings: Any,
+    ) -> Any:
+        """Call the function of a name in a task that holds so many CPUs and GPUs."""
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=self.retries)(_computed)
+        result = None
+        try:
+            for item in task.options(num_returns="streaming").remote(function, settings):
+                kind, value = ray.get(item)
+                if kind == _SAID:
+                    tell(value)
+                else:
+                    result = value
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            raise
+        return result
 
     def stream(
         self,
@@ -105,6 +133,17 @@ class OnRay:
             f"{most['CPU']:g} CPUs and {most['GPU']:g} GPUs. It would wait forever. Ask for less, "
             "or join a larger cluster."
         )
+
+
+def _computed(function: str, settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the messages of a function as they come, then its result."""
+    said: SimpleQueue[str | None] = SimpleQueue()
+    with ThreadPoolExecutor(1) as thread:
+        working = thread.submit(named(function), **settings, tell=said.put)
+        working.add_done_callback(lambda _: said.put(None))
+        while (text := said.get()) is not None:
+            yield _SAID, text
+    yield _DONE, working.result()
 
 
 def _pool(encode: EncodeConfig, jobs: int) -> dict[str, Any]:
