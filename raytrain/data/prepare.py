@@ -130,6 +130,12 @@ class Preparation:
         )
         self.mean_ratio = kept["mean_ratio"] or 1.0
         self.counts["images"] = kept["kept"]
+        subsets = self.data.all_subsets()
+        self.said += [
+            f"no image of the subset {subsets[subset].source!r} is left: its {count} were left "
+            f"out, most by rule {rule!r}; what the subset sets has no effect"
+            for subset, count, rule in kept["empty"]
+        ]
         return images
 
     def _choose(self, images: str) -> str:

@@ -81,6 +81,16 @@ def test_captions_of_a_subset(mixed: Config) -> None:
     ]
 
 
+def test_a_subset_of_which_nothing_is_left_is_told(tmp_path: Path, make_config: Make) -> None:
+    own = fill(tmp_path / "own", 2, 0)
+    again = {"source": own, "regularization": True}
+    report = prepare(make_config(source="", subsets=[{"source": own}, again], held_out=0.0))
+    assert report.notes[0] == (
+        f"no image of the subset {own!r} is left: its 2 were left out, most by rule 'duplicate'; "
+        "what the subset sets has no effect"
+    )
+
+
 def test_concepts_have_their_own_trigger_and_are_shown_alike_often(
     tmp_path: Path, make_config: Make
 ) -> None:

@@ -56,6 +56,12 @@ _KEPT = """
     FROM items i JOIN scans l USING (key) JOIN ruled s ON s.number = i.number
     WHERE s.rule = '' ORDER BY i.number
 """
+_EMPTY = """
+    SELECT i.subset, count(*), mode(s.rule) FROM items i JOIN ruled s USING (number)
+    GROUP BY i.subset HAVING count(*) FILTER (WHERE s.rule = '') = 0 ORDER BY i.subset
+"""
+"""Subsets of which no image is kept, how many images they have, and the rule most are left out
+by."""
 
 
 def filter_images(
@@ -66,8 +72,8 @@ def filter_images(
     images: str,
     rejected: str,
 ) -> dict[str, Any]:
-    """Write the images that are kept and the rejected ones; return the number of kept images and
-    their mean width / height."""
+    """Write the images that are kept and the rejected ones; return the number of kept images,
+    their mean width / height, and the subsets that keep none."""
     with tables.database(items=(items, tables.ITEMS), all_scans=(scans, tables.SCANS)) as sql:
         tables.once(sql, "scans", "all_scans")
         limits = {"min_side": quality.min_side, "min_area": quality.min_area}
@@ -84,7 +90,8 @@ def filter_images(
         kept = sql.sql(_KEPT)
         count = tables.write(images, kept.to_arrow_reader(tables.GROUP), tables.IMAGES)
         ratio = sql.execute("SELECT avg(ratio) FROM ruled WHERE rule = ''").fetchall()[0][0]
-        return {"kept": count, "mean_ratio": ratio}
+        empty = sql.execute(_EMPTY).fetchall() if count else []
+        return {"kept": count, "mean_ratio": ratio, "empty": empty}
 
 
 def _near_duplicates(sql: Any, distance: int) -> None:
