@@ -113,7 +113,7 @@ def test_what_cannot_be_drawn_is_told_with_its_line(
 
 
 def test_a_missing_file_is_told(make: Callable[..., Config]) -> None:
-    with pytest.raises(UserError, match=r"prompt_file 'nowhere\.txt' does not exist"):
+    with pytest.raises(UserError, match=r"prompt_file 'nowhere\.txt' is no file here"):
         prompts(make(prompt_file="nowhere.txt"), None)
 
 

@@ -192,6 +192,11 @@ class DataConfig(Table):
                 "give data.source or data.subsets, not both; put the source into a subset of its "
                 "own"
             )
+        if self.subsets and not any(subset.weight for subset in self.subsets):
+            raise ValueError(
+                "subsets: weight = 0 of every one, so nothing would be learned; give one a weight "
+                "above 0"
+            )
         if self.super_resolution.path and not self.buckets.upscale:
             raise ValueError(
                 "data.super_resolution enlarges small images, which data.buckets.upscale = false "

@@ -42,7 +42,7 @@ def read(path: str) -> list[Wish]:
     file = Path(path)
     if not file.is_file():
         raise UserError(
-            f"sample.prompt_file {path!r} does not exist, so there is nothing to draw. "
+            f"sample.prompt_file {path!r} is no file here, so there is nothing to draw. "
             "Give a text file, one prompt a line."
         )
     try:

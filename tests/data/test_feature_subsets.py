@@ -85,10 +85,17 @@ def test_a_subset_of_which_nothing_is_left_is_told(tmp_path: Path, make_config: 
     own = fill(tmp_path / "own", 2, 0)
     again = {"source": own, "regularization": True}
     report = prepare(make_config(source="", subsets=[{"source": own}, again], held_out=0.0))
+    assert not any("nothing is held out" in note for note in report.notes)
     assert report.notes[0] == (
         f"no image of the subset {own!r} is left: its 2 were left out, most by rule 'duplicate'; "
         "what the subset sets has no effect"
     )
+
+
+def test_regularization_images_alone_hold_nothing_out(tmp_path: Path, make_config: Make) -> None:
+    general = {"source": fill(tmp_path / "general", 3, 0), "regularization": True}
+    [told] = prepare(make_config(source="", subsets=[general], held_out=0.5)).notes
+    assert "(data.held_out = 0.5): regularization images never are" in told
 
 
 def test_concepts_have_their_own_trigger_and_are_shown_alike_often(

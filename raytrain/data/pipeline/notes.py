@@ -107,8 +107,10 @@ def _few(data: DataConfig, manifest: Manifest) -> tuple[str, ...]:
     """Say that nothing was held out although a share was wanted."""
     if not data.held_out or any(count.held_out for count in manifest.buckets.values()):
         return ()
+    alone = sum(count.train for count in manifest.buckets.values()) == 1
+    why = "one image alone is trained on" if alone else "regularization images never are"
     return (
-        f"nothing is held out (data.held_out = {data.held_out:g}): one image alone is trained on, "
+        f"nothing is held out (data.held_out = {data.held_out:g}): {why}, "
         "so no held-out loss is measured; add images",
     )
 
