@@ -38,6 +38,14 @@ def message(**tables: Any) -> str:
         ({"log": {"tensorboard": "False"}}, ["log.tensorboard", "False", "boolean"]),
         ({"train": {"learning_rate": "1e-4"}}, ["train.learning_rate", "1e-4", "number"]),
         ({"train": {"epochs": 1, "steps": 1}}, ["epochs or steps, not both"]),
+        (
+            {"data": {"subsets": [{"source": "a", "repeat": 3}]}},
+            ["data.subsets.0.repeat", "Did you mean 'repeats'?", "Allowed: caption_column"],
+        ),
+        (
+            {"data": {"quality": {"scores": [{"name": "a", "kind": "file", "mim": 1}]}}},
+            ["data.quality.scores.0.mim", "Did you mean 'min'?"],
+        ),
         ({"data": {"subsets": [{"source": "a", "weight": 0.0}]}}, ["weight = 0 of every one"]),
         ({"train": {"engine": "plain", "workers": 2}}, ["plain", "workers=2"]),
         ({"train": {"optimizer": "adamw8bit", "engine": "zero2"}}, ["adamw8bit", "zero2"]),

@@ -12,7 +12,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -146,10 +146,17 @@ def _methods_with(location: list[str]) -> list[str]:
     return [name for name, table in configs.items() if location[1] in table.model_fields]
 
 
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
 def _valid_keys(tree: Mapping[str, Any], location: Iterable[str]) -> list[str]:
     table: Any = Config
     values: Any = tree
     for name in location:
+        if name.isdecimal():  # of a list of tables, whose kind is known already
+            values = values[int(name)] if isinstance(values, Sequence) else {}
+            continue
         values = values.get(name, {}) if isinstance(values, Mapping) else {}
         if name == "method":
             table = plugins.load("methods", str(values.get("name", "lora"))).Config
@@ -157,9 +164,8 @@ def _valid_keys(tree: Mapping[str, Any], location: Iterable[str]) -> list[str]:
             return list(Dimension.model_fields)
         else:
             field = table.model_fields.get(name)
-            if field is None or not (
-                isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-            ):
+            kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+            table = next((kind for kind in kinds if _is_table(kind)), None)
+            if table is None:
                 return []
-            table = field.annotation
     return list(table.model_fields)
