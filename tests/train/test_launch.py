@@ -165,7 +165,7 @@ def test_a_worker_the_kernel_ends_for_memory_begins_anew_with_less(
     with pytest.raises(
         WorkerDied, match=r"with 1 images at a time \(there is no smaller.*gradient_checkpointing"
     ):
-        LocalTrainer(config, machine).fit()
+        LocalTrainer([config], machine).fit()
     told = "The worker ended with SIGKILL by the kernel, as memory ran out with"
     assert (
         f"{told} 4 images at a time (from now on 2; a step is still 4 images); it starts anew"
