@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 
 from raytrain import effective, local, storage
 from raytrain.config import Config
+from raytrain.data.pipeline import room
 from raytrain.data.pipeline.executor import Executor
 from raytrain.data.pipeline.few import LOOKED
 from raytrain.data.pipeline.report import PrepareReport
@@ -77,6 +78,7 @@ class Rehearsal:
     def check(self) -> None:
         """Check what is known without running anything."""
         beforehand.check(self.config)
+        room.check_estimate(self.config)
         if self.scored:
             beforehand.check_judges(self.config)
 

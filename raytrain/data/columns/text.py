@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from raytrain.config import Config
 from raytrain.data.columns import _captions
+from raytrain.data.store.schema import Array
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from torch import nn
 
     from raytrain.families import Family
 
@@ -35,6 +37,37 @@ def load(config: Config, family: Family, device: torch.device, dtype: torch.dtyp
     }
     frozen = {name: part.eval().requires_grad_(False).to(device) for name, part in parts.items()}
     return Encoder(config, family, _captions.tokenizers(config, family, dtype), frozen, device)
+
+
+def arrays(config: Config, family: Family) -> dict[str, Array]:
+    """Return the columns of `family.CONDITION`, found without weights."""
+    import torch
+
+    _, found = on_meta(config, family, 1, torch.float32)
+    return {
+        name: Array(dtype="float16", shape=tuple(column.shape[1:]))
+        for name, column in found.items()
+    }
+
+
+def on_meta(
+    config: Config, family: Family, captions: int, dtype: torch.dtype
+) -> tuple[dict[str, nn.Module], dict[str, torch.Tensor]]:
+    """Return the text encoders without weights, and what they make of so many empty captions."""
+    import torch
+
+    from raytrain import families, pretrained
+
+    ids = family.tokenize(
+        _captions.tokenizers(config, family, dtype), [""] * captions, config.model
+    )
+    with torch.device("meta"), torch.no_grad():
+        parts = {
+            name: pretrained.skeleton(config.model, name).eval().requires_grad_(False).to(dtype)
+            for name in families.text_parts(family, "text")
+        }
+        tokens = {name: each.to("meta") for name, each in ids.items()}
+        return parts, family.encode_text(parts, tokens, config.model)
 
 
 class Encoder:
