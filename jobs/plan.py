@@ -74,6 +74,11 @@ def show(plan: Plan) -> None:
     if plan.resumes_from:
         console.print(f"[bold]resumes[/]   from step {plan.resumes_from}")
     console.print(f"[bold]engine[/]    {plan.engine}")
+    if plan.encoders.bytes:
+        console.print(
+            f"[bold]encoders[/]  {_size(plan.encoders.weights)} of them stay in a worker "
+            f"(data.cache = false), {_size(plan.encoders.work)} while they encode"
+        )
     if plan.seconds is not None:
         where = "GPU" if train.gpus_per_worker else "CPU"
         console.print(

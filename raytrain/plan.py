@@ -14,7 +14,8 @@ from raytrain.data.pipeline.notes import of_sources, unread
 from raytrain.data.store import drift, schema
 from raytrain.data.store.schema import BucketCount, bucket_size
 from raytrain.export import run as export
-from raytrain.train import cost
+from raytrain.train import cost, encoders
+from raytrain.train.encoders import Encoders
 from raytrain.train.engines import memory
 from raytrain.train.guards import beforehand, disk
 from raytrain.train.run import batch_sampler_of
@@ -36,6 +37,10 @@ class Plan:
     epochs: float | None = None
     engine: str = ""
     """Its name, and why it was taken."""
+    memory: int = 0
+    """Bytes of a worker's device, estimated."""
+    encoders: Encoders = field(default_factory=Encoders)
+    """What of these encodes in the step."""
     micro_batch: int = 0
     accumulation: int = 1
     parameters: int = 0
@@ -89,10 +94,12 @@ def plan(config: Config) -> Plan:
     export.check(config, model)
     weights = cost.weights(config, model)
     disk.check(config, weights.trainable)
-    row = cost.step(
-        config, model, *max(map(bucket_size, buckets), default=_square(config), key=math.prod)
+    largest = max(map(bucket_size, buckets), default=_square(config), key=math.prod)
+    row = cost.step(config, model, *largest)
+    online = encoders.count(config, *largest)
+    sizes = memory.Sizes(
+        weights.all, weights.trainable, weights.frozen_bytes, row.activations, online.bytes
     )
-    sizes = memory.Sizes(weights.all, weights.trainable, weights.frozen_bytes, row.activations)
     engine = memory.choose(
         config, sizes, train.workers, micro, memory.device_memory(train, train.workers)
     )
@@ -105,7 +112,7 @@ def plan(config: Config) -> Plan:
         micro_batch=micro, accumulation=-(-slots // micro), parameters=weights.all,
         trainable_parameters=weights.trainable, engine=str(engine), seconds=seconds, row=row,
         resumes_from=int(checkpoint.read_state(found[-1])["step"]) if found else 0, note=note,
-        stored=stored,
+        stored=stored, encoders=online, memory=engine.planned,
     )  # fmt: skip
 
 

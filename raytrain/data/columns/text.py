@@ -43,31 +43,37 @@ def arrays(config: Config, family: Family) -> dict[str, Array]:
     """Return the columns of `family.CONDITION`, found without weights."""
     import torch
 
-    _, found = on_meta(config, family, 1, torch.float32)
+    found = made_on_meta(config, family, on_meta(config, family, torch.float32), 1)
     return {
         name: Array(dtype="float16", shape=tuple(column.shape[1:]))
         for name, column in found.items()
     }
 
 
-def on_meta(
-    config: Config, family: Family, captions: int, dtype: torch.dtype
-) -> tuple[dict[str, nn.Module], dict[str, torch.Tensor]]:
-    """Return the text encoders without weights, and what they make of so many empty captions."""
+def on_meta(config: Config, family: Family, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """Return the text encoders without weights."""
     import torch
 
     from raytrain import families, pretrained
 
-    ids = family.tokenize(
-        _captions.tokenizers(config, family, dtype), [""] * captions, config.model
-    )
-    with torch.device("meta"), torch.no_grad():
-        parts = {
+    with torch.device("meta"):
+        return {
             name: pretrained.skeleton(config.model, name).eval().requires_grad_(False).to(dtype)
             for name in families.text_parts(family, "text")
         }
+
+
+def made_on_meta(
+    config: Config, family: Family, parts: Mapping[str, nn.Module], captions: int
+) -> dict[str, torch.Tensor]:
+    """Return what such encoders make of so many empty captions, without contents."""
+    import torch
+
+    known = _captions.tokenizers(config, family, torch.float32)
+    ids = family.tokenize(known, [""] * captions, config.model)
+    with torch.device("meta"), torch.no_grad():
         tokens = {name: each.to("meta") for name, each in ids.items()}
-        return parts, family.encode_text(parts, tokens, config.model)
+        return family.encode_text(parts, tokens, config.model)
 
 
 class Encoder:
