@@ -103,9 +103,7 @@ class Rehearsal:
         seen = notices.Notices(output)
         self.follow.phase = phases.START
         try:
-            return launch(
-                self.few, executor=self.executor, show=self.follow, again=self.last
-            )
+            return launch(self.few, executor=self.executor, show=self.follow, again=self.last)
         finally:
             if storage.exists(storage.join(output, phases.BEFORE)):
                 self._phases(phases.BEFORE, "")

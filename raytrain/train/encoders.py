@@ -1,4 +1,5 @@
-"""What encoders hold that stay with a training worker (`data.cache = false`), counted without weights.
+"""What the encoders hold that stay with a training worker (`data.cache = false`), counted without
+weights.
 
 Their tensors are followed on the `meta` device: the most bytes that are alive at a time while the
 largest batch is encoded.
@@ -58,8 +59,9 @@ def count(config: Config, width: int, height: int) -> Encoders:
     if TEXT in reads:
         parts = text.on_meta(config, family, dtype)
         weights += held(parts)
-        with Alive(*parts.values()) as alive, cost.countable_attention():
-            text.made_on_meta(config, family, parts, encode.batch)
+        ids = text.ids_on_meta(config, family, encode.batch)
+        with Alive(*parts.values()) as alive, cost.countable_attention(), cost.META:
+            family.encode_text(parts, ids, config.model)
         work.append(alive.most)
     return Encoders(weights, max(work))
 
@@ -73,11 +75,11 @@ def held(parts: Mapping[str, nn.Module]) -> int:
     )
 
 
-class Alive(TorchDispatchMode):
+class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the tensors that operations make in a block, those of modules left out."""
 
     def __init__(self, *modules: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = self._now = 0
         self._known = weakref.WeakSet(
             tensor.untyped_storage()

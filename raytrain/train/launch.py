@@ -51,11 +51,11 @@ def launch(
     in one of those. Without an executor as `prepare` does.
 
     Returns the newest value of every metric. A finished run goes on where it is made longer, or
-    where `resume` makes it go back to another checkpoint: `best`, or a folder. `callbacks` are Ray
-    Train's own. At the end the same workers train once more from the checkpoint before the last,
-    with the settings `again`, as in a rehearsal. Ctrl-C and SIGTERM raise KeyboardInterrupt once a checkpoint is written. Raises
-    UserError for a mistake, and Ray's error or WorkerDied when workers died more often than
-    `train.max_failures`.
+    where `resume` makes it go back to another checkpoint: `best`, or a folder. With the settings
+    `again` the same workers then train once more from the checkpoint before the last, as in a
+    rehearsal. `callbacks` are Ray Train's own. Ctrl-C and SIGTERM raise KeyboardInterrupt once a
+    checkpoint is written. Raises UserError for a mistake, and Ray's error or WorkerDied when
+    workers died more often than `train.max_failures`.
     """
     with locked(
         config.output, "Another run is training", "two would take each other's checkpoints"

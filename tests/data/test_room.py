@@ -95,9 +95,7 @@ def test_the_last_byte_of_what_is_missing_decides(
     monkeypatch.setattr(room, "LONGEST", 2**40)
     given: list[Any] = []
     check = room.check_missing
-    monkeypatch.setattr(
-        room, "check_missing", lambda *each: (given.append(each[2]), check(*each))
-    )
+    monkeypatch.setattr(room, "check_missing", lambda *each: (given.append(each[2]), check(*each)))
     began: list[int] = []
     monkeypatch.setattr(encode.ShardEncoder, "__init__", lambda *_, **__: began.append(1))
     leave_free(monkeypatch, 0)

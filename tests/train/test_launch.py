@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from jobs.render.progress import Terminal
 from raytrain import checkpoint, local, storage
@@ -27,8 +28,9 @@ from raytrain.show import Silent
 from raytrain.train import launch as launching
 from raytrain.train import worker
 from raytrain.train.guards import out_of_memory, stop
-from raytrain.train.launch import launch
+from raytrain.train.launch import launch, work
 from raytrain.train.local_worker import LocalTrainer, WorkerDied
+from raytrain.train.record import phases
 from tests.conftest import losses
 from tests.soak._nodes import ROOT
 from tests.train import group
@@ -134,6 +136,28 @@ def test_the_process_that_encodes_also_trains_and_computes_the_same(
     other = run_config(name="other", data=data)
     group.train(other, 1, tmp_path)
     assert losses(config) == losses(other)
+
+
+def test_the_same_worker_goes_on_from_the_checkpoint_before_the_last(
+    run_config: Callable[..., Config],
+) -> None:
+    config = run_config(train={"keep_checkpoints": 2})
+    whole = run_config(name="whole", train={"keep_checkpoints": 2})
+    longer = run_config(train={"keep_checkpoints": 2, "score_every": 5},
+                        evaluate={"scorers": ["held_out_loss"], "timesteps": 2})  # fmt: skip
+    work(config, longer, rank=0, world_size=1, report=None)
+    work(whole, rank=0, world_size=1, report=None)
+    assert losses(config) == losses(whole)
+    did = [
+        {each.name: each.count for each in phases.read(config.output, file)[1]}
+        for file in (phases.BEFORE, phases.FILE)
+    ]
+    assert [each["step"] for each in did] == [6, 2]
+    assert ["score" in each for each in did] == [False, True]
+    latest = [checkpoint.load(checkpoint.listing(each.output)[-1]) for each in (config, whole)]
+    assert latest[0].step == latest[1].step == 6
+    for name, weight in latest[1].weights.items():
+        assert torch.equal(latest[0].weights[name], weight)
 
 
 def test_a_lone_worker_that_dies_too_often(

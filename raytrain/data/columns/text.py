@@ -43,7 +43,9 @@ def arrays(config: Config, family: Family) -> dict[str, Array]:
     """Return the columns of `family.CONDITION`, found without weights."""
     import torch
 
-    found = made_on_meta(config, family, on_meta(config, family, torch.float32), 1)
+    parts = on_meta(config, family, torch.float32)
+    with torch.device("meta"):
+        found = family.encode_text(parts, ids_on_meta(config, family, 1), config.model)
     return {
         name: Array(dtype="float16", shape=tuple(column.shape[1:]))
         for name, column in found.items()
@@ -63,17 +65,13 @@ def on_meta(config: Config, family: Family, dtype: torch.dtype) -> dict[str, nn.
         }
 
 
-def made_on_meta(
-    config: Config, family: Family, parts: Mapping[str, nn.Module], captions: int
-) -> dict[str, torch.Tensor]:
-    """Return what such encoders make of so many empty captions, without contents."""
+def ids_on_meta(config: Config, family: Family, captions: int) -> dict[str, torch.Tensor]:
+    """Return the token ids of so many captions, by tokenizer, without contents."""
     import torch
 
     known = _captions.tokenizers(config, family, torch.float32)
     ids = family.tokenize(known, [""] * captions, config.model)
-    with torch.device("meta"), torch.no_grad():
-        tokens = {name: each.to("meta") for name, each in ids.items()}
-        return family.encode_text(parts, tokens, config.model)
+    return {name: each.to("meta") for name, each in ids.items()}
 
 
 class Encoder:
