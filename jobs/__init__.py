@@ -16,7 +16,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -178,10 +178,14 @@ def compute(config: Config, function: str, tell: Callable[[str], None], **settin
 
 @contextmanager
 def workers(
-    config: Config, needs_ray: bool, *reserve: Callable[[Config, Machine], None]
+    config: Config,
+    needs_ray: bool,
+    *reserve: Callable[[Config, Machine], None],
+    beside: bool = False,
 ) -> Iterator[Executor]:
     """Yield an executor for the length of a `with` block: of Ray, or, where this machine is
-    enough, of processes that `reserve` starts."""
+    enough, of processes that `reserve` starts; with `beside` Ray starts next to them, for what
+    they are not enough for."""
     from cluster.connect import choose
     from raytrain.data.pipeline import executor
 
@@ -195,4 +199,5 @@ def workers(
     with Machine(shown=config.log.worker_output) as machine:
         for start in reserve:
             start(config, machine)
-        yield OnMachine(machine)
+        with connected(config) if beside else nullcontext():
+            yield OnMachine(machine)

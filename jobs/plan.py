@@ -36,10 +36,18 @@ def show(plan: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from raytrain.data.pipeline.room import FACTOR
+
     console, train, model = Console(), plan.config.train, plan.config.model
     console.print(f"[bold]dataset[/]   {plan.dataset}")
     if plan.note:
         console.print(f"note: {plan.note}", style="yellow", markup=False)
+    if plan.stored:
+        sizes = ", ".join(f"{name} {_size(count)}" for name, count in plan.stored.items())
+        console.print(
+            f"[bold]disk[/]      preparing writes about {_size(sum(plan.stored.values()))} "
+            f"({sizes}), give or take {FACTOR:g}x"
+        )
     if plan.buckets:
         table = Table("bucket", "train", "held out", "batches an epoch")
         for name, count in sorted(plan.buckets.items()):
@@ -66,6 +74,11 @@ def show(plan: Plan) -> None:
     if plan.resumes_from:
         console.print(f"[bold]resumes[/]   from step {plan.resumes_from}")
     console.print(f"[bold]engine[/]    {plan.engine}")
+    if plan.encoders.bytes:
+        console.print(
+            f"[bold]encoders[/]  {_size(plan.encoders.weights)} of them stay in a worker "
+            f"(data.cache = false), {_size(plan.encoders.work)} while they encode"
+        )
     if plan.seconds is not None:
         where = "GPU" if train.gpus_per_worker else "CPU"
         console.print(
@@ -85,6 +98,10 @@ def _short(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return str(count)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _duration(seconds: float) -> str:

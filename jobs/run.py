@@ -33,8 +33,13 @@ def command(config: ConfigFile, set: Overrides = None, rehearse: Rehearse = True
     from raytrain.data.pipeline import flow, on_machine
     from raytrain.train import local_worker
 
-    needs_ray = flow.needs_ray(settings) or local_worker.needs_ray(settings)
-    with workers(settings, needs_ray, on_machine.reserve, local_worker.reserve) as executor:
+    with workers(
+        settings,
+        flow.needs_ray(settings),
+        on_machine.reserve,
+        local_worker.reserve,
+        beside=local_worker.needs_ray(settings),
+    ) as executor:
         from jobs.render import preparation
         from jobs.render.progress import Terminal
         from raytrain.data.prepare import prepare

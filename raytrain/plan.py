@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from raytrain import checkpoint, families, pretrained, storage
 from raytrain.config import Config
-from raytrain.data import sources
-from raytrain.data.files.location import is_web
-from raytrain.data.item import Item
 from raytrain.data.loading.read import check_dataset
+from raytrain.data.pipeline import room
 from raytrain.data.pipeline.notes import of_sources, unread
 from raytrain.data.store import drift, schema
 from raytrain.data.store.schema import BucketCount, bucket_size
 from raytrain.export import run as export
-from raytrain.train import cost
+from raytrain.train import cost, encoders
+from raytrain.train.encoders import Encoders
 from raytrain.train.engines import memory
 from raytrain.train.guards import beforehand, disk
 from raytrain.train.run import batch_sampler_of
 
-LISTED = 100_000
-"""Images of a source that a plan counts."""
 CPU_FLOPS, GPU_FLOPS = 2.5e10, 1.0e14
 """Sustained floating point operations a second: one CPU core measured on the toy world;
 a bf16 data-center GPU, a guess."""
@@ -40,6 +37,10 @@ class Plan:
     epochs: float | None = None
     engine: str = ""
     """Its name, and why it was taken."""
+    memory: int = 0
+    """Bytes of a worker's device, estimated."""
+    encoders: Encoders = field(default_factory=Encoders)
+    """What of these encodes in the step."""
     micro_batch: int = 0
     accumulation: int = 1
     parameters: int = 0
@@ -50,6 +51,8 @@ class Plan:
     resumes_from: int = 0
     note: str = ""
     """What to know of the dataset."""
+    stored: dict[str, int] = field(default_factory=dict)
+    """Bytes that preparing will write, by column, estimated; empty where it is done."""
 
 
 def plan(config: Config) -> Plan:
@@ -61,6 +64,7 @@ def plan(config: Config) -> Plan:
     micro = min(train.micro_batch or slots, slots)
     made = storage.exists(storage.join(config.dataset, schema.MANIFEST))
     buckets: dict[str, BucketCount] = {}
+    stored: dict[str, int] = {}
     steps = epochs = seconds = None
     note = "; ".join((*unread(config), *of_sources(config)))
     if made:
@@ -80,17 +84,22 @@ def plan(config: Config) -> Plan:
             f"{manifest.rejected} rejected"
         )
     else:
-        words = f"{config.dataset}: not prepared yet; {_listed(config)}"
+        listed = room.listed(config)
+        words = f"{config.dataset}: not prepared yet; {_listed(listed)}"
+        stored = room.estimate(config, sum(count or 0 for _, count in listed))
+        room.check_estimate(config)
     beforehand.check(config)
     beforehand.check_judges(config)
     model = cost.skeleton(config)
     export.check(config, model)
     weights = cost.weights(config, model)
     disk.check(config, weights.trainable)
-    row = cost.step(
-        config, model, *max(map(bucket_size, buckets), default=_square(config), key=math.prod)
+    largest = max(map(bucket_size, buckets), default=_square(config), key=math.prod)
+    row = cost.step(config, model, *largest)
+    online = encoders.count(config, *largest)
+    sizes = memory.Sizes(
+        weights.all, weights.trainable, weights.frozen_bytes, row.activations, online.bytes
     )
-    sizes = memory.Sizes(weights.all, weights.trainable, weights.frozen_bytes, row.activations)
     engine = memory.choose(
         config, sizes, train.workers, micro, memory.device_memory(train, train.workers)
     )
@@ -103,23 +112,20 @@ def plan(config: Config) -> Plan:
         micro_batch=micro, accumulation=-(-slots // micro), parameters=weights.all,
         trainable_parameters=weights.trainable, engine=str(engine), seconds=seconds, row=row,
         resumes_from=int(checkpoint.read_state(found[-1])["step"]) if found else 0, note=note,
+        stored=stored, encoders=online, memory=engine.planned,
     )  # fmt: skip
 
 
-def _listed(config: Config) -> str:
-    """Say what the sources hold; a broken source is a UserError."""
-    counts = []
-    for subset in config.data.all_subsets():
-        if is_web(subset.source):
-            counts.append(f"{subset.source} is downloaded when the images are prepared")
-            continue
-        found = sum(
-            isinstance(entry, Item) for entry in itertools.islice(sources.items(subset), LISTED)
+def _listed(listed: Sequence[tuple[str, int | None]]) -> str:
+    """Say what the sources hold."""
+    said = []
+    for source, count in listed:
+        most = "at least " if count == room.LISTED else ""
+        holds = f"holds {most}{count} images"
+        said.append(
+            f"{source} {'is downloaded when the images are prepared' if count is None else holds}"
         )
-        counts.append(
-            f"{subset.source} holds {found if found < LISTED else f'at least {found}'} images"
-        )
-    return ", ".join(counts)
+    return ", ".join(said)
 
 
 def _square(config: Config) -> tuple[int, int]:

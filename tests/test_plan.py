@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from jobs.plan import show
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.config.file import parse
+from raytrain.data.loading.online import Online
+from raytrain.data.loading.read import check_dataset
 from raytrain.data.prepare import prepare
 from raytrain.errors import UserError
 from raytrain.model import build
 from raytrain.plan import CPU_FLOPS, plan
 from raytrain.sample import sample
-from raytrain.train import worker
+from raytrain.train import encoders, worker
+from raytrain.train.engines import memory
 from raytrain.train.engines.memory import OVERHEAD
+from raytrain.train.run import start
 from tests.conftest import losses, workers_here
 from tests.data.conftest import draw
 
@@ -81,6 +87,50 @@ def test_a_plans_numbers_are_those_of_the_run(
     lines = capsys.readouterr().out.splitlines()
     table = {line.split()[1]: line.split()[7] for line in lines if "x48" in line or "x64" in line}
     assert table == {"64x64": f"{SQUARES * REPEATS / BATCH:.1f}", "80x48": f"{WIDE / BATCH:.1f}"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_plan_without_a_cache_counts_the_encoders_that_stay(
+    precision: str, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = config.values()
+    tree["data"] |= {"cache": False, "dataset": str(tmp_path / "online"),
+                     "encode": {"batch": 3, "precision": precision}}  # fmt: skip
+    without = parse(tree)
+    with workers_here():
+        prepare(without)
+    assert plan(config).encoders == encoders.Encoders()
+    made = Online(without, check_dataset(without), "cpu")
+    held = encoders.held({"vae": made._images.vae, **made._captions.parts})
+    planned = plan(without)
+    assert planned.encoders.weights == held
+    pixels = np.zeros((64, 64, 3), np.uint8)  # of the largest bucket
+    with encoders.Alive(made._images.vae) as alive:
+        made._images.encode([pixels] * 3)
+    # the pixels themselves, before they have the VAE's precision, are not followed on `meta`
+    most = alive.most - planned.encoders.work
+    assert 0 <= most <= 3 * pixels.size * (1 + 4 + 4)
+    more = planned.memory - plan(config).memory
+    assert more == pytest.approx(OVERHEAD * (held + planned.encoders.work), abs=2)
+    show(planned)
+    assert f"encoders  {held / 2**20:.1f} MiB of them stay" in capsys.readouterr().out
+    choice = start(without, 0, 1)
+    choice.close()
+    assert choice.choice.planned == memory.estimate(
+        without, "plain", "none",
+        memory.Sizes(planned.parameters, planned.trainable_parameters,
+                     4 * (planned.parameters - planned.trainable_parameters), None,
+                     planned.encoders.bytes), 1, 1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_memory_is_what_is_alive_at_a_time(device: str) -> None:
+    layers = nn.Sequential(nn.Linear(100, 1000), nn.Linear(1000, 10), nn.Linear(10, 500))
+    with encoders.Alive(layers.to(device)) as alive, torch.no_grad():
+        made = layers(torch.empty(8, 100, device=device))
+    assert alive.most == 4 * 8 * (100 + 1000 + 10)
+    assert made.shape == (8, 500)
 
 
 def test_a_sample_is_of_the_snapshot_that_the_config_names(config: Config, tmp_path: Path) -> None:

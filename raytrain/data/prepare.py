@@ -22,7 +22,7 @@ from raytrain.config import Config
 from raytrain.config.data import DataConfig
 from raytrain.data.annotate import annotator, concept
 from raytrain.data.annotate.cut import Cut
-from raytrain.data.pipeline import few, flow, listing, plan_encoding, plan_rows, scan
+from raytrain.data.pipeline import few, flow, listing, plan_encoding, plan_rows, room, scan
 from raytrain.data.pipeline.conclude import conclude
 from raytrain.data.pipeline.encode import ShardEncoder
 from raytrain.data.pipeline.executor import Executor, Job, Report, chosen
@@ -221,6 +221,7 @@ class Preparation:
             found = self._plan_encoding(number)
             total = found["arrays"] + found["captions"]
             self.counts["reused"] += found["there"] if number == 0 else 0
+            room.check_missing(self.config, self.fingerprint, found["missing"])
             empty = [name for name in self.fingerprint.names("caption") if self._no_empty(name)]
             if not total and not empty:
                 return

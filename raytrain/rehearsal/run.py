@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
-from raytrain import checkpoint, effective, local, storage
+from raytrain import effective, local, storage
 from raytrain.config import Config
+from raytrain.data.pipeline import room
 from raytrain.data.pipeline.executor import Executor
 from raytrain.data.pipeline.few import LOOKED
 from raytrain.data.pipeline.report import PrepareReport
@@ -77,6 +78,7 @@ class Rehearsal:
     def check(self) -> None:
         """Check what is known without running anything."""
         beforehand.check(self.config)
+        room.check_estimate(self.config)
         if self.scored:
             beforehand.check_judges(self.config)
 
@@ -95,10 +97,22 @@ class Rehearsal:
         self.last = lasting(self.few, manifest, scored=self.scored)
 
     def train(self) -> dict[str, float]:
-        """Train to the end, then once more from the checkpoint before it; return the metrics."""
-        self._launch(self.few, "latest", "")
-        before_last = checkpoint.listing(self.few.output)[0]
-        return self._launch(self.last, before_last, "resume, ")
+        """Train to the end, then once more from the checkpoint before it, with the same workers;
+        return the metrics."""
+        output = self.few.output
+        seen = notices.Notices(output)
+        self.follow.phase = phases.START
+        try:
+            return launch(self.few, executor=self.executor, show=self.follow, again=self.last)
+        finally:
+            if storage.exists(storage.join(output, phases.BEFORE)):
+                self._phases(phases.BEFORE, "")
+                self._phases(phases.FILE, "resume, ")
+            else:
+                self._phases(phases.FILE, "")
+            for text in seen.new():
+                if not text.startswith(SILENT_NOTICES):
+                    self.show.tell(f"note: {text}")
 
     def export(self) -> None:
         """Write every format."""
@@ -107,24 +121,13 @@ class Rehearsal:
         held = call(self.few, machine, exported, self.few, leave=local.MODELS)
         self._line("export", time.monotonic() - began, held)
 
-    def _launch(self, config: Config, resume: str, prefix: str) -> dict[str, float]:
-        """Train, in the process that encodes where there is one."""
-        if self.executor.machine is not None:
-            self.executor.machine.reuse(local.TRAINED, local.MODELS)
-        storage.remove(storage.join(config.output, phases.FILE))
-        seen = notices.Notices(config.output)
-        self.follow.phase = f"{prefix}{phases.START}"
-        try:
-            return launch(config, executor=self.executor, show=self.follow, resume=resume)
-        finally:
-            doing, done = phases.read(config.output)
-            self.follow.phase = f"{prefix}{doing}"
-            for each in done:
-                held = Peak(each.host_mb, each.device_mb)
-                self._line(f"{prefix}{each.name}", each.seconds, held)
-            for text in seen.new():
-                if not text.startswith(SILENT_NOTICES):
-                    self.show.tell(f"note: {text}")
+    def _phases(self, file: str, prefix: str) -> None:
+        """Show what was done in training, and remember the last of it."""
+        doing, done = phases.read(self.few.output, file)
+        self.follow.phase = f"{prefix}{doing}"
+        for each in done:
+            held = Peak(each.host_mb, each.device_mb)
+            self._line(f"{prefix}{each.name}", each.seconds, held)
 
     def _refuse_rejected(self, report: PrepareReport) -> None:
         if not report.broken:

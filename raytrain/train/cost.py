@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raytrain import families, pretrained
 from raytrain.batch import Batch, Columns
 from raytrain.config import Config
+from raytrain.data.columns import text
 from raytrain.errors import UserError
 from raytrain.families import Family
 from raytrain.model import Model, build
@@ -98,17 +99,10 @@ def row(config: Config, width: int, height: int) -> Batch:
         "latents": torch.empty(1, latent.stored, *cells, dtype=torch.float16),
         "sizes": torch.empty(1, 6),
     }
-    tokenizers = {
-        name: family.load(model, name, torch.float32)
-        for name in families.text_parts(family, "tokenizer")
-    }
-    tokens = {name: ids.to(META) for name, ids in family.tokenize(tokenizers, [""], model).items()}
+    tokens = text.ids_on_meta(config, family, 1)
     with META:
-        encoders = {
-            name: structure(family, config, name) for name in families.text_parts(family, "text")
-        }
-        text = family.encode_text(encoders, tokens, model)
-    found |= {**text, **tokens, "control": torch.empty(1, 3, height, width, dtype=torch.uint8)}
+        made = family.encode_text(text.on_meta(config, family, torch.float32), tokens, model)
+    found |= {**made, **tokens, "control": torch.empty(1, 3, height, width, dtype=torch.uint8)}
     if config.data.masks.kind != "none" and config.data.masks.train:
         found["mask"] = torch.empty(1, *cells, dtype=torch.uint8)
     columns = Columns({name: column.detach().to(META) for name, column in found.items()})

@@ -8,6 +8,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from raytrain import checkpoint, storage
@@ -18,13 +19,14 @@ from raytrain.data.pipeline.executor import Executor, chosen
 from raytrain.data.store import drift
 from raytrain.errors import Diverged, UserError
 from raytrain.families import base_hash
+from raytrain.local import free
 from raytrain.lock import locked
 from raytrain.show import SILENT, Show
 from raytrain.startup import quiet
 from raytrain.train.guards import beforehand, out_of_memory, stop
 from raytrain.train.guards.out_of_memory import is_out_of_memory
 from raytrain.train.local_worker import LocalTrainer, needs_ray
-from raytrain.train.record import notices
+from raytrain.train.record import notices, phases
 from raytrain.train.run import finished, pinned, total_steps
 
 if TYPE_CHECKING:
@@ -43,25 +45,30 @@ def launch(
     resume: str = "latest",
     executor: Executor | None = None,
     show: Show = SILENT,
+    again: Config | None = None,
 ) -> dict[str, float]:
     """Train on Ray; where the executor has processes of this machine, and one worker is enough,
     in one of those. Without an executor as `prepare` does.
 
     Returns the newest value of every metric. A finished run goes on where it is made longer, or
-    where `resume` makes it go back to another checkpoint: `best`, or a folder. `callbacks` are Ray
-    Train's own. Ctrl-C and SIGTERM raise KeyboardInterrupt once a checkpoint is written. Raises
-    UserError for a mistake, and Ray's error or WorkerDied when workers died more often than
-    `train.max_failures`.
+    where `resume` makes it go back to another checkpoint: `best`, or a folder. With the settings
+    `again` the same workers then train once more from the checkpoint before the last, as in a
+    rehearsal. `callbacks` are Ray Train's own. Ctrl-C and SIGTERM raise KeyboardInterrupt once a
+    checkpoint is written. Raises UserError for a mistake, and Ray's error or WorkerDied when
+    workers died more often than `train.max_failures`.
     """
     with locked(
         config.output, "Another run is training", "two would take each other's checkpoints"
     ):
         if (result := _begin(config, resume, show)) is not None:
             return result
-        with chosen(executor) as executor, show.training(config.output, total_steps(config)):
+        with (
+            _chosen(config, executor) as executor,
+            show.training(config.output, total_steps(config)),
+        ):
             if config.cluster.address == "local":
                 check_room(config, executor)
-            while (failure := _fit(config, callbacks, executor, show)) and (
+            while (failure := _fit(config, again, callbacks, executor, show)) and (
                 failure["kind"] == AGAIN
             ):
                 pass
@@ -73,6 +80,16 @@ def launch(
         for note in async_validation.notes(config.output):
             show.tell(f"note: {note}")
     return dict(storage.read_json(storage.join(config.output, "train.json")))
+
+
+def _chosen(config: Config, executor: Executor | None) -> AbstractContextManager[Executor]:
+    """Return an executor that can train: Ray where that is needed, though images were prepared in
+    processes of this machine, which then leave the workers the GPUs."""
+    if executor is None or executor.machine is None or not needs_ray(config):
+        return chosen(executor)
+    if config.train.gpus_per_worker:
+        executor.machine.end_idle()
+    return chosen(None)
 
 
 def check_room(config: Config, executor: Executor, who: str = "A training worker") -> None:
@@ -152,14 +169,18 @@ class _Fit(threading.Thread):
 
 
 def _fit(
-    config: Config, callbacks: Sequence[Any], executor: Executor, show: Show
+    config: Config,
+    again: Config | None,
+    callbacks: Sequence[Any],
+    executor: Executor,
+    show: Show,
 ) -> dict[str, str] | None:
     """Train, and return the failure a worker wrote down that a restart alone does not fix:
     `kind` and `message`."""
     path = storage.join(config.output, FAILURE)
     storage.remove(path)
     try:
-        _wait(config, _trainer(config, callbacks, executor), show)
+        _wait(config, _trainer(config, again, callbacks, executor), show)
     except Exception:
         # of the workers that end with the one that wrote down why; without such a note it travels
         # on
@@ -191,10 +212,13 @@ def _wait(config: Config, trainer: Any, show: Show) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def _trainer(config: Config, callbacks: Sequence[Any], executor: Executor) -> Any:
+def _trainer(
+    config: Config, again: Config | None, callbacks: Sequence[Any], executor: Executor
+) -> Any:
     train, gpu = config.train, config.train.gpus_per_worker > 0
+    runs = [_absolute(each) for each in (config, again) if each is not None]
     if executor.machine is not None and not needs_ray(config):
-        return LocalTrainer(_absolute(config), executor.machine)
+        return LocalTrainer(runs, executor.machine)
     # Workers that may be fewer need not wait long for those that are gone.
     os.environ.setdefault(
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15" if train.min_workers else "60"
@@ -205,7 +229,7 @@ def _trainer(config: Config, callbacks: Sequence[Any], executor: Executor) -> An
     resources = {"CPU": train.cpus_per_worker, **({"GPU": train.gpus_per_worker} if gpu else {})}
     return TorchTrainer(
         run_worker,
-        train_loop_config=_absolute(config).values(),
+        train_loop_config={"runs": [each.values() for each in runs]},
         scaling_config=ScalingConfig(
             num_workers=(train.min_workers, train.workers) if train.min_workers else train.workers,
             use_gpu=gpu,
@@ -219,28 +243,37 @@ def _trainer(config: Config, callbacks: Sequence[Any], executor: Executor) -> An
         run_config=RunConfig(
             # Ray's own files; ours decide what a run is, so every launch gets a new name here.
             name=f"launch-{uuid.uuid4().hex[:8]}",
-            storage_path=storage.join(_absolute(config).output, "ray"),
+            storage_path=storage.join(runs[0].output, "ray"),
             failure_config=FailureConfig(max_failures=train.max_failures),
             callbacks=list(callbacks),
         ),
     )
 
 
-def run_worker(values: dict[str, Any]) -> None:
+def run_worker(settings: dict[str, Any]) -> None:
     """Train as one worker of Ray Train."""
     import ray.train
 
     context = ray.train.get_context()
     work(
-        parse(values),
+        *map(parse, settings["runs"]),
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         report=ray.train.report,
     )
 
 
-def work(config: Config, *, rank: int, world_size: int, report: Report | None) -> None:
-    """Train as one worker. A user's mistake is written down, since a restart would not fix it.
+def work(
+    config: Config,
+    again: Config | None = None,
+    *,
+    rank: int,
+    world_size: int,
+    report: Report | None,
+) -> None:
+    """Train as one worker, and `again` from the checkpoint before the last.
+
+    A user's mistake is written down, since a restart would not fix it.
 
     A mistake that only one of several workers met ends the group, so that the others do not wait
     for it; the group that Ray starts next finds the note and ends at once.
@@ -253,6 +286,9 @@ def work(config: Config, *, rank: int, world_size: int, report: Report | None) -
         return
     try:
         train(config, report, rank=rank, world_size=world_size)
+        if again is not None:
+            _go_back(again.output, rank, world_size)
+            train(again, report, rank=rank, world_size=world_size)
     except Diverged as error:  # every worker meets a divergence at the same step
         if rank == 0:
             storage.write_json(failure, {"kind": DIVERGED, "message": str(error)})
@@ -271,6 +307,20 @@ def work(config: Config, *, rank: int, world_size: int, report: Report | None) -
     except Exception as error:
         _tell(config, rank, error)
         raise
+
+
+def _go_back(output: str, rank: int, world_size: int) -> None:
+    """Make the checkpoint before the last the one that a run goes on from; a collective."""
+    from torch import distributed
+
+    free()
+    if world_size > 1:
+        distributed.barrier()
+    if rank == 0:
+        storage.move(storage.join(output, phases.FILE), storage.join(output, phases.BEFORE))
+        checkpoint.go_back(output, checkpoint.listing(output)[0])
+    if world_size > 1:
+        distributed.barrier()
 
 
 def _tell(config: Config, rank: int, error: Exception) -> None:

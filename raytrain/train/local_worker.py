@@ -4,7 +4,7 @@ watched and restarted as Ray Train does with its workers."""
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from raytrain import plugins, storage
@@ -39,10 +39,11 @@ def call(
     *arguments: Any,
     leave: str = "",
 ) -> Any:
-    """Call a function in the worker's process that training left, else in a new one; without
+    """Call a function in the process that training or encoding left, else in a new one; without
     processes of this machine, in this one. The process is left for another role, or ended."""
     if machine is None:
         return function(*arguments)
+    machine.reuse(MODELS, TRAINED)
     process = machine.take(TRAINED, *_modules(config))
     try:
         result = process.call(function, *arguments)
@@ -59,8 +60,9 @@ def call(
 class LocalTrainer:
     """Has the verb of Ray's trainers that a launch needs."""
 
-    def __init__(self, config: Config, machine: Machine) -> None:
-        self._config, self._machine = config, machine
+    def __init__(self, runs: Sequence[Config], machine: Machine) -> None:
+        """Take the settings of a run, and those of what goes on from it; see `launch`."""
+        self._runs, self._config, self._machine = runs, runs[0], machine
 
     def fit(self) -> None:
         """Train to the end; raises WorkerDied when the worker died more often than
@@ -86,7 +88,7 @@ class LocalTrainer:
         kills = out_of_memory.kernel_kills()
         try:
             process = self._machine.take(MODELS, *_modules(self._config))
-            process.call(_train, self._config.values())
+            process.call(_train, [each.values() for each in self._runs])
         except Died as died:
             how = str(died)
             return (
@@ -115,11 +117,11 @@ def _modules(config: Config) -> tuple[str, ...]:
     return ("raytrain.train.worker", plugins.module_name("families", config.model.family))
 
 
-def _train(values: dict[str, Any]) -> None:
+def _train(runs: list[dict[str, Any]]) -> None:
     from raytrain.train.launch import work
 
     try:
-        work(parse(values), rank=0, world_size=1, report=None)
+        work(*map(parse, runs), rank=0, world_size=1, report=None)
     except (
         Exception
     ):  # the process has failed, and says why; the next one starts from the checkpoint

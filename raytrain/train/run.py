@@ -24,7 +24,7 @@ from raytrain.errors import UserError
 from raytrain.families import base_hash
 from raytrain.log import MetricLog
 from raytrain.model import Model, build
-from raytrain.train import cost
+from raytrain.train import cost, encoders
 from raytrain.train.ema import Ema
 from raytrain.train.engines import engine as engines
 from raytrain.train.engines import memory, speed
@@ -362,12 +362,11 @@ def _choose(
     config: Config, model: nn.Module, dataset: Dataset, world_size: int, micro_batch: int
 ) -> memory.Choice:
     """Return the first worker's choice: devices may differ, engines may not."""
-    kept = None
+    kept, largest = None, max(map(bucket_size, dataset.manifest.buckets), key=math.prod)
     if (
         config.train.gpus_per_worker or config.train.memory_gb
     ):  # counting takes a second, and a CPU has room
-        width, height = max(map(bucket_size, dataset.manifest.buckets), key=math.prod)
-        kept = cost.step(config, cost.skeleton(config), width, height, flops=False).activations
+        kept = cost.step(config, cost.skeleton(config), *largest, flops=False).activations
     sizes = memory.Sizes(
         weights=_count(config, model),
         trainable=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
@@ -375,6 +374,7 @@ def _choose(
             weight.nbytes for weight in model.parameters() if not weight.requires_grad
         ),
         activations=kept,
+        encoders=encoders.count(config, *largest).bytes,
     )
     choice = [
         memory.choose(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,18 @@ class Inside(Here):
 class Trainer:
     """Trains in this process."""
 
-    def __init__(self, config: Config, *_: Any) -> None:
-        self.config = config
+    def __init__(self, runs: Sequence[Config], *_: Any) -> None:
+        self.runs = runs
 
     def fit(self) -> None:
-        launch.work(self.config, rank=0, world_size=1, report=None)
+        launch.work(*self.runs, rank=0, world_size=1, report=None)
 
 
 def inside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the commands `rehearse` and `run` work in this process."""
 
     @contextmanager
-    def workers(*_: Any) -> Iterator[Inside]:
+    def workers(*_: Any, **__: Any) -> Iterator[Inside]:
         yield Inside()
 
     def call(

@@ -307,20 +307,27 @@ def test_a_small_job_is_its_own_rehearsal(run_config: Callable[..., Config]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a bucket has no control images", "the loss explodes", *LATE])
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [
+        *((name, 1) for name in ("a bucket has no control images", "the loss explodes", *LATE)),
+        ("the judge has no image processor", 2),
+    ],
+)
 def test_a_command_tells_it_in_the_first_minute_before_a_long_step(
     name: str,
+    workers: int,
     plan_of: Callable[..., str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By `raytrain run` with processes of its own; their seconds on the processors are counted,
-    which do not depend on what else runs."""
+    which do not depend on what else runs; those of Ray's workers are not, who are no children."""
     plant, keys, phase, told = (EARLY | LATE)[name]
     monkeypatch.chdir(tmp_path)
     if plant is not None:
         plant(tmp_path)
-    config = plan_of(keys | {"train.steps": 100_000})
+    config = plan_of(keys | {"train.steps": 100_000, "train.workers": workers})
     before = everything(tmp_path)
     spent, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     command = [sys.executable, "-m", "jobs.run", config]

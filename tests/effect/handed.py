@@ -136,7 +136,7 @@ def launched(world: World, config: Config) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray.train.torch, "TorchTrainer", lambda _, **given: asked.update(given))
         patch.setattr(launch, "_absolute", lambda given: given)
-        launch._trainer(config, [], Here())
+        launch._trainer(config, None, [], Here())
     asked.pop("train_loop_config")
     run = asked.pop("run_config")
     return local_worker.needs_ray(config), str(asked), str(run.failure_config)

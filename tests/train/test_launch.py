@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from jobs.render.progress import Terminal
 from raytrain import checkpoint, local, storage
@@ -27,8 +28,9 @@ from raytrain.show import Silent
 from raytrain.train import launch as launching
 from raytrain.train import worker
 from raytrain.train.guards import out_of_memory, stop
-from raytrain.train.launch import launch
+from raytrain.train.launch import launch, work
 from raytrain.train.local_worker import LocalTrainer, WorkerDied
+from raytrain.train.record import phases
 from tests.conftest import losses
 from tests.soak._nodes import ROOT
 from tests.train import group
@@ -136,6 +138,28 @@ def test_the_process_that_encodes_also_trains_and_computes_the_same(
     assert losses(config) == losses(other)
 
 
+def test_the_same_worker_goes_on_from_the_checkpoint_before_the_last(
+    run_config: Callable[..., Config],
+) -> None:
+    config = run_config(train={"keep_checkpoints": 2})
+    whole = run_config(name="whole", train={"keep_checkpoints": 2})
+    longer = run_config(train={"keep_checkpoints": 2, "score_every": 5},
+                        evaluate={"scorers": ["held_out_loss"], "timesteps": 2})  # fmt: skip
+    work(config, longer, rank=0, world_size=1, report=None)
+    work(whole, rank=0, world_size=1, report=None)
+    assert losses(config) == losses(whole)
+    did = [
+        {each.name: each.count for each in phases.read(config.output, file)[1]}
+        for file in (phases.BEFORE, phases.FILE)
+    ]
+    assert [each["step"] for each in did] == [6, 2]
+    assert ["score" in each for each in did] == [False, True]
+    latest = [checkpoint.load(checkpoint.listing(each.output)[-1]) for each in (config, whole)]
+    assert latest[0].step == latest[1].step == 6
+    for name, weight in latest[1].weights.items():
+        assert torch.equal(latest[0].weights[name], weight)
+
+
 def test_a_lone_worker_that_dies_too_often(
     run_config: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -165,7 +189,7 @@ def test_a_worker_the_kernel_ends_for_memory_begins_anew_with_less(
     with pytest.raises(
         WorkerDied, match=r"with 1 images at a time \(there is no smaller.*gradient_checkpointing"
     ):
-        LocalTrainer(config, machine).fit()
+        LocalTrainer([config], machine).fit()
     told = "The worker ended with SIGKILL by the kernel, as memory ran out with"
     assert (
         f"{told} 4 images at a time (from now on 2; a step is still 4 images); it starts anew"

@@ -11,7 +11,7 @@ the file's name is its folder in the dataset.
                  settings alone decide
     version      all that the arrays depend on besides image and caption, by name; loads no model
     arrays       dtype and shape of an image column's arrays; those of a caption column follow from
-                 its empty caption
+                 its empty caption, and where it says them too, its bytes are known beforehand
     load         the encoder, with the parts of the model that it needs and no other
 
 Training reads what its method asks for, and so that is what preparation stores. Every array has a

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from raytrain.config import Config
 from raytrain.data.columns import _captions
+from raytrain.data.store.schema import Array
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from torch import nn
 
     from raytrain.families import Family
 
@@ -35,6 +37,41 @@ def load(config: Config, family: Family, device: torch.device, dtype: torch.dtyp
     }
     frozen = {name: part.eval().requires_grad_(False).to(device) for name, part in parts.items()}
     return Encoder(config, family, _captions.tokenizers(config, family, dtype), frozen, device)
+
+
+def arrays(config: Config, family: Family) -> dict[str, Array]:
+    """Return the columns of `family.CONDITION`, found without weights."""
+    import torch
+
+    parts = on_meta(config, family, torch.float32)
+    with torch.device("meta"):
+        found = family.encode_text(parts, ids_on_meta(config, family, 1), config.model)
+    return {
+        name: Array(dtype="float16", shape=tuple(column.shape[1:]))
+        for name, column in found.items()
+    }
+
+
+def on_meta(config: Config, family: Family, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """Return the text encoders without weights."""
+    import torch
+
+    from raytrain import families, pretrained
+
+    with torch.device("meta"):
+        return {
+            name: pretrained.skeleton(config.model, name).eval().requires_grad_(False).to(dtype)
+            for name in families.text_parts(family, "text")
+        }
+
+
+def ids_on_meta(config: Config, family: Family, captions: int) -> dict[str, torch.Tensor]:
+    """Return the token ids of so many captions, by tokenizer, without contents."""
+    import torch
+
+    known = _captions.tokenizers(config, family, torch.float32)
+    ids = family.tokenize(known, [""] * captions, config.model)
+    return {name: each.to("meta") for name, each in ids.items()}
 
 
 class Encoder:

@@ -10,7 +10,7 @@ import numpy as np
 
 from raytrain.config import Config
 from raytrain.data.columns import _captions
-from raytrain.data.store.schema import content_key
+from raytrain.data.store.schema import Array, content_key
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,15 @@ def version(config: Config, family: Family) -> Mapping[str, str]:
         **_captions.libraries(),
         "family": config.model.family,
     }
+
+
+def arrays(config: Config, family: Family) -> dict[str, Array]:
+    """Return the ids of each tokenizer, whose number no caption changes."""
+    import torch
+
+    known = _captions.taught(config, family, _captions.tokenizers(config, family, torch.float32))
+    found = family.tokenize(known, [""], config.model)
+    return {name: Array(dtype="int32", shape=tuple(ids.shape[1:])) for name, ids in found.items()}
 
 
 def load(config: Config, family: Family, device: torch.device, dtype: torch.dtype) -> Encoder:

@@ -29,6 +29,8 @@ _TEXTS = (
     "SELECT store, key, input FROM arrays ANTI JOIN stored USING (key) ANTI JOIN faults USING "
     "(key) WHERE store IN ({})"
 )
+_COUNTS = "SELECT store, bucket, count(DISTINCT key) FROM missing GROUP BY store, bucket"
+_TEXT_COUNTS = "SELECT store, count(DISTINCT key) FROM text_work GROUP BY store"
 _THERE = "SELECT count(DISTINCT key) FROM (SELECT key FROM arrays) SEMI JOIN stored USING (key)"
 
 
@@ -98,6 +100,9 @@ def write_jobs(
         counts = dict(
             sql.execute("SELECT bucket, count(*) FROM missing GROUP BY bucket").fetchall()
         )
+        missing: dict[str, dict[str, int]] = {}
+        for store, bucket, count in sql.execute(_COUNTS).fetchall():
+            missing.setdefault(store, {})[bucket] = count
         ordered = sql.sql(
             "SELECT * FROM missing ORDER BY bucket, number, store, key"
         ).to_arrow_reader(tables.GROUP)
@@ -118,6 +123,8 @@ def write_jobs(
         counts = dict(
             sql.execute("SELECT store, count(*) FROM text_work GROUP BY store").fetchall()
         )
+        for store, count in sql.execute(_TEXT_COUNTS).fetchall():
+            missing[store] = {"": count}
         ordered = sql.sql("SELECT * FROM text_work ORDER BY store, key").to_arrow_reader(
             tables.GROUP
         )
@@ -125,7 +132,10 @@ def write_jobs(
         texts = tables.cut(tables.distinct(ordered), "store", limits.__getitem__)
         captions = tables.write_groups(files["text_work"], texts, tables.TEXT_WORK)
         [there] = sql.execute(_THERE).fetchall()[0]
-    return {"arrays": arrays, "captions": captions, "there": there, "files": files}
+    return {
+        "arrays": arrays, "captions": captions, "there": there, "files": files,
+        "missing": {name: missing.get(name, {}) for name in fingerprint.columns},
+    }  # fmt: skip
 
 
 def _limit(count: int, row_bytes: int, encode: EncodeConfig) -> int:

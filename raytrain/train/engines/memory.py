@@ -34,6 +34,8 @@ class Sizes:
     activations: int | None
     """Bytes that one row of the largest bucket keeps for the backward pass;
     None where they were not counted."""
+    encoders: int = 0
+    """Bytes of encoders that stay with the worker (`data.cache = false`) and of their work."""
 
 
 class Choice(NamedTuple):
@@ -58,7 +60,7 @@ def estimate(
     config: Config, engine: str, offload: str, sizes: Sizes, world_size: int, micro_batch: int
 ) -> int:
     """Estimate a worker's peak bytes on its device: weights, gradients, optimizer, moving average,
-    activations.
+    activations, encoders.
 
     ZeRO shards by stage (Rajbhandari et al. 2020, table 1): 1 optimizer, 2 also gradients, 3 also
     weights.
@@ -95,6 +97,7 @@ def estimate(
             + optimizer
             + average
             + micro_batch * (sizes.activations or 0)
+            + sizes.encoders
         )
     )
 

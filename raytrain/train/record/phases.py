@@ -2,6 +2,7 @@
 that it had held by the end.
 
 <output>/phases.json   {"doing": "checkpoint", "done": [{"name": "step", "count": 500, ...}, ...]}
+<output>/phases-before.json   the same of what the same workers trained before, in a rehearsal
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from raytrain import storage
 from raytrain.peak import peak
 
-FILE = "phases.json"
+FILE, BEFORE = "phases.json", "phases-before.json"
 STEP = "step"
 START = "load"
 
@@ -70,9 +71,9 @@ class Phases:
         storage.write_json(self._uri, {"doing": self._doing, "done": done})
 
 
-def read(output: str) -> tuple[str, list[Phase]]:
+def read(output: str, file: str = FILE) -> tuple[str, list[Phase]]:
     """Return what the last launch in a folder was doing, and what it did, in that order."""
-    uri = storage.join(output, FILE)
+    uri = storage.join(output, file)
     found: dict[str, Any] = (
         storage.read_json(uri) if storage.exists(uri) else {"doing": START, "done": []}
     )
