@@ -109,8 +109,9 @@ CASES: dict[str, Case] = {
     "data.snapshot": Case("1", given={"data.dataset": "{root}/grown"}, see=see.draws),
     "data.partial": Case(False, see=see.draws, refused="still running", given={
         "data.dataset": "{root}/partial", "data.partial": True}),
-    "data.balance": Case(see=see.dataset, given={"data.subsets": [
-        {"source": "{root}/images", "format": "folder"}, {"source": "{root}/others"}]}),
+    "data.balance": Case(see=see.dataset, given={"data.held_out": 0.0, "data.subsets": [
+        {"source": "{root}/images", "format": "folder"},
+        {"source": "{root}/others", "repeats": 2}]}),
     "data.held_out": Case(0.1, see=see.dataset),
     "data.repeats": Case(given={"train.epochs": 1, "train.steps": None}, see=see.draws),
     "data.max_pixels": Case(64 * 64),

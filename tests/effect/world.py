@@ -169,13 +169,13 @@ def _images(root: Path) -> None:
     (root / "images" / "near.txt").write_text("TOK image ; ; nearly")
     (root / "images" / "broken.png").write_bytes((root / "images" / "0.png").read_bytes()[:60])
     for number in range(3):
-        draw(root / "others" / f"{number}.png", 50 + number, (64, 64), f"other {number}")
+        draw(root / "others" / f"other {number}.png", 50 + number, (64, 64), f"other {number}")
     (root / "images" / "2.txt").write_text(
         "Red {hat|cap}, one ||| two, three;;;four, five, six, seven.\nA second line."
     )
     shutil.copytree(root / "others", root / "records")
     lines = [
-        {"file_name": f"{number}.png", "text": f"text {number}", "words": f"words {number}",
+        {"file_name": f"other {number}.png", "text": f"text {number}", "words": f"words {number}",
          "rating": "e", "tag_string_meta": "highres", "score": number}
         for number in range(3)
     ]  # fmt: skip
