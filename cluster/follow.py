@@ -15,9 +15,11 @@ _STOP_S = 40.0
 _RETRIES = 6
 
 
-def follow(submission_id: str, url: str, *, output: TextIO | None = None) -> int:
+def follow(
+    submission_id: str, url: str, *, output: TextIO | None = None, stops: bool = True
+) -> int:
     """Print the job's log until it ends and return its exit code;
-    Ctrl-C stops the job and returns 130.
+    Ctrl-C stops the job and returns 130, or without `stops` leaves it alone.
 
     A broken connection is retried for about a minute, from where the log stopped; then the job
     continues alone and a `ClusterError` says how to find it.
@@ -27,8 +29,11 @@ def follow(submission_id: str, url: str, *, output: TextIO | None = None) -> int
         try:
             info = _follow(client, submission_id, log)
         except KeyboardInterrupt:
+            if not stops:
+                raise
             print(f"Stopping {submission_id} ...", file=sys.stderr, flush=True)
-            info = _stop(client, submission_id, log)
+            info = stopped(client, submission_id)
+            log.finish()
     return _exit_code(info)
 
 
@@ -77,24 +82,24 @@ def _follow(client: Any, submission_id: str, log: _Log) -> Any:
                 raise ClusterError(
                     "The cluster must stay reachable to be followed, but the connection broke "
                     f"{num_failures} times ({error}). The job continues without you; follow "
-                    f"it again with `ray job logs --follow {submission_id}` or on the dashboard."
+                    f"it again with `raytrain job logs --follow {submission_id}` or on the "
+                    "dashboard."
                 ) from error
         time.sleep(min(2**num_failures, 20) / 2)
 
 
-def _stop(client: Any, submission_id: str, log: _Log) -> Any:
-    """Ask the job to stop and wait until it has; a second Ctrl-C leaves at once."""
+def stopped(client: Any, submission_id: str) -> Any:
+    """Ask a job to stop, wait until it has and return its details; Ctrl-C leaves at once."""
     client.stop_job(submission_id)
     deadline = time.monotonic() + _STOP_S
     while not (info := client.get_job_info(submission_id)).status.is_terminal():
         if time.monotonic() > deadline:
             raise ClusterError(
                 f"A stopped job must end, but {submission_id} still runs after {_STOP_S:.0f} s: "
-                "it holds its machines. Look at it on the dashboard, and stop it again with `ray "
-                f"job stop {submission_id}`."
+                "it holds its machines. Look at it on the dashboard, and stop it again with "
+                f"`raytrain job stop {submission_id}`."
             )
         time.sleep(0.5)
-    log.finish()
     return info
 
 

@@ -42,6 +42,7 @@ STAGES = (
     "plan",
     "data",
     "submit",
+    "job",
     "quickstart",
     "new",
     "import",

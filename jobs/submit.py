@@ -13,7 +13,8 @@ import typer
 from jobs import STAGES, ConfigFile, Overrides, execute
 from raytrain.startup import leave
 
-SUBMITTABLE = tuple(stage for stage in STAGES if stage not in ("submit", "data", "new", "import"))
+HERE = ("submit", "job", "data", "new", "import")
+SUBMITTABLE = tuple(stage for stage in STAGES if stage not in HERE)
 """`data` is a group of commands and runs on no worker: any machine that reaches the dataset's
 storage can run it."""
 
@@ -49,12 +50,13 @@ def command(
             ),
         ),
     ] = None,
-    wait: Annotated[
+    detach: Annotated[
         bool,
         typer.Option(
-            "--wait/--no-wait", help="Follow the log to the end, or only print the job's id."
+            "--detach",
+            help="Only print the job's id; `raytrain job` follows and stops it later.",
         ),
-    ] = True,
+    ] = False,
 ) -> int:
     """Run a stage on a cluster; the exit code is the job's own, and Ctrl-C stops the job."""
     from cluster.submit import start, submit
@@ -63,7 +65,7 @@ def command(
     if stage not in SUBMITTABLE:
         raise unknown("stage", stage, SUBMITTABLE)
     variables = dict(_variable(text) for text in env or ())
-    if wait:
+    if not detach:
         return submit(
             stage,
             config,

@@ -8,6 +8,7 @@ import cluster
 import cluster.submit
 from cluster import auth
 from cluster.head import head
+from jobs import job
 from jobs.submit import SUBMITTABLE, main
 
 QUICK_JOB = """
@@ -15,6 +16,11 @@ import os, sys
 from pathlib import Path
 print("hello", Path(sys.argv[1]).read_text(), sys.argv[2:], os.environ["GREETING"])
 sys.exit(5)
+"""
+ENDLESS_JOB = """
+import signal
+print("waiting", flush=True)
+signal.pause()
 """
 
 
@@ -65,8 +71,8 @@ def test_the_arguments_reach_the_cluster(sent, config):
     }
 
 
-def test_no_wait_prints_the_id_alone(sent, config, capsys):
-    assert main(["train", str(config), "--address", "http://h:1", "--no-wait"]) == 0
+def test_a_detached_job_prints_the_id_alone(sent, config, capsys):
+    assert main(["train", str(config), "--address", "http://h:1", "--detach"]) == 0
     assert capsys.readouterr().out == "the-id\n"
 
 
@@ -129,6 +135,7 @@ def test_a_job_runs_on_a_real_head_and_its_exit_code_comes_back(
         (project / package).mkdir(parents=True)
         (project / package / "__init__.py").touch()
     (project / "jobs" / "train.py").write_text(QUICK_JOB)
+    (project / "jobs" / "sample.py").write_text(ENDLESS_JOB)
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         monkeypatch.setenv(auth.PATH_VARIABLE, str(tmp_path / "token"))
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
@@ -145,5 +152,31 @@ def test_a_job_runs_on_a_real_head_and_its_exit_code_comes_back(
             "--working-dir",
             str(project),
         ]
-        assert main([*arguments, "--env", "GREETING=well met", "--set", "x=y"]) == 5
-    assert "hello a = 1 ['--set', 'x=y'] well met" in capsys.readouterr().out
+        sent = [*arguments, "--env", "GREETING=well met", "--set", "x=y", "--id", "quick"]
+        assert main(sent) == 5
+        assert "hello a = 1 ['--set', 'x=y'] well met" in capsys.readouterr().out
+        later_by_its_id(arguments, ["--address", running.dashboard_url], capsys)
+
+
+def later_by_its_id(arguments, address, capsys):
+    """Look at the job that ended; follow and stop one that was left to itself."""
+
+    def told(*words, code=0):
+        assert job.main([*words, *address]) == code
+        captured = capsys.readouterr()
+        return captured.err if code == 2 else captured.out
+
+    [line] = [line for line in told("list").splitlines() if "quick" in line]
+    assert "FAILED" in line
+    assert "5" in line
+    assert told("status", "quick").startswith("quick, train, FAILED, started ")
+    assert "hello a = 1" in told("logs", "quick")
+    assert told("stop", "quick").startswith("quick, train, FAILED")
+    assert "Did you mean 'quick'" in told("stop", "quik", code=2)
+
+    assert main(["sample", *arguments[1:], "--id", "endless", "--detach"]) == 0
+    assert capsys.readouterr().out == "endless\n"
+    while "waiting" not in told("logs", "endless"):
+        pass
+    assert told("stop", "endless").startswith("endless, sample, STOPPED")
+    assert "waiting" in told("logs", "endless", "--follow", code=130)
