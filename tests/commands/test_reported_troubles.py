@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,11 +164,11 @@ def test_a_sweep_is_refused_whose_score_no_image_gives() -> None:
 class Here:
     """Trains in this process."""
 
-    def __init__(self, config: Config, *_: Any) -> None:
-        self.config = config
+    def __init__(self, runs: Sequence[Config], *_: Any) -> None:
+        self.runs = runs
 
     def fit(self) -> None:
-        launch.work(self.config, rank=0, world_size=1, report=None)
+        launch.work(*self.runs, rank=0, world_size=1, report=None)
 
 
 @pytest.fixture
