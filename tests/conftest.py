@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -40,6 +41,17 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_watchdog_stays() -> Iterator[None]:
+    """A run that was not closed would end this process half an hour later."""
+    yield
+    watching = [each for each in threading.enumerate() if each.name == "watchdog"]
+    left = [each for each in watching if not each._ended.is_set()]  # type: ignore[attr-defined]
+    for watchdog in left:
+        watchdog.close()  # type: ignore[attr-defined]
+    assert not left, "a run was not closed"
 
 
 @pytest.fixture(autouse=True)

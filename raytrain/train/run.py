@@ -320,7 +320,11 @@ def start(config: Config, rank: int, world_size: int) -> Run:
         measured=dict(saved.state.get("measured", {})) if saved else {},
         saved=step if saved else -1,
     )  # fmt: skip
-    settings = used(run)  # on all workers: they raise the same mistakes
+    try:
+        settings = used(run)  # on all workers: they raise the same mistakes
+    except BaseException:
+        run.close()  # else its watchdog would end this process later
+        raise
     if rank == 0 and (told := effective.keep(config.output, "train", settings)):
         run.tell(told)
     return run
