@@ -131,6 +131,15 @@ def build(
     return Model(parts, method, objective, config.method).to(device)
 
 
+def base_hash(config: Config) -> str:
+    """Return the content hash of the base weights that a step computes with: the denoiser's, and
+    the text encoders' where a method reads token ids."""
+    family, method = families.load(config.model.family), methods.load(config.method)
+    texts = "tokens" in method.columns(family, config.method)
+    own = families.text_parts(family, "text") if texts else ()
+    return pretrained.hash_of(config.model, (families.denoiser(family), *own))
+
+
 def public_name(name: str) -> str:
     """Turn a parameter's name in a model into its name in checkpoints.
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raytrain import __version__, families
+from raytrain import __version__, families, pretrained
 from raytrain.artifacts import Artifact
 from raytrain.config import Config
 
@@ -36,7 +36,7 @@ def header(
         "raytrain.ema": ema,
         "raytrain.config": json.dumps(config.values(), sort_keys=True),
         "raytrain.model": config.model.path,
-        "raytrain.model_hash": families.base_hash(config.model),
+        "raytrain.model_hash": pretrained.hash_of(config.model, (families.denoiser(family),)),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": family.MODELSPEC + artifacts[0].MODELSPEC,
         "modelspec.implementation": "diffusers",

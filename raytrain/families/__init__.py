@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from raytrain import plugins, pretrained
+from raytrain import plugins
 from raytrain.config import ModelConfig
 from raytrain.errors import UserError
 
@@ -159,11 +159,6 @@ def load(name: str) -> Family:
 def denoiser(family: Family) -> str:
     """Return the folder of the part that predicts: `unet` or `transformer`."""
     return next(name for name, role in family.PARTS.items() if role == "denoiser")
-
-
-def base_hash(model: ModelConfig) -> str:
-    """Return the content hash of the weights that are trained, or trained on top of."""
-    return pretrained.hash_of(model, (denoiser(load(model.family)),))
 
 
 def text_parts(family: Family, *roles: Role) -> tuple[str, ...]:

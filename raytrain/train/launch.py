@@ -18,9 +18,9 @@ from raytrain.data.loading.read import check_dataset
 from raytrain.data.pipeline.executor import Executor, chosen
 from raytrain.data.store import drift
 from raytrain.errors import Diverged, UserError
-from raytrain.families import base_hash
 from raytrain.local import free
 from raytrain.lock import locked
+from raytrain.model import base_hash
 from raytrain.show import SILENT, Show
 from raytrain.startup import quiet
 from raytrain.train.guards import beforehand, out_of_memory, stop
@@ -113,7 +113,7 @@ def _begin(config: Config, resume: str, show: Show) -> dict[str, float] | None:
     if folder and state:
         started_with = check_dataset(pinned(config, state)).fingerprint
         # the worker compares it in any case; here before anything is changed
-        base = base_hash(config.model) if checkpoint.elsewhere(state, config) else None
+        base = base_hash(config) if checkpoint.elsewhere(state, config) else None
         checkpoint.check_same_run(state, config, started_with, folder, base)
         if state["step"] > total:
             raise UserError(

@@ -21,9 +21,8 @@ from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.read import Dataset, check_dataset
 from raytrain.data.store.schema import bucket_size
 from raytrain.errors import UserError
-from raytrain.families import base_hash
 from raytrain.log import MetricLog
-from raytrain.model import Model, build
+from raytrain.model import Model, base_hash, build
 from raytrain.train import cost, encoders
 from raytrain.train.ema import Ema
 from raytrain.train.engines import engine as engines
@@ -180,7 +179,7 @@ class Run:
             "measured": dict(self.measured),
             "config": self.config.values(),
             "dataset": self.dataset.manifest.fingerprint,
-            "base": self.base.result() if self.base else base_hash(self.config.model),
+            "base": self.base.result() if self.base else base_hash(self.config),
             "snapshot": self.dataset.manifest.number,
             "ema_updates": self.ema.updates if self.ema else 0,
             "loss_scale": vars(self.engine.scale) if self.engine.scale else None,
@@ -270,7 +269,7 @@ def start(config: Config, rank: int, world_size: int) -> Run:
     speed.prepare(model, config.train, device)
     if config.train.gradient_checkpointing:
         model.checkpoint_activations()
-    base = ThreadPoolExecutor(1).submit(base_hash, config.model) if rank == 0 else None
+    base = ThreadPoolExecutor(1).submit(base_hash, config) if rank == 0 else None
     if saved is not None:
         hashed = base.result() if base else None
         checkpoint.check_same_run(
@@ -322,11 +321,11 @@ def start(config: Config, rank: int, world_size: int) -> Run:
     )  # fmt: skip
     try:
         settings = used(run)  # on all workers: they raise the same mistakes
+        if rank == 0 and (told := effective.keep(config.output, "train", settings)):
+            run.tell(told)
     except BaseException:
         run.close()  # else its watchdog would end this process later
         raise
-    if rank == 0 and (told := effective.keep(config.output, "train", settings)):
-        run.tell(told)
     return run
 
 

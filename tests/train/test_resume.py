@@ -19,6 +19,7 @@ from raytrain import checkpoint, pretrained, storage
 from raytrain.config import Config
 from raytrain.errors import Diverged, UserError
 from raytrain.log import read_metrics
+from raytrain.model import base_hash
 from raytrain.train import launch, worker
 from tests.conftest import losses
 
@@ -126,6 +127,22 @@ def test_the_base_is_its_weights_not_its_path(
         worker.train(longer)
     step = checkpoint.read_state(checkpoint.find(config.output) or "")["step"]
     assert step == 3
+
+
+def test_text_encoders_are_of_the_base_where_they_learn(
+    run_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    plain = run_config()
+    learning = run_config(method={"name": "lora", "rank": 4, "text_rank": 4})
+    other = shutil.copytree(plain.model.path, tmp_path / "other")
+    [weights] = (other / "text_encoder").glob("*.safetensors")
+    tensors = load_file(weights)
+    first = next(iter(tensors))
+    save_file({**tensors, first: tensors[first] + 1}, weights)
+    for config, same in ((plain, True), (learning, False)):
+        model = config.model.model_copy(update={"path": str(other)})
+        changed = config.model_copy(update={"model": model})
+        assert (base_hash(changed) == base_hash(config)) == same
 
 
 @pytest.mark.parametrize(
