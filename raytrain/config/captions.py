@@ -13,13 +13,11 @@ from raytrain import plugins
 from raytrain.table import Names, Table
 
 
-class CaptionConfig(Table):
-    """`[data.captions]`: the captioner for images that bring no caption,
-    and what becomes of every caption."""
+class CaptionerConfig(Table):
+    """A captioner and what it is asked."""
 
     captioner: str = "none"
-    """`none` leaves such captions empty; any other value is a file of
-    `raytrain/data/captioners`."""
+    """`none` leaves captions empty; any other value is a file of `raytrain/data/captioners`."""
     path: str = ""
     """Folder or hub id of the captioner's weights; not all captioners need one."""
     revision: str | None = None
@@ -30,6 +28,33 @@ class CaptionConfig(Table):
     num_beams: int = Field(3, ge=1)
     options: dict[str, Any] = Field({})
     """The captioner's own settings, the fields of its `Options`."""
+
+    def check(self, table: str) -> None:
+        """Raise ValueError unless the captioner of this table can be asked so."""
+        if self.captioner == "none":
+            return
+        plugins.check("data.captioners", self.captioner)
+        plugins.check_options("data.captioners", self.captioner, self.options, f"{table}.options")
+        if not self.path and plugins.load("data.captioners", self.captioner).NEEDS_PATH:
+            raise ValueError(
+                f"captioner {self.captioner!r} needs `path`, the folder or hub id of its weights"
+            )
+
+
+class FallbackConfig(CaptionerConfig):
+    """`[data.captions.fallback]`: the captioner of large sets, where another costs money."""
+
+    above: int = Field(ge=1)
+    """Sets of more images than this are captioned by it instead."""
+
+
+class CaptionConfig(CaptionerConfig):
+    """`[data.captions]`: the captioner for images that bring no caption,
+    and what becomes of every caption."""
+
+    fallback: FallbackConfig | None = None
+    """Another captioner for large sets (above 50 images in edenartlab/sd-lora-trainer, whose first
+    one is a paid endpoint)."""
     replace: bool = False
     """Caption every image, also those that bring a caption."""
     cropped: bool = False
@@ -113,16 +138,11 @@ class CaptionConfig(Table):
     def _plugins_exist(self) -> CaptionConfig:
         if self.cropped and self.captioner == "none":
             raise ValueError("cropped says what a captioner sees, but captioner is none; set one")
-        if self.captioner != "none":
-            plugins.check("data.captioners", self.captioner)
-            plugins.check_options(
-                "data.captioners", self.captioner, self.options, "data.captions.options"
-            )
-            if not self.path and plugins.load("data.captioners", self.captioner).NEEDS_PATH:
-                raise ValueError(
-                    f"captioner {self.captioner!r} needs `path`, the folder or hub id of its "
-                    "weights"
-                )
+        self.check("data.captions")
+        if self.fallback:
+            if self.captioner == "none":
+                raise ValueError("fallback follows a captioner, but captioner is none; set one")
+            self.fallback.check("data.captions.fallback")
         self._few()
         if self.rewriter:
             plugins.check("data.rewriters", self.rewriter)
@@ -153,6 +173,12 @@ class CaptionConfig(Table):
                 f"rewriter_trim = {self.rewriter_trim} must lie within rewriter_images = "
                 f"[{least}, {most}], so that the rewriter is asked of what stays"
             )
+
+    def of(self, images: int) -> CaptionConfig:
+        """Return these settings with the captioner that a set of so many images has."""
+        if self.fallback is None or images <= self.fallback.above:
+            return self
+        return self.model_copy(update=dict(self.fallback))
 
     def trims(self, images: int) -> bool:
         """Whether only the first `rewriter_trim` of so many images stay."""

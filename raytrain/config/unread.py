@@ -11,7 +11,7 @@ from raytrain.config.data import BucketConfig, DataConfig
 
 Group = tuple[str, tuple[str, ...], str]
 """A table, keys of it, and why they are not read."""
-MAKER = ("path", "revision", "prompt", "max_new_tokens", "num_beams", "options", "replace")
+ASKED = ("path", "revision", "prompt", "max_new_tokens", "num_beams", "options")
 SCORED = ("clip", "aesthetic", "legacy", "max_references")
 """Keys of [evaluate] that only scorers read."""
 
@@ -21,7 +21,7 @@ def unread(config: Config) -> tuple[str, ...]:
     now, default = config.values(), config.defaults().values()
     found = []
     for table, keys, why in _groups(config):
-        mine, usual = _table(now, table), _table(default, table)
+        mine, usual = _table(now, table), _table(default, table) or {}
         found += [
             f"{table}.{key} = {mine[key]!r} has no effect: {why}"
             for key in keys
@@ -46,10 +46,15 @@ def _groups(config: Config) -> Iterator[Group]:
 def _captions(data: DataConfig) -> Iterator[Group]:
     captions, table = data.captions, "data.captions"
     if captions.captioner == "none":
-        yield table, MAKER, 'captioner = "none" captions nothing'
+        yield table, (*ASKED, "replace"), 'captioner = "none" captions nothing'
     else:
         keys = _unread_by("captioners", captions.captioner)
         yield table, keys, f"the captioner {captions.captioner!r} does not read it"
+    if other := captions.fallback:
+        given = other.model_fields_set
+        keys = ASKED if other.captioner == "none" else _unread_by("captioners", other.captioner)
+        keys = tuple(key for key in keys if key in given)
+        yield f"{table}.fallback", keys, f"the captioner {other.captioner!r} does not read it"
     if captions.variants == 1:
         keys = ("tag_dropout", "shuffle_tags")
         yield table, keys, "variants = 1 shuffles and drops no tags"
@@ -152,7 +157,7 @@ def _unread_by(kind: str, name: str) -> tuple[str, ...]:
     return found
 
 
-def _table(tree: dict[str, Any], path: str) -> dict[str, Any]:
+def _table(tree: dict[str, Any], path: str) -> Any:
     for name in path.split("."):
         tree = tree[name]
     return tree

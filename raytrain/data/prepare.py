@@ -150,6 +150,7 @@ class Preparation:
     def _annotate(self, images: str) -> str:
         cut = Cut(self.data.buckets, self.config.seed, self.mean_ratio)
         total = self.counts["images"]
+        self._choose_captioner(total)
         for number, stage in enumerate(annotator.stages(self.data, cut, total)):
             data = self.data
             if stage.kind == "rewrite":
@@ -183,6 +184,17 @@ class Preparation:
             )
             images = annotated
         return images
+
+    def _choose_captioner(self, images: int) -> None:
+        """Have a set of so many images captioned by its fallback, where it is too large."""
+        asked = self.data.captions.of(images)
+        if asked is not self.data.captions:
+            self.said.append(
+                f"{images} images are too many for {self.data.captions.captioner!r}: captions are "
+                f"of {asked.captioner!r} (data.captions.fallback)"
+            )
+            self.data = self.data.model_copy(update={"captions": asked})
+            self.config = self.config.model_copy(update={"data": self.data})
 
     def _described(self, images: str) -> DataConfig:
         """Return [data] with what the images have in common, where the rewriter asks for it."""

@@ -232,7 +232,8 @@ def _captioner(value: Any, asked: Asked) -> Said:
         return Said({"data.captions.captioner": "none"})
     if str(value) not in _CAPTIONERS:
         return Said(
-            missing=f'captions by {value}; data.captions.captioner = "openai" asks an endpoint'
+            missing=f'captions by {value}; data.captions.captioner = "openai" asks an endpoint, '
+            "and data.captions.fallback above 50 images another model"
         )
     name, path = _CAPTIONERS[str(value)]
     return Said({"data.captions.captioner": name, "data.captions.path": path})

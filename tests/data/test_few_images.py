@@ -1,4 +1,5 @@
-"""Rules of few images: whose captions a rewriter is asked of, and what is left out for it."""
+"""Rules of few images: whose captions a rewriter is asked of, what is left out for it, and which
+captioner a large set has."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ import pytest
 
 from jobs.render.preparation import show
 from raytrain.config import Config
+from raytrain.config.unread import unread
 from raytrain.data.prepare import prepare
 from raytrain.errors import UserError
+from tests.data.chat_server import serving
 from tests.data.conftest import draw
 from tests.data.contents import contents
 
@@ -56,3 +59,41 @@ def test_ranges_that_cannot_be_are_refused(make_config: Make) -> None:
     ):
         with pytest.raises(UserError, match=message):
             make_config(captions=captions)
+
+
+def test_a_large_set_is_captioned_by_the_fallback(
+    tmp_path: Path, make_config: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        draw(tmp_path / f"images/{number}.png", number)
+    fallback = {"above": 2, "captioner": "tests.data.size_captioner"}
+    with serving(lambda _: "a paid answer") as server:
+        endpoint = {"base_url": server.url, "model": "m"}
+        captions = {"captioner": "openai", "options": endpoint, "fallback": fallback}
+        config = make_config(held_out=0.0, captions=captions)
+        report = prepare(config)
+        assert server.questions == []
+        assert "tests.data.size_captioner" in report.effective
+        show(report)
+        said = "3 images are too many for 'openai': captions are of 'tests.data.size_captioner'"
+        assert said in " ".join(capsys.readouterr().out.split())
+        found = {row["captions"][0] for (path, _), row in contents(config).items() if path}
+        assert found and "a paid answer" not in found
+        (tmp_path / "images/2.png").unlink()
+        prepare(config)
+        found = {row["captions"][0] for (path, _), row in contents(config).items() if path}
+        assert found == {"a paid answer"}
+
+
+def test_a_fallback_needs_a_captioner_and_reads_its_own_keys(make_config: Make) -> None:
+    fallback = {"above": 50, "captioner": "tests.data.size_captioner"}
+    with pytest.raises(UserError, match="captioner is none; set one"):
+        make_config(captions={"fallback": fallback})
+    first = {"captioner": "tests.data.size_captioner"}
+    with pytest.raises(UserError, match="captioner 'blip' needs `path`"):
+        make_config(captions={**first, "fallback": {"above": 50, "captioner": "blip"}})
+    with pytest.raises(UserError, match="data.captions.fallback.options"):
+        make_config(captions={**first, "fallback": {**fallback, "options": {"speed": 1}}})
+    silent = {"above": 50, "path": "weights"}
+    told = unread(make_config(captions={**first, "fallback": silent}))
+    assert any("data.captions.fallback.path = 'weights' has no effect" in said for said in told)

@@ -186,6 +186,8 @@ CASES: dict[str, Case] = {
                                 {"name": "u", "kind": "sharpness", "options": {"side": 16}}],
         "data.captions.quality_tags": {"fine": 0.0, "best": 100.0},
         "data.captions.quality_score": "s"}),
+    "data.captions.fallback": Case({"above": 1, "captioner": "openai", "options": {
+        "base_url": "{chat}", "model": "n"}}, given=CHAT),
     "data.captions.rewriter": Case("openai", given={
         "data.captions.rewriter_options": {"base_url": "{chat}", "model": "m"}}),
     "data.captions.rewriter_options": Case({"base_url": "{chat}", "model": "n"}, given=REWRITE),
