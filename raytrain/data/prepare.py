@@ -359,8 +359,8 @@ def prepare(
     """
     start = time.monotonic()
     storage.check_writable("the dataset's folder", "data.dataset", config.dataset)
-    known = Fingerprint.of(config)
     with chosen(executor) as executor:
+        known = executor.call(Fingerprint.of, config=config)
         if config.cluster.address == "local":
             encode = config.data.encode
             executor.check_room(

@@ -152,8 +152,8 @@ def _masked(value: Any, asked: Asked) -> Said:
         return Said(note="off")
     return Said(
         {"data.masks.kind": "folder"},
-        note="masks are the images of conditioning_data_dir, of which sd-scripts reads red and raytrain "
-        "the brightness: the same in gray masks",
+        note="masks are the images of conditioning_data_dir, of which sd-scripts reads red and "
+        "raytrain the brightness: the same in gray masks",
     )
 
 

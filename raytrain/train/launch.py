@@ -11,23 +11,19 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from raytrain import checkpoint, storage
+from raytrain import storage
 from raytrain.config import Config
 from raytrain.config.file import parse
-from raytrain.data.loading.read import check_dataset
 from raytrain.data.pipeline.executor import Executor, chosen
-from raytrain.data.store import drift
 from raytrain.errors import Diverged, UserError
 from raytrain.local import free
 from raytrain.lock import locked
-from raytrain.model import base_hash
 from raytrain.show import SILENT, Show
 from raytrain.startup import quiet
-from raytrain.train.guards import beforehand, out_of_memory, stop
+from raytrain.train.guards import stop
 from raytrain.train.guards.out_of_memory import is_out_of_memory
 from raytrain.train.local_worker import LocalTrainer, needs_ray
 from raytrain.train.record import notices, phases
-from raytrain.train.run import finished, pinned, total_steps
 
 if TYPE_CHECKING:
     from raytrain.train.hooks.periodic import Report
@@ -60,25 +56,25 @@ def launch(
     with locked(
         config.output, "Another run is training", "two would take each other's checkpoints"
     ):
-        if (result := _begin(config, resume, show)) is not None:
-            return result
-        with (
-            _chosen(config, executor) as executor,
-            show.training(config.output, total_steps(config)),
-        ):
+        with _chosen(config, executor) as executor:
+            begun = executor.call("raytrain.train.begin:begin", config=config, resume=resume)
+            for said in begun["said"]:
+                show.tell(said)
+            if begun["result"] is not None:
+                return dict(begun["result"])
             if config.cluster.address == "local":
                 check_room(config, executor)
-            while (failure := _fit(config, again, callbacks, executor, show)) and (
-                failure["kind"] == AGAIN
-            ):
-                pass
-    if failure:
-        raise (Diverged if failure["kind"] == DIVERGED else UserError)(failure["message"])
-    if config.train.async_validation:
-        from raytrain.train.hooks import async_validation
-
-        for note in async_validation.notes(config.output):
-            show.tell(f"note: {note}")
+            with show.training(config.output, begun["steps"]):
+                while (failure := _fit(config, again, callbacks, executor, show)) and (
+                    failure["kind"] == AGAIN
+                ):
+                    pass
+            if failure:
+                raise (Diverged if failure["kind"] == DIVERGED else UserError)(failure["message"])
+            if config.train.async_validation:
+                notes = "raytrain.train.hooks.async_validation:notes"
+                for note in executor.call(notes, output=config.output):
+                    show.tell(f"note: {note}")
     return dict(storage.read_json(storage.join(config.output, "train.json")))
 
 
@@ -99,45 +95,6 @@ def check_room(config: Config, executor: Executor, who: str = "A training worker
         who, train.cpus_per_worker, train.gpus_per_worker, train.min_workers or train.workers,
         "train.workers, cpus_per_worker, gpus_per_worker",
     )  # fmt: skip
-
-
-def _begin(config: Config, resume: str, show: Show) -> dict[str, float] | None:
-    """Check that a run may start or continue before anything of it is changed; returns the result
-    of one that has no step left."""
-    beforehand.check(config)
-    folder = None
-    if resume != "latest" or checkpoint.listing(config.output):
-        folder = checkpoint.find(config.output, resume)
-    state = checkpoint.read_state(folder) if folder else None
-    total = total_steps(config)
-    if folder and state:
-        started_with = check_dataset(pinned(config, state)).fingerprint
-        # the worker compares it in any case; here before anything is changed
-        base = base_hash(config) if checkpoint.elsewhere(state, config) else None
-        checkpoint.check_same_run(state, config, started_with, folder, base)
-        if state["step"] > total:
-            raise UserError(
-                f"{folder!r} is of step {state['step']}, and a run of {total} steps cannot go on "
-                "from there. Nothing was changed. Train longer, or choose another `output`."
-            )
-    if told := drift.note(check_dataset(config).settings, config.data.model_dump(mode="json")):
-        show.tell(f"note: {told}")
-    if resume != "latest" and (back := checkpoint.go_back(config.output, resume)):
-        show.tell(back)
-    ended = storage.join(config.output, "train.json")
-    if finished(config):
-        result = dict(storage.read_json(ended))
-        if result["step"] >= total:
-            show.tell(
-                f"{config.output} is already trained; its result is kept. Train longer, or choose "
-                "another output to train again."
-            )
-            return result
-        show.tell(f"{config.output} was trained to step {result['step']}; it goes on to {total}.")
-        storage.remove(ended)
-    stop.forget(config.output)
-    out_of_memory.forget(config.output)
-    return None
 
 
 class _Fit(threading.Thread):
@@ -224,10 +181,12 @@ def _trainer(
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15" if train.min_workers else "60"
     )
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from raytrain.train.process_group import ProcessGroup
 
     resources = {"CPU": train.cpus_per_worker, **({"GPU": train.gpus_per_worker} if gpu else {})}
-    return TorchTrainer(
+    return DataParallelTrainer(
         run_worker,
         train_loop_config={"runs": [each.values() for each in runs]},
         scaling_config=ScalingConfig(
@@ -237,8 +196,8 @@ def _trainer(
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
         # Later than the watchdog, whose message says more.
-        torch_config=TorchConfig(
-            backend="nccl" if gpu else "gloo", timeout_s=int(60 * train.hang_minutes) + 30
+        backend_config=ProcessGroup(
+            "nccl" if gpu else "gloo", timeout_s=int(60 * train.hang_minutes) + 30
         ),
         run_config=RunConfig(
             # Ray's own files; ours decide what a run is, so every launch gets a new name here.
@@ -312,6 +271,8 @@ def work(
 def _go_back(output: str, rank: int, world_size: int) -> None:
     """Make the checkpoint before the last the one that a run goes on from; a collective."""
     from torch import distributed
+
+    from raytrain import checkpoint
 
     free()
     if world_size > 1:

@@ -78,7 +78,7 @@ def test_a_large_set_is_captioned_by_the_fallback(
         said = "3 images are too many for 'openai': captions are of 'tests.data.size_captioner'"
         assert said in " ".join(capsys.readouterr().out.split())
         found = {row["captions"][0] for (path, _), row in contents(config).items() if path}
-        assert found and "a paid answer" not in found
+        assert len(found) == 3
         (tmp_path / "images/2.png").unlink()
         prepare(config)
         found = {row["captions"][0] for (path, _), row in contents(config).items() if path}
@@ -92,7 +92,7 @@ def test_a_fallback_needs_a_captioner_and_reads_its_own_keys(make_config: Make) 
     first = {"captioner": "tests.data.size_captioner"}
     with pytest.raises(UserError, match="captioner 'blip' needs `path`"):
         make_config(captions={**first, "fallback": {"above": 50, "captioner": "blip"}})
-    with pytest.raises(UserError, match="data.captions.fallback.options"):
+    with pytest.raises(UserError, match=r"data\.captions\.fallback\.options"):
         make_config(captions={**first, "fallback": {**fallback, "options": {"speed": 1}}})
     silent = {"above": 50, "path": "weights"}
     told = unread(make_config(captions={**first, "fallback": silent}))

@@ -128,13 +128,14 @@ def planned(world: World, config: Config) -> Any:
 
 def launched(world: World, config: Config) -> Any:
     """What Ray Train is asked for, and whether Ray is needed at all."""
-    import ray.train.torch
+    from ray.train.v2.api import data_parallel_trainer
 
     from raytrain.train import launch, local_worker
 
     asked: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray.train.torch, "TorchTrainer", lambda _, **given: asked.update(given))
+        took = data_parallel_trainer, "DataParallelTrainer"
+        patch.setattr(*took, lambda _, **given: asked.update(given))
         patch.setattr(launch, "_absolute", lambda given: given)
         launch._trainer(config, None, [], Here())
     asked.pop("train_loop_config")

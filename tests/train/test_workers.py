@@ -32,7 +32,9 @@ def train_by_ray(tree: dict[str, Any]) -> None:
 
 def test_one_and_two_workers_agree(ray: None, run_config: Callable[..., Config]) -> None:
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from raytrain.train.process_group import ProcessGroup
 
     # 30 images in three buckets and a batch of 4: batches cross epochs, and the last ones of the
     # run come short
@@ -50,11 +52,11 @@ def test_one_and_two_workers_agree(ray: None, run_config: Callable[..., Config])
     two = run_config(
         name="two", train={**train, "engine": "ddp", "workers": 2, "cpus_per_worker": 0.5}
     )
-    TorchTrainer(
+    DataParallelTrainer(
         train_by_ray,
         train_loop_config=two.values(),
         scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5}),
-        torch_config=TorchConfig(backend="gloo"),
+        backend_config=ProcessGroup("gloo", timeout_s=600),
         run_config=RunConfig(name="two", storage_path=f"{one.output}/ray"),
     ).fit()
     assert losses(two) == pytest.approx(expected, abs=1e-4)

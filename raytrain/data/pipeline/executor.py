@@ -24,9 +24,13 @@ class Executor(Protocol):
     retries: int
     """How often a job is tried again at once when its worker dies."""
 
-    def call(self, function: Callable[..., Any], **settings: Any) -> Any:
+    def call(self, function: Callable[..., Any] | str, **settings: Any) -> Any:
         """Call a function, in a task where there are tasks, and return its result;
-        a UserError of the task is raised here."""
+        a UserError of the task is raised here.
+
+        On Ray the task needs no CPU and runs on a worker; where `function` is a name, such as
+        `raytrain.train.begin:begin`, this process needs none of what it imports.
+        """
 
     def compute(
         self,
@@ -64,8 +68,10 @@ class Executor(Protocol):
         `keys` of the config set; call it where no autoscaler can add a node."""
 
 
-def named(function: str) -> Callable[..., Any]:
-    """Return the function of a name: its module, a colon, its own name."""
+def named(function: Callable[..., Any] | str) -> Callable[..., Any]:
+    """Return the function of a name: its module, a colon, its own name; a function itself."""
+    if not isinstance(function, str):
+        return function
     module, _, name = function.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return found

@@ -41,9 +41,9 @@ class OnMachine:
         self.machine: Machine | None = machine
         self._machine = machine
 
-    def call(self, function: Callable[..., Any], **settings: Any) -> Any:
+    def call(self, function: Callable[..., Any] | str, **settings: Any) -> Any:
         """Call a function here."""
-        return function(**settings)
+        return named(function)(**settings)
 
     def compute(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from ray.exceptions import (
     RayActorError,
     WorkerCrashedError,
 )
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytrain.config.data import EncodeConfig
 from raytrain.data.pipeline.executor import named
@@ -38,10 +40,12 @@ class OnRay:
     machine: Machine | None = None
     retries = 5
 
-    def call(self, function: Callable[..., Any], **settings: Any) -> Any:
-        """Call a function in a task; a UserError of the task is raised here."""
+    def call(self, function: Callable[..., Any] | str, **settings: Any) -> Any:
+        """Call a function in a task on a worker; a UserError of the task is raised here."""
+        name = function if isinstance(function, str) else function.__qualname__
+        task = ray.remote(_called).options(name=name, **_on_a_worker())
         try:
-            return ray.get(ray.remote(num_cpus=0)(function).remote(**settings))
+            return ray.get(task.remote(function, settings))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
@@ -133,6 +137,26 @@ class OnRay:
             f"{most['CPU']:g} CPUs and {most['GPU']:g} GPUs. It would wait forever. Ask for less, "
             "or join a larger cluster."
         )
+
+
+def _on_a_worker() -> dict[str, Any]:
+    """Return the options of a task that needs no CPU, by which it nevertheless runs on a node that
+    has some: a head without CPUs starts, follows and reports."""
+    nodes = [
+        node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")
+    ]
+    if not nodes:
+        return {"num_cpus": 1}  # an empty cluster: this asks its autoscaler for a node
+    here = ray.get_runtime_context().get_node_id()
+    node = here if here in nodes else random.choice(nodes)
+    return {
+        "num_cpus": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True),
+    }
+
+
+def _called(function: Callable[..., Any] | str, settings: dict[str, Any]) -> Any:
+    return named(function)(**settings)
 
 
 def _computed(function: str, settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
