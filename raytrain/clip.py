@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from raytrain import mirror
 from raytrain.errors import UserError
 
 EPSILON = 1e-8
@@ -20,7 +21,7 @@ EPSILON = 1e-8
 def check(path: str, setting: str = "evaluate.clip") -> None:
     """Raise UserError where a local folder lacks a part of a CLIP model, or is not there; a hub id
     is not looked up."""
-    root = Path(path)
+    root = Path(mirror.local(path))
     if not root.is_dir():
         if path.startswith((".", "/", "~")) or path.count("/") != 1:
             raise UserError(
@@ -60,6 +61,7 @@ class ClipModel:
 
         self.device = torch.device(device)
         self.batch = batch
+        path = mirror.local(path)
         try:
             self._model: Any = (
                 CLIPModel.from_pretrained(path, use_safetensors=True)

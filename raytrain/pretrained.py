@@ -1,5 +1,5 @@
-"""Where a model's files are, and the hashes that make them content: a local folder or a hub id,
-alike."""
+"""Where a model's files are, and the hashes that make them content: a local folder, a hub id or a
+folder on an object store, alike."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raytrain import mirror, storage
 from raytrain.config import ModelConfig
 from raytrain.errors import UserError
 
@@ -29,7 +30,15 @@ WEIGHT_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 @functools.cache
 def resolve(path: str, revision: str | None = None, variant: str | None = None) -> Path:
     """Return the local folder of a model: the folder itself, or a hub id's snapshot
-    (downloaded once, then offline; of its weights, those of the variant alone)."""
+    (downloaded once, then offline; of its weights, those of the variant alone), or the copy of a
+    folder on an object store."""
+    if not storage.is_local(path):
+        if revision is not None:
+            raise UserError(
+                f"revision = {revision!r} is a branch, tag or commit of a hub id, and {path!r} is "
+                "a folder on a store; it would have no effect. Leave it out."
+            )
+        return Path(mirror.local(path, (*READ, *weight_files(variant))))
     if Path(path).is_dir():
         if revision is not None:
             raise UserError(

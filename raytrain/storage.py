@@ -204,16 +204,22 @@ def remove(uri: str) -> None:
 
 def fetch(uri: str, cache: str | None = None) -> str:
     """Return a local path with the content of a file: itself when local, else a download."""
-    filesystem, path = resolve(uri)
+    _, path = resolve(uri)
     if is_local(uri):
         return path
     target = os.path.join(cache or tempfile.mkdtemp(prefix="raytrain-"), os.path.basename(path))
     if not os.path.exists(target):
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        fs.copy_files(
-            path, target, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem()
-        )
+        download(uri, target)
     return target
+
+
+def download(uri: str, target: str) -> None:
+    """Copy a file to a local path whose folder is there."""
+    filesystem, path = resolve(uri)
+    fs.copy_files(
+        path, target, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem()
+    )
 
 
 def _flush(path: str) -> None:

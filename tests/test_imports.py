@@ -153,7 +153,7 @@ def test_families_and_methods_do_not_know_each_other() -> None:
 
 FLOORS = (
     ("errors", "startup", "batch", "show", "text", "paths"),
-    ("table", "plugins", "storage", "rng", "local", "lock", "peak"),
+    ("table", "plugins", "storage", "mirror", "rng", "local", "lock", "peak"),
     ("optimizers",),  # what the config asks of a plug-in by name; its files import the config
     ("config",),
     ("importers",),

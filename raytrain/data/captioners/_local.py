@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 from pydantic import Field
 
+from raytrain import mirror
 from raytrain.config.data import CaptionConfig
 from raytrain.data.image.image import BadImage
 from raytrain.data.store.schema import content_key
@@ -67,7 +68,7 @@ def version(name: str, config: CaptionConfig, default: str | None) -> str:
 def weights(config: CaptionConfig) -> str:
     """Return the content hash of a folder's weights, tokenizer and settings; for a hub id,
     it and its revision."""
-    root = Path(config.path)
+    root = Path(mirror.local(config.path))
     if root.is_dir():
         if config.revision is not None:
             raise UserError(
@@ -95,7 +96,8 @@ def loading(config: CaptionConfig, what: str) -> Iterator[dict[str, Any]]:
 
     weights(config)
     try:
-        yield {"pretrained_model_name_or_path": config.path, "revision": config.revision or "main"}
+        path = mirror.local(config.path)
+        yield {"pretrained_model_name_or_path": path, "revision": config.revision or "main"}
     except (
         OSError,
         ValueError,

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from PIL import Image
 from pydantic import Field, field_validator
 
+from raytrain import mirror
 from raytrain.config.data import CaptionConfig
 from raytrain.data.captioners import Captioner, _local
 from raytrain.data.image.image import BadImage
@@ -218,7 +219,7 @@ class _Tagger:
 
 
 def _folder(config: CaptionConfig) -> Path:
-    root = Path(config.path)
+    root = Path(mirror.local(config.path))
     if not root.is_dir():
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
