@@ -34,8 +34,13 @@ def conclude(
             "the images, or change [data.quality]."
         )
     manifest = snapshot.read_snapshot(done.dataset, published["number"])
-    settings = used(done.config, manifest, done.executor)
+    call, on_ray = done.executor.call, done.executor.machine is None
+    settings = call(used, config=done.config, manifest=manifest, on_ray=on_ray)
     cut = max(done.cut.values(), default=0)  # the same captions in every column
+    said = call(
+        notes, config=done.config, earlier=earlier, manifest=manifest, cut=cut,
+        planned=done.planned,
+    )  # fmt: skip
     return PrepareReport(
         found=done.counts["found"],
         scanned=done.counts["scanned"],
@@ -54,7 +59,7 @@ def conclude(
         fingerprint=manifest.fingerprint,
         peaks=done.peaks,
         effective=effective.keep(done.config.output, "prepare", settings),
-        notes=(*done.said, *notes(done.config, earlier, manifest, cut, done.planned)),
+        notes=(*done.said, *said),
         seconds=seconds,
     )
 

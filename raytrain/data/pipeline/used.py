@@ -5,13 +5,12 @@ from __future__ import annotations
 from raytrain import families, storage
 from raytrain.config import Config
 from raytrain.data import sources
-from raytrain.data.pipeline.executor import Executor
 from raytrain.data.pipeline.listing import near
 from raytrain.data.store.schema import Manifest
 from raytrain.effective import Settings
 
 
-def used(config: Config, manifest: Manifest, executor: Executor) -> Settings:
+def used(config: Config, manifest: Manifest, on_ray: bool) -> Settings:
     """Return the settings of a preparation that made a snapshot, and why they are so."""
     data, encode = config.data, config.data.encode
     found: dict[str, tuple[object, str]] = {}
@@ -45,7 +44,7 @@ def used(config: Config, manifest: Manifest, executor: Executor) -> Settings:
         ),
         "encoders": (
             encode.workers if most == encode.workers else f"{encode.workers} to {most}",
-            "processes of this machine" if executor.machine is not None else "actors on Ray",
+            "actors on Ray" if on_ray else "processes of this machine",
         ),
         "device": (
             "cuda" if encode.gpus_per_worker else "cpu",

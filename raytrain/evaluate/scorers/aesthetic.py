@@ -3,11 +3,12 @@ predicted by a ResNet-50, over 10."""
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
-from raytrain.aesthetic import prepare
 from raytrain.evaluate.scorers import Better
-from raytrain.evaluate.subject import Subject
+
+if TYPE_CHECKING:
+    from raytrain.evaluate.subject import Subject
 
 BETTER: Better = "higher"
 LABEL = "Aesthetic rating"
@@ -17,6 +18,10 @@ BATCH = 16
 
 def score(subject: Subject) -> list[float]:
     """Return N ratings of about 0.1 to 1, one an image."""
+    import torch
+
+    from raytrain.aesthetic import prepare
+
     ratings: list[float] = []
     for start in range(0, len(subject.images), BATCH):
         pixels = torch.stack([prepare(image) for image in subject.images[start : start + BATCH]])

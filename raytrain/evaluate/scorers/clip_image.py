@@ -7,8 +7,12 @@ overfitting.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from raytrain.evaluate.scorers import Better
-from raytrain.evaluate.subject import Subject
+
+if TYPE_CHECKING:
+    from raytrain.evaluate.subject import Subject
 
 BETTER: Better = "higher"
 LABEL = "Training-image alignment"

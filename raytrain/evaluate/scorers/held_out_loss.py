@@ -3,8 +3,12 @@ always with the same noise and timesteps."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from raytrain.evaluate.scorers import Better
-from raytrain.evaluate.subject import Subject
+
+if TYPE_CHECKING:
+    from raytrain.evaluate.subject import Subject
 
 BETTER: Better = "lower"
 LABEL = "Held-out loss"
