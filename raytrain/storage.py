@@ -53,6 +53,12 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([address.rstrip("/"), *parts]) + mark + query
 
 
+def base_name(uri: str) -> str:
+    """Return the last part of a path or URI, without a URI's query."""
+    address = uri if is_local(uri) else uri.partition("?")[0]
+    return address.rstrip("/").rpartition("/")[2]
+
+
 def exists(uri: str) -> bool:
     """Return whether a file or folder is there."""
     filesystem, path = resolve(uri)

@@ -16,6 +16,8 @@ def test_parts_go_before_the_query_of_a_uri_and_after_a_local_name() -> None:
     )
     assert storage.join("s3://b/x", "a") == "s3://b/x/a"
     assert storage.join("what?", "a") == "what?/a"
+    assert storage.base_name("s3://b/x/run/?scheme=http&region=eu") == "run"
+    assert storage.base_name("runs/what?/") == "what?"
 
 
 @pytest.fixture

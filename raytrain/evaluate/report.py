@@ -77,7 +77,7 @@ def render(config: Config, run: RunFolder) -> str:
     judged = overfit(run.metrics, differences)
     log_keys = [key for key, dimension in config.tune.space.items() if dimension.log]
     return environment.get_template("report.html").render(
-        name=config.output.rstrip("/").rsplit("/", 1)[-1],
+        name=storage.base_name(config.output),
         subject=f"{config.model.family} · {config.method.name.replace('_', ' ')}",
         claim=_claim(run, differences),
         judged=judged,

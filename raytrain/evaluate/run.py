@@ -187,7 +187,7 @@ def _write(
     compared = differences(config, values["base"], values["tuned"])
     verdict = overfit(read_metrics(config.output), compared)
     content = {
-        "checkpoint": learned.folder.rstrip("/").rsplit("/", 1)[-1],
+        "checkpoint": storage.base_name(learned.folder),
         "step": learned.state["step"],
         "headline": headline(compared),
         "verdict": verdict.values(),

@@ -100,7 +100,7 @@ def assemble(
     family, method = families.load(trained.model.family), methods.load(trained.method)
     learned = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in weights.items()}
     artifacts = method.artifacts(learned, trained.method, family)
-    name = config.output.rstrip("/").rsplit("/", 1)[-1]
+    name = storage.base_name(config.output)
     header = provenance.header(name, trained, state, artifacts, ema=ema)
     bundle = Bundle(name, trained, family, artifacts, int(state["step"]), _images(config), header)
     _check_fit(bundle, learned)

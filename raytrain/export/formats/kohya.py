@@ -93,7 +93,7 @@ def _training(bundle: Bundle, updates: Sequence[Update], skeleton: Skeleton) -> 
         **_network(updates, skeleton),
         "ss_base_model_version": bundle.family.KOHYA_BASE,
         "ss_v2": False,
-        "ss_sd_model_name": config.model.path.rstrip("/").rsplit("/", 1)[-1],
+        "ss_sd_model_name": storage.base_name(config.model.path),
         "ss_new_sd_model_hash": bundle.header.get("raytrain.model_hash"),
         "ss_output_name": bundle.name,
         "ss_learning_rate": train.learning_rate,
