@@ -168,7 +168,9 @@ def connected(config: Config) -> AbstractContextManager[Any]:
     )
 
 
-def compute(config: Config, function: str, tell: Callable[[str], None], **settings: Any) -> Any:
+def compute(
+    config: Config, function: str, tell: Callable[[str], None] | None = None, **settings: Any
+) -> Any:
     """Call the function of a name on a worker of the Ray that is joined, else in this process."""
     train = config.train
     with workers(config, needs_ray=False) as executor:

@@ -13,7 +13,7 @@ def command(
 ) -> int | None:
     """Write a checkpoint's weights in the formats of [export] and say how to load them."""
     settings = read(config, set or ())
-    compute(settings, "raytrain.export.run:tell_export", print, which=checkpoint)
+    print(compute(settings, "raytrain.export.run:export_and_tell", which=checkpoint))
     return 0
 
 

@@ -6,20 +6,19 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs import ConfigFile, Overrides, execute, read
+from jobs import ConfigFile, Overrides, execute, read, workers
 from raytrain.startup import leave
 
 if TYPE_CHECKING:
-    from raytrain.plan import Plan
+    from raytrain.planned import Plan
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
     """Check config, model folder and dataset, and print what would run;
     nothing is held or written."""
     settings = read(config, set or ())
-    from raytrain.plan import plan
-
-    made = plan(settings)
+    with workers(settings, needs_ray=False) as executor:
+        made = executor.call("raytrain.plan:plan", config=settings)
     if settings.tune.space:
         from tuning import objective, space
 

@@ -56,11 +56,11 @@ def command(config: ConfigFile, set: Overrides = None, rehearse: Rehearse = True
                 file=sys.stderr,
             )
             return REJECTED
-        from raytrain.export.run import export, told
         from raytrain.train.launch import launch
 
         launch(settings, executor=executor, show=show)
-        print(told(local_worker.call(settings, executor.machine, export, settings)))
+        export = "raytrain.export.run:export_and_tell"
+        print(local_worker.call(settings, executor, export, config=settings))
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from raytrain import checkpoint, families, pretrained, storage
 from raytrain.config import Config
@@ -14,8 +13,8 @@ from raytrain.data.pipeline.notes import of_sources, unread
 from raytrain.data.store import drift, schema
 from raytrain.data.store.schema import BucketCount, bucket_size
 from raytrain.export import run as export
+from raytrain.planned import Plan
 from raytrain.train import cost, encoders
-from raytrain.train.encoders import Encoders
 from raytrain.train.engines import memory
 from raytrain.train.guards import beforehand, disk
 from raytrain.train.run import batch_sampler_of
@@ -23,36 +22,6 @@ from raytrain.train.run import batch_sampler_of
 CPU_FLOPS, GPU_FLOPS = 2.5e10, 1.0e14
 """Sustained floating point operations a second: one CPU core measured on the toy world;
 a bf16 data-center GPU, a guess."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What would run."""
-
-    config: Config
-    dataset: str
-    """In words: ready with its rows, or what prepare would read."""
-    buckets: dict[str, BucketCount] = field(default_factory=dict)
-    steps: int | None = None
-    epochs: float | None = None
-    engine: str = ""
-    """Its name, and why it was taken."""
-    memory: int = 0
-    """Bytes of a worker's device, estimated."""
-    encoders: Encoders = field(default_factory=Encoders)
-    """What of these encodes in the step."""
-    micro_batch: int = 0
-    accumulation: int = 1
-    parameters: int = 0
-    trainable_parameters: int = 0
-    row: cost.Step = field(default_factory=lambda: cost.Step(0, 0))
-    """Of the largest bucket."""
-    seconds: float | None = None
-    resumes_from: int = 0
-    note: str = ""
-    """What to know of the dataset."""
-    stored: dict[str, int] = field(default_factory=dict)
-    """Bytes that preparing will write, by column, estimated; empty where it is done."""
 
 
 def plan(config: Config) -> Plan:

@@ -170,6 +170,7 @@ FLOORS = (
     ("sample", "export"),
     ("evaluate",),
     ("train",),
+    ("planned",),
     ("plan", "rehearsal"),
     ("toy",),
 )

@@ -25,6 +25,7 @@ from raytrain.train import encoders, worker
 from raytrain.train.engines import memory
 from raytrain.train.engines.memory import OVERHEAD
 from raytrain.train.run import start
+from raytrain.train.sizes import Encoders
 from tests.conftest import losses, workers_here
 from tests.data.conftest import draw
 
@@ -99,7 +100,7 @@ def test_a_plan_without_a_cache_counts_the_encoders_that_stay(
     without = parse(tree)
     with workers_here():
         prepare(without)
-    assert plan(config).encoders == encoders.Encoders()
+    assert plan(config).encoders == Encoders()
     made = Online(without, check_dataset(without), "cpu")
     held = encoders.held({"vae": made._images.vae, **made._captions.parts})
     planned = plan(without)

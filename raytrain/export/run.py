@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -112,9 +112,9 @@ def told(written: Sequence[Written]) -> str:
     return "\n".join("\n    ".join([each.path, *each.how_to_load]) for each in written)
 
 
-def tell_export(config: Config, which: str, tell: Callable[[str], None]) -> None:
-    """Export a checkpoint and tell what was written."""
-    tell(told(export(config, which)))
+def export_and_tell(config: Config, which: str = "latest") -> str:
+    """Export a checkpoint and return what `told` says of it."""
+    return told(export(config, which))
 
 
 def _refuse(

@@ -10,19 +10,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 
 from raytrain import effective, local, storage
 from raytrain.config import Config
-from raytrain.data.pipeline import room
 from raytrain.data.pipeline.executor import Executor
 from raytrain.data.pipeline.few import LOOKED
 from raytrain.data.pipeline.report import PrepareReport
 from raytrain.data.prepare import prepare
 from raytrain.data.store.snapshot import read_snapshot
 from raytrain.errors import UserError
-from raytrain.export.run import export
 from raytrain.lock import locked
-from raytrain.peak import Peak, peak
+from raytrain.peak import Peak
 from raytrain.rehearsal.settings import DONE, FOLDER, identity, lasting, rehearsed, uses_scorers
 from raytrain.show import Advance, Show, Stages
-from raytrain.train.guards import beforehand
 from raytrain.train.launch import launch
 from raytrain.train.local_worker import call
 from raytrain.train.record import notices, phases
@@ -77,10 +74,8 @@ class Rehearsal:
 
     def check(self) -> None:
         """Check what is known without running anything."""
-        beforehand.check(self.config)
-        room.check_estimate(self.config)
-        if self.scored:
-            beforehand.check_judges(self.config)
+        check = "raytrain.rehearsal.work:check"
+        self.executor.call(check, config=self.config, scored=self.scored)
 
     def prepare(self) -> None:
         """Caption and encode a few images."""
@@ -117,8 +112,8 @@ class Rehearsal:
     def export(self) -> None:
         """Write every format."""
         self.follow.phase, began = "export", time.monotonic()
-        machine = self.executor.machine
-        held = call(self.few, machine, exported, self.few, leave=local.MODELS)
+        export = "raytrain.rehearsal.work:export"
+        held = call(self.few, self.executor, export, leave=local.MODELS, config=self.few)
         self._line("export", time.monotonic() - began, held)
 
     def _phases(self, file: str, prefix: str) -> None:
@@ -173,14 +168,6 @@ def rehearse(
         storage.join(config.output, DONE), {"config": identity(config), "seconds": seconds}
     )
     show.tell(f"Every phase was rehearsed, in {seconds:.1f} s.")
-
-
-def exported(config: Config) -> Peak:
-    """Export the last checkpoint, and free this process's memory; returns what it held."""
-    export(config)
-    held = peak()
-    local.free()
-    return held
 
 
 @contextmanager

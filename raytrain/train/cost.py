@@ -26,6 +26,7 @@ from raytrain.data.columns import text
 from raytrain.errors import UserError
 from raytrain.families import Family
 from raytrain.model import Model, build
+from raytrain.train.sizes import Step
 
 META = torch.device("meta")
 QUANTIZED_BITS = {"int8": 8.1, "nf4": 4.13}
@@ -42,16 +43,6 @@ class Weights:
     trainable: int
     frozen_bytes: float
     """Bytes of those that do not learn, quantized or not."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one row of a step costs."""
-
-    flops: int
-    """Floating point operations, forward, backward and what is recomputed."""
-    activations: int
-    """Bytes kept for the backward pass, in the precision of the run."""
 
 
 def skeleton(config: Config) -> Model:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,21 +20,7 @@ from raytrain import families, methods
 from raytrain.config import Config
 from raytrain.data.columns import LATENTS, TEXT, text
 from raytrain.train import cost
-
-
-@dataclass(frozen=True)
-class Encoders:
-    """Bytes on a worker's device."""
-
-    weights: int = 0
-    work: int = 0
-    """Of the tensors of the largest batch, at their peak; encoders work one after the other, while
-    a step computes."""
-
-    @property
-    def bytes(self) -> int:
-        """All of them."""
-        return self.weights + self.work
+from raytrain.train.sizes import Encoders
 
 
 def count(config: Config, width: int, height: int) -> Encoders:

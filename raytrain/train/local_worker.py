@@ -4,12 +4,13 @@ watched and restarted as Ray Train does with its workers."""
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from raytrain import plugins, storage
 from raytrain.config import Config
 from raytrain.config.file import parse
+from raytrain.data.pipeline.executor import Executor, named
 from raytrain.local import MODELS, TRAINED, Died, Machine
 from raytrain.train.guards import out_of_memory
 from raytrain.train.record import notices
@@ -33,20 +34,19 @@ def reserve(config: Config, machine: Machine) -> None:
 
 
 def call(
-    config: Config,
-    machine: Machine | None,
-    function: Callable[..., Any],
-    *arguments: Any,
-    leave: str = "",
+    config: Config, executor: Executor, function: str, /, *, leave: str = "", **settings: Any
 ) -> Any:
-    """Call a function in the process that training or encoding left, else in a new one; without
-    processes of this machine, in this one. The process is left for another role, or ended."""
+    """Call the function of a name in the process that training or encoding left, else in a new
+    one; on Ray where there is room for a training worker. The process is left for another role,
+    or ended."""
+    machine, train = executor.machine, config.train
     if machine is None:
-        return function(*arguments)
+        cpus, gpus = train.cpus_per_worker, train.gpus_per_worker
+        return executor.compute(function, cpus, gpus, **settings)
     machine.reuse(MODELS, TRAINED)
     process = machine.take(TRAINED, *_modules(config))
     try:
-        result = process.call(function, *arguments)
+        result = process.call(_called, function, settings)
     except BaseException:
         process.end()
         raise
@@ -111,6 +111,10 @@ class LocalTrainer:
             f"{told} (from now on {smaller}; a step is still {self._config.train.global_batch} "
             "images)"
         )
+
+
+def _called(function: str, settings: dict[str, Any]) -> Any:
+    return named(function)(**settings)
 
 
 def _modules(config: Config) -> tuple[str, ...]:

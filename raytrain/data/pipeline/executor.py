@@ -37,11 +37,12 @@ class Executor(Protocol):
         function: str,
         cpus: float,
         gpus: float,
-        tell: Callable[[str], None],
+        tell: Callable[[str], None] | None = None,
         **settings: Any,
     ) -> Any:
         """Call the function of a name, such as `raytrain.sample:sample`, where there are so many
         CPUs and GPUs, and return its result, a small value; `tell` gets its messages as they come.
+        Without it the function is given none.
 
         On Ray this process needs none of what the function imports. A UserError of it is raised
         here.

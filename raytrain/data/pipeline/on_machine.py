@@ -50,11 +50,11 @@ class OnMachine:
         function: str,
         cpus: float,
         gpus: float,
-        tell: Callable[[str], None],
+        tell: Callable[[str], None] | None = None,
         **settings: Any,
     ) -> Any:
         """Call the function of a name here; this machine has what it has."""
-        return named(function)(**settings, tell=tell)
+        return named(function)(**settings, **({"tell": tell} if tell else {}))
 
     def stream(
         self,

@@ -56,16 +56,18 @@ class OnRay:
         function: str,
         cpus: float,
         gpus: float,
-        tell: Callable[[str], None],
+        tell: Callable[[str], None] | None = None,
         **settings: Any,
     ) -> Any:
         """Call the function of a name in a task that holds so many CPUs and GPUs."""
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=self.retries)(_computed)
         result = None
         try:
-            for item in task.options(num_returns="streaming").remote(function, settings):
+            for item in task.options(num_returns="streaming").remote(
+                function, settings, tell is not None
+            ):
                 kind, value = ray.get(item)
-                if kind == _SAID:
+                if kind == _SAID and tell:
                     tell(value)
                 else:
                     result = value
@@ -159,11 +161,12 @@ def _called(function: Callable[..., Any] | str, settings: dict[str, Any]) -> Any
     return named(function)(**settings)
 
 
-def _computed(function: str, settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _computed(function: str, settings: dict[str, Any], tells: bool) -> Iterator[tuple[str, Any]]:
     """Yield the messages of a function as they come, then its result."""
     said: SimpleQueue[str | None] = SimpleQueue()
     with ThreadPoolExecutor(1) as thread:
-        working = thread.submit(named(function), **settings, tell=said.put)
+        extra = {"tell": said.put} if tells else {}
+        working = thread.submit(named(function), **settings, **extra)
         working.add_done_callback(lambda _: said.put(None))
         while (text := said.get()) is not None:
             yield _SAID, text
