@@ -1,9 +1,10 @@
 """Hold `infra/` against KubeRay's own schema, every unknown key an error:
 
-    python -m tests.cluster.crds FOLDER     # with ray.io_rayclusters.yaml and ray.io_rayjobs.yaml of a KubeRay release
+    python -m tests.cluster.crds FOLDER
 
-The two files are `ray-operator/config/crd/bases` of KubeRay's repository, or `kubectl get crd -o yaml` of a cluster; they have 2 MB,
-so the suite has the fields in short (`shapes.py`).
+FOLDER has ray.io_rayclusters.yaml and ray.io_rayjobs.yaml of a KubeRay release, which are in
+`ray-operator/config/crd/bases` of its repository. They have 2 MB, so the suite has the fields in
+short (`shapes.py`).
 """
 
 from __future__ import annotations

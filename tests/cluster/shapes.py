@@ -1,5 +1,6 @@
-"""The fields of Kubernetes' and KubeRay's objects that `infra/` may use, by hand from their API references (KubeRay 1.6): whatever
-else a manifest says is an error, as a misspelt key would otherwise be dropped by the server or refused at the first start.
+"""The fields of Kubernetes' and KubeRay's objects that `infra/` may use, by hand from their API
+references (KubeRay 1.6). Whatever else a manifest says is an error here; a server drops a misspelt
+key, or refuses it at the first start.
 
 `python -m tests.cluster.crds FOLDER` holds the same files against KubeRay's whole schema.
 """
@@ -123,7 +124,7 @@ POLICY = thing(
 
 def top(version: str, **fields: Shape) -> Shape:
     """A whole object of one API version."""
-    needs = " ".join(("apiVersion", "kind", "metadata", *(name for name in fields if name == "spec")))
+    needs = "apiVersion kind metadata" + (" spec" if "spec" in fields else "")
     return thing(needs, apiVersion={"const": version}, kind=TEXT, metadata=METADATA, **fields)
 
 
