@@ -4,8 +4,8 @@
 
 `ray stop` ends every Ray process of the machine, other people's too. A head that runs as our child
 (`--block`) ends alone, by SIGTERM. Every port is chosen free and the temporary directory is its
-own, so several heads share a machine; the dashboard answers on loopback only, and everything asks
-for the token.
+own, so several heads share a machine. The dashboard answers on loopback only, and everything asks
+for the token but the metrics, which are numbers (docs/cluster.md lists the ports).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Local folders and object stores through pyarrow filesystems: temporary name, rename,
 manifest last.
 
-Every function takes a path or URI (`runs/x`, `s3://bucket/x`, `gs://bucket/x`). A URI may carry
-pyarrow's options as its query, `s3://bucket/x?endpoint_override=localhost:9000&scheme=http` for a
-store of one's own.
+Every function takes a path or URI (`runs/x`, `s3://bucket/x`, `gs://bucket/x`,
+`abfs://container@account.dfs.core.windows.net/x`). A URI may carry pyarrow's options as its query,
+`s3://bucket/x?endpoint_override=localhost:9000&scheme=http` for a store of one's own.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         raise UserError(
-            f"Storage must be a local path or a URI pyarrow knows (s3://, gs://), got {uri!r}: "
-            f"{error}."
+            "Storage must be a local path or a URI pyarrow knows (s3://, gs://, abfs://), got "
+            f"{uri!r}: {error}."
         ) from error
     return filesystem, path
 

@@ -20,6 +20,12 @@ def test_parts_go_before_the_query_of_a_uri_and_after_a_local_name() -> None:
     assert storage.base_name("runs/what?/") == "what?"
 
 
+def test_a_container_of_azure_is_a_place() -> None:
+    uri = storage.join("abfs://images@account.dfs.core.windows.net/runs", "a")
+    filesystem, path = storage.resolve(uri)
+    assert (filesystem.type_name, path) == ("abfs", "images/runs/a")
+
+
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket of an S3 server on this machine, as a URI with the server in its query."""
