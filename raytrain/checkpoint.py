@@ -19,15 +19,16 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from raytrain import storage
 from raytrain.config import FREE_TRAIN_KEYS, Config
 from raytrain.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
@@ -369,6 +370,8 @@ def _best(folders: list[str], best_by: Mapping[str, float]) -> str | None:
 
 
 def _save_tensors(tensors: dict[str, Tensor], folder: str, name: str) -> None:
+    from safetensors.torch import save_file
+
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     try:
         save_file(contiguous, os.path.join(folder, f"{name}.safetensors"))
@@ -382,6 +385,8 @@ def _save_tensors(tensors: dict[str, Tensor], folder: str, name: str) -> None:
 
 
 def _load_tensors(folder: str, name: str) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
     try:
         tensors: dict[str, Tensor] = load_file(
             storage.fetch(storage.join(folder, f"{name}.safetensors"))

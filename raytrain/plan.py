@@ -17,7 +17,7 @@ from raytrain.planned import Plan
 from raytrain.train import cost, encoders
 from raytrain.train.engines import memory
 from raytrain.train.guards import beforehand, disk
-from raytrain.train.run import batch_sampler_of
+from raytrain.train.order import batch_sampler_of
 
 CPU_FLOPS, GPU_FLOPS = 2.5e10, 1.0e14
 """Sustained floating point operations a second: one CPU core measured on the toy world;

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
-from raytrain.batch import Columns
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch only where a tensor is made: a command that counts steps needs none
     from torch import Tensor
 
-    from raytrain.batch import Batch
+    from raytrain.batch import Batch, Columns
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,10 @@ class Draw:
 
 def draw(specs: Mapping[str, Draw], seed: int, batch: Batch) -> Columns:
     """Return each stream's numbers for the rows of a batch, (n, *shape)."""
+    import torch
+
+    from raytrain.batch import Columns
+
     ids, occurrences = batch.ids, batch.occurrences
     return Columns({
         name: normal(seed, name, ids, occurrences, spec.shape)
@@ -55,6 +56,8 @@ def normal(
     seed: int, name: str, rows: Sequence[str], occurrences: Sequence[int], shape: tuple[int, ...]
 ) -> Tensor:
     """Return standard normal draws (n, *shape) in float32, each row from its own stream."""
+    import torch
+
     draws = np.empty((len(rows), *shape), dtype=np.float32)
     for out, row, occurrence in zip(draws, rows, occurrences, strict=True):
         stream(seed, name, row, occurrence).standard_normal(out=out, dtype=np.float32)

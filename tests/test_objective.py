@@ -12,7 +12,7 @@ from raytrain.config import Config
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset
 from raytrain.model import build
-from raytrain.train.run import batch_sampler_of
+from raytrain.train.order import batch_sampler_of
 
 Seen = tuple[torch.Tensor, torch.Tensor]
 

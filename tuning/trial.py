@@ -55,7 +55,7 @@ def total_steps(config: Config) -> int:
     if config.train.steps is not None:
         return config.train.steps
     from raytrain.data.loading.read import open_manifest
-    from raytrain.train.run import batch_sampler_of
+    from raytrain.train.order import batch_sampler_of
 
     manifest = open_manifest(config.dataset, config.data.snapshot, config.data.partial)
     return batch_sampler_of(

@@ -10,7 +10,7 @@ from raytrain.config.file import parse
 from raytrain.data import sources
 from raytrain.data.item import Item
 from raytrain.data.store.schema import Manifest, content_key
-from raytrain.train.run import batch_sampler_of
+from raytrain.train.order import batch_sampler_of
 
 FOLDER, DONE = "rehearsal", "rehearsed.json"
 SMALL = 500

@@ -11,7 +11,7 @@ from raytrain.data.store import drift
 from raytrain.errors import UserError
 from raytrain.model import base_hash
 from raytrain.train.guards import beforehand, out_of_memory, stop
-from raytrain.train.run import finished, pinned, total_steps
+from raytrain.train.order import finished, pinned, total_steps
 
 
 def begin(config: Config, resume: str) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raytrain import checkpoint, effective, provenance, storage
+from raytrain import checkpoint, effective, provenance
 from raytrain.checkpoint import Checkpoint, Saver
 from raytrain.config import Config
 from raytrain.data.loading.batch_sampler import BatchSampler
@@ -33,6 +32,7 @@ from raytrain.train.guards import disk, out_of_memory, shards
 from raytrain.train.guards.hang import Watchdog
 from raytrain.train.guards.stop import Watch
 from raytrain.train.hooks.clock import Clock
+from raytrain.train.order import batch_sampler_of, pinned
 from raytrain.train.record import notices
 from raytrain.train.record.phases import Phases
 from raytrain.train.record.sample_log import SampleLog
@@ -227,25 +227,6 @@ def load_model(config: Config, device: torch.device) -> Model:
     return built
 
 
-def batch_sampler_of(config: Config, counts: dict[str, int]) -> BatchSampler:
-    """Return the plan of a run over a dataset's training rows."""
-    if not sum(counts.values()):
-        raise UserError(
-            f"The dataset {config.dataset!r} has no training rows. Add images or lower "
-            "data.held_out."
-        )
-    train = config.train
-    epochs = train.epochs if train.steps is None else None
-    return BatchSampler(
-        counts,
-        batch=train.global_batch,
-        seed=config.seed,
-        steps=train.steps,
-        repeats=config.data.repeats,
-        epochs=epochs or (10 if train.steps is None else None),
-    )
-
-
 def start(config: Config, rank: int, world_size: int) -> Run:
     """Build a run, going on from its last checkpoint where it has one."""
     if config.train.gpus_per_worker and not torch.cuda.is_available():
@@ -327,28 +308,6 @@ def start(config: Config, rank: int, world_size: int) -> Run:
         run.close()  # else its watchdog would end this process later
         raise
     return run
-
-
-def pinned(config: Config, state: Mapping[str, Any] | None) -> Config:
-    """Name the snapshot of the dataset that a run continues with: the one its checkpoint's state
-    has, unless the config names another."""
-    if state is None or config.data.snapshot != "latest":
-        return config
-    data = config.data.model_copy(update={"snapshot": str(state["snapshot"]), "partial": True})
-    return config.model_copy(update={"data": data})
-
-
-def total_steps(config: Config) -> int:
-    """Return the optimizer steps of a run over the dataset it has, or continues with."""
-    found = checkpoint.listing(config.output)
-    manifest = check_dataset(pinned(config, checkpoint.read_state(found[-1]) if found else None))
-    entries = {name: count.entries for name, count in manifest.buckets.items()}
-    return batch_sampler_of(config, entries).total_steps
-
-
-def finished(config: Config) -> bool:
-    """Return whether a run's result is already written."""
-    return storage.exists(storage.join(config.output, "train.json"))
 
 
 def _count(config: Config, model: nn.Module) -> int:

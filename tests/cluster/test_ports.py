@@ -82,7 +82,7 @@ def methods():
 def call(channel, name, sends_stream, gets_stream):
     """The name of the status that a call without a token ends with; OK when it was answered."""
     kind = f"{'stream' if sends_stream else 'unary'}_{'stream' if gets_stream else 'unary'}"
-    # Without a node's id the syncer ends its whole process before it asks for a token (Ray 2.60).
+    # The syncer reads a node's id before it asks for a token (Ray 2.60).
     metadata = (("node_id", "00" * 28),) if name.endswith("StartSync") else ()
     request = iter([b""]) if sends_stream else b""
     try:

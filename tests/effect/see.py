@@ -28,7 +28,7 @@ from raytrain.errors import UserError
 from raytrain.log import read_metrics
 from raytrain.model import build
 from raytrain.show import SILENT
-from raytrain.train.run import batch_sampler_of
+from raytrain.train.order import batch_sampler_of
 from tests.conftest import Here
 from tests.data.contents import contents
 from tests.effect.world import World

@@ -19,8 +19,8 @@ from raytrain.data.loading.batch_sampler import BatchSampler, GlobalBatch
 from raytrain.data.loading.read import Dataset
 from raytrain.errors import UserError
 from raytrain.train import worker
+from raytrain.train.order import batch_sampler_of
 from raytrain.train.record.audit import audit, config_of
-from raytrain.train.run import batch_sampler_of
 
 
 def at_step(config: Config, step: int, **changed: Any) -> None:

@@ -19,7 +19,7 @@ from raytrain.config import Config
 from raytrain.data.loading.loader import Loader
 from raytrain.data.loading.read import Dataset
 from raytrain.model import build, public_name
-from raytrain.train.run import batch_sampler_of
+from raytrain.train.order import batch_sampler_of
 from tests.families import plain, references
 
 TOLERANCE = 1e-5

@@ -18,7 +18,7 @@ from raytrain.errors import UserError
 from raytrain.export.run import export
 from raytrain.model import build
 from raytrain.train import cost, worker
-from raytrain.train.run import batch_sampler_of
+from raytrain.train.order import batch_sampler_of
 from tests.conftest import losses
 from tests.train.test_resume import check_resume
 

@@ -24,8 +24,8 @@ from raytrain.data.store.schema import HELD_OUT, TRAIN
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
 from raytrain.table import Table
+from raytrain.train.order import batch_sampler_of
 from raytrain.train.record import sample_log
-from raytrain.train.run import batch_sampler_of
 
 
 class EpochSeen(Table):
