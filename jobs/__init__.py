@@ -154,18 +154,26 @@ def _hint(path: Path) -> str:
     )
 
 
-def connected(config: Config) -> AbstractContextManager[Any]:
-    """Connect to the Ray of `[cluster]`, or start a private one,
-    for the length of a `with` block."""
+@contextmanager
+def connected(config: Config) -> Iterator[Any]:
+    """Connect to the Ray of `[cluster]`, or start a private one, for the length of a `with` block.
+
+    Raises UserError where a folder to write to is another one on each node of a cluster.
+    """
     from cluster.connect import connect
 
     cluster = config.cluster
-    return connect(
+    with connect(
         cluster.address,
         num_cpus=cluster.num_cpus,
         object_store_mb=cluster.object_store_mb,
         log_to_driver=config.log.worker_output,
-    )
+    ) as connection:
+        if not connection.private:
+            from raytrain.data.pipeline.on_ray import check_shared
+
+            check_shared({"output": config.output, "data.dataset": config.dataset})
+        yield connection
 
 
 def compute(

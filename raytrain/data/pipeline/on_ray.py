@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
+import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raytrain import storage
 from raytrain.config.data import EncodeConfig
 from raytrain.data.pipeline.executor import named
 from raytrain.errors import UserError
@@ -141,12 +144,50 @@ class OnRay:
         )
 
 
+def check_shared(keys: Mapping[str, str]) -> None:
+    """Raise UserError where a local folder is not the same on all nodes of the cluster; `keys`
+    maps a setting to the folder that it names. A file is written on one node and looked for on
+    the others."""
+    local = {key: folder for key, folder in keys.items() if storage.is_local(folder)}
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in _workers()}
+    here = ray.get_runtime_context().get_node_id()
+    if not local or len({here, *nodes}) == 1:
+        return
+    first, *others = nodes
+    for key, folder in local.items():
+        mark = storage.join(os.path.abspath(folder), f".shared-{uuid.uuid4().hex[:8]}")
+        ray.get(_on(first, storage.write_bytes).remote(mark, b""))
+        try:
+            seen = ray.get([_on(node, storage.exists).remote(mark) for node in others])
+            blind = [nodes[node] for node, sees in zip(others, seen, strict=True) if not sees]
+            if not storage.exists(mark):
+                blind.insert(0, "the machine of this command")
+        finally:
+            ray.get(_on(first, storage.remove).remote(mark))
+        if blind:
+            raise UserError(
+                f"On a cluster of several nodes {key} must be a folder that all of them share or "
+                f"an object store, but what {nodes[first]} writes to {folder!r} is not seen by "
+                f"{', '.join(blind)}: one node would not find what another made. Nothing was "
+                f"done. Set {key} to a shared folder, or to s3://, gs:// or abfs://."
+            )
+
+
+def _on(node: str, function: Callable[..., Any]) -> Any:
+    """Return a function as a task on a node."""
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(function).options(num_cpus=0, scheduling_strategy=where)
+
+
+def _workers() -> list[dict[str, Any]]:
+    """Return the nodes that have CPUs."""
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
 def _on_a_worker() -> dict[str, Any]:
     """Return the options of a task that needs no CPU, by which it nevertheless runs on a node that
     has some: a head without CPUs starts, follows and reports."""
-    nodes = [
-        node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")
-    ]
+    nodes = [node["NodeID"] for node in _workers()]
     if not nodes:
         return {"num_cpus": 1}  # an empty cluster: this asks its autoscaler for a node
     here = ray.get_runtime_context().get_node_id()
