@@ -67,14 +67,13 @@ def command(config: ConfigFile, set: Overrides = None, rehearse: Rehearse = True
 def _rehearse(settings: Config, executor: Executor, show: Show, wanted: bool) -> None:
     """Rehearse where it is worth it, or check what is known and say why not more."""
     from raytrain.rehearsal.settings import needless
-    from raytrain.train.guards import beforehand
     from tuning.rehearsal import through
 
     why = needless(settings) if wanted else "--no-rehearse"
     if not why:
         through(settings, executor, show)
         return
-    beforehand.check(settings)
+    executor.call("raytrain.train.guards.beforehand:check", config=settings)
     show.tell(f"Not rehearsed: {why}. `raytrain rehearse` does it in any case.")
 
 

@@ -175,9 +175,16 @@ def connection(world: World, config: Config) -> Any:
     from jobs import connected
 
     asked: list[Any] = []
+
+    @contextlib.contextmanager
+    def recorded(*place: Any, **given: Any) -> Any:
+        asked.append((place, given))
+        yield SimpleNamespace(private=True)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connect, "connect", lambda *place, **given: asked.append((place, given)))
-        connected(config)
+        patch.setattr(connect, "connect", recorded)
+        with connected(config):
+            pass
     return asked
 
 
