@@ -7,13 +7,14 @@ INSTALLED := $(VENV)/.installed
 # The pin is in pyproject.toml alone. Installed first, torch resolves by itself to the machine's plain build.
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: help venv quickstart lint test bench engines slow scale soak clean
+.PHONY: help venv quickstart lint test cluster-test bench engines slow scale soak clean
 
 help:
 	@echo "make venv        create $(VENV) and install everything (again only when pyproject.toml changed)"
 	@echo "make quickstart  run every stage on the toy world, on this machine"
 	@echo "make test        lint, types, spelling and all tests"
 	@echo "make lint        ruff, mypy and codespell alone"
+	@echo "make cluster-test  every stage on three nodes that share no disk; needs root"
 	@echo "make bench       measure the figures of the README"
 	@echo "make slow        the tests that take half a minute and more each"
 	@echo "make engines     every engine's loss curve, and every engine's checkpoint under every other"
@@ -44,6 +45,9 @@ lint: venv
 # Two at a time: most tests compute on one thread, and many wait for processes to start.
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+cluster-test: venv
+	$(BIN)/python -m pytest -m nodes tests/three_nodes
 
 bench: venv
 	$(BIN)/python -m tests.bench
