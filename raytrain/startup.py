@@ -64,6 +64,11 @@ def _import_bitsandbytes() -> None:
         torch.compile = compile_function
 
 
+def in_ray() -> bool:
+    """Tell whether this process is in a Ray; one that is not does not import it for that."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
 def leave(code: int) -> NoReturn:
     """End the process as `sys.exit` does, but without taking its objects apart,
     which takes 1.5 s with all libraries loaded."""

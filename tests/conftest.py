@@ -22,6 +22,7 @@ from raytrain.local import Machine
 from raytrain.startup import before_imports
 
 before_imports()
+os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")  # tests wait for its metrics
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -153,11 +153,12 @@ def test_families_and_methods_do_not_know_each_other() -> None:
 
 FLOORS = (
     ("errors", "startup", "batch", "show", "text", "paths"),
-    ("table", "plugins", "storage", "mirror", "rng", "local", "lock", "peak"),
+    ("table", "plugins", "storage", "mirror", "upload", "rng", "local", "lock", "peak"),
     ("optimizers",),  # what the config asks of a plug-in by name; its files import the config
     ("config",),
     ("importers",),
     ("translate",),
+    ("telemetry",),
     ("log", "provenance", "effective", "quantize", "diffusion", "artifacts", "aesthetic", "clip"),
     ("pretrained",),
     ("families",),

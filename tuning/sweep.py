@@ -24,6 +24,7 @@ from raytrain import storage
 from raytrain.config import Config
 from raytrain.config.file import parse
 from tuning import leaderboard, objective, space, study
+from tuning.metrics import Metrics
 from tuning.nested import train_on_workers
 from tuning.progress import Progress
 from tuning.search import NUMBER, PARAMETERS, Recorder, StudySearch
@@ -127,7 +128,11 @@ def _fit(
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=scratch,
-                callbacks=[recorder, Progress(config, rule, len(before))],
+                callbacks=[
+                    recorder,
+                    Progress(config, rule, len(before)),
+                    Metrics(config, opened),
+                ],
                 verbose=0,
             ),
         ).fit()

@@ -22,13 +22,21 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from raytrain.log import read_metrics
+from raytrain import storage
+from raytrain.log import METRICS, read_metrics
 from raytrain.show import Advance, Stages
 from raytrain.train.record.notices import Notices
 
 STAGE_SECONDS, TRAIN_SECONDS = 15.0, 10.0
 """Between lines, of preparation and of training."""
-SHOWN = ("loss", "held_out_loss", "clip_text", "learning_rate")
+SHOWN = (
+    "loss",
+    "held_out_loss",
+    "clip_text",
+    "learning_rate",
+    "images_per_second",
+    "data_stall_ratio",
+)
 
 
 class Terminal:
@@ -120,13 +128,16 @@ class _Rate(ProgressColumn):
 def _follow(output: str, total: int, notices: Notices, stop: threading.Event) -> None:
     show = _bar(total) if sys.stderr.isatty() else _step_lines(total)
     first: tuple[float, int] | None = None
+    uri, read, rows = storage.join(output, METRICS), 0.0, []
     with show as (update, tell):
         done = False
         while not done:
             done = stop.wait(1.0)
             for text in notices.new():
                 tell(text)
-            rows = read_metrics(output)
+            written = storage.modified(uri)
+            if done or written != read:  # an object store is asked for it only when it is new
+                read, rows = written, read_metrics(output)
             if not rows:
                 continue
             step = max(row["step"] for row in rows)  # scores of earlier steps may come late

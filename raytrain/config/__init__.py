@@ -185,6 +185,8 @@ class LogConfig(Table):
     tensorboard: bool = True
     wandb: Literal["off", "offline", "online"] = "off"
     project: str = "raytrain"
+    metrics: bool = True
+    """Numbers for Prometheus, where the process is in a Ray, at its nodes' metrics ports."""
     worker_output: bool = False
     """Show what workers and Ray's own actors print, next to the progress line."""
 

@@ -140,8 +140,17 @@ def _after(config: Config) -> Iterator[Group]:
         yield "export", ("ema",), "train.ema keeps no average"
     if config.log.wandb == "off":
         yield "log", ("project",), 'wandb = "off"'
+    if not (config.cluster.address != "local" or _needs_ray(config)):
+        yield "log", ("metrics",), "this uses no Ray, unless it is submitted to one"
     if config.cluster.address != "local":
         yield "cluster", ("num_cpus", "object_store_mb"), "a Ray that is joined has its own"
+
+
+def _needs_ray(config: Config) -> bool:
+    """Return whether a stage starts a private Ray."""
+    train, encode = config.train, config.data.encode
+    workers = max(train.workers, encode.workers, encode.max_workers or 0)
+    return workers > 1 or train.async_validation or bool(config.tune.space)
 
 
 def _unscored(config: Config) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from raytrain.data.store import partial_shards, shard, snapshot, tables
 from raytrain.data.store.fingerprint import Fingerprint
 from raytrain.peak import Peak
 from raytrain.show import SILENT, Show, Stages
+from raytrain.telemetry import Telemetry
 
 PASSES = 3
 """Encoding rounds at most; the second finds nothing missing unless another preparation or a fault
@@ -70,6 +71,7 @@ class Preparation:
         self.said: list[str] = []
         self.peaks: dict[str, Peak] = {}
         self.mean_ratio = 1.0
+        self.telemetry = Telemetry(config)
         self.beaten = -BEAT_SECONDS
         self._beat()
 
@@ -325,6 +327,7 @@ class Preparation:
         with self.stage(name, total) as advance:
             for report in reports:
                 advance(report["rows"])
+                self.telemetry.add("raytrain_prepare_rows_total", report["rows"], stage=name)
                 own = zip(report["peak"], self.peaks.get(name, (0.0, 0.0)), strict=True)
                 self.peaks[name] = Peak(*map(max, own))
                 found.append(report)

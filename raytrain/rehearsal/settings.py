@@ -84,7 +84,7 @@ def rehearsed(config: Config, folder: str) -> Config:
     }  # fmt: skip
     tree["sample"] |= {"steps": min(2, config.sample.steps), "images_per_prompt": 1}
     tree["evaluate"] |= {"bootstrap": 100, "timesteps": 1, "max_held_out": 8, "max_references": 8}
-    tree["log"] |= {"tensorboard": False, "wandb": "off"}
+    tree["log"] |= {"tensorboard": False, "wandb": "off", "metrics": False}
     return parse(tree)
 
 

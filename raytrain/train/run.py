@@ -34,6 +34,7 @@ from raytrain.train.guards.stop import Watch
 from raytrain.train.hooks.clock import Clock
 from raytrain.train.order import batch_sampler_of, pinned
 from raytrain.train.record import notices
+from raytrain.train.record.pace import Pace
 from raytrain.train.record.phases import Phases
 from raytrain.train.record.sample_log import SampleLog
 from raytrain.train.record.used import used
@@ -91,6 +92,7 @@ class Run:
     measured: dict[str, int] = field(default_factory=dict)
     """The step of each of them."""
     clock: Clock = field(default_factory=Clock)
+    pace: Pace = field(default_factory=Pace)
     minutes: tuple[float, float] = (0.0, 0.0)
     """The first worker's clock, which all workers go by, after the last step but one and after the
     last."""
@@ -164,6 +166,8 @@ class Run:
             return
         self.saved = self.step
         self.sample_log.write()
+        if self.log is not None:
+            self.log.flush()  # a run that goes on from here has its rows
         optimizer: dict[str, Tensor] = {}
         with self.engine.inference():
             weights = self.weights()
@@ -211,9 +215,8 @@ class Run:
         return found
 
     def _note(self, written: dict[str, float]) -> None:
-        if (
-            written and self.log is not None
-        ):  # not in `metrics`: seconds are no result, and a checkpoint holds those
+        # not in `metrics`: seconds are no result, and a checkpoint holds those
+        if written and self.log is not None:
             self.log.metrics(self.step, written)
 
 
@@ -284,10 +287,8 @@ def start(config: Config, rank: int, world_size: int) -> Run:
         )
         if config.train.param_dtype == "bf16" and config.train.rounding == "nearest":
             notices.tell(config.output, NEAREST)
-        log, saver = (
-            MetricLog(config, step),
-            Saver(config.output, config.train.keep_checkpoints, config.train.best_by),
-        )
+        log = MetricLog(config, step)
+        saver = Saver(config.output, config.train.keep_checkpoints, config.train.best_by)
     run = Run(
         config=config, rank=rank, world_size=world_size, device=device, model=model,
         engine=engine, choice=choice, micro_batch=micro_batch, dataset=dataset,

@@ -78,12 +78,13 @@ def loop(run: Run, hooks: list[Hook]) -> None:
         _call(hooks, run)
     test: SelfTest | None = SelfTest(run.model, run.engine, run.world_size)
     unread: list[Done] = []
-    for step, draws in batches(run):
+    for step, draws in run.pace.waiting(batches(run)):
         run.beat(f"step {step.number + 1}")
         rate = learning_rate(run.step, run.config.train, run.total_steps)
         unread.append(Done(step, draws, rate, optimizer_step(run, step, draws, rate)))
         run.step += 1
         run.sample_log.add(step)
+        run.pace.images += step.global_rows
         due = test is not None or any(hook.due(run) for hook in hooks)
         if not (due or run.engine.waits or len(unread) == READ_STEPS):
             # reading a number waits for the device, which could start the next step

@@ -294,6 +294,7 @@ CASES: dict[str, Case] = {
     "cluster.num_cpus": Case(3),
     "log.wandb": Case("offline", see=handed.sinks),
     "log.project": Case("other", given={"log.wandb": "offline"}, see=handed.sinks),
+    "log.metrics": Case(False, see=handed.exported),
     "log.worker_output": Case(see=handed.connection),
 }  # fmt: skip
 

@@ -247,3 +247,19 @@ def sinks(world: World, config: Config) -> Any:
         patch.setattr(wandb, "init", init)
         steps(world, config)
     return told
+
+
+def exported(world: World, config: Config) -> Any:
+    """What Ray is told of a run for Prometheus, in a process that is in a Ray."""
+    from raytrain import telemetry
+
+    told: list[Any] = []
+
+    def metric(name: str, help: str, labels: tuple[str, ...]) -> Any:
+        return SimpleNamespace(set=lambda value, tags: told.append((name, sorted(tags))))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(telemetry, "in_ray", lambda: True)
+        patch.setattr("ray.util.metrics.Gauge", metric)
+        steps(world, config)
+    return told

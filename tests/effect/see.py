@@ -35,7 +35,7 @@ from tests.effect.world import World
 
 Look = Callable[[World, Config], Any]
 STORED = {"data.dataset": "{root}/stored"}
-TIMES = ("seconds", "checkpoint_seconds", "checkpoint_mb")
+TIMES = ("seconds", "checkpoint_seconds", "checkpoint_mb", "images_per_second", "data_stall_ratio")
 
 
 class Pools(Here):

@@ -4,13 +4,13 @@ machine."""
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from raytrain.config.data import EncodeConfig
 from raytrain.local import Machine
+from raytrain.startup import in_ray
 
 Job = dict[str, Any]
 Report = dict[str, Any]
@@ -84,7 +84,7 @@ def chosen(executor: Executor | None) -> Iterator[Executor]:
     without that processes of this machine, for the length of the block."""
     if executor is not None:
         yield executor
-    elif "ray" in sys.modules and sys.modules["ray"].is_initialized():
+    elif in_ray():
         yield on_ray()
     else:
         from raytrain.data.pipeline.on_machine import OnMachine

@@ -13,16 +13,19 @@ class Clock:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
+        self._stopped: float | None = None
 
     def minutes(self) -> float:
         """Return the minutes so far."""
-        return (time.monotonic() - self._began) / 60
+        now = time.monotonic() if self._stopped is None else self._stopped
+        return (now - self._began) / 60
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Do not count what happens in the block."""
-        stopped = time.monotonic()
+        self._stopped = time.monotonic()
         try:
             yield
         finally:
-            self._began += time.monotonic() - stopped
+            self._began += time.monotonic() - self._stopped
+            self._stopped = None

@@ -133,4 +133,6 @@ def _held_out_losses(run: Run) -> list[float]:
 
 def _send(run: Run) -> None:
     if run.log is not None:
+        if pace := run.pace.take(run.clock.minutes()):
+            run.log.metrics(run.step, pace)
         run.log.send()
