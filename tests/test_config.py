@@ -201,3 +201,8 @@ def test_a_config_file_is_read_in_any_marked_encoding(tmp_path: Path, encoding: 
     file.write_bytes('output = "caf\u00e9"\n'.encode("latin-1"))
     with pytest.raises(UserError, match=r"config\.toml' is no UTF-8 text .*save it as UTF-8"):
         load(file)
+
+
+def test_the_dataset_of_an_output_on_a_store_is_on_the_store_that_its_query_names() -> None:
+    config = parse({"output": "s3://b/fox?region=eu", "model": {"path": "m"}})
+    assert config.dataset == "s3://b/fox/dataset?region=eu"

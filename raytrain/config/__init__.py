@@ -271,7 +271,9 @@ class Config(Table):
     @property
     def dataset(self) -> str:
         """Folder of the prepared dataset."""
-        return self.data.dataset or f"{self.output.rstrip('/')}/dataset"
+        from raytrain import storage  # pyarrow, which a config alone does not need
+
+        return self.data.dataset or storage.join(self.output, "dataset")
 
     def defaults(self) -> Config:
         """Return the config with every key at its default, for this method;
