@@ -65,6 +65,7 @@ def opened(config: Config, stale: float = STALE) -> Iterator[Home]:
 
     A kill frees a local folder at once, and everything else after `stale` seconds.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with lock.locked(
         folder(config), "Another sweep is running", "two would run each other's trials"
     ):

@@ -31,7 +31,16 @@ PARAMETERS = "parameters"
 """Keys of what a trial function receives."""
 
 
-class StudySearch(Searcher):  # type: ignore[misc]
+class _Here:
+    """Of this process alone: Tune writes its settings to a file, which must hold neither a lock
+    nor a database's password."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+class StudySearch(_Here, Searcher):  # type: ignore[misc]
     """Tune's searcher: takes the next trial's parameters from the study, queued ones first."""
 
     def __init__(
@@ -68,7 +77,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         """Do nothing: the study is on disk."""
 
 
-class Recorder(Callback):  # type: ignore[misc]
+class Recorder(_Here, Callback):  # type: ignore[misc]
     """Tune's callback: writes every evaluation and every ending of a trial into the study.
 
     A failed trial's traceback goes to `<folder>/<number>/error.txt`.

@@ -30,7 +30,6 @@ what of [tune] may not."""
 def open_study(config: Config, home: Home) -> optuna.Study:
     """Open the sweep's study or make it, and queue what has to run first: the default,
     and trials that were killed."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with home.event():
         study = optuna.create_study(
             storage=home.storage, study_name=home.name, direction="maximize", load_if_exists=True
