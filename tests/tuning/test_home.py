@@ -3,6 +3,8 @@ driver is refused, and sweeps never meet."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import sqlite3
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from optuna_dashboard._storage_url import get_storage
 
 from raytrain import storage
 from raytrain.config import Config
@@ -88,6 +91,16 @@ def test_sweeps_side_by_side_do_not_meet(make: Make) -> None:
             first.ask(space.distributions(one))
         assert [len(each.trials) for each in (first, second)] == [1, 1]
         assert second.trials[0].state == TrialState.WAITING
+
+
+def test_the_command_that_is_told_shows_the_study(make: Make) -> None:
+    config = make("a")
+    with home.opened(config) as kept:
+        study.open_study(config, kept)
+        program, address, *_ = shlex.split(os.path.expandvars(kept.watch))
+        assert program == "optuna-dashboard"
+        shown = get_storage(address)
+        assert kept.name in {one.study_name for one in shown.get_all_studies()}
 
 
 def test_an_object_store_has_each_event_as_it_happens(bucket: str, tmp_path: Path) -> None:

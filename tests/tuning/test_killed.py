@@ -170,7 +170,7 @@ def test_two_sweeps_run_side_by_side_in_one_cluster_and_one_database(tmp_path: P
             trials=4,
             concurrent=1,
             seed=seed,
-        )  # fmt: skip
+        )
         for seed, name in enumerate("ab")
     ]
     drivers = [start(config, tmp_path / str(n), 60) for n, config in enumerate(sweeps)]

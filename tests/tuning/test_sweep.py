@@ -20,12 +20,13 @@ from ray.util import placement_group
 from raytrain import checkpoint, storage
 from raytrain.config import Config
 from raytrain.config import file as config_file
+from raytrain.data.pipeline.executor import on_ray
 from raytrain.log import read_metrics
 from tests.tuning import fake
 from tests.tuning.fake import calls
 from tuning import home, leaderboard, nested
 from tuning.home import folder
-from tuning.sweep import export_winner, sweep
+from tuning.sweep import sweep
 from tuning.trial import output as trial_output
 
 ROOT = Path(__file__).parents[2]
@@ -162,8 +163,9 @@ def test_what_a_stopped_trial_s_workers_held_is_freed(ray: None) -> None:
 
 
 def test_real_trials_train_on_the_shared_dataset_and_the_best_is_exported(
-    ray: None, run_config: Callable[..., Config]
+    ray: None, run_config: Callable[..., Config], bucket: str
 ) -> None:
+    """On an object store, where each of them is written by whichever worker ran it."""
     settings = {
         "trials": 2,
         "concurrent": 2,
@@ -174,8 +176,9 @@ def test_real_trials_train_on_the_shared_dataset_and_the_best_is_exported(
     }
     evaluate = {"scorers": ["held_out_loss"], "timesteps": 2}
     config = run_config(
-        name="real", train={"steps": 5, "learning_rate": 1e-2}, tune=settings, evaluate=evaluate
-    )
+        train={"steps": 5, "learning_rate": 1e-2}, tune=settings, evaluate=evaluate,
+        output=storage.join(bucket, "real"),
+    )  # fmt: skip
     shards = {
         file: file.stat().st_mtime_ns for file in Path(config.dataset).rglob("*") if file.is_file()
     }
@@ -189,11 +192,13 @@ def test_real_trials_train_on_the_shared_dataset_and_the_best_is_exported(
         trial = trial_output(config, row["number"])
         assert len(checkpoint.listing(trial)) == 1, "one checkpoint, at the end"
         assert [r["step"] for r in read_metrics(trial) if "held_out_loss" in r] == [3, 5]
-    written = export_winner(config, rows[0])
+    told: list[str] = []
+    export = "tuning.sweep:export_winner"
+    written = on_ray().compute(export, 1, 0, told.append, config=config, best=rows[0])
+    assert told == [f"    {path}" for path in written]
     assert written
-    for path in written:
-        assert path.startswith(f"{folder(config)}/winner/")
-        assert Path(path).exists()
+    place, _, _ = storage.join(folder(config), "winner", "export").partition("?")
+    assert all(path.startswith(f"{place}/") and storage.exists(path) for path in written)
 
 
 def wait(
