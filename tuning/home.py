@@ -11,14 +11,17 @@ Whatever is in a study survives its driver: the next one, on any machine, takes 
 
 from __future__ import annotations
 
+import re
 import socket
 import sqlite3
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
@@ -33,6 +36,9 @@ from tuning.lease import STALE, Lease, Note, held
 NAME = "raytrain"
 """The one study of a study.db."""
 _LEASE = "lease"
+WAITS = (1, 4, 16)
+"""Seconds before an object store is asked again."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,8 @@ def _mirrored(config: Config, stale: float) -> Iterator[Home]:
     kept, note = _file(config), storage.join(folder(config), "lease.json")
     lease = Lease(
         folder(config),
-        lambda: _read(note),
-        lambda new: storage.remove(note) if new is None else storage.write_json(note, new),
+        lambda: _patiently(lambda: _read(note)),
+        lambda new: _patiently(lambda: _write(note, new)),
     )
     with tempfile.TemporaryDirectory(prefix="raytrain-study-") as scratch, held(lease, stale):
         file = Path(scratch, "study.db")
@@ -103,7 +109,7 @@ def _mirrored(config: Config, stale: float) -> Iterator[Home]:
         def event() -> Iterator[None]:
             lease.beat()
             yield
-            _mirror(file, kept)
+            _patiently(lambda: _mirror(file, kept))
 
         with _sqlite(f"sqlite:///{file}") as backend:
             yield Home(
@@ -140,20 +146,22 @@ def _named(config: Config, backend: BaseStorage) -> str:
     """Return the name of the sweep's study in a database, where it is made if it is new."""
     record = _record(config)
     if not storage.exists(record):
-        place = config.output.partition("?")[0]
+        place = re.sub("//[^/@]*@", "//", config.output.partition("?")[0])  # no keys of a store
         name = f"{place[-200:]} {uuid.uuid4().hex[:8]}"
         optuna.create_study(storage=backend, study_name=name, direction="maximize")
         if storage.write_new_json(record, {"study": name, "storage": config.tune.storage}):
             return name
         optuna.delete_study(storage=backend, study_name=name)  # another driver was quicker
     known = storage.read_json(record)
-    if known["study"] not in {one.study_name for one in backend.get_all_studies()}:
+    try:
+        backend.get_study_id_from_name(known["study"])
+    except KeyError:
         raise UserError(
             f"The sweep in {folder(config)!r} keeps its study {known['study']!r} in "
             f"{known['storage']!r}, and tune.storage = {config.tune.storage!r} has none of that "
             "name; its finished trials would be run again. Restore tune.storage, or choose "
             "another output folder."
-        )
+        ) from None
     return str(known["study"])
 
 
@@ -195,6 +203,24 @@ def _mirror(file: Path, kept: str) -> None:
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
     storage.write_bytes(kept, copy.read_bytes())
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Return what a call to an object store returns, tried again while it fails; together less
+    time than until a lease is stale."""
+    for seconds in WAITS:
+        try:
+            return call()
+        except OSError:
+            time.sleep(seconds)
+    return call()
+
+
+def _write(uri: str, note: Note | None) -> None:
+    if note is None:
+        storage.remove(uri)
+    else:
+        storage.write_json(uri, note)
 
 
 def _read(uri: str) -> Note | None:

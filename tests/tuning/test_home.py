@@ -142,6 +142,26 @@ def test_an_object_store_has_each_event_as_it_happens(bucket: str, tmp_path: Pat
         assert storage.read_bytes(error) == b"unknown error"
 
 
+def test_a_store_that_is_away_for_a_moment_ends_no_sweep(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(storage.join(bucket, "away"))
+    monkeypatch.setattr(home, "WAITS", (0, 0))
+    write, away = storage.write_bytes, iter((True, True, False, True, True, True))
+
+    def written(uri: str, content: bytes) -> None:
+        if "study.db" in uri and next(away):
+            raise OSError(5, "away")
+        write(uri, content)
+
+    with home.opened(config) as kept:
+        monkeypatch.setattr(storage, "write_bytes", written)
+        opened = study.open_study(config, kept)
+        with pytest.raises(OSError, match="away"), kept.event():
+            opened.ask(space.distributions(config))
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("begun", ["", "journal"])
 def test_a_study_that_is_kept_elsewhere_is_not_begun_again(tmp_path: Path, begun: str) -> None:
     address = f"journal://{tmp_path}/studies.log"
