@@ -116,8 +116,8 @@ def _value(reference: re.Match[str]) -> str:
     if not (value := os.environ.get(name)):
         raise UserError(
             f"tune.storage asks for the environment variable {name}, which is not set here; the "
-            "database could not be opened. Set it where the command runs (on a cluster: in the "
-            "head's environment)."
+            "database could not be opened. Set it where the command runs; `raytrain submit` "
+            f"takes it along with --env {name}."
         )
     return value
 

@@ -13,15 +13,10 @@ from __future__ import annotations
 
 import re
 import socket
-import sqlite3
-import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
@@ -30,15 +25,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from raytrain import lock, storage
 from raytrain.config import Config
 from raytrain.errors import UserError
-from tuning import database
-from tuning.lease import STALE, Lease, Note, held
+from tuning import database, mirror
+from tuning.lease import STALE, Lease, held
 
 NAME = "raytrain"
 """The one study of a study.db."""
-_LEASE = "lease"
-WAITS = (1, 4, 16)
-"""Seconds before an object store is asked again."""
-T = TypeVar("T")
+_FILE, _LEASE = "study.db", "lease"
 
 
 @dataclass(frozen=True)
@@ -94,29 +86,13 @@ def _in_folder(config: Config) -> Iterator[Home]:
 
 @contextmanager
 def _mirrored(config: Config, stale: float) -> Iterator[Home]:
-    kept, note = _file(config), storage.join(folder(config), "lease.json")
-    lease = Lease(
-        folder(config),
-        lambda: _patiently(lambda: _read(note)),
-        lambda new: _patiently(lambda: _write(note, new)),
-    )
-    with tempfile.TemporaryDirectory(prefix="raytrain-study-") as scratch, held(lease, stale):
-        file = Path(scratch, "study.db")
-        if storage.exists(kept):
-            file.write_bytes(storage.read_bytes(kept))
-
-        @contextmanager
-        def event() -> Iterator[None]:
-            lease.beat()
-            yield
-            _patiently(lambda: _mirror(file, kept))
-
-        with _sqlite(f"sqlite:///{file}") as backend:
+    with mirror.taken_up(folder(config), _FILE, stale) as (copy, event):
+        with _sqlite(f"sqlite:///{copy}") as backend:
             yield Home(
                 backend,
                 NAME,
-                f"optuna-dashboard sqlite:///{file} (on {socket.gethostname()}, while the sweep "
-                f"runs; what is kept is {kept})",
+                f"optuna-dashboard sqlite:///{copy} (on {socket.gethostname()}, while the sweep "
+                f"runs; what is kept is {_file(config)})",
                 event,
             )
 
@@ -197,42 +173,8 @@ def _sqlite(address: str) -> Iterator[RDBStorage]:
         backend.engine.dispose()
 
 
-def _mirror(file: Path, kept: str) -> None:
-    """Copy an open SQLite file whole: a kill leaves the older copy or the newer one."""
-    copy = file.with_suffix(".copy")
-    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)
-    storage.write_bytes(kept, copy.read_bytes())
-
-
-def _patiently(call: Callable[[], T]) -> T:
-    """Return what a call to an object store returns, tried again while it fails; together less
-    time than until a lease is stale."""
-    for seconds in WAITS:
-        try:
-            return call()
-        except OSError:
-            time.sleep(seconds)
-    return call()
-
-
-def _write(uri: str, note: Note | None) -> None:
-    if note is None:
-        storage.remove(uri)
-    else:
-        storage.write_json(uri, note)
-
-
-def _read(uri: str) -> Note | None:
-    try:
-        note: Note = storage.read_json(uri)
-    except FileNotFoundError:
-        return None
-    return note
-
-
 def _file(config: Config) -> str:
-    return storage.join(folder(config), "study.db")
+    return storage.join(folder(config), _FILE)
 
 
 def _record(config: Config) -> str:

@@ -23,7 +23,7 @@ from raytrain.config import Config
 from raytrain.errors import UserError
 from tests.tuning.fake import make_config
 from tests.tuning.test_study import changed
-from tuning import home, lease, space, study
+from tuning import home, lease, mirror, space, study
 from tuning.search import NUMBER, Recorder, StudySearch
 from tuning.stopping import StoppingRule
 
@@ -146,7 +146,7 @@ def test_a_store_that_is_away_for_a_moment_ends_no_sweep(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(storage.join(bucket, "away"))
-    monkeypatch.setattr(home, "WAITS", (0, 0))
+    monkeypatch.setattr(mirror, "WAITS", (0, 0))
     write, away = storage.write_bytes, iter((True, True, False, True, True, True))
 
     def written(uri: str, content: bytes) -> None:

@@ -143,13 +143,15 @@ def test_a_sweep_on_an_object_store_outlives_its_driver(bucket: str, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("ray")
 def test_a_sweep_on_an_object_store_outlives_five_drivers(bucket: str, tmp_path: Path) -> None:
-    config = fake.make_config(storage.join(bucket, "five"), stopper="none", space=SPACE)
+    config = fake.make_config(storage.join(bucket, "five"), stopper="none", space=SPACE, trials=6)
     killed_and_continued(config, on_storage(config, tmp_path), tmp_path, kills=5)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.postgres
 @pytest.mark.usefixtures("ray")
 def test_a_sweep_in_a_database_outlives_five_drivers(postgres: str, tmp_path: Path) -> None:
