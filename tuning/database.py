@@ -71,10 +71,15 @@ def connect(address: str) -> BaseStorage:
 
 
 def watch(address: str) -> str:
-    """Return the command that shows the studies of a database; the shell puts variables in."""
+    """Return the command that shows the studies of a database; the shell puts variables in, as
+    they stand."""
     url = _url(address)
-    shown = f"/{url.database}" if url.get_backend_name() == "journal" else address
-    return f'optuna-dashboard "{shown}"'
+    if url.get_backend_name() == "journal":
+        return f'optuna-dashboard "/{url.database}"'
+    found = [] if REFERENCE.fullmatch(address) else REFERENCE.finditer(address)
+    odd = [name.group(1) for name in found if quote(_value(name)) != _value(name)]
+    hint = f" with {', '.join(odd)} percent-encoded" if odd else ""
+    return f'optuna-dashboard "{address}"{hint}'
 
 
 def _options(url: URL) -> dict[str, object]:

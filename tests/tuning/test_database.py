@@ -90,7 +90,9 @@ def test_a_password_is_written_and_printed_nowhere(tmp_path: Path, postgres: str
     with home.opened(config) as kept:
         study.open_study(config, kept)
     leaderboard.write_winner(config, {"train.learning_rate": 1e-4, "method.rank": 4})
-    assert f'optuna-dashboard "{postgres}" (its study ' in kept.watch
+    assert (
+        f'optuna-dashboard "{postgres}" with {VARIABLE} percent-encoded (its study ' in kept.watch
+    )
     written = [kept.watch, to_toml(config)]
     written += [file.read_text() for file in Path(home.folder(config)).iterdir()]
     assert sum(f"${{{VARIABLE}}}" in text for text in written) == 4

@@ -12,6 +12,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 import pytest
@@ -21,6 +22,7 @@ from optuna_dashboard._storage_url import get_storage
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.errors import UserError
+from tests.tuning import postgres
 from tests.tuning.fake import make_config
 from tests.tuning.test_study import changed
 from tuning import home, lease, mirror, space, study
@@ -93,10 +95,14 @@ def test_sweeps_side_by_side_do_not_meet(make: Make) -> None:
         assert second.trials[0].state == TrialState.WAITING
 
 
-def test_the_command_that_is_told_shows_the_study(make: Make) -> None:
+def test_the_command_that_is_told_shows_the_study(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = make("a")
     with home.opened(config) as kept:
         study.open_study(config, kept)
+        if f"with {postgres.VARIABLE} percent-encoded" in kept.watch:
+            monkeypatch.setenv(postgres.VARIABLE, quote(postgres.PASSWORD))
         program, address, *_ = shlex.split(os.path.expandvars(kept.watch))
         assert program == "optuna-dashboard"
         shown = get_storage(address)
