@@ -120,7 +120,7 @@ def _wandb(config: Config) -> Any:
 
     run = wandb.init(
         project=config.log.project,
-        name=Path(config.output).name,
+        name=storage.base_name(config.output),
         dir=config.output,
         mode=config.log.wandb,
         config=config.values(),
