@@ -90,7 +90,7 @@ def kill_midway(driver: subprocess.Popen[str], read: Trials, wanted: int) -> lis
         if len(complete) >= wanted and any(len(t.intermediate_values) > 1 for t in running):
             break
         assert driver.poll() is None, "the sweep ended before it could be killed"
-        time.sleep(0.1)
+        time.sleep(0.5)  # a store that serves this question serves no driver
     os.kill(driver.pid, signal.SIGKILL)
     assert driver.wait() == -signal.SIGKILL
     return complete
