@@ -32,7 +32,9 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
         won = storage.join(folder(settings), "winner.toml")
         print(f"The best settings, ready to train with: {won}. The best trial's weights:")
         needs = settings.train.cpus_per_worker, settings.train.gpus_per_worker
-        executor.compute("tuning.sweep:export_winner", *needs, print, config=settings, best=best)
+        export = "tuning.sweep:export_winner"
+        for path in executor.compute(export, *needs, config=settings, best=best):
+            print(f"    {path}")
     return 0
 
 

@@ -27,8 +27,8 @@ from ray.tune.error import TuneError
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.config.file import parse
-from raytrain.data.loading.read import check_dataset
 from raytrain.data.pipeline.executor import on_ray
+from raytrain.train.launch import check_room
 from tuning import check as settings
 from tuning import home, leaderboard, space, study
 from tuning.home import Home, folder
@@ -79,30 +79,22 @@ def sweep(
 def _check_workers(config: Config) -> None:
     """Raise UserError where a trial could not begin: its dataset is of another model, or on Ray of
     this machine alone it finds no room."""
-    executor, train = on_ray(), config.train
-    executor.call(check_dataset, config=config)
+    executor = on_ray()
+    executor.call("raytrain.data.loading.read:check_dataset", config=config)
     if config.cluster.address == "local":
-        executor.check_room(
-            "A trial's worker", train.cpus_per_worker, train.gpus_per_worker,
-            train.min_workers or train.workers, "train.workers, cpus_per_worker, gpus_per_worker",
-        )  # fmt: skip
+        check_room(config, executor, "A trial's worker")
 
 
-def export_winner(
-    config: Config, best: leaderboard.Row, tell: Callable[[str], None] = print
-) -> list[str]:
+def export_winner(config: Config, best: leaderboard.Row) -> list[str]:
     """Export the best trial's weights in the formats of [export] under `<output>/tune/winner`;
-    tell and return the paths."""
+    return the paths."""
     from raytrain import checkpoint
     from raytrain.export.run import export
 
     tree = leaderboard.winner_config(config, best["parameters"]).values()
     tree["output"] = storage.join(folder(config), "winner")
     weights = checkpoint.find(output(config, best["number"]), "latest")
-    paths = [each.path for each in export(parse(tree), str(weights))]
-    for path in paths:
-        tell(f"    {path}")
-    return paths
+    return [each.path for each in export(parse(tree), str(weights))]
 
 
 def train_for_real(config: Config, report: Reporter) -> None:
