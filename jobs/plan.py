@@ -20,10 +20,9 @@ def command(config: ConfigFile, set: Overrides = None) -> int | None:
     with workers(settings, needs_ray=False) as executor:
         made = executor.call("raytrain.plan:plan", config=settings)
     if settings.tune.space:
-        from tuning import objective, space
+        from tuning import check, space
 
-        objective.check(settings.tune.objective, settings.evaluate.scorers, settings.data.held_out)
-        space.check(settings)
+        check.check(settings)
         for told in space.notes(settings):
             print(f"note: {told}", file=sys.stderr)
     show(made)

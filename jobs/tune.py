@@ -5,36 +5,36 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs import ConfigFile, Overrides, connected, execute, read
+from jobs import ConfigFile, Overrides, execute, read, workers
+from raytrain import storage
 from raytrain.startup import leave
 
 
 def command(config: ConfigFile, set: Overrides = None) -> int | None:
     """Try the settings of [tune.space] in many short runs; the same command continues after an
     interruption."""
+    from tuning.home import folder
     from tuning.leaderboard import show, winner
     from tuning.space import notes
-    from tuning.study import folder, url
-    from tuning.sweep import check, export_winner, sweep
+    from tuning.sweep import check, sweep
 
     settings = read(config, set or ())
     check(settings)
     for told in notes(settings):
         print(f"note: {told}", file=sys.stderr)
-    print(f"Watch it with: optuna-dashboard {url(settings)}")
-    with connected(settings):
+    with workers(settings, needs_ray=True) as executor:
         found = sweep(settings)
         show(settings, found)
-    best = winner(found)
-    if best is None:
-        print("error: no trial completed; the reasons are above.", file=sys.stderr)
-        return 1
-    print(
-        f"The best settings, ready to train with: {folder(settings)}/winner.toml. The best "
-        "trial's weights:"
-    )
-    for path in export_winner(settings, best):
-        print(f"    {path}")
+        best = winner(found)
+        if best is None:
+            print("error: no trial completed; the reasons are above.", file=sys.stderr)
+            return 1
+        won = storage.join(folder(settings), "winner.toml")
+        print(f"The best settings, ready to train with: {won}. The best trial's weights:")
+        needs = settings.train.cpus_per_worker, settings.train.gpus_per_worker
+        export = "tuning.sweep:export_winner"
+        for path in executor.compute(export, *needs, config=settings, best=best):
+            print(f"    {path}")
     return 0
 
 

@@ -66,7 +66,9 @@ def seeded() -> None:
 @pytest.fixture(scope="session")
 def ray() -> Iterator[None]:
     from cluster.connect import connect
+    from tests.data import servers
 
+    servers.credentials()  # workers have the environment of this moment
     with connect("local", num_cpus=2, object_store_mb=200, log_to_driver=False):
         yield
 

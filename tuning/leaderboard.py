@@ -18,6 +18,7 @@ from raytrain import storage
 from raytrain.config import Config
 from raytrain.config.file import parse, to_toml
 from tuning import space, study
+from tuning.home import folder
 
 COMPLETED, STOPPED, FAILED = "completed", "stopped", "failed"
 _STATES = {TrialState.COMPLETE: COMPLETED, TrialState.PRUNED: STOPPED, TrialState.FAIL: FAILED}
@@ -39,7 +40,7 @@ def rows(config: Config, sweep: optuna.Study) -> list[Row]:
 
 def write(config: Config, found: list[Row]) -> str:
     """Write `<output>/tune/leaderboard.json` and return its path."""
-    path = storage.join(study.folder(config), "leaderboard.json")
+    path = storage.join(folder(config), "leaderboard.json")
     storage.write_json(path, found)
     return path
 
@@ -61,7 +62,7 @@ def winner_config(config: Config, parameters: Mapping[str, Any]) -> Config:
 
 def write_winner(config: Config, parameters: Mapping[str, Any]) -> str:
     """Write `<output>/tune/winner.toml` and return its path."""
-    path = storage.join(study.folder(config), "winner.toml")
+    path = storage.join(folder(config), "winner.toml")
     storage.write_bytes(path, to_toml(winner_config(config, parameters)).encode())
     return path
 

@@ -11,8 +11,10 @@ from ray.tune import Callback
 from rich import box
 from rich.table import Table
 
+from raytrain import storage
 from raytrain.config import Config
-from tuning import space, study
+from tuning import space
+from tuning.home import folder
 from tuning.leaderboard import number as shown
 from tuning.search import NUMBER, PARAMETERS
 from tuning.stopping import EVALUATION, OBJECTIVE, StoppingRule
@@ -62,10 +64,9 @@ class Progress(Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print that a trial failed and where its traceback is."""
-        self._ended(
-            trial,
-            f"failed, see {study.folder(self._config)}/trials/{trial.config[NUMBER]}/error.txt",
-        )
+        trials_folder = storage.join(folder(self._config), "trials")
+        error = storage.join(trials_folder, str(trial.config[NUMBER]), "error.txt")
+        self._ended(trial, f"failed, see {error}")
 
     def _ended(self, trial: Any, how: str) -> None:
         self._done += 1

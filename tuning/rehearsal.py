@@ -16,9 +16,8 @@ def through(config: Config, executor: Executor, show: Show) -> None:
     if not config.tune.space:
         rehearse(config, executor, show)
         return
-    from tuning import space  # Optuna's imports, which only a sweep needs
+    from tuning import check  # Optuna's imports, which only a sweep needs
 
-    weights = config.tune.objective
-    objective.check(weights, config.evaluate.scorers, config.data.held_out)
-    space.check(config)
-    rehearse(config, executor, show, partial(objective.check_measured, weights=weights))
+    check.check(config)
+    measured = partial(objective.check_measured, weights=config.tune.objective)
+    rehearse(config, executor, show, measured)

@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 
 from raytrain import storage
 from raytrain.errors import UserError
+from tuning.home import Home
 from tuning.nested import release
 from tuning.stopping import EVALUATION, OBJECTIVE, StoppingRule
 from tuning.study import DEFAULT
@@ -30,18 +31,31 @@ PARAMETERS = "parameters"
 """Keys of what a trial function receives."""
 
 
-class StudySearch(Searcher):  # type: ignore[misc]
+class _Here:
+    """Of this process alone: Tune writes its settings to a file, which must hold neither a lock
+    nor a database's password."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+class StudySearch(_Here, Searcher):  # type: ignore[misc]
     """Tune's searcher: takes the next trial's parameters from the study, queued ones first."""
 
-    def __init__(self, study: optuna.Study, distributions: dict[str, BaseDistribution]) -> None:
+    def __init__(
+        self, study: optuna.Study, home: Home, distributions: dict[str, BaseDistribution]
+    ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
         self._study = study
+        self._home = home
         self._distributions = distributions
         self.asked: dict[int, optuna.Trial] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Return the number and the stored parameters of a new trial."""
-        trial = self._study.ask(self._distributions)
+        with self._home.event():
+            trial = self._study.ask(self._distributions)
         self.asked[trial.number] = trial
         return {
             NUMBER: trial.number,
@@ -63,16 +77,22 @@ class StudySearch(Searcher):  # type: ignore[misc]
         """Do nothing: the study is on disk."""
 
 
-class Recorder(Callback):  # type: ignore[misc]
+class Recorder(_Here, Callback):  # type: ignore[misc]
     """Tune's callback: writes every evaluation and every ending of a trial into the study.
 
     A failed trial's traceback goes to `<folder>/<number>/error.txt`.
     """
 
     def __init__(
-        self, study: optuna.Study, search: StudySearch, rule: StoppingRule, folder: str
+        self,
+        study: optuna.Study,
+        home: Home,
+        search: StudySearch,
+        rule: StoppingRule,
+        folder: str,
     ) -> None:
         self._study = study
+        self._home = home
         self._folder = folder
         self._search = search
         self._rule = rule
@@ -82,13 +102,14 @@ class Recorder(Callback):  # type: ignore[misc]
     ) -> None:
         """Record one evaluation."""
         asked = self._search.asked[trial.config[NUMBER]]
-        asked.report(result[OBJECTIVE], result[EVALUATION])
-        for name, value in (
-            ("scores", result["scores"]),
-            ("steps", result["step"]),
-            ("seconds", round(result["seconds"], 3)),
-        ):
-            asked.set_user_attr(name, value)
+        with self._home.event():
+            asked.report(result[OBJECTIVE], result[EVALUATION])
+            for name, value in (
+                ("scores", result["scores"]),
+                ("steps", result["step"]),
+                ("seconds", round(result["seconds"], 3)),
+            ):
+                asked.set_user_attr(name, value)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Any], trial: Any, **info: Any
@@ -98,14 +119,15 @@ class Recorder(Callback):  # type: ignore[misc]
         asked = self._search.asked.pop(trial.config[NUMBER])
         reason = self._rule.stopped.get(trial.trial_id)
         objective = trial.last_result.get(OBJECTIVE)
-        if reason is not None:
-            asked.set_user_attr("reason", reason)
-            self._study.tell(asked, state=TrialState.PRUNED)
-        elif objective is None:
-            asked.set_user_attr("reason", "it ended without an evaluation")
-            self._study.tell(asked, state=TrialState.FAIL)
-        else:
-            self._study.tell(asked, objective)
+        with self._home.event():
+            if reason is not None:
+                asked.set_user_attr("reason", reason)
+                self._study.tell(asked, state=TrialState.PRUNED)
+            elif objective is None:
+                asked.set_user_attr("reason", "it ended without an evaluation")
+                self._study.tell(asked, state=TrialState.FAIL)
+            else:
+                self._study.tell(asked, objective)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record that a trial failed, and why."""
@@ -115,8 +137,9 @@ class Recorder(Callback):  # type: ignore[misc]
         storage.write_bytes(
             storage.join(self._folder, str(asked.number), "error.txt"), text.encode()
         )
-        asked.set_user_attr("reason", _reason(text))
-        self._study.tell(asked, state=TrialState.FAIL)
+        with self._home.event():
+            asked.set_user_attr("reason", _reason(text))
+            self._study.tell(asked, state=TrialState.FAIL)
 
     def running(self) -> Iterable[int]:
         """Return the numbers of trials without an ending."""

@@ -1,26 +1,22 @@
-"""The study: the one truth about a sweep, an Optuna study in `<output>/tune/study.db`.
+"""The study: the one truth about a sweep, kept where `tuning.home` says.
 
 Whatever else a killed sweep leaves behind is ignored; a new start reads the study, calls trials
 that were running `killed`, queues their parameters again and runs as many trials as are missing.
-`optuna-dashboard sqlite:///<output>/tune/study.db` shows it live.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from raytrain import lock, storage
 from raytrain.config import FREE_TRAIN_KEYS, Config
 from raytrain.data.store.schema import Manifest
 from raytrain.errors import UserError
 from tuning import space
+from tuning.home import Home, folder
 
-NAME = "raytrain"
 DEFAULT = "default"
 """Mark of the trial that runs the config as it stands."""
 _IDENTITY = "identity"
@@ -31,44 +27,19 @@ _FIXED_TUNE = ("space", "objective", "evaluations")
 what of [tune] may not."""
 
 
-def folder(config: Config) -> str:
-    """Return the sweep's folder."""
-    return storage.join(config.output, "tune")
-
-
-def url(config: Config) -> str:
-    """Return the study's SQLite address, as optuna-dashboard takes it."""
-    return f"sqlite:///{storage.resolve(storage.join(folder(config), 'study.db'))[1]}"
-
-
-@contextmanager
-def locked(config: Config) -> Iterator[None]:
-    """Hold the sweep's folder for the length of the block; a second sweep there is a UserError.
-
-    A kill frees it.
-    """
-    if not storage.is_local(config.output):
-        raise UserError(
-            "A sweep keeps its study in SQLite, which needs a file system, got output = "
-            f"{config.output!r}; choose a local folder (on a cluster: a shared file system)."
-        )
-    with lock.locked(
-        folder(config), "Another sweep is running", "two would run each other's trials"
-    ):
-        yield
-
-
-def open_study(config: Config) -> optuna.Study:
+def open_study(config: Config, home: Home) -> optuna.Study:
     """Open the sweep's study or make it, and queue what has to run first: the default,
     and trials that were killed."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    backend = optuna.storages.RDBStorage(
-        url(config), engine_kwargs={"connect_args": {"timeout": 60}}
-    )
-    study = optuna.create_study(
-        storage=backend, study_name=NAME, direction="maximize", load_if_exists=True
-    )
-    _same_sweep(config, study)
+    with home.event():
+        study = optuna.create_study(
+            storage=home.storage, study_name=home.name, direction="maximize", load_if_exists=True
+        )
+        _same_sweep(config, study)
+        _queue(config, study)
+    return study
+
+
+def _queue(config: Config, study: optuna.Study) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         release(study, trial.number)
     study.sampler = _sampler(config, study)
@@ -79,7 +50,6 @@ def open_study(config: Config) -> optuna.Study:
         default = space.default_parameters(config)
         if set(default) == set(config.tune.space):
             study.enqueue_trial(space.encode(config, default), user_attrs={DEFAULT: True})
-    return study
 
 
 def release(study: optuna.Study, number: int) -> None:

@@ -2,6 +2,9 @@
 a stopping rule ends the hopeless ones.
 
     found = sweep(config)            # the leaderboard's rows, best first
+    paths = export_winner(config, found[0])
+
+A driver needs neither torch nor a GPU: what needs them runs on workers.
 
 The study decides what is left to do, so the same call continues after a kill, on other machines,
 or with more trials.
@@ -12,18 +15,24 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from ray import tune
+from ray.tune.error import TuneError
 
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.config.file import parse
-from tuning import leaderboard, objective, space, study
+from raytrain.data.pipeline.executor import on_ray
+from raytrain.train.launch import check_room
+from tuning import check as settings
+from tuning import home, leaderboard, space, study
+from tuning.home import Home, folder
+from tuning.lease import STALE
 from tuning.metrics import Metrics
 from tuning.nested import train_on_workers
 from tuning.progress import Progress
@@ -33,36 +42,32 @@ from tuning.trial import Reporter, Train, absolute, output, run, trial_config
 
 
 def check(config: Config) -> None:
-    """Raise UserError for anything about a real sweep that can be known before a trial runs."""
-    from raytrain.data.loading.read import check_dataset
-
-    _check_search(config)
-    check_dataset(config)
-
-
-def _check_search(config: Config) -> None:
-    objective.check(config.tune.objective, config.evaluate.scorers, config.data.held_out)
-    space.check(config)
+    """Raise UserError for what is wrong with a sweep and can be known before Ray starts."""
+    settings.check(config)
     study.fingerprint(config)
 
 
-def sweep(config: Config, train: Train | None = None) -> list[leaderboard.Row]:
+def sweep(
+    config: Config,
+    train: Train | None = None,
+    tell: Callable[[str], None] = print,
+    stale: float = STALE,
+) -> list[leaderboard.Row]:
     """Run the trials that are missing and return the leaderboard's rows, best first.
 
-    Raises KeyboardInterrupt after Ctrl-C, with the leaderboard so far written. `train` replaces
-    the real training run.
+    Raises UserError where the sweep has another driver, heard of less than `stale` seconds ago,
+    and KeyboardInterrupt after Ctrl-C, with the leaderboard so far written. `train` replaces the
+    real training run.
     """
-    (check if train is None else _check_search)(config)
-    if train is None and config.cluster.address == "local":
-        from raytrain.data.pipeline.executor import on_ray
-        from raytrain.train.launch import check_room
-
-        check_room(config, on_ray(), "A trial's worker")
-    with study.locked(config):
-        opened = study.open_study(config)
+    check(config)
+    if train is None:
+        _check_workers(config)
+    with home.opened(config, stale) as kept:
+        opened = study.open_study(config, kept)
+        tell(f"Watch it with: {kept.watch}")
         before = study.finished(opened)
         if len(before) < config.tune.trials:
-            _fit(config, opened, before, train or train_for_real)
+            _fit(config, opened, kept, before, train or train_for_real)
         found = leaderboard.rows(config, opened)
         leaderboard.write(config, found)
         if best := leaderboard.winner(found):
@@ -72,6 +77,15 @@ def sweep(config: Config, train: Train | None = None) -> list[leaderboard.Row]:
     return found
 
 
+def _check_workers(config: Config) -> None:
+    """Raise UserError where a trial could not begin: its dataset is of another model, or on Ray of
+    this machine alone it finds no room."""
+    executor = on_ray()
+    executor.call("raytrain.data.loading.read:check_dataset", config=config)
+    if config.cluster.address == "local":
+        check_room(config, executor, "A trial's worker")
+
+
 def export_winner(config: Config, best: leaderboard.Row) -> list[str]:
     """Export the best trial's weights in the formats of [export] under `<output>/tune/winner`;
     return the paths."""
@@ -79,7 +93,7 @@ def export_winner(config: Config, best: leaderboard.Row) -> list[str]:
     from raytrain.export.run import export
 
     tree = leaderboard.winner_config(config, best["parameters"]).values()
-    tree["output"] = storage.join(study.folder(config), "winner")
+    tree["output"] = storage.join(folder(config), "winner")
     weights = checkpoint.find(output(config, best["number"]), "latest")
     return [each.path for each in export(parse(tree), str(weights))]
 
@@ -95,14 +109,14 @@ def train_for_real(config: Config, report: Reporter) -> None:
 
 
 def _fit(
-    config: Config, opened: optuna.Study, before: Sequence[FrozenTrial], train: Train
+    config: Config, opened: optuna.Study, kept: Home, before: Sequence[FrozenTrial], train: Train
 ) -> None:
     rule = StoppingRule(config.tune)
     for trial in before:
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             rule.replay(str(trial.number), trial.intermediate_values)
-    search = StudySearch(opened, space.distributions(config))
-    recorder = Recorder(opened, search, rule, storage.join(study.folder(config), "trials"))
+    search = StudySearch(opened, kept, space.distributions(config))
+    recorder = Recorder(opened, kept, search, rule, storage.join(folder(config), "trials"))
     tree = config.values()
     tree["output"], tree["data"]["dataset"] = absolute(config.output), absolute(config.dataset)
     tree["data"]["snapshot"] = str(
@@ -115,7 +129,7 @@ def _fit(
         run(trial_config(shared, parameters, asked[NUMBER]), train, tune.report)
 
     with _quiet_tune(), tempfile.TemporaryDirectory(prefix="raytrain-sweep-") as scratch:
-        tune.Tuner(
+        tuner = tune.Tuner(
             tune.with_resources(trial_function, _resources(config)),
             tune_config=tune.TuneConfig(
                 search_alg=search,
@@ -135,9 +149,15 @@ def _fit(
                 ],
                 verbose=0,
             ),
-        ).fit()
-    for number in recorder.running():
-        study.release(opened, number)
+        )
+        try:
+            tuner.fit()
+        except TuneError:
+            with kept.event():  # names the driver that took over, where that is why
+                raise
+    with kept.event():
+        for number in recorder.running():
+            study.release(opened, number)
 
 
 def _resources(config: Config) -> dict[str, float]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raytrain.table import Interval, Seed, Size, Table
+
+REFERENCE = re.compile(r"\$\{(\w+)\}")
+"""An environment variable in `tune.storage`."""
+_PASSWORD = re.compile(r"//[^/@:]*:(.+)@|[?&]\w*passw(?:or)?d=([^&]+)")
 
 
 class Dimension(Table):
@@ -51,6 +56,22 @@ class TuneConfig(Table):
     """The first trial is the config as it stands."""
     seed: Seed = 0
     space: dict[str, Dimension] = Field({})
+    storage: str = ""
+    """Address of a database that keeps the study, as Optuna takes it: `postgresql://`, `mysql://`,
+    `sqlite:///` or `journal:///path`; `${NAME}` is an environment variable. By default the study
+    is a file in the output folder."""
+
+    @field_validator("storage")
+    @classmethod
+    def _no_password(cls, storage: str) -> str:
+        for found in _PASSWORD.finditer(storage):
+            if not REFERENCE.fullmatch(found.group(1) or found.group(2)):
+                raise ValueError(
+                    "it holds a password, which would be written into every checkpoint and the "
+                    "winner's config; write ${NAME} in its place and set the environment variable "
+                    "NAME where the command runs"
+                )
+        return storage
 
     @model_validator(mode="after")
     def _space_not_reserved(self) -> TuneConfig:

@@ -19,12 +19,7 @@ def s3(bucket: str) -> Iterator[tuple[Any, str]]:
     import boto3
     from moto.server import ThreadedMotoServer
 
-    for name, value in {
-        "ACCESS_KEY_ID": "test",
-        "SECRET_ACCESS_KEY": "test",
-        "EC2_METADATA_DISABLED": "true",
-    }.items():
-        os.environ.setdefault(f"AWS_{name}", value)
+    credentials()
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -34,6 +29,16 @@ def s3(bucket: str) -> Iterator[tuple[Any, str]]:
         yield client, f"?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
     finally:
         server.stop()
+
+
+def credentials() -> None:
+    """Put what an S3 server of a test asks for into the environment."""
+    for name, value in {
+        "ACCESS_KEY_ID": "test",
+        "SECRET_ACCESS_KEY": "test",
+        "EC2_METADATA_DISABLED": "true",
+    }.items():
+        os.environ.setdefault(f"AWS_{name}", value)
 
 
 def upload(client: Any, bucket: str, folder: Path, prefix: str) -> None:

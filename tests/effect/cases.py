@@ -280,6 +280,7 @@ CASES: dict[str, Case] = {
         "trials": 20, "concurrent": 2, "objective": {"held_out_loss": -2.0}, "stopper": "none",
         "grace": 2, "reduction": 4, "include_default": False, "seed": 1,
     }.items()},
+    "tune.storage": Case("journal://{root}/studies.log", see=handed.kept),
     "tune.evaluations": Case(2, see=handed.searched, given={"train.steps": 12}),
     **{f"tune.space.*.{kind}": Case({key: {kind: second}}, see=handed.searched, given={
         "tune.space": {key: {kind: first}}}) for key, kind, first, second in (

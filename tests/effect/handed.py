@@ -202,7 +202,7 @@ def searched(world: World, config: Config) -> Any:
     from ray import tune
 
     from tests.tuning import fake
-    from tuning import objective, study, sweep, trial
+    from tuning import home, objective, sweep, trial
 
     config = config.model_copy(update={"output": world.fresh()})
     asked: list[Any] = []
@@ -224,12 +224,22 @@ def searched(world: World, config: Config) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tune, "Tuner", Tuner)
-        patch.setattr(study, "url", lambda _: "sqlite://")
+        patch.setattr(home, "url", lambda _: "sqlite://")
         with contextlib.suppress(KeyboardInterrupt):
             sweep.sweep(config, fake.train)
     settings = trial.trial_config(config, {}, 0)
     worth = objective.value({"held_out_loss": 0.5, "clip_text": 0.2}, config.tune.objective)
     return asked, settings.train.score_every, worth
+
+
+def kept(world: World, config: Config) -> Any:
+    """Where a sweep's study is."""
+    from tuning import home, study
+
+    config = config.model_copy(update={"output": world.fresh()})
+    with home.opened(config) as found:
+        study.open_study(config, found)
+    return sorted(file.name for file in Path(home.folder(config)).iterdir())
 
 
 def sinks(world: World, config: Config) -> Any:

@@ -18,6 +18,7 @@ from tests.soak._nodes import ROOT
 LIGHT = """
 import sys
 import cluster.connect, jobs.evaluate, jobs.export, jobs.sample, jobs.render.evaluation
+import jobs.tune, tuning.database, tuning.leaderboard, tuning.sweep
 import raytrain.config.file, raytrain.config.unread, raytrain.data.pipeline.on_ray
 print(sorted({"torch", "diffusers", "transformers"} & sys.modules.keys()))
 """

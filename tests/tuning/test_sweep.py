@@ -20,10 +20,13 @@ from ray.util import placement_group
 from raytrain import checkpoint, storage
 from raytrain.config import Config
 from raytrain.config import file as config_file
+from raytrain.data.pipeline.executor import on_ray
 from raytrain.log import read_metrics
 from tests.tuning import fake
-from tuning import leaderboard, nested, study
-from tuning.sweep import export_winner, sweep
+from tests.tuning.fake import calls
+from tuning import home, leaderboard, nested
+from tuning.home import folder
+from tuning.sweep import sweep
 from tuning.trial import output as trial_output
 
 ROOT = Path(__file__).parents[2]
@@ -39,16 +42,7 @@ def swept(
 
 
 def load(config: Config) -> optuna.Study:
-    return optuna.load_study(study_name=study.NAME, storage=study.url(config))
-
-
-def calls(config: Config) -> dict[int, list[dict[str, str]]]:
-    """What every trial's process noted at each of its evaluations."""
-    folder = Path(study.folder(config)) / "calls"
-    return {
-        int(f.name): [json.loads(line) for line in f.read_text().splitlines()]
-        for f in folder.iterdir()
-    }
+    return optuna.load_study(study_name=home.NAME, storage=home.url(config))
 
 
 def test_every_trial_is_in_the_study_once_with_its_true_ending(
@@ -65,9 +59,9 @@ def test_every_trial_is_in_the_study_once_with_its_true_ending(
         )
         assert (trial.state == TrialState.COMPLETE) == (ran == 4)
         assert trial.value == trial.intermediate_values[ran]
-        assert (
-            Path(study.folder(config)) / "trials" / str(trial.number) / "weights"
-        ).exists() == (ran == 4)
+        assert (Path(folder(config)) / "trials" / str(trial.number) / "weights").exists() == (
+            ran == 4
+        )
 
 
 def test_actors_are_used_again_and_trials_share_the_dataset(
@@ -80,16 +74,14 @@ def test_actors_are_used_again_and_trials_share_the_dataset(
     assert {note["cwd"] for note in notes} == {os.getcwd()}, (
         "relative paths of a config keep their meaning"
     )
-    assert not list(Path(study.folder(config)).glob("trials/*/dataset"))
+    assert not list(Path(folder(config)).glob("trials/*/dataset"))
 
 
 def test_the_leaderboard_is_sorted_and_on_disk(
     swept: tuple[Config, list[leaderboard.Row]],
 ) -> None:
     config, rows = swept
-    assert storage.read_json(f"{study.folder(config)}/leaderboard.json") == json.loads(
-        json.dumps(rows)
-    )
+    assert storage.read_json(f"{folder(config)}/leaderboard.json") == json.loads(json.dumps(rows))
     assert sorted(row["number"] for row in rows) == list(range(8))
     completed = [row for row in rows if row["state"] == "completed"]
     assert rows[: len(completed)] == completed
@@ -106,7 +98,7 @@ def test_the_leaderboard_is_sorted_and_on_disk(
 
 def test_the_winner_s_config_is_ready_to_run(swept: tuple[Config, list[leaderboard.Row]]) -> None:
     config, rows = swept
-    won = config_file.load(f"{study.folder(config)}/winner.toml")
+    won = config_file.load(f"{folder(config)}/winner.toml")
     assert won.train.learning_rate == rows[0]["parameters"]["train.learning_rate"]
     assert (won.dataset, won.output) == (config.dataset, f"{config.output}/winner")
     assert (won.train.steps, won.train.score_every) == (
@@ -142,7 +134,7 @@ def test_a_diverging_trial_is_stopped_and_a_crashing_one_fails(ray: None, tmp_pa
     failed = [row for row in rows if row["state"] == "failed"]
     assert {row["reason"] for row in failed} <= {"ValueError: thirteen"}
     for row in failed:
-        error = Path(study.folder(config), "trials", str(row["number"]), "error.txt").read_text()
+        error = Path(folder(config), "trials", str(row["number"]), "error.txt").read_text()
         assert 'raise ValueError("thirteen")' in error
         assert "\x1b" not in error, "no colors in a file"
 
@@ -154,7 +146,7 @@ def test_a_sweep_without_a_completed_trial_has_no_winner(ray: None, tmp_path: Pa
     rows = sweep(config, fake.train)
     assert [row["state"] for row in rows] == ["failed", "failed"]
     assert leaderboard.winner(rows) is None
-    assert not storage.exists(f"{study.folder(config)}/winner.toml")
+    assert not storage.exists(f"{folder(config)}/winner.toml")
 
 
 def test_what_a_stopped_trial_s_workers_held_is_freed(ray: None) -> None:
@@ -171,8 +163,9 @@ def test_what_a_stopped_trial_s_workers_held_is_freed(ray: None) -> None:
 
 
 def test_real_trials_train_on_the_shared_dataset_and_the_best_is_exported(
-    ray: None, run_config: Callable[..., Config]
+    ray: None, run_config: Callable[..., Config], bucket: str
 ) -> None:
+    """On an object store, where each of them is written by whichever worker ran it."""
     settings = {
         "trials": 2,
         "concurrent": 2,
@@ -183,8 +176,9 @@ def test_real_trials_train_on_the_shared_dataset_and_the_best_is_exported(
     }
     evaluate = {"scorers": ["held_out_loss"], "timesteps": 2}
     config = run_config(
-        name="real", train={"steps": 5, "learning_rate": 1e-2}, tune=settings, evaluate=evaluate
-    )
+        train={"steps": 5, "learning_rate": 1e-2}, tune=settings, evaluate=evaluate,
+        output=storage.join(bucket, "real"),
+    )  # fmt: skip
     shards = {
         file: file.stat().st_mtime_ns for file in Path(config.dataset).rglob("*") if file.is_file()
     }
@@ -198,11 +192,10 @@ def test_real_trials_train_on_the_shared_dataset_and_the_best_is_exported(
         trial = trial_output(config, row["number"])
         assert len(checkpoint.listing(trial)) == 1, "one checkpoint, at the end"
         assert [r["step"] for r in read_metrics(trial) if "held_out_loss" in r] == [3, 5]
-    written = export_winner(config, rows[0])
+    written = on_ray().compute("tuning.sweep:export_winner", 1, 0, config=config, best=rows[0])
     assert written
-    for path in written:
-        assert path.startswith(f"{study.folder(config)}/winner/")
-        assert Path(path).exists()
+    place, _, _ = storage.join(folder(config), "winner", "export").partition("?")
+    assert all(path.startswith(f"{place}/") and storage.exists(path) for path in written)
 
 
 def wait(
@@ -220,20 +213,19 @@ def test_a_killed_sweep_goes_on_with_the_same_command(ray: None, tmp_path: Path)
     """Ctrl-C first, then kill -9, then to the end: exactly the wanted number of trials,
     finished ones kept."""
     config = fake.make_config(tmp_path, stopper="none")
-    command = [sys.executable, "-m", "tests.tuning.fake", str(tmp_path)]
+    toml = tmp_path / "config.toml"
+    toml.write_text(config_file.to_toml(config))
+    command = [sys.executable, "-m", "tests.tuning.fake", str(toml), "local", "60"]
     kept: dict[int, float | None] = {}
     for wanted, how in ((2, signal.SIGINT), (4, signal.SIGKILL)):
-        holding = {**os.environ, "FAKE_TRIALS": str(wanted)}
-        process = subprocess.Popen(command, env=holding, cwd=ROOT, stderr=subprocess.PIPE)
+        fake.hold(config, wanted)
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
 
         def midway(wanted: int = wanted) -> bool:
             """Some trials are done and one is not; read from their files,
             to leave the young study alone."""
-            done = {
-                int(file.parent.name)
-                for file in Path(study.folder(config)).glob("trials/*/weights")
-            }
-            started = calls(config) if Path(study.folder(config), "calls").is_dir() else {}
+            done = fake.done(folder(config))
+            started = calls(config)
             newest = max(started, default=0)
             return len(done) >= wanted and newest not in done and len(started[newest]) == 2
 
@@ -247,12 +239,13 @@ def test_a_killed_sweep_goes_on_with_the_same_command(ray: None, tmp_path: Path)
             assert not any(t.state == TrialState.RUNNING for t in trials), (
                 "Ctrl-C leaves a tidy study"
             )
-            assert storage.exists(f"{study.folder(config)}/leaderboard.json")
+            assert storage.exists(f"{folder(config)}/leaderboard.json")
         else:
             assert any(t.state == TrialState.RUNNING for t in trials)
         now = {t.number: t.value for t in trials if t.state == TrialState.COMPLETE}
         assert kept.items() <= now.items()
         kept = now
+    fake.hold(config, 1000)
     rows = sweep(config, fake.train)
     assert len(rows) == 8
     assert {row["state"] for row in rows} <= {
@@ -271,7 +264,7 @@ def test_the_dashboard_shows_the_study(swept: tuple[Config, list[leaderboard.Row
         port = probe.getsockname()[1]
     program = Path(sys.executable).parent / "optuna-dashboard"
     process = subprocess.Popen(
-        [program, "--host", "127.0.0.1", "--port", str(port), study.url(config)]
+        [program, "--host", "127.0.0.1", "--port", str(port), home.url(config)]
     )
     try:
         while True:  # the test's own time-out ends it
@@ -284,7 +277,7 @@ def test_the_dashboard_shows_the_study(swept: tuple[Config, list[leaderboard.Row
             except OSError:
                 assert process.poll() is None
                 time.sleep(0.2)
-        assert [one["study_name"] for one in found["study_summaries"]] == [study.NAME]
+        assert [one["study_name"] for one in found["study_summaries"]] == [home.NAME]
     finally:
         process.terminate()
         process.wait(timeout=60)
