@@ -180,11 +180,13 @@ def compute(
     config: Config, function: str, tell: Callable[[str], None] | None = None, **settings: Any
 ) -> Any:
     """Call the function of a name on a worker of the Ray that is joined, else in this process."""
-    train = config.train
+    from raytrain.data.pipeline.executor import Need
+
+    cpus, gpus = config.train.cpus_per_worker, config.train.gpus_per_worker
+    need = Need("This command", cpus, gpus, 1, "train.cpus_per_worker, gpus_per_worker")
     with workers(config, needs_ray=False) as executor:
-        return executor.compute(
-            function, train.cpus_per_worker, train.gpus_per_worker, tell, config=config, **settings
-        )
+        executor.await_room(need, config.cluster.wait_minutes, print)
+        return executor.compute(function, cpus, gpus, tell, config=config, **settings)
 
 
 @contextmanager

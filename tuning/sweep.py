@@ -28,7 +28,7 @@ from raytrain import storage
 from raytrain.config import Config
 from raytrain.config.file import parse
 from raytrain.data.pipeline.executor import on_ray
-from raytrain.train.launch import check_room
+from raytrain.train.launch import await_room
 from tuning import check as settings
 from tuning import home, leaderboard, space, study
 from tuning.home import Home, folder
@@ -61,7 +61,7 @@ def sweep(
     """
     check(config)
     if train is None:
-        _check_workers(config)
+        _check_workers(config, tell)
     with home.opened(config, stale) as kept:
         opened = study.open_study(config, kept)
         tell(f"Watch it with: {kept.watch}")
@@ -77,13 +77,12 @@ def sweep(
     return found
 
 
-def _check_workers(config: Config) -> None:
+def _check_workers(config: Config, tell: Callable[[str], None]) -> None:
     """Raise UserError where a trial could not begin: its dataset is of another model, or on Ray of
     this machine alone it finds no room."""
     executor = on_ray()
     executor.call("raytrain.data.loading.read:check_dataset", config=config)
-    if config.cluster.address == "local":
-        check_room(config, executor, "A trial's worker")
+    await_room(config, executor, tell, "A trial's worker")
 
 
 def export_winner(config: Config, best: leaderboard.Row) -> list[str]:

@@ -177,6 +177,9 @@ class ClusterConfig(Table):
     """`local` starts a private Ray here; `auto` or `host:port` joins a running one."""
     num_cpus: int | None = Field(None, ge=1)
     object_store_mb: int | None = Field(512, ge=100)
+    wait_minutes: float = Field(30.0, gt=0)
+    """How long a stage waits for room on a cluster that is joined, which its autoscaler may make,
+    before it ends with a message."""
 
 
 class LogConfig(Table):

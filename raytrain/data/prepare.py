@@ -25,7 +25,7 @@ from raytrain.data.annotate.cut import Cut
 from raytrain.data.pipeline import few, flow, listing, plan_encoding, plan_rows, room, scan
 from raytrain.data.pipeline.conclude import conclude
 from raytrain.data.pipeline.encode import ShardEncoder
-from raytrain.data.pipeline.executor import Executor, Job, Report, chosen
+from raytrain.data.pipeline.executor import Executor, Job, Need, Report, chosen
 from raytrain.data.pipeline.filter import filter_images
 from raytrain.data.pipeline.notes import of_sources
 from raytrain.data.pipeline.report import PrepareReport
@@ -364,12 +364,10 @@ def prepare(
     storage.check_writable("the dataset's folder", "data.dataset", config.dataset)
     with chosen(executor) as executor:
         known = executor.call(Fingerprint.of, config=config)
-        if config.cluster.address == "local":
-            encode = config.data.encode
-            executor.check_room(
-                "An encoding worker", encode.cpus_per_worker, encode.gpus_per_worker, 1,
-                "data.encode.cpus_per_worker, gpus_per_worker",
-            )  # fmt: skip
+        encode = config.data.encode
+        keys = "data.encode.cpus_per_worker, gpus_per_worker"
+        one = Need("An encoding worker", encode.cpus_per_worker, encode.gpus_per_worker, 1, keys)
+        executor.await_room(one, config.cluster.wait_minutes, show.warn)
         for note in executor.call(of_sources, config=config):
             show.warn(f"note: {note}")
         earlier = snapshot.read_manifest(config.dataset)

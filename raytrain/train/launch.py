@@ -7,14 +7,14 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from raytrain import storage
 from raytrain.config import Config
 from raytrain.config.file import parse
-from raytrain.data.pipeline.executor import Executor, chosen
+from raytrain.data.pipeline.executor import Executor, Need, chosen
 from raytrain.errors import Diverged, UserError
 from raytrain.local import free
 from raytrain.lock import locked
@@ -62,8 +62,7 @@ def launch(
                 show.tell(said)
             if begun["result"] is not None:
                 return dict(begun["result"])
-            if config.cluster.address == "local":
-                check_room(config, executor)
+            await_room(config, executor, show.tell)
             with show.training(config.output, begun["steps"]):
                 while (failure := _fit(config, again, callbacks, executor, show)) and (
                     failure["kind"] == AGAIN
@@ -88,13 +87,19 @@ def _chosen(config: Config, executor: Executor | None) -> AbstractContextManager
     return chosen(None)
 
 
-def check_room(config: Config, executor: Executor, who: str = "A training worker") -> None:
-    """Raise UserError when there is no room for the workers of a run."""
+def await_room(
+    config: Config,
+    executor: Executor,
+    tell: Callable[[str], None],
+    who: str = "A training worker",
+) -> None:
+    """Wait until there is room for the workers of a run, or raise UserError."""
     train = config.train
-    executor.check_room(
+    need = Need(
         who, train.cpus_per_worker, train.gpus_per_worker, train.min_workers or train.workers,
         "train.workers, cpus_per_worker, gpus_per_worker",
     )  # fmt: skip
+    executor.await_room(need, config.cluster.wait_minutes, tell)
 
 
 class _Fit(threading.Thread):

@@ -328,6 +328,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "data.masks.path": ("weights of CLIPSeg", "tests/data/masks/test_masks.py"),
     "data.masks.prompt": ("weights of CLIPSeg", "tests/data/masks/test_masks.py"),
     "data.controls.path": ("weights of a depth model", "tests/data/controls/test_controls.py"),
+    "cluster.wait_minutes": ("a cluster that is joined", "tests/jobs/test_waiting.py"),
     "data.encode.publish_minutes": ("a long preparation", "tests/data/test_prepare.py"),
     "sample.offload": ("needs a GPU", "tests/test_sample_offload.py"),
     "evaluate.aesthetic": ("weights of a ResNet-50", "tests/evaluate/test_scorers.py"),

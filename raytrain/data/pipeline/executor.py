@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raytrain.config.data import EncodeConfig
@@ -14,6 +15,19 @@ from raytrain.startup import in_ray
 
 Job = dict[str, Any]
 Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Need:
+    """Workers that must run at a time."""
+
+    who: str
+    """One of them, in words."""
+    cpus: float
+    gpus: float
+    count: int
+    keys: str
+    """The keys of the config that say so."""
 
 
 class Executor(Protocol):
@@ -64,9 +78,14 @@ class Executor(Protocol):
     def lost(self, error: Exception) -> str:
         """Return how a worker was lost, empty where it was not."""
 
-    def check_room(self, who: str, cpus: float, gpus: float, count: int, keys: str) -> None:
-        """Raise UserError when nothing here has room for `count` workers at a time, whose needs
-        `keys` of the config set; call it where no autoscaler can add a node."""
+    def await_room(
+        self,
+        need: Need,
+        minutes: float,
+        tell: Callable[[str], None],
+    ) -> None:
+        """Wait until there is room, on a cluster that may grow for so long; raise UserError where
+        there is none then, at once where nothing can grow."""
 
 
 def named(function: Callable[..., Any] | str) -> Callable[..., Any]:

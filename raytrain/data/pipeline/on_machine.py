@@ -15,7 +15,7 @@ import pyarrow as pa
 from raytrain import plugins, storage
 from raytrain.config import Config
 from raytrain.config.data import EncodeConfig
-from raytrain.data.pipeline.executor import named
+from raytrain.data.pipeline.executor import Need, named
 from raytrain.data.store.schema import MANIFEST
 from raytrain.local import MODELS, TASKS, Died, Machine, Process, free
 
@@ -102,7 +102,7 @@ class OnMachine:
         """Return how a process ended, empty where none did."""
         return str(error) if isinstance(error, Died) else ""
 
-    def check_room(self, who: str, cpus: float, gpus: float, count: int, keys: str) -> None:
+    def await_room(self, need: Need, minutes: float, tell: Callable[[str], None]) -> None:
         """Accept any: a process needs no room that could be counted."""
 
 

@@ -27,13 +27,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytrain import storage
 from raytrain.config.data import EncodeConfig
-from raytrain.data.pipeline.executor import named
+from raytrain.data.pipeline.executor import Need, named
 from raytrain.errors import UserError
 from raytrain.local import Machine
 
 _SAID, _DONE = "said", "done"
 LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError)
 """What Ray raises when it gives a worker up."""
+
+
+PATIENCE = 10.0
+"""Seconds before it is told that a command waits for room."""
 
 
 class OnRay:
@@ -124,24 +128,50 @@ class OnRay:
         """Return the kind of loss, empty where it is another error."""
         return type(error).__name__ if isinstance(error, LOST) else ""
 
-    def check_room(self, who: str, cpus: float, gpus: float, count: int, keys: str) -> None:
-        """Raise UserError when no node has room for one worker, or all nodes none for `count`."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        needs = {"CPU": cpus, "GPU": gpus}
-
-        def places(node: Mapping[str, float]) -> int:
-            return min(int(node.get(kind, 0) / each) for kind, each in needs.items() if each)
-
-        room = sum(map(places, nodes)) if any(needs.values()) else count
-        if room >= count:
+    def await_room(self, need: Need, minutes: float, tell: Callable[[str], None]) -> None:
+        """Wait for room on a Ray that is joined; one that this process started never grows."""
+        bundle = {kind: each for kind, each in (("CPU", need.cpus), ("GPU", need.gpus)) if each}
+        if not bundle:
             return
-        most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in needs}
-        raise UserError(
-            f"{who} asks for {cpus:g} CPUs and {gpus:g} GPUs ({keys}), and {count} of them must "
-            f"run at a time, but there is room for {room}: {len(nodes)} nodes, the largest with "
-            f"{most['CPU']:g} CPUs and {most['GPU']:g} GPUs. It would wait forever. Ask for less, "
-            "or join a larger cluster."
-        )
+        node = ray._private.worker.global_worker.node  # None in a worker
+        if node is not None and node.is_head():
+            if _places(bundle) < need.count:
+                raise UserError(f"{_asked(need)}. It would wait forever. Ask for less.")
+            return
+        group = ray.util.placement_group([bundle] * need.count)
+        try:
+            if group.wait(min(PATIENCE, 60 * minutes)):
+                return
+            tell(f"Waiting up to {minutes:g} minutes for room: {_asked(need)}.")
+            if not group.wait(60 * minutes):
+                raise UserError(
+                    f"{_asked(need)}. None came within {minutes:g} minutes "
+                    "(cluster.wait_minutes). Nothing was done, and nothing is held. Ask for less, "
+                    "let the cluster grow further, or wait longer."
+                )
+        finally:
+            ray.util.remove_placement_group(group)
+
+
+def _places(bundle: Mapping[str, float]) -> int:
+    """Return how many workers the nodes have places for, held or free."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(
+        min(int(node.get(kind, 0) / each) for kind, each in bundle.items()) for node in nodes
+    )
+
+
+def _asked(need: Need) -> str:
+    """Say what is asked for, and what there is."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU")}
+    free = ray.available_resources()
+    return (
+        f"{need.who} asks for {need.cpus:g} CPUs and {need.gpus:g} GPUs ({need.keys}), and "
+        f"{need.count} of them must run at a time; there are {len(nodes)} nodes, the largest with "
+        f"{most['CPU']:g} CPUs and {most['GPU']:g} GPUs, and {free.get('CPU', 0):g} CPUs and "
+        f"{free.get('GPU', 0):g} GPUs are free"
+    )
 
 
 def check_shared(keys: Mapping[str, str]) -> None:
