@@ -87,6 +87,14 @@ def train(config: Config, report: Callable[[dict[str, float]], None]) -> dict[st
     return metrics
 
 
+def usurped(config: Config, report: Callable[[dict[str, float]], None]) -> dict[str, float]:
+    """Train while another driver takes the sweep over."""
+    sweep, _ = _parts(config.output)
+    note = {"owner": "other", "host": "elsewhere", "process": 7, "beat": time.time()}
+    storage.write_json(storage.join(sweep, "lease.json"), note)
+    return train(config, report)
+
+
 def hold(config: Config, trials: int) -> None:
     """Let a sweep's trials wait once so many are done; the file alone says so, to processes that
     are started later too."""

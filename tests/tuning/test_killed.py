@@ -142,6 +142,19 @@ def test_a_sweep_on_an_object_store_outlives_its_driver(bucket: str, tmp_path: P
     killed_and_continued(config, on_storage(config, tmp_path), tmp_path, kills=1)
 
 
+@pytest.mark.usefixtures("ray")
+def test_a_driver_whose_sweep_was_taken_over_ends_and_leaves_it_alone(bucket: str) -> None:
+    config = fake.make_config(storage.join(bucket, "usurped"), concurrent=1)
+    with pytest.raises(UserError, match="process 7 on elsewhere took the sweep"):
+        sweep(config, fake.usurped)
+    note = storage.read_json(storage.join(home.folder(config), "lease.json"))
+    assert note["owner"] == "other"
+    until = time.monotonic() + 120
+    while rays.available_resources().get("CPU") != 2:  # its trial has ended too
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("ray")
