@@ -17,7 +17,7 @@ import pytest
 
 from raytrain.config import Config
 from raytrain.config.file import parse
-from raytrain.data.pipeline.executor import Job, Report
+from raytrain.data.pipeline.executor import Job, Report, named
 from raytrain.local import Machine
 from raytrain.startup import before_imports
 
@@ -79,8 +79,18 @@ class Here:
     machine: Machine | None = None
     retries = 0
 
-    def call(self, function: Callable[..., Any], **settings: Any) -> Any:
-        return function(**settings)
+    def call(self, function: Callable[..., Any] | str, **settings: Any) -> Any:
+        return named(function)(**settings)
+
+    def compute(
+        self,
+        function: str,
+        cpus: float,
+        gpus: float,
+        tell: Callable[[str], None] | None = None,
+        **settings: Any,
+    ) -> Any:
+        return named(function)(**settings, **({"tell": tell} if tell else {}))
 
     def stream(
         self, jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: Any
@@ -93,7 +103,7 @@ class Here:
     def lost(self, error: Exception) -> str:
         return ""
 
-    def check_room(self, *_: object) -> None:
+    def await_room(self, *_: object) -> None:
         """Accept any."""
 
 

@@ -50,8 +50,8 @@ class Pools(Here):
                                pool.gpus_per_worker))  # fmt: skip
         return super().stream(jobs, worker, settings, pool)
 
-    def check_room(self, *asked: object) -> None:
-        self.asked.append(asked)
+    def await_room(self, *asked: object) -> None:
+        self.asked.append(asked[0])
 
 
 def dataset(world: World, config: Config) -> Any:
