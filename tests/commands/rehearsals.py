@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from jobs import rehearse, run
 from raytrain import local
 from raytrain.config import Config
+from raytrain.data.pipeline.executor import named
 from raytrain.rehearsal import run as rehearsal
 from raytrain.train import launch, local_worker
 from tests.conftest import Here
@@ -43,9 +44,9 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> None:
         yield Inside()
 
     def call(
-        config: Config, machine: Any, function: Callable[..., Any], *given: Any, leave: str = ""
+        config: Config, executor: Any, function: str, /, *, leave: str = "", **given: Any
     ) -> Any:
-        return function(*given)
+        return named(function)(**given)
 
     for job in (rehearse, run):
         monkeypatch.setattr(job, "workers", workers)
