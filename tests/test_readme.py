@@ -108,6 +108,8 @@ def test_files_and_commands_named_are_there(page: str) -> None:
         assert example or (ROOT / name).exists(), f"{page}: {name}"
     for stage in re.findall(r"\braytrain ([a-z]+) (?:my\.toml|runs/)", TEXTS[page]):
         assert stage in STAGES, f"{page}: raytrain {stage}"
-    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    targets = re.findall(
+        r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
     for target in re.findall(r"`make ([\w-]+)", TEXTS[page]):
         assert target in targets, f"{page}: make {target}"
