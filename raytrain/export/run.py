@@ -109,7 +109,10 @@ def assemble(
 
 def told(written: Sequence[Written]) -> str:
     """Return the lines that say what was exported, and how each is loaded."""
-    return "\n".join("\n    ".join([each.path, *each.how_to_load]) for each in written)
+    lines = ["\n    ".join([each.path, *each.how_to_load]) for each in written]
+    if not all(storage.is_local(each.path) for each in written):
+        lines.append("Copy what is loaded to a local folder first: no library reads a store.")
+    return "\n".join(lines)
 
 
 def export_and_tell(config: Config, which: str = "latest") -> str:

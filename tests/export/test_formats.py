@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from raytrain import plugins
 from raytrain.artifacts import Artifact, Embeddings, Update
 from raytrain.errors import UserError
-from raytrain.export.bundle import Bundle
+from raytrain.export.bundle import Bundle, Written
 from raytrain.export.formats import a1111, diffusers, kohya
-from raytrain.export.run import formats, write
+from raytrain.export.run import formats, told, write
 from tests import batches
 from tests.cases import CASES, IDS, Case, built
 from tests.export import readers
@@ -237,3 +237,9 @@ def test_all_formats_go_through_one_door(tune: Tune, tmp_path: Path) -> None:
         "pytorch_lora_weights.safetensors", "my-run.safetensors"
     ]  # fmt: skip
     assert isinstance(bundle.skeleton("text_encoder"), nn.Module)
+
+
+def test_what_lies_on_a_store_is_to_be_copied_first() -> None:
+    here, there = (Written(path, ("load it",)) for path in ("runs/a.safetensors", "s3://b/a"))
+    assert told([here]) == "runs/a.safetensors\n    load it"
+    assert told([there]).splitlines()[2].startswith("Copy what is loaded to a local folder first")
