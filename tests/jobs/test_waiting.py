@@ -50,6 +50,6 @@ def test_a_joined_cluster_is_waited_for_and_nothing_stays_held() -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     waiting, refused, groups = done.stdout.strip().splitlines()[-3:]
     assert waiting.startswith("Waiting up to 0.01 minutes for room: A worker asks for 100 CPUs")
-    assert "2 of them must run at a time; there are 1 nodes" in refused
-    assert "None came within 0.01 minutes (cluster.wait_minutes)" in refused
+    assert "2 of them must run at a time, but there is room for 0: 1 nodes" in refused
+    assert "No more came within 0.01 minutes (cluster.wait_minutes)" in refused
     assert set(json.loads(groups)) == {"REMOVED"}

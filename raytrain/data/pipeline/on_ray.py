@@ -136,16 +136,19 @@ class OnRay:
         node = ray._private.worker.global_worker.node  # None in a worker
         if node is not None and node.is_head():
             if _places(bundle) < need.count:
-                raise UserError(f"{_asked(need)}. It would wait forever. Ask for less.")
+                raise UserError(
+                    f"{_asked(need, bundle)}. It would wait forever. Ask for less, or join a "
+                    "larger cluster."
+                )
             return
         group = ray.util.placement_group([bundle] * need.count)
         try:
             if group.wait(min(PATIENCE, 60 * minutes)):
                 return
-            tell(f"Waiting up to {minutes:g} minutes for room: {_asked(need)}.")
+            tell(f"Waiting up to {minutes:g} minutes for room: {_asked(need, bundle)}.")
             if not group.wait(60 * minutes):
                 raise UserError(
-                    f"{_asked(need)}. None came within {minutes:g} minutes "
+                    f"{_asked(need, bundle)}. No more came within {minutes:g} minutes "
                     "(cluster.wait_minutes). Nothing was done, and nothing is held. Ask for less, "
                     "let the cluster grow further, or wait longer."
                 )
@@ -161,16 +164,16 @@ def _places(bundle: Mapping[str, float]) -> int:
     )
 
 
-def _asked(need: Need) -> str:
+def _asked(need: Need, bundle: Mapping[str, float]) -> str:
     """Say what is asked for, and what there is."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU")}
     free = ray.available_resources()
     return (
         f"{need.who} asks for {need.cpus:g} CPUs and {need.gpus:g} GPUs ({need.keys}), and "
-        f"{need.count} of them must run at a time; there are {len(nodes)} nodes, the largest with "
-        f"{most['CPU']:g} CPUs and {most['GPU']:g} GPUs, and {free.get('CPU', 0):g} CPUs and "
-        f"{free.get('GPU', 0):g} GPUs are free"
+        f"{need.count} of them must run at a time, but there is room for {_places(bundle)}: "
+        f"{len(nodes)} nodes, the largest with {most['CPU']:g} CPUs and {most['GPU']:g} GPUs; "
+        f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs are free"
     )
 
 
