@@ -219,8 +219,9 @@ def test_every_metric_of_the_board_is_scraped_and_moves(
         worker.train(parse(tables))
         scraper.until("raytrain_train_step", float(steps))
 
-    swept = fake.make_config(tmp_path / f"{RUN}-sweep", trials=2, concurrent=1, stopper="none",
+    swept = fake.make_config(tmp_path / "sweep", trials=2, concurrent=1, stopper="none",
                              evaluations=1, include_default=False)  # fmt: skip
+    swept = swept.model_copy(update={"output": str(tmp_path / f"{RUN}-sweep")})
 
     def look() -> None:
         scraper.until("raytrain_tune_trials", 1.0, "completed")
