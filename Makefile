@@ -47,7 +47,7 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 cluster-test: venv
-	$(BIN)/python -m pytest -m nodes --show-capture=no tests/three_nodes
+	$(BIN)/python -m pytest -m nodes --show-capture=no tests/three_nodes/test_three_nodes.py
 
 bench: venv
 	$(BIN)/python -m tests.bench

@@ -137,7 +137,7 @@ def ports(running_head):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as driver:
         assert driver.stdout.readline() == b"ready\n"
         processes = [psutil.Process(pid) for pid in (running_head.pid, driver.pid)]
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while True:
             found = listening(*processes)
             count = Counter(kind for kind, _, _ in found)
