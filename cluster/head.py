@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,17 @@ class Head:
 
 @contextmanager
 def head(
-    *, num_cpus: int | None = None, num_gpus: int | None = None, object_store_mb: int | None = None
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    object_store_mb: int | None = None,
+    more: Mapping[str, object] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Head]:
-    """Run a head for the length of the block. Raises `ClusterError` when it does not come up."""
+    """Run a head for the length of the block. Raises `ClusterError` when it does not come up.
+
+    `more` are options of `ray start`, such as `autoscaling-config`.
+    """
     auth.enable()
     if os.environ["RAY_AUTH_MODE"] != "token":
         raise ClusterError(
@@ -60,10 +68,11 @@ def head(
     )  # short: socket paths hold 107 characters
     try:
         client_port, dashboard_port, *metric_ports = _free_ports(4)
-        options = {"num-cpus": num_cpus, "num-gpus": num_gpus}
+        options: dict[str, object] = {"num-cpus": num_cpus, "num-gpus": num_gpus}
         options["object-store-memory"] = (
             None if object_store_mb is None else object_store_mb * 2**20
         )
+        options |= more or {}
         command = [
             *(
                 sys.executable,
@@ -93,7 +102,7 @@ def head(
             # A session of its own: Ctrl-C reaches us first, and we end the head in order.
             child = subprocess.Popen(
                 command,
-                env=_environment(metric_ports),
+                env=_environment(metric_ports) | dict(environment or {}),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

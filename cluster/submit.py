@@ -21,10 +21,12 @@ from typing import Any, TextIO
 
 from cluster.client import dashboard_address, job_client
 from cluster.errors import ClusterError
-from cluster.follow import follow
+from cluster.follow import STOPPED, follow
 from cluster.ship import LARGEST_FILE, Shipment, default_working_dir, gather
 
 _STOP_GRACE_S = 30
+_KILLED = 128
+"""A larger exit code is of a driver that a signal has ended."""
 
 
 def submit(
@@ -36,26 +38,41 @@ def submit(
     working_dir: Path | None = None,
     submission_id: str | None = None,
     env: Mapping[str, str] | None = None,
+    retries: int = 0,
     output: TextIO | None = None,
 ) -> int:
     """Start a job, follow its log and return its exit code: 0 only when it succeeded,
-    130 when it was stopped."""
+    130 when it was stopped.
+
+    One that a signal has ended, as of a head without memory, is submitted again, `retries` times
+    at most: a stage goes on where it was.
+    """
     url = dashboard_address(address)
-    started = start(
-        stage,
-        config_path,
-        overrides,
-        address=url,
-        working_dir=working_dir,
-        submission_id=submission_id,
-        env=env,
-    )
-    print(
-        f"Submitted {started}; Ctrl-C stops it. See {url}/#/jobs/{started}",
-        file=sys.stderr,
-        flush=True,
-    )
-    return follow(started, url, output=output)
+    own = submission_id or _new_id(stage)
+    for turn in range(retries + 1):
+        started = start(
+            stage,
+            config_path,
+            overrides,
+            address=url,
+            working_dir=working_dir,
+            submission_id=f"{own}-retry-{turn}" if turn else own,
+            env=env,
+        )
+        print(
+            f"Submitted {started}; Ctrl-C stops it. See {url}/#/jobs/{started}",
+            file=sys.stderr,
+            flush=True,
+        )
+        code = follow(started, url, output=output)
+        if code <= _KILLED or code == STOPPED or turn == retries:
+            break
+        print(
+            f"{started} was killed (exit code {code}); retry {turn + 1} of {retries}.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return code
 
 
 def start(

@@ -177,14 +177,24 @@ def connected(config: Config) -> Iterator[Any]:
 
 
 def compute(
-    config: Config, function: str, tell: Callable[[str], None] | None = None, **settings: Any
+    config: Config,
+    function: str,
+    tell: Callable[[str], None] | None = None,
+    *,
+    draws: bool = False,
+    **settings: Any,
 ) -> Any:
-    """Call the function of a name on a worker of the Ray that is joined, else in this process."""
+    """Call the function of a name on a worker of the Ray that is joined, else in this process;
+    one that draws may have several workers draw."""
     from raytrain.data.pipeline.executor import Need
 
     cpus, gpus = config.train.cpus_per_worker, config.train.gpus_per_worker
-    need = Need("This command", cpus, gpus, 1, "train.cpus_per_worker, gpus_per_worker")
-    with workers(config, needs_ray=False) as executor:
+    keys = "train.cpus_per_worker, gpus_per_worker"
+    if draws and config.sample.gpus_per_worker is not None:
+        gpus, keys = config.drawing_gpus, "train.cpus_per_worker, sample.gpus_per_worker"
+    # Only one is waited for: the others draw when they come.
+    need = Need("This command", cpus, gpus, 1, keys)
+    with workers(config, needs_ray=draws and config.sample.workers > 1) as executor:
         executor.await_room(need, config.cluster.wait_minutes, print)
         return executor.compute(function, cpus, gpus, tell, config=config, **settings)
 

@@ -19,7 +19,9 @@ def command(
     from jobs.render import evaluation
 
     console = Console()
-    report = compute(settings, "raytrain.evaluate.run:evaluate", console.print, which=checkpoint)
+    report = compute(
+        settings, "raytrain.evaluate.run:evaluate", console.print, draws=True, which=checkpoint
+    )
     console.print(evaluation.show(settings.output))
     console.print(f"Report: {report}", soft_wrap=True)
     return 0

@@ -21,7 +21,9 @@ def command(
 ) -> int | None:
     """Make images from a checkpoint, one row a prompt, and their grid."""
     settings = read(config, set or ())
-    path = compute(settings, "raytrain.sample:sample", print, which=checkpoint, output=output)
+    path = compute(
+        settings, "raytrain.sample:sample", print, draws=True, which=checkpoint, output=output
+    )
     print(f"wrote {path}")
     return 0
 

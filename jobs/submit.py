@@ -57,10 +57,17 @@ def command(
             help="Only print the job's id; `raytrain job` follows and stops it later.",
         ),
     ] = False,
+    retries: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="How often a job whose driver was killed is submitted again, to go on.",
+        ),
+    ] = 0,
 ) -> int:
     """Run a stage on a cluster; the exit code is the job's own, and Ctrl-C stops the job."""
     from cluster.submit import start, submit
-    from raytrain.errors import unknown
+    from raytrain.errors import UserError, unknown
 
     if stage not in SUBMITTABLE:
         raise unknown("stage", stage, SUBMITTABLE)
@@ -74,6 +81,12 @@ def command(
             working_dir=working_dir,
             submission_id=id,
             env=variables,
+            retries=retries,
+        )
+    if retries:
+        raise UserError(
+            "--retries is for a job that is followed; with --detach nobody would see that it was "
+            "killed. Leave one of them out."
         )
     print(
         start(

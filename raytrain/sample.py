@@ -17,6 +17,7 @@ from raytrain.config import Config
 from raytrain.data.loading.read import Dataset
 from raytrain.data.store.schema import MANIFEST
 from raytrain.errors import UserError
+from raytrain.local import free
 from raytrain.lock import locked
 from raytrain.model import Model, build
 from raytrain.paths import inside
@@ -24,6 +25,8 @@ from raytrain.sampling.cut import tell_cut
 from raytrain.sampling.generate import generate
 from raytrain.sampling.grid import by_prompt, grid, save_image
 from raytrain.sampling.prompts import Prompt, prompts
+from raytrain.sampling.workers import Draw, draw_together, helpers
+from raytrain.startup import quiet
 
 
 def load_model(config: Config, learned: Learned | None, device: torch.device) -> Model:
@@ -68,6 +71,32 @@ def draw(
     return generate(pipeline, prompts, config.sample.batch, inputs)
 
 
+class Drawer:
+    """An actor that draws with one model after the other."""
+
+    def __init__(self, config: Config) -> None:
+        quiet()
+        self._config = config
+        self._which = ""
+        self._draw: Draw | None = None
+
+    def ready(self) -> None:
+        """Return as soon as the actor is there."""
+
+    def draw(self, which: str, prompts: Sequence[Prompt]) -> list[Image.Image]:
+        """Return an image for each prompt, by a checkpoint's folder or `base`."""
+        if self._draw is None or which != self._which:
+            self._draw = None
+            free()
+            config = self._config
+            learned = checkpoint.learned(config.output, which, ema=config.export.ema)
+            device = device_for(config.drawing_gpus)
+            model = load_model(config, learned, device)
+            self._draw = partial(draw, config, model, build_pipeline(config, model, device))
+            self._which = which
+        return self._draw(prompts)
+
+
 def device_for(gpus: float) -> torch.device:
     """Return the accelerator where one was requested or the process has one, else the CPU."""
     return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
@@ -84,8 +113,6 @@ def sample(
 
     `tell` gets what the user should know.
     """
-    from raytrain.startup import quiet
-
     quiet()
     if output:
         _check_apart(config, output)
@@ -95,9 +122,12 @@ def sample(
     learned = checkpoint.learned(config.output, which, ema=config.export.ema)
     asked = prompts(config, dataset, tell)
     tell_cut(config, asked, tell)
-    device = device_for(config.train.gpus_per_worker)
-    model = load_model(config, learned, device)
-    images = draw(config, model, build_pipeline(config, model, device), asked)
+    device = device_for(config.drawing_gpus)
+    with helpers(config, Drawer) as others:
+        model = load_model(config, learned, device)
+        own = partial(draw, config, model, build_pipeline(config, model, device))
+        folder = learned.folder if learned else "base"
+        images = draw_together(asked, config.sample.batch, own, others, folder, tell)
     target = output or storage.join(config.output, "images")
     each = config.sample.images_per_prompt
     path = storage.join(target, "grid.png")

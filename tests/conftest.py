@@ -93,8 +93,9 @@ class Here:
         return named(function)(**settings, **({"tell": tell} if tell else {}))
 
     def stream(
-        self, jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: Any
-    ) -> Generator[Report, None, None]:
+        self, jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: Any,
+        memory: float = 0.0,
+    ) -> Generator[Report, None, None]:  # fmt: skip
         stage = worker(**settings)
         for job in jobs:
             block = stage(pa.table({"job": [json.dumps(job)]}))

@@ -37,8 +37,9 @@ def show(found: Audit) -> RenderableType:
             f"{rows:,} by worker {rank}" for rank, rows in sorted(found.ranks.items())
         )
         verdict.append(f"By their sample logs the workers have trained on these rows: {rows}.")
+    numbers = ", ".join(map(str, found.snapshots))
     title = (
-        f"{escape(found.output)}: {found.steps:,} of {found.total_steps:,} steps on snapshot "
-        f"{found.snapshot}"
+        f"{escape(found.output)}: {found.steps:,} of {found.total_steps:,} steps on snapshot"
+        f"{'s' if len(found.snapshots) > 1 else ''} {numbers}"
     )
     return Group(title, grid, *verdict)

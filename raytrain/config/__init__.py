@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from raytrain import plugins
-from raytrain.config.data import DataConfig
+from raytrain.config.data import GROWING, DataConfig
 from raytrain.config.period import Share
 from raytrain.config.train import FREE_TRAIN_KEYS as FREE_TRAIN_KEYS
 from raytrain.config.train import TrainConfig as TrainConfig
@@ -113,6 +113,12 @@ class SampleConfig(Table):
     offload: bool = False
     """Keep text encoders and VAE on the host; each of their layers is on the GPU only while it
     works."""
+    workers: int = Field(1, ge=1)
+    """How many draw the images of `raytrain sample` and `raytrain evaluate`, each a batch at a
+    time; a cluster that has room for fewer lets fewer draw."""
+    gpus_per_worker: float | None = Field(None, ge=0)
+    """GPUs of one that draws, and of scoring, by default `train.gpus_per_worker`; with a part of
+    one several share it."""
 
 
 class EvaluateConfig(Table):
@@ -254,6 +260,16 @@ class Config(Table):
         return self
 
     @model_validator(mode="after")
+    def _grows(self) -> Config:
+        if self.data.snapshot == GROWING and self.train.steps is None:
+            raise ValueError(
+                f'data.snapshot = "{GROWING}" needs train.steps: while the dataset grows, nobody '
+                "knows how many steps an epoch has, and the learning rate follows their number. "
+                "Set train.steps in place of train.epochs"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _apart(self) -> Config:
         """What a run writes must not be read as images."""
         for key, folder in (("output", self.output), ("data.dataset", self.data.dataset)):
@@ -277,6 +293,12 @@ class Config(Table):
         from raytrain import storage  # pyarrow, which a config alone does not need
 
         return self.data.dataset or storage.join(self.output, "dataset")
+
+    @property
+    def drawing_gpus(self) -> float:
+        """GPUs of a worker that draws or scores images."""
+        own = self.sample.gpus_per_worker
+        return self.train.gpus_per_worker if own is None else own
 
     def defaults(self) -> Config:
         """Return the config with every key at its default, for this method;

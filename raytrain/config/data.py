@@ -19,6 +19,9 @@ from raytrain.config.image import SuperResolutionConfig as SuperResolutionConfig
 from raytrain.paths import same
 from raytrain.table import Table, check_color
 
+LATEST, GROWING = "latest", "growing"
+"""Values of `data.snapshot` that are no number."""
+
 
 class SubsetConfig(Table):
     """`[[data.subsets]]`: one of several sources that are prepared together."""
@@ -126,7 +129,7 @@ class EncodeConfig(Table):
     """Rows of one parquet row group: the unit a reader fetches."""
     publish_minutes: float | None = Field(None, gt=0)
     """Publish a snapshot of what is ready every so often, so that training can start; default:
-    only when all is done."""
+    5 with `data.snapshot = "growing"`, else only when all is done."""
 
     @model_validator(mode="after")
     def _ordered(self) -> EncodeConfig:
@@ -151,8 +154,10 @@ class DataConfig(Table):
     subsets: Annotated[tuple[SubsetConfig, ...], Field(strict=False)] = ()
     dataset: str = ""
     """Prepared dataset's folder; empty means `<output>/dataset`."""
-    snapshot: str = "latest"
-    """Which version of the dataset to train on; a run keeps the one it started with."""
+    snapshot: str = LATEST
+    """Which version of the dataset to train on: a number, or `latest`, and a run keeps the one it
+    started with; `growing` trains while `raytrain prepare` still encodes and goes on with the
+    newest at every epoch's end (`data.encode.publish_minutes`)."""
     partial: bool = False
     """Allow training on a snapshot published while preparation was still going on."""
     cache: bool = True

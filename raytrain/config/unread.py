@@ -7,7 +7,7 @@ from typing import Any
 
 from raytrain import plugins
 from raytrain.config import Config
-from raytrain.config.data import BucketConfig, DataConfig
+from raytrain.config.data import GROWING, BucketConfig, DataConfig
 
 Group = tuple[str, tuple[str, ...], str]
 """A table, keys of it, and why they are not read."""
@@ -36,6 +36,9 @@ def unread(config: Config) -> tuple[str, ...]:
 
 
 def _groups(config: Config) -> Iterator[Group]:
+    if config.data.snapshot == GROWING:
+        why = f'snapshot = "{GROWING}" trains on unfinished ones in any case'
+        yield "data", ("partial",), why
     yield from _captions(config.data)
     yield from _images(config.data)
     yield from _buckets(config.data.buckets)
@@ -149,7 +152,7 @@ def _after(config: Config) -> Iterator[Group]:
 def _needs_ray(config: Config) -> bool:
     """Return whether a stage starts a private Ray."""
     train, encode = config.train, config.data.encode
-    workers = max(train.workers, encode.workers, encode.max_workers or 0)
+    workers = max(train.workers, encode.workers, encode.max_workers or 0, config.sample.workers)
     return workers > 1 or train.async_validation or bool(config.tune.space)
 
 

@@ -12,6 +12,7 @@ folder at once are safe: files are immutable, and only working files are deleted
 from __future__ import annotations
 
 import itertools
+import random
 import time
 import uuid
 from collections import Counter
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 
 from raytrain import storage
 from raytrain.config import Config
-from raytrain.config.data import DataConfig
+from raytrain.config.data import GROWING, DataConfig
 from raytrain.data.annotate import annotator, concept
 from raytrain.data.annotate.cut import Cut
 from raytrain.data.pipeline import few, flow, listing, plan_encoding, plan_rows, room, scan
@@ -35,6 +36,8 @@ from raytrain.peak import Peak
 from raytrain.show import SILENT, Show, Stages
 from raytrain.telemetry import Telemetry
 
+GROWING_MINUTES = 5.0
+"""How often what is ready is published for a run that trains meanwhile."""
 PASSES = 3
 """Encoding rounds at most; the second finds nothing missing unless another preparation or a fault
 interfered."""
@@ -71,6 +74,7 @@ class Preparation:
         self.said: list[str] = []
         self.peaks: dict[str, Peak] = {}
         self.mean_ratio = 1.0
+        self.grows = self.data.snapshot == GROWING
         self.telemetry = Telemetry(config)
         self.beaten = -BEAT_SECONDS
         self._beat()
@@ -244,11 +248,11 @@ class Preparation:
                     f"{total} arrays are still missing from {self.dataset!r} after {PASSES} rounds"
                 )
             jobs: list[Job] = [{"kind": "empty", "store": name} for name in empty]
-            jobs += [
-                job | {"kind": kind}
-                for kind, file in (("texts", "text_work"), ("arrays", "work"))
-                for job in tables.groups_of(found["files"][file])
-            ]
+            for kind, file in (("texts", "text_work"), ("arrays", "work")):
+                own = [job | {"kind": kind} for job in tables.groups_of(found["files"][file])]
+                if self.grows:  # what is trained on first is to have images of all buckets
+                    random.Random(self.config.seed).shuffle(own)
+                jobs += own
             for report in self._run_encoders(jobs, "encode", total):
                 self.made.update(report["made"])
                 self.cut.update(report.get("cut", {}))
@@ -259,7 +263,8 @@ class Preparation:
 
     def _plan_encoding(self, number: int) -> Report:
         stored = self._stored()
-        settings = {"fingerprint": self.fingerprint, "encode": self.data.encode, "number": number}
+        settings = {"fingerprint": self.fingerprint, "encode": self.data.encode, "number": number,
+                    "grows": self.grows}  # fmt: skip
         result: Report = self.executor.call(
             plan_encoding.write_jobs,
             work=self.work,
@@ -279,7 +284,8 @@ class Preparation:
     def _publishing(self, reports: Iterator[Report]) -> Iterator[Report]:
         """Pass reports on, and publish what is ready every so often where the settings ask for
         it."""
-        minutes, published = self.data.encode.publish_minutes, time.monotonic()
+        minutes = self.data.encode.publish_minutes or (GROWING_MINUTES if self.grows else None)
+        published = time.monotonic()
         for report in reports:
             yield report
             due = minutes and time.monotonic() - published > 60 * minutes

@@ -11,10 +11,10 @@ judges', which do not know them.
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,11 +30,13 @@ from raytrain.evaluate.report import write_report
 from raytrain.evaluate.statistics import Difference, Score, compare, summarize
 from raytrain.evaluate.subject import Judges, Subject
 from raytrain.evaluate.verdict import headline, overfit
+from raytrain.local import free
 from raytrain.lock import locked
 from raytrain.log import read_metrics
 from raytrain.sampling.cut import tell_cut
 from raytrain.sampling.grid import grid, save_image
 from raytrain.sampling.prompts import Prompt, prompts
+from raytrain.sampling.workers import Helper, draw_together, helpers
 from raytrain.startup import quiet
 
 Values = dict[str, list[float]]
@@ -132,11 +134,15 @@ def _evaluate(config: Config, which: str, tell: Callable[[str], None]) -> str:
         tell(f"The base model is asked in words it knows, such as {texts[0]!r}")
     drawn: dict[str, list[Image.Image]] = {}
     values: dict[str, Values] = {}
-    for side, weights, wanted in (("base", None, plain), ("tuned", learned, asked)):
-        tell(f"Drawing {len(asked)} image{'' if len(asked) == 1 else 's'} with the {side} model")
-        drawn[side], losses = _draw(config, weights, wanted, dataset, judges.device)
-        tell(f"Scoring the {side} model: {', '.join(config.evaluate.scorers)}")
-        values[side] = measure(Subject(config, drawn[side], texts, judges, losses.copy))
+    images = f"{len(asked)} image{'' if len(asked) == 1 else 's'}"
+    with helpers(config, sample.Drawer) as others:
+        for side, weights, wanted in (("base", None, plain), ("tuned", learned, asked)):
+            tell(f"Drawing {images} with the {side} model")
+            drawn[side], losses = _draw(
+                config, weights, wanted, dataset, judges.device, others, tell
+            )
+            tell(f"Scoring the {side} model: {', '.join(config.evaluate.scorers)}")
+            values[side] = measure(Subject(config, drawn[side], texts, judges, losses.copy))
     return _write(config, learned, asked, texts, drawn, values)
 
 
@@ -146,6 +152,8 @@ def _draw(
     asked: Sequence[Prompt],
     dataset: Dataset | None,
     device: torch.device,
+    others: Sequence[Helper],
+    tell: Callable[[str], None],
 ) -> tuple[list[Image.Image], list[float]]:
     """Return one model's images and its held-out losses, then free its memory."""
     model = sample.load_model(config, learned, device)
@@ -153,11 +161,11 @@ def _draw(
     losses: list[float] = []
     if dataset is not None and "held_out_loss" in config.evaluate.scorers:
         losses = held_out.losses(model, dataset, config.evaluate)
-    images = sample.draw(config, model, pipeline, asked)
-    del model, pipeline
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    own = partial(sample.draw, config, model, pipeline)
+    folder = learned.folder if learned else "base"
+    images = draw_together(asked, config.sample.batch, own, others, folder, tell)
+    del model, pipeline, own
+    free()
     return images, losses
 
 

@@ -82,7 +82,9 @@ def rehearsed(config: Config, folder: str) -> Config:
         "compile": False, "async_validation": False, "log_every": 1, "held_out_every": 0,
         "sample_every": 0, "score_every": 0, "best_by": {"loss": -1.0},
     }  # fmt: skip
-    tree["sample"] |= {"steps": min(2, config.sample.steps), "images_per_prompt": 1}
+    tree["sample"] |= {
+        "steps": min(2, config.sample.steps), "images_per_prompt": 1, "workers": 1,
+    }  # fmt: skip
     tree["evaluate"] |= {"bootstrap": 100, "timesteps": 1, "max_held_out": 8, "max_references": 8}
     tree["log"] |= {"tensorboard": False, "wandb": "off", "metrics": False}
     return parse(tree)

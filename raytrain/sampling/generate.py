@@ -17,21 +17,28 @@ Inputs = Callable[[Sequence[Prompt]], dict[str, Any]]
 def generate(
     pipeline: Any, prompts: Sequence[Prompt], batch: int, inputs: Inputs = lambda _: {}
 ) -> list[Image.Image]:
-    """Return an image for each prompt, in order; at most `batch` of equal size,
-    guidance and steps are drawn at a time.
+    """Return an image for each prompt, in order, drawn in `batches`.
 
     An image starts from its prompt's seed alone, and no global random state is touched.
     """
+    images: dict[int, Image.Image] = {}
+    for numbers in batches(prompts, batch):
+        drawn = _draw(pipeline, [prompts[number] for number in numbers], inputs)
+        images.update(zip(numbers, drawn, strict=True))
+    return [images[number] for number in range(len(prompts))]
+
+
+def batches(prompts: Sequence[Prompt], batch: int) -> list[list[int]]:
+    """Return the numbers of prompts that are drawn together: at most `batch` of equal size,
+    guidance and steps."""
     alike: dict[Any, list[int]] = {}
     for number, prompt in enumerate(prompts):
         alike.setdefault((prompt.size, prompt.guidance_scale, prompt.steps), []).append(number)
-    images: dict[int, Image.Image] = {}
-    for numbers in alike.values():
-        for start in range(0, len(numbers), batch):
-            chunk = numbers[start : start + batch]
-            drawn = _draw(pipeline, [prompts[number] for number in chunk], inputs)
-            images.update(zip(chunk, drawn, strict=True))
-    return [images[number] for number in range(len(prompts))]
+    return [
+        numbers[start : start + batch]
+        for numbers in alike.values()
+        for start in range(0, len(numbers), batch)
+    ]
 
 
 def _draw(pipeline: Any, prompts: Sequence[Prompt], inputs: Inputs) -> list[Image.Image]:

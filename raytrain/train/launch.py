@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from raytrain import storage
 from raytrain.config import Config
+from raytrain.config.data import GROWING
 from raytrain.config.file import parse
 from raytrain.data.pipeline.executor import Executor, Need, chosen
+from raytrain.data.store.schema import MANIFEST
 from raytrain.errors import Diverged, UserError
 from raytrain.local import free
 from raytrain.lock import locked
@@ -27,6 +30,7 @@ from raytrain.train.record import notices, phases
 
 if TYPE_CHECKING:
     from raytrain.train.hooks.periodic import Report
+    from raytrain.train.hooks.preemption import Preemption
 
 FAILURE = "failure.json"
 DIVERGED, MISTAKE, AGAIN = "diverged", "mistake", "again"
@@ -57,6 +61,7 @@ def launch(
         config.output, "Another run is training", "two would take each other's checkpoints"
     ):
         with _chosen(config, executor) as executor:
+            _await_snapshot(config, show.tell)
             begun = executor.call("raytrain.train.begin:begin", config=config, resume=resume)
             for said in begun["said"]:
                 show.tell(said)
@@ -67,7 +72,7 @@ def launch(
                 while (failure := _fit(config, again, callbacks, executor, show)) and (
                     failure["kind"] == AGAIN
                 ):
-                    pass
+                    await_room(config, executor, show.tell)
             if failure:
                 raise (Diverged if failure["kind"] == DIVERGED else UserError)(failure["message"])
             if config.train.async_validation:
@@ -85,6 +90,21 @@ def _chosen(config: Config, executor: Executor | None) -> AbstractContextManager
     if config.train.gpus_per_worker:
         executor.machine.end_idle()
     return chosen(None)
+
+
+def _await_snapshot(config: Config, tell: Callable[[str], None]) -> None:
+    """Wait for the first snapshot of a dataset that grows; where none comes, what follows says
+    so."""
+    manifest, minutes = storage.join(config.dataset, MANIFEST), config.cluster.wait_minutes
+    if config.data.snapshot != GROWING or storage.exists(manifest):
+        return
+    tell(
+        f"Waiting up to {minutes:g} minutes for the first snapshot of {config.dataset!r}, which "
+        "`raytrain prepare` with this config publishes."
+    )
+    until = time.monotonic() + 60 * minutes
+    while not storage.exists(manifest) and time.monotonic() < until:
+        time.sleep(1)
 
 
 def await_room(
@@ -218,12 +238,15 @@ def run_worker(settings: dict[str, Any]) -> None:
     """Train as one worker of Ray Train."""
     import ray.train
 
+    from raytrain.train.hooks.preemption import Preemption
+
     context = ray.train.get_context()
     work(
         *map(parse, settings["runs"]),
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         report=ray.train.report,
+        preemption=Preemption(),
     )
 
 
@@ -234,6 +257,7 @@ def work(
     rank: int,
     world_size: int,
     report: Report | None,
+    preemption: Preemption | None = None,
 ) -> None:
     """Train as one worker, and `again` from the checkpoint before the last.
 
@@ -249,7 +273,11 @@ def work(
     if storage.exists(failure):
         return
     try:
-        train(config, report, rank=rank, world_size=world_size)
+        train(config, report, rank=rank, world_size=world_size, preemption=preemption)
+        if preemption is not None and preemption.told:
+            if rank == 0:
+                storage.write_json(failure, {"kind": AGAIN, "message": preemption.told})
+            return
         if again is not None:
             _go_back(again.output, rank, world_size)
             train(again, report, rank=rank, world_size=world_size)

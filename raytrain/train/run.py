@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from raytrain import checkpoint, effective, provenance
 from raytrain.checkpoint import Checkpoint, Saver
 from raytrain.config import Config
+from raytrain.config.data import GROWING
 from raytrain.data.loading.batch_sampler import BatchSampler
 from raytrain.data.loading.read import Dataset, check_dataset
 from raytrain.data.store.schema import bucket_size
 from raytrain.errors import UserError
 from raytrain.log import MetricLog
 from raytrain.model import Model, base_hash, build
-from raytrain.train import cost, encoders
+from raytrain.train import cost, encoders, growing
 from raytrain.train.ema import Ema
 from raytrain.train.engines import engine as engines
 from raytrain.train.engines import memory, speed
@@ -32,7 +33,7 @@ from raytrain.train.guards import disk, out_of_memory, shards
 from raytrain.train.guards.hang import Watchdog
 from raytrain.train.guards.stop import Watch
 from raytrain.train.hooks.clock import Clock
-from raytrain.train.order import batch_sampler_of, pinned
+from raytrain.train.order import Segment, batch_sampler_of, pinned, segments_of
 from raytrain.train.record import notices
 from raytrain.train.record.pace import Pace
 from raytrain.train.record.phases import Phases
@@ -64,6 +65,11 @@ class Run:
     micro_batch: int
     dataset: Dataset
     batch_sampler: BatchSampler
+    """The plan of the last segment's steps."""
+    segments: list[Segment]
+    """Which snapshot was or is trained on from which step on."""
+    grows: bool
+    """The next segment may be of a newer one."""
     ema: Ema | None
     """Of this worker's part of the weights; where every worker has all of them,
     on the first worker only."""
@@ -105,7 +111,8 @@ class Run:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.batch_sampler.total_steps
+        steps = None if self.segments[-1].last else self.config.train.steps
+        return self.batch_sampler.total_steps if steps is None else steps
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in half precision where the config sets it."""
@@ -185,6 +192,7 @@ class Run:
             "dataset": self.dataset.manifest.fingerprint,
             "base": self.base.result() if self.base else base_hash(self.config),
             "snapshot": self.dataset.manifest.number,
+            "segments": [asdict(segment) for segment in self.segments],
             "ema_updates": self.ema.updates if self.ema else 0,
             "loss_scale": vars(self.engine.scale) if self.engine.scale else None,
             "commit": provenance.commit(),
@@ -245,10 +253,12 @@ def start(config: Config, rank: int, world_size: int) -> Run:
     )
     found = checkpoint.listing(config.output)
     saved = checkpoint.load(found[-1]) if found else None
+    grows = config.data.snapshot == GROWING
     config = pinned(config, saved.state if saved else None)
     check_dataset(config)
     dataset = Dataset.of(config, device)
-    batch_sampler = batch_sampler_of(config, dataset.counts())
+    segments = segments_of(saved.state) if saved else [growing.first(dataset.manifest, grows)]
+    batch_sampler = batch_sampler_of(config, dataset.counts(), segments[-1])
     model = load_model(config, device)
     speed.prepare(model, config.train, device)
     if config.train.gradient_checkpointing:
@@ -292,7 +302,7 @@ def start(config: Config, rank: int, world_size: int) -> Run:
     run = Run(
         config=config, rank=rank, world_size=world_size, device=device, model=model,
         engine=engine, choice=choice, micro_batch=micro_batch, dataset=dataset,
-        batch_sampler=batch_sampler, ema=ema, step=step,
+        batch_sampler=batch_sampler, segments=segments, grows=grows, ema=ema, step=step,
         sample_log=SampleLog(config.output, step, rank, world_size), log=log, saver=saver,
         watch=Watch(config.output) if rank == 0 else None,
         base=base, phases=phases,

@@ -20,12 +20,14 @@ from raytrain.config import Config
 from raytrain.data.loading.loader import Captions, Loader, Step, prefetch
 from raytrain.errors import UserError
 from raytrain.startup import quiet
+from raytrain.train import growing
 from raytrain.train.engines import speed
 from raytrain.train.guards import out_of_memory
 from raytrain.train.guards.divergence import diverged
 from raytrain.train.guards.self_test import SelfTest
 from raytrain.train.hooks import periodic, profile
 from raytrain.train.hooks.periodic import Hook, Report
+from raytrain.train.hooks.preemption import Preemption
 from raytrain.train.lr_schedule import learning_rate
 from raytrain.train.run import Run, start
 
@@ -34,21 +36,26 @@ READ_STEPS = 10
 
 
 def train(
-    config: Config, report: Report | None = None, *, rank: int = 0, world_size: int = 1
+    config: Config,
+    report: Report | None = None,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    preemption: Preemption | None = None,
 ) -> dict[str, float]:
     """Train until the last step, going on from the last checkpoint;
     returns the newest value of every metric.
 
-    Asked to stop (`raytrain.train.guards.stop`) it writes a checkpoint after the step that runs,
-    and returns without a `train.json`. `report` gets the scores of every evaluation
-    (`train.score_every`). Raises UserError for a mistake in config or data and Diverged, before
-    the optimizer step, when the loss is no number any more.
+    Asked to stop (`raytrain.train.guards.stop`), or told by `preemption` that a node will be lost,
+    it writes a checkpoint after the step that runs, and returns without a `train.json`. `report`
+    gets the scores of every evaluation (`train.score_every`). Raises UserError for a mistake in
+    config or data and Diverged, before the optimizer step, when the loss is no number any more.
     """
     quiet()
     torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
     run = start(config, rank, world_size)
     try:
-        with periodic.build(run, report) as hooks:
+        with periodic.build(run, report, preemption) as hooks:
             loop(run, [*profile.hooks(run), *hooks])
     finally:
         run.close()
@@ -130,7 +137,18 @@ def read(run: Run, unread: list[Done]) -> float:
 
 def batches(run: Run) -> Iterator[tuple[Step, Columns]]:
     """Yield the batch and the draws of every step from `run.step` to the end, made ahead;
-    in pinned memory for a GPU."""
+    in pinned memory for a GPU. Where a segment ends, the next one begins, which is a
+    collective."""
+    number = run.step
+    while number < run.total_steps:
+        if number == run.batch_sampler.total_steps:
+            growing.move_on(run)
+        end = min(run.batch_sampler.total_steps, run.total_steps)
+        yield from _batches(run, range(number, end))
+        number = end
+
+
+def _batches(run: Run, numbers: range) -> Iterator[tuple[Step, Columns]]:
     loader = Loader(
         run.dataset,
         run.batch_sampler,
@@ -147,7 +165,7 @@ def batches(run: Run) -> Iterator[tuple[Step, Columns]]:
             return replace(step, batch=step.batch.pin()), draws.pin()
         return step, draws
 
-    return prefetch(make, range(run.step, run.total_steps))
+    return prefetch(make, numbers)
 
 
 def optimizer_step(run: Run, step: Step, draws: Columns, rate: float) -> Tensor:

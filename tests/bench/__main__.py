@@ -37,6 +37,7 @@ class Bench(NamedTuple):
 
 BENCHES = {
     "train_step": Bench(train_step.setup, "steps/s", 0.98),
+    "metrics": Bench(train_step.setup_metrics, "steps/s", 0.98, repeats=7),
     "async_save": Bench(hooks.setup_save, "steps/s", 0.98, repeats=3),
     "async_save_call": Bench(hooks.setup_save_call, "steps/s", 0.98, repeats=3),
     "hooks_async": Bench(hooks.setup_async, "steps/s", 0.99, repeats=3),

@@ -63,8 +63,9 @@ def setup(folder: Path, quick: bool) -> Sides:
             """Runs the workers in this process, and times those that make arrays."""
 
             def stream(
-                self, jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: Any
-            ) -> Generator[Report, None, None]:
+                self, jobs: Sequence[Job], worker: Any, settings: dict[str, Any], pool: Any,
+                memory: float = 0.0,
+            ) -> Generator[Report, None, None]:  # fmt: skip
                 nonlocal seconds
                 stage = worker(**settings)
                 for job in jobs:

@@ -3,6 +3,8 @@ same model and batch shapes.
 
 `train_step`: the whole step. `loader_headroom`: batches and draws alone, against ten times the
 bare loop's speed: at a ratio of 1 and more, training ten times faster would not wait for them.
+`metrics`: the step of a run in a Ray that shows its metrics to Prometheus, against one with
+`log.metrics` off.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from raytrain.data.prepare import prepare
 from raytrain.toy import SD15
 from raytrain.toy.draw import draw_folder
 from raytrain.train import worker
+from raytrain.train.hooks import periodic
 from raytrain.train.run import Run, start
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -64,16 +67,39 @@ def setup_headroom(folder: Path, quick: bool) -> tuple[Callable[[], float], Call
     return ours, lambda: 10 * _bare(shapes)
 
 
-def _runs(folder: Path, quick: bool) -> Callable[[int], Run]:
+def setup_metrics(folder: Path, quick: bool) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Return two functions measuring steps per second of a run in a Ray, logging every step: with
+    its metrics shown, and without."""
+    from cluster.connect import connect
+
+    steps = 4 if quick else 160  # some ten seconds: gauges are set every five
+    begin = _runs(folder, quick)
+
+    def speed(metrics: bool) -> float:
+        with connect("local", num_cpus=1, object_store_mb=100, log_to_driver=False):
+            run = begin(steps, log={"tensorboard": False, "metrics": metrics})
+            with periodic.build(run, None) as hooks:
+                logging = [hook for hook in hooks if hook.name == "log"]
+                began = time.perf_counter()
+                worker.loop(run, logging)
+                seconds = time.perf_counter() - began
+            run.close()
+        return steps / seconds
+
+    return (lambda: speed(True)), (lambda: speed(False))
+
+
+def _runs(folder: Path, quick: bool) -> Callable[..., Run]:
     """Prepare toy images; return what begins a new run of so many steps on them."""
-    train = {"global_batch": BATCH, "learning_rate": 1e-3}
+    train = {"global_batch": BATCH, "learning_rate": 1e-3, "log_every": 1}
     tables = prepared(folder, 24 if quick else 120, {"name": "lora", "rank": 8}, train)
     numbers = itertools.count()
 
-    def begin(steps: int) -> Run:
+    def begin(steps: int, **changed: Any) -> Run:
         changes = {
             "train": {**train, "steps": steps},
             "output": str(folder / f"run-{next(numbers)}"),
+            **changed,
         }
         return start(parse({**tables, **changes}), 0, 1)
 

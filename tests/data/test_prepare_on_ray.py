@@ -104,6 +104,41 @@ def test_a_worker_that_dies_is_replaced_and_its_work_done_again(
     assert sorted(row["number"] for row in rows) == list(range(6))
 
 
+class Held:
+    """Says how much memory it is given; the sixth job kills it once, after the first report."""
+
+    def __init__(self, folder: str) -> None:
+        self.reported, self.mortal = Path(folder, "reported"), Mortal(f"{folder}/died")
+
+    def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
+        if job["number"] == 5:
+            while not self.reported.exists():
+                time.sleep(0.05)
+            self.mortal(job)
+        return {"memory": ray.get_runtime_context().get_assigned_resources().get("memory", 0)}
+
+
+def test_workers_are_given_the_memory_that_lost_ones_were_seen_to_hold(
+    tmp_path: Path, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnRay, "retries", 0)
+    jobs = [{"number": number} for number in range(8)]
+    settings = {"folder": str(tmp_path)}
+    found = []
+    for report in flow.map_actors(OnRay(), jobs, Held, settings, make_config().data.encode):
+        found.append(report)
+        (tmp_path / "reported").touch()
+    before = [report for report in found if not report["memory"]]
+    after = [report["memory"] / 2**20 for report in found if report["memory"]]
+    assert len(before) + len(after) == 8
+    assert before
+    held = max(report["peak"][0] for report in before)
+    assert after == pytest.approx([1.2 * held] * len(after), abs=1)
+    assert len(after) >= 3
+
+
 def deadly(job: dict[str, Any]) -> dict[str, Any]:
     """Kill the process that runs it."""
     os._exit(1)

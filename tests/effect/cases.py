@@ -267,6 +267,8 @@ CASES: dict[str, Case] = {
     "sample.width": Case(24),
     "sample.height": Case(24),
     "sample.batch": Case(1, given=PROMPTS),
+    "sample.workers": Case(2, see=handed.drawn),
+    "sample.gpus_per_worker": Case(0.5, see=handed.drawn),
     # [evaluate]
     "evaluate.scorers": Case(["clip_text"]),
     "evaluate.clip": Case("{root}/clip2", given=CLIP),

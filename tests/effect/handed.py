@@ -143,6 +143,29 @@ def launched(world: World, config: Config) -> Any:
     return local_worker.needs_ray(config), str(asked), str(run.failure_config)
 
 
+def drawn(world: World, config: Config) -> Any:
+    """What a command that draws asks for, and whether Ray is needed for it."""
+    import jobs
+
+    asked: list[Any] = []
+
+    class Asked(Here):
+        def await_room(self, need: Any, *_: Any) -> None:
+            asked.append(need)
+
+        def compute(self, function: str, cpus: float, gpus: float, *_: Any, **given: Any) -> None:
+            asked.append((cpus, gpus))
+
+    def workers(_: Config, needs_ray: bool) -> Any:
+        asked.append(needs_ray)
+        return contextlib.nullcontext(Asked())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "workers", workers)
+        jobs.compute(config, "raytrain.sample:sample", draws=True)
+    return asked
+
+
 def beside(world: World, config: Config) -> Any:
     """What the actor of asynchronous validation asks Ray for."""
     import ray

@@ -44,7 +44,7 @@ class Pools(Here):
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def stream(self, jobs: Any, worker: Any, settings: Any, pool: Any) -> Any:
+    def stream(self, jobs: Any, worker: Any, settings: Any, pool: Any, memory: float = 0.0) -> Any:
         if pool is not None:
             self.asked.append((pool.workers, pool.max_workers, pool.cpus_per_worker,
                                pool.gpus_per_worker))  # fmt: skip

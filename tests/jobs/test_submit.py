@@ -23,6 +23,16 @@ print("waiting", flush=True)
 signal.pause()
 """
 
+KILLED_JOB = """
+import os
+from pathlib import Path
+mark = Path(os.environ["MARK"])
+if not mark.exists():
+    mark.touch()
+    os.kill(os.getpid(), 9)
+print("went on")
+"""
+
 
 @pytest.fixture
 def config(tmp_path):
@@ -68,6 +78,7 @@ def test_the_arguments_reach_the_cluster(sent, config):
         "working_dir": config.parent,
         "submission_id": "x",
         "env": {"A": "1=2"},
+        "retries": 0,
     }
 
 
@@ -91,6 +102,7 @@ def test_a_variable_without_a_value_is_the_users_own(sent, config, monkeypatch):
         (["train", "c.toml", "--env", "SURELY_NOT_SET"], "SURELY_NOT_SET is not set"),
         (["train", "c.toml", "--set", "a"], "KEY=VALUE"),
         (["train", "c.toml"], "named cluster"),
+        (["train", "c.toml", "--detach", "--retries", "2"], "--retries is for a job that is"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_exit_code_2(arguments, message, capsys, monkeypatch):
@@ -136,6 +148,7 @@ def test_a_job_runs_on_a_real_head_and_its_exit_code_comes_back(
         (project / package / "__init__.py").touch()
     (project / "jobs" / "train.py").write_text(QUICK_JOB)
     (project / "jobs" / "sample.py").write_text(ENDLESS_JOB)
+    (project / "jobs" / "evaluate.py").write_text(KILLED_JOB)
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         monkeypatch.setenv(auth.PATH_VARIABLE, str(tmp_path / "token"))
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
@@ -155,6 +168,12 @@ def test_a_job_runs_on_a_real_head_and_its_exit_code_comes_back(
         sent = [*arguments, "--env", "GREETING=well met", "--set", "x=y", "--id", "quick"]
         assert main(sent) == 5
         assert "hello a = 1 ['--set', 'x=y'] well met" in capsys.readouterr().out
+        killed = ["evaluate", *arguments[1:], "--env", f"MARK={tmp_path / 'mark'}"]
+        assert main([*killed, "--id", "killed", "--retries", "2"]) == 0
+        captured = capsys.readouterr()
+        assert captured.out.endswith("went on\n")
+        assert "killed was killed (exit code 137); retry 1 of 2." in captured.err
+        assert "Submitted killed-retry-1;" in captured.err
         later_by_its_id(arguments, ["--address", running.dashboard_url], capsys)
 
 

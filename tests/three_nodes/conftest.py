@@ -55,7 +55,7 @@ class World:
             "output": self.uri(name), "seed": 1,
             "model": {"family": "sd15", "path": self.uri("models", "sd15")},
             "method": {"name": "lora", "rank": 4}, "data": data, "train": train,
-            "sample": {"steps": 1, "max_prompts": 2},
+            "sample": {"steps": 1, "max_prompts": 2, "batch": 1, "workers": 2},
             "evaluate": {"clip": self.uri("models", "clip"), "timesteps": 2,
                          "scorers": ["clip_text", "held_out_loss"]},
             **tables,

@@ -30,7 +30,9 @@ def test_every_stage_runs_without_a_shared_disk(world: World) -> None:
     lora = world.config("lora", tune=tune(world))
     assert f"{IMAGES} rows ready" in world.submit("prepare", lora)
     assert "step 8/8" in world.submit("train", lora)
-    assert "Text alignment" in world.submit("evaluate", lora)
+    evaluated = world.submit("evaluate", lora)
+    assert "Text alignment" in evaluated
+    assert evaluated.count("Images by each of 2 workers (sample.workers): ") == 2
     assert "grid.png" in world.submit("sample", lora)
     assert "lora.safetensors" in world.submit("export", lora)
     assert "8/8 done" in world.submit("tune", lora)

@@ -1,4 +1,5 @@
-"""DDP and ZeRO train a ControlNet and text encoders in the step as one plain worker does."""
+"""DDP and ZeRO train a ControlNet and text encoders in the step as one plain worker does, however
+many workers there are meanwhile."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ REFUSED = {("text encoder", "zero3"): "misreads"}
 
 
 @pytest.fixture
-def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callable[[str, str], Config]:
+def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callable[..., Config]:
     """Return a maker of configs by method and engine, after each method's columns were added to a
     dataset."""
     base = world("sd15")
@@ -41,9 +42,10 @@ def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callable[[st
         with workers_here():
             prepare(parse({**base, "data": data, "method": method}))
 
-    def config(method: str, engine: str) -> Config:
+    def config(method: str, engine: str, steps: int = 4) -> Config:
         train = {
-            "steps": 4,
+            "steps": steps,
+            "checkpoint_every": 2,
             "global_batch": 4,
             "micro_batch": 1,
             "learning_rate": 1e-3,
@@ -67,7 +69,7 @@ def make(world: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callable[[st
     return config
 
 
-def test_all_follow_one_loss_curve(make: Callable[[str, str], Config], tmp_path: Path) -> None:
+def test_all_follow_one_loss_curve(make: Callable[..., Config], tmp_path: Path) -> None:
     pairs = {(method, engine) for method in METHODS for engine in ENGINES} - REFUSED.keys()
     runs = {(method, engine): make(method, engine) for method, engine in sorted(pairs)}
     for world_size in (1, 2):
@@ -80,9 +82,28 @@ def test_all_follow_one_loss_curve(make: Callable[[str, str], Config], tmp_path:
         assert losses(run) == pytest.approx(expected, abs=1e-6), (method, engine)
 
 
+@pytest.mark.slow
+def test_another_number_of_workers_follows_it_too(
+    make: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Three workers end a step after their checkpoint, two go on, and so do three again: of each
+    method and engine."""
+    pairs = {(method, engine) for method in METHODS for engine in ENGINES} - REFUSED.keys()
+    runs = {(method, engine): make(method, engine, 6) for method, engine in sorted(pairs)}
+    group.train([run for run in runs.values() if run.train.workers == 1], 1, tmp_path)
+    several = [run for run in runs.values() if run.train.workers > 1]
+    group.train(several, 3, tmp_path, until=3)
+    group.train(several, 2, tmp_path, until=5)
+    group.train(several, 3, tmp_path)
+    for (method, engine), run in runs.items():
+        expected = losses(runs[method, "plain"])
+        assert len(set(expected)) == 6
+        assert losses(run) == pytest.approx(expected, abs=1e-6), (method, engine)
+
+
 @pytest.mark.parametrize(("method", "engine"), REFUSED)
 def test_what_shards_do_not_go_with_is_told(
-    make: Callable[[str, str], Config], method: str, engine: str
+    make: Callable[..., Config], method: str, engine: str
 ) -> None:
     config = make(method, engine)
     alone = config.model_copy(update={"train": config.train.model_copy(update={"workers": 1})})
@@ -90,7 +111,7 @@ def test_what_shards_do_not_go_with_is_told(
         worker.train(alone)
 
 
-def test_a_rate_of_its_own_is_not_for_shards(make: Callable[[str, str], Config]) -> None:
+def test_a_rate_of_its_own_is_not_for_shards(make: Callable[..., Config]) -> None:
     config = make("text encoder", "zero2")
     own = config.method.model_copy(update={"text_rate": 0.5})
     alone = config.model_copy(

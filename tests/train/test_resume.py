@@ -39,15 +39,18 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(worker, "optimizer_step", step)
 
 
-def check_resume(whole: Config, broken: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train one run whole and another that ends after its third step and goes on;
-    no bit may differ at the end."""
+def check_resume(
+    whole: Config, broken: Config, monkeypatch: pytest.MonkeyPatch, steps: int = 3
+) -> None:
+    """Train one run whole and another that ends after some steps, by default the third, and goes
+    on; no bit may differ at the end."""
     worker.train(whole)
     with monkeypatch.context() as patch:
-        stop_after(patch, 3)  # one step after the checkpoint at 2: that step must be done again
+        stop_after(patch, steps)  # 3: a step after the checkpoint at 2, which must be done again
         with pytest.raises(Killed):
             worker.train(broken)
-    assert checkpoint.load(checkpoint.find(broken.output) or "").step == 2
+    saved = steps - steps % broken.train.checkpoint_every.number
+    assert checkpoint.load(checkpoint.find(broken.output) or "").step == saved
     worker.train(broken)
     assert losses(broken) == losses(whole)
     first, second = (checkpoint.load(checkpoint.find(c.output) or "") for c in (whole, broken))

@@ -35,31 +35,33 @@ class GlobalBatch:
 class BatchSampler:
     """Plan of a whole run over `counts` rows per bucket.
 
-    Give `epochs` for a run of whole epochs or `steps` for a fixed number of steps. Raises
-    ValueError without rows.
+    Give `epochs` for a run of whole epochs or `steps` for a fixed number of steps; of a run whose
+    dataset grows, the plan of its steps from `first_step` on, which begins with `first_epoch`.
+    Raises ValueError without rows.
     """
 
     def __init__(
         self, counts: Mapping[str, int], *, batch: int, seed: int, epochs: int | None = None,
-        steps: int | None = None, repeats: int = 1,
+        steps: int | None = None, repeats: int = 1, first_step: int = 0, first_epoch: int = 0,
     ) -> None:  # fmt: skip
         self.counts = {name: count for name, count in sorted(counts.items()) if count}
         if not self.counts or (epochs is None) == (steps is None):
             raise ValueError("a batch sampler needs rows and either epochs or steps")
         self.batch, self.seed, self.repeats, self.epochs = batch, seed, repeats, epochs
+        self.first_step, self.first_epoch = first_step, first_epoch
         self.rows_per_epoch = sum(self.counts.values()) * repeats
-        self.total_steps = (
-            steps
-            if steps is not None
-            else sum(self._batches_until(b, epochs or 0) for b in self.counts)
-        )
+        own = self._own_until(epochs) if epochs is not None else steps or 0
+        self.total_steps = first_step + own
+        """Steps of the run at the end of this plan."""
 
     def at(self, step: int) -> GlobalBatch:
         """Return the batch of a step (0-based); a pure function of the step."""
-        if not 0 <= step < self.total_steps:
-            raise IndexError(f"step {step} is outside the run's {self.total_steps} steps")
+        if not self.first_step <= step < self.total_steps:
+            raise IndexError(
+                f"step {step} is outside the plan's steps {self.first_step} to {self.total_steps}"
+            )
         epoch, first = self.epoch_of(step)
-        bucket, number = self._order(epoch)[step - first]
+        bucket, number = self._order(epoch - self.first_epoch)[step - first]
         length = self.counts[bucket] * self.repeats
         start, stop = number * self.batch, (number + 1) * self.batch
         if self.epochs is not None:
@@ -70,19 +72,19 @@ class BatchSampler:
             for p in passes
         ]
         entries = np.concatenate(parts)
-        occurrences = (
-            np.arange(start, stop) // length * self.repeats + entries // self.counts[bucket]
-        )
+        shown = self.first_epoch + np.arange(start, stop) // length
+        occurrences = shown * self.repeats + entries // self.counts[bucket]
         return GlobalBatch(step, epoch, bucket, entries % self.counts[bucket], occurrences)
 
     def epoch_of(self, step: int) -> tuple[int, int]:
         """Return the epoch a step belongs to and that epoch's first step."""
+        own = step - self.first_step
         # An epoch's end is off its mean by less than a batch a bucket: the guess is never too
         # late, and the walk is short.
-        epoch = max(0, (step - len(self.counts)) * self.batch // self.rows_per_epoch - 1)
-        while self._steps_until(epoch + 1) <= step:
+        epoch = max(0, (own - len(self.counts)) * self.batch // self.rows_per_epoch - 1)
+        while epoch != self.epochs and self._own_until(epoch + 1) <= own:
             epoch += 1
-        return epoch, self._steps_until(epoch)
+        return self.first_epoch + epoch, self.first_step + self._own_until(epoch)
 
     def shown_whole_at(self, bucket: str, epoch: int) -> int:
         """Return the number of steps after which a bucket's epoch has surely been shown whole.
@@ -90,18 +92,18 @@ class BatchSampler:
         A batch that an epoch's last rows do not fill is one of a later epoch's batches, whose
         order is drawn, so only that epoch's end is certain.
         """
-        last = -(-(epoch + 1) * self.counts[bucket] * self.repeats // self.batch) - 1
-        later = epoch + 1
+        later = epoch - self.first_epoch + 1
+        last = -(-later * self.counts[bucket] * self.repeats // self.batch) - 1
         while self._batches_until(bucket, later) <= last:
             later += 1
-        return self._steps_until(later)
+        return self.first_step + self._own_until(later)
 
     def _batches_until(self, bucket: str, epoch: int) -> int:
         """Return the number of a bucket's batches in epochs before `epoch`."""
         rows = epoch * self.counts[bucket] * self.repeats
         return -(-rows // self.batch) if epoch == self.epochs else rows // self.batch
 
-    def _steps_until(self, epoch: int) -> int:
+    def _own_until(self, epoch: int) -> int:
         return sum(self._batches_until(bucket, epoch) for bucket in self.counts)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a run holds one batch sampler
@@ -113,12 +115,13 @@ class BatchSampler:
                 self._batches_until(bucket, epoch), self._batches_until(bucket, epoch + 1)
             )
         ]
-        order = stream(self.seed, "batches", occurrence=epoch).permutation(len(batches))
+        turn = self.first_epoch + epoch
+        order = stream(self.seed, "batches", occurrence=turn).permutation(len(batches))
         return [batches[i] for i in order]
 
     @functools.lru_cache(maxsize=64)  # noqa: B019
     def _permutation(self, bucket: str, epoch: int) -> np.ndarray:
-        return stream(self.seed, "rows", bucket, epoch).permutation(
+        return stream(self.seed, "rows", bucket, self.first_epoch + epoch).permutation(
             self.counts[bucket] * self.repeats
         )
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from raytrain import storage
 from raytrain.config import Config
+from raytrain.config.data import GROWING, LATEST
 from raytrain.data.columns import uncached
 from raytrain.data.loading.shard_reader import ShardReader
 from raytrain.data.store import schema, snapshot
@@ -297,11 +298,11 @@ def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Man
             "on. Run `raytrain prepare` with the same config first."
         )
     tree = storage.read_json(path)
-    if number not in ("latest", str(tree.get("number"))):
+    if number not in (LATEST, GROWING, str(tree.get("number"))):
         known = snapshot.snapshot_numbers(uri)
         if not number.isdigit() or int(number) not in known:
             raise UserError(
-                f"data.snapshot must be latest or a snapshot of {uri!r} "
+                f"data.snapshot must be {LATEST}, {GROWING} or a snapshot of {uri!r} "
                 f"({', '.join(map(str, known))}), got {number!r}; it may have been deleted by "
                 "`raytrain data gc`. Name another, or leave it out."
             )
@@ -319,11 +320,12 @@ def open_manifest(uri: str, number: str = "latest", partial: bool = True) -> Man
             f"{path!r} is no manifest this version reads: {error.errors()[0]['msg']}. Prepare "
             "again."
         ) from error
-    if not manifest.complete and not partial:
+    if not manifest.complete and not partial and number != GROWING:
         raise UserError(
             f"Snapshot {manifest.number} of {uri!r} was published while preparation was still "
             "running; a run trained on it would not see the rest. Wait for `raytrain prepare` to "
-            "end, or set data.partial = true."
+            f'end, or set data.snapshot = "{GROWING}" to go on with newer ones, or data.partial = '
+            "true to train on this one."
         )
     return manifest
 

@@ -68,9 +68,11 @@ class Executor(Protocol):
         worker: Any,
         settings: dict[str, Any],
         pool: EncodeConfig | None,
+        memory: float = 0.0,
     ) -> Generator[Report, None, None]:
         """Yield the reports of jobs as they come: `worker(**settings)` maps a block of jobs to one
-        of reports, in tasks, or on a pool of workers.
+        of reports, in tasks, or on a pool of workers, each of which holds so many MiB, where that
+        is known.
 
         Closed, it ends its workers. Raises the error by which a worker was lost.
         """

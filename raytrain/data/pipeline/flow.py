@@ -108,28 +108,29 @@ def _run(
     """Do all jobs.
 
     A lost worker is replaced by Ray; where Ray itself lost a part, the jobs without a report are
-    restarted.
+    restarted, and each worker is then given the memory that the largest was seen to hold.
     """
     left = dict(enumerate(jobs))
-    idle = 0
+    idle, held, budget = 0, 0.0, 0.0
     while left:
         before = len(left)
         try:
             with closing(
                 executor.stream(
-                    [job | {NUMBER: n} for n, job in left.items()], worker, settings, pool
+                    [job | {NUMBER: n} for n, job in left.items()], worker, settings, pool, budget
                 )
             ) as reports:
                 for report in reports:
                     if "error" in report:
                         raise UserError(report["error"])
+                    held = max(held, report["peak"][0])
                     del left[report.pop(NUMBER)]
                     yield report
         except Exception as error:
             lost = executor.lost(error)
             if not lost:
                 raise
-            idle = 0 if len(left) < before else idle + 1
+            idle, budget = 0 if len(left) < before else idle + 1, held
             if idle < ROUNDS:
                 continue
             tries = ROUNDS * (1 + executor.retries)

@@ -62,6 +62,7 @@ class OnMachine:
         worker: Any,
         settings: dict[str, Any],
         pool: EncodeConfig | None,
+        memory: float = 0.0,
     ) -> Generator[dict[str, Any], None, None]:
         """Yield the reports of jobs in order, `worker(**settings)` once in each process.
 

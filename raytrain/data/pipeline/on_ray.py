@@ -36,6 +36,8 @@ LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerC
 """What Ray raises when it gives a worker up."""
 
 
+SPARE = 1.2
+"""How much more memory an actor is given than another was seen to hold."""
 PATIENCE = 10.0
 """Seconds before it is told that a command waits for room."""
 
@@ -51,12 +53,7 @@ class OnRay:
         """Call a function in a task on a worker; a UserError of the task is raised here."""
         name = function if isinstance(function, str) else function.__qualname__
         task = ray.remote(_called).options(name=name, **_on_a_worker())
-        try:
-            return ray.get(task.remote(function, settings))
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
-            raise
+        return got(task.remote(function, settings))
 
     def compute(
         self,
@@ -69,19 +66,14 @@ class OnRay:
         """Call the function of a name in a task that holds so many CPUs and GPUs."""
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=self.retries)(_computed)
         result = None
-        try:
-            for item in task.options(num_returns="streaming").remote(
-                function, settings, tell is not None
-            ):
-                kind, value = ray.get(item)
-                if kind == _SAID and tell:
-                    tell(value)
-                else:
-                    result = value
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
-            raise
+        for item in task.options(num_returns="streaming").remote(
+            function, settings, tell is not None
+        ):
+            kind, value = got(item)
+            if kind == _SAID and tell:
+                tell(value)
+            else:
+                result = value
         return result
 
     def stream(
@@ -90,9 +82,11 @@ class OnRay:
         worker: Any,
         settings: dict[str, Any],
         pool: EncodeConfig | None,
+        memory: float = 0.0,
     ) -> Generator[dict[str, Any], None, None]:
         """Yield the reports of jobs: `worker(**settings)` maps a block of jobs to one of reports,
-        in tasks or on a pool of actors."""
+        in tasks or on a pool of actors; where it is known how much memory one holds, a node gets
+        no more of them than it has room for."""
         for name in (
             "progress",
             "execution.streaming_executor",
@@ -109,7 +103,7 @@ class OnRay:
             options: dict[str, Any] = {"num_cpus": 1, "max_retries": self.retries}
         else:
             stage = worker
-            options = _pool(pool, len(jobs)) | {
+            options = _pool(pool, len(jobs), memory) | {
                 "fn_constructor_kwargs": settings,
                 "max_task_retries": self.retries,
             }
@@ -154,6 +148,16 @@ class OnRay:
                 )
         finally:
             ray.util.remove_placement_group(group)
+
+
+def got(result: Any) -> Any:
+    """Wait for a result of Ray and return it; a UserError of the task is raised as it is."""
+    try:
+        return ray.get(result)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
 
 
 def _places(bundle: Mapping[str, float]) -> int:
@@ -247,9 +251,11 @@ def _computed(function: str, settings: dict[str, Any], tells: bool) -> Iterator[
     yield _DONE, working.result()
 
 
-def _pool(encode: EncodeConfig, jobs: int) -> dict[str, Any]:
+def _pool(encode: EncodeConfig, jobs: int, memory: float) -> dict[str, Any]:
     most = min(max(encode.workers, encode.max_workers or 0), jobs)
-    return {
+    largest = max((node["Resources"].get("memory", 0.0) for node in _workers()), default=0.0)
+    budget = min(SPARE * memory * 2**20, largest)
+    return ({"memory": budget} if budget else {}) | {
         "compute": ActorPoolStrategy(min_size=min(encode.workers, most), max_size=most),
         "num_cpus": encode.cpus_per_worker,
         "num_gpus": encode.gpus_per_worker,

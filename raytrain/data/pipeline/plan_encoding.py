@@ -82,8 +82,10 @@ def write_jobs(
     fingerprint: Fingerprint,
     encode: EncodeConfig,
     number: int,
+    grows: bool,
 ) -> dict[str, Any]:
-    """Write the arrays that are missing under `work`: one row group of two files for each job.
+    """Write the arrays that are missing under `work`: one row group of two files for each job,
+    of a small one where the dataset grows while it is trained on.
 
     Return them and counts.
     """
@@ -107,7 +109,7 @@ def write_jobs(
             "SELECT * FROM missing ORDER BY bucket, number, store, key"
         ).to_arrow_reader(tables.GROUP)
         limits = {
-            bucket: _limit(count, _row_bytes(bucket, fingerprint), encode)
+            bucket: _limit(count, _row_bytes(bucket, fingerprint), encode, grows)
             for bucket, count in counts.items()
         }
         arrays = tables.write_groups(
@@ -128,7 +130,7 @@ def write_jobs(
         ordered = sql.sql("SELECT * FROM text_work ORDER BY store, key").to_arrow_reader(
             tables.GROUP
         )
-        limits = {store: _limit(count, 0, encode) for store, count in counts.items()}
+        limits = {store: _limit(count, 0, encode, False) for store, count in counts.items()}
         texts = tables.cut(tables.distinct(ordered), "store", limits.__getitem__)
         captions = tables.write_groups(files["text_work"], texts, tables.TEXT_WORK)
         [there] = sql.execute(_THERE).fetchall()[0]
@@ -138,14 +140,15 @@ def write_jobs(
     }  # fmt: skip
 
 
-def _limit(count: int, row_bytes: int, encode: EncodeConfig) -> int:
+def _limit(count: int, row_bytes: int, encode: EncodeConfig, grows: bool) -> int:
     """Return the rows of one job, which fill one shard: of a sane size,
-    and enough jobs to keep all workers busy."""
+    and enough jobs to keep all workers busy; where a dataset grows, to publish some early."""
     whole = max(1, min(encode.shard_rows, encode.shard_mb * 2**20 // max(1, row_bytes)))
     workers = max(encode.workers, encode.max_workers or 0)
-    if workers == 1:
+    if workers == 1 and not grows:
         return whole
-    share = math.ceil(count / (2 * workers) / encode.group_rows) * encode.group_rows
+    parts = 16 if grows else 2
+    share = math.ceil(count / (parts * workers) / encode.group_rows) * encode.group_rows
     return max(1, min(whole, share))
 
 

@@ -11,6 +11,7 @@ from raytrain import held_out
 from raytrain.config.period import Every
 from raytrain.train.hooks.async_validation import AsyncValidation
 from raytrain.train.hooks.images import WITHOUT_IMAGES, Images, needs_images
+from raytrain.train.hooks.preemption import EVERY, Preemption
 from raytrain.train.run import Run
 
 Report = Callable[[dict[str, float]], None]
@@ -45,13 +46,18 @@ class Hook:
 
 
 @contextmanager
-def build(run: Run, report: Report | None) -> Iterator[list[Hook]]:
+def build(
+    run: Run, report: Report | None, preemption: Preemption | None = None
+) -> Iterator[list[Hook]]:
     """Make a run's hooks; the end of the block waits for asynchronous validation, unless an
     exception ends it."""
     with (
         AsyncValidation(run) if run.config.train.async_validation else nullcontext() as validation
     ):
-        yield _hooks(run, report, validation)
+        hooks = _hooks(run, report, validation)
+        if preemption is not None:
+            hooks.append(Hook("preemption", preemption.look, EVERY, at_end=False))
+        yield hooks
 
 
 def _hooks(run: Run, report: Report | None, validation: AsyncValidation | None) -> list[Hook]:

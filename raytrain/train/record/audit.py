@@ -1,14 +1,16 @@
 """Recompute what a run was to train on, and check that it did and what was promised of it.
 
-A run's batches are a function of its config, the snapshot it is pinned to and the number of steps
-it has done, so all of them can be computed again, and compared with the sample log that its
-workers wrote as they trained.
+A run's batches are a function of its config, the snapshots that it took from which step on and the
+number of steps it has done, so all of them can be computed again, and compared with the sample log
+that its workers wrote as they trained.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from raytrain.data.store.schema import HELD_OUT, TRAIN
 from raytrain.errors import UserError
 from raytrain.log import read_metrics
 from raytrain.table import Table
-from raytrain.train.order import batch_sampler_of
+from raytrain.train.order import Segment, batch_sampler_of, segments_of
 from raytrain.train.record import sample_log
 
 
@@ -49,28 +51,44 @@ class Audit(Table):
     output: str
     steps: int
     total_steps: int
-    snapshot: int
+    snapshots: Annotated[tuple[int, ...], Field(strict=False)]
+    """Those trained on, in order: one, unless the dataset grew meanwhile."""
     epochs: Annotated[tuple[EpochSeen, ...], Field(strict=False)]
     ranks: dict[int, int] | None
     """Rows that each worker has trained on, by its sample log; None where the run has none."""
     broken: Annotated[tuple[str, ...], Field(strict=False)]
 
 
+@dataclass(frozen=True)
+class Part:
+    """The steps of a run that are of one segment."""
+
+    dataset: Dataset
+    batch_sampler: BatchSampler
+    steps: range
+
+
 def audit(config: Config) -> Audit:
     """Audit the run in `config.output` up to its last checkpoint; UserError where there is none,
-    or its snapshot is gone."""
+    or a snapshot of its is gone."""
     folder = checkpoint.find(config.output)
     assert folder is not None
     state = checkpoint.read_state(folder)
-    number = str(state["snapshot"])
-    dataset = Dataset(config.dataset, number, partial=True)
-    batch_sampler = batch_sampler_of(config, dataset.counts())
     steps = int(state["step"])
-    broken = list(_files(config, state, dataset, batch_sampler))
-    seen, trained = _seen(batch_sampler, min(steps, batch_sampler.total_steps))
-    epochs = [
-        _epoch(batch_sampler, seen, epoch, steps) for epoch in sorted({epoch for _, epoch in seen})
-    ]
+    parts = _parts(config, segments_of(state), steps)
+    last = parts[-1]
+    total = last.batch_sampler.total_steps
+    if not segments_of(state)[-1].last and config.train.steps is not None:
+        total = config.train.steps
+    broken = list(_files(config, state, last.dataset, total))
+    epochs, trained = [], set()
+    for part in parts:
+        seen, rows = _seen(part)
+        epochs += [
+            _epoch(part.batch_sampler, seen, epoch, steps)
+            for epoch in sorted({epoch for _, epoch in seen})
+        ]
+        trained |= _ids(part.dataset, rows)
     broken += [
         f"epoch {one.epoch + 1}: {one.wrong} entries were not shown exactly as often as promised"
         for one in epochs
@@ -78,21 +96,33 @@ def audit(config: Config) -> Audit:
     ]
     logged_rows = sample_log.read(config.output, steps)
     if logged_rows is not None:
-        broken += _differences(
-            logged_rows, dataset, batch_sampler, min(steps, batch_sampler.total_steps)
-        )
-    held_out = _held_out_trained_on(dataset, trained)
+        broken += _differences(logged_rows, parts)
+    held_out = len(trained & _held_out(last.dataset))
     if held_out:
         broken.append(f"{held_out} held-out images were trained on")
     return Audit(
         output=config.output,
         steps=steps,
-        total_steps=batch_sampler.total_steps,
-        snapshot=int(number),
+        total_steps=total,
+        snapshots=tuple(dict.fromkeys(part.dataset.manifest.number for part in parts)),
         epochs=tuple(epochs),
         ranks=None if logged_rows is None else dict(Counter(logged_rows["rank"].to_pylist())),
         broken=tuple(broken),
     )
+
+
+def _parts(config: Config, segments: Sequence[Segment], steps: int) -> list[Part]:
+    """Return the parts of a run's first `steps` steps."""
+    opened: dict[int, Dataset] = {}
+    parts = []
+    for segment, after in zip_longest(segments, segments[1:]):
+        number = segment.snapshot
+        if number not in opened:
+            opened[number] = Dataset(config.dataset, str(number), partial=True)
+        sampler = batch_sampler_of(config, opened[number].counts(), segment)
+        end = min(after.step if after else steps, sampler.total_steps)
+        parts.append(Part(opened[number], sampler, range(segment.step, end)))
+    return parts
 
 
 def config_of(where: str, overrides: tuple[str, ...] = ()) -> Config:
@@ -114,9 +144,7 @@ def config_of(where: str, overrides: tuple[str, ...] = ()) -> Config:
     )
 
 
-def _files(
-    config: Config, state: dict[str, Any], dataset: Dataset, batch_sampler: BatchSampler
-) -> Iterator[str]:
+def _files(config: Config, state: dict[str, Any], dataset: Dataset, total: int) -> Iterator[str]:
     """Yield what the run's files contradict."""
     if state["dataset"] != dataset.manifest.fingerprint:
         yield (
@@ -127,11 +155,8 @@ def _files(
         checkpoint.check_same_run(state, config, state["dataset"], config.output)
     except UserError as error:
         yield f"the config is not the run's: {error}"
-    if state["step"] > batch_sampler.total_steps:
-        yield (
-            f"the checkpoint is at step {state['step']}, but the plan ends after "
-            f"{batch_sampler.total_steps}"
-        )
+    if state["step"] > total:
+        yield f"the checkpoint is at step {state['step']}, but the plan ends after {total}"
     logged = [
         row["step"]
         for row in read_metrics(config.output)
@@ -141,14 +166,13 @@ def _files(
         yield "metrics.jsonl has steps twice or out of order"
 
 
-def _seen(
-    batch_sampler: BatchSampler, steps: int
-) -> tuple[dict[tuple[str, int], np.ndarray], dict[str, np.ndarray]]:
+def _seen(part: Part) -> tuple[dict[tuple[str, int], np.ndarray], dict[str, np.ndarray]]:
     """Return how often each entry of a bucket was shown in each of its epochs,
     and which entries of a bucket ever were."""
     seen: dict[tuple[str, int], np.ndarray] = {}
+    batch_sampler = part.batch_sampler
     trained = {bucket: np.zeros(count, bool) for bucket, count in batch_sampler.counts.items()}
-    for step in range(steps):
+    for step in part.steps:
         batch = batch_sampler.at(step)
         epochs = batch.occurrences // batch_sampler.repeats
         for epoch in np.unique(epochs):
@@ -184,19 +208,17 @@ def _epoch(
     )
 
 
-def _differences(
-    logged_rows: pa.Table, dataset: Dataset, batch_sampler: BatchSampler, steps: int
-) -> Iterator[str]:
+def _differences(logged_rows: pa.Table, parts: Sequence[Part]) -> Iterator[str]:
     """Yield the first step whose logged rows differ from the plan."""
     found = np.split(
         np.stack(
             [logged_rows["id"].to_numpy(), logged_rows["occurrence"].to_numpy().astype(np.uint64)],
             axis=1,
         ),
-        np.searchsorted(logged_rows["step"].to_numpy(), np.arange(1, steps)),
+        np.searchsorted(logged_rows["step"].to_numpy(), np.arange(1, parts[-1].steps.stop)),
     )
-    for step in range(steps):
-        plan = batch_sampler.at(step)
+    for step, part in [(step, each) for each in parts for step in each.steps]:
+        plan, dataset = part.batch_sampler.at(step), part.dataset
         index = dataset.index(plan.bucket)
         ids = index.ids[index.entries[plan.rows], :8].copy().view(">u8")[:, 0].astype(np.uint64)
         planned = np.stack(
@@ -212,18 +234,20 @@ def _differences(
             return
 
 
-def _held_out_trained_on(dataset: Dataset, trained: dict[str, np.ndarray]) -> int:
-    """Return how many held-out images are, by content, among those trained on,
-    in whatever bucket."""
-    out = {
+def _held_out(dataset: Dataset) -> set[bytes]:
+    """Return the held-out images, by content, in whatever bucket."""
+    return {
         row.tobytes()
         for bucket in dataset.manifest.buckets
         for row in dataset.index(bucket, HELD_OUT).ids
     }
+
+
+def _ids(dataset: Dataset, trained: Mapping[str, np.ndarray]) -> set[bytes]:
+    """Return the images, by content, of entries that were trained on."""
     found: set[bytes] = set()
     for bucket, shown in trained.items():
         index = dataset.index(bucket, TRAIN)
-        found |= out & {
-            row.tobytes() for row in index.ids[np.unique(index.entries[np.flatnonzero(shown)])]
-        }
-    return len(found)
+        rows = np.unique(index.entries[np.flatnonzero(shown)])
+        found |= {row.tobytes() for row in index.ids[rows]}
+    return found
