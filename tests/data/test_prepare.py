@@ -341,7 +341,7 @@ def test_a_snapshot_keeps_what_it_said(source: Path, make_config: Make) -> None:
     } == first
     assert live(config)["05.png"]["caption"] == "another caption"
     with pytest.raises(
-        UserError, match=r"data\.snapshot must be latest or a snapshot of .* \(1, 2\)"
+        UserError, match=r"data\.snapshot must be latest, growing or a snapshot of .* \(1, 2\)"
     ):
         Dataset(config.dataset, "3")
 
