@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,17 +46,9 @@ class Head:
 
 @contextmanager
 def head(
-    *,
-    num_cpus: int | None = None,
-    num_gpus: int | None = None,
-    object_store_mb: int | None = None,
-    more: Mapping[str, object] | None = None,
-    environment: Mapping[str, str] | None = None,
+    *, num_cpus: int | None = None, num_gpus: int | None = None, object_store_mb: int | None = None
 ) -> Iterator[Head]:
-    """Run a head for the length of the block. Raises `ClusterError` when it does not come up.
-
-    `more` are options of `ray start`, such as `autoscaling-config`.
-    """
+    """Run a head for the length of the block. Raises `ClusterError` when it does not come up."""
     auth.enable()
     if os.environ["RAY_AUTH_MODE"] != "token":
         raise ClusterError(
@@ -68,11 +60,10 @@ def head(
     )  # short: socket paths hold 107 characters
     try:
         client_port, dashboard_port, *metric_ports = _free_ports(4)
-        options: dict[str, object] = {"num-cpus": num_cpus, "num-gpus": num_gpus}
+        options = {"num-cpus": num_cpus, "num-gpus": num_gpus}
         options["object-store-memory"] = (
             None if object_store_mb is None else object_store_mb * 2**20
         )
-        options |= more or {}
         command = [
             *(
                 sys.executable,
@@ -102,7 +93,7 @@ def head(
             # A session of its own: Ctrl-C reaches us first, and we end the head in order.
             child = subprocess.Popen(
                 command,
-                env=_environment(metric_ports) | dict(environment or {}),
+                env=_environment(metric_ports),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

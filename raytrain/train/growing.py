@@ -42,7 +42,8 @@ def move_on(run: Run) -> None:
     segment = Segment(number, run.step, epoch, last)
     run.batch_sampler = batch_sampler_of(run.config, run.dataset.counts(), segment)
     run.segments.append(segment)
-    _tell(run, manifest)
+    if run.is_main:
+        _tell(run, manifest)
 
 
 def _tell(run: Run, before: Manifest) -> None:

@@ -52,13 +52,6 @@ class Nodes:
         self._cluster.remove_node(node, allow_graceful=False)
         return f"node {str(node.node_id)[:6]}"
 
-    def node_of(self, actor: str) -> str | None:
-        """Return the id of a node where an actor of this name works; None without one."""
-        for node in self._cluster.worker_nodes:
-            if any(actor in title for _, title in _busy(node)):
-                return str(node.node_id)
-        return None
-
     def mend(self) -> None:
         """Start nodes until there are as many as before."""
         while len(self._cluster.worker_nodes) < self._workers:
